@@ -1,0 +1,53 @@
+# Both commands work on a fresh clone with nothing but python3 and make: the first use builds .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+CARD := .venv-card
+CARD_GIB := 12
+
+.PHONY: help run setup format lint test test-slow test-gpu test-browser test-card check clean
+
+help:           ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
+
+run: $(VENV)/.ready          ## synthesise a short clip, turn it into tokens and back into sound
+	@$(BIN)/lm-audio demo
+
+setup: $(VENV)/.ready        ## build the environment
+
+$(VENV)/.ready: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' || \
+	  { echo "lm-audio needs Python 3.11 or 3.12; name one with: make PYTHON=/path/to/python3.12" >&2; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+format: $(VENV)/.ready       ## rewrite the code in the common format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lint: $(VENV)/.ready         ## ruff, mypy, import layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: $(VENV)/.ready         ## the tests that need no GPU, no network and about a minute
+	$(BIN)/pytest -q
+
+test-slow: $(VENV)/.ready    ## the tests that take minutes
+	$(BIN)/pytest -q -m slow
+
+test-gpu: $(VENV)/.ready     ## the tests that need a CUDA device
+	$(BIN)/pytest -q -m gpu
+
+test-browser: $(VENV)/.ready ## the tests that drive a browser
+	$(BIN)/pytest -q -m browser
+
+check: lint test             ## what must be green before a commit lands
+
+test-card:                   ## parity with the original encodec and fairseq2, in their own environment
+	@PYTHON=$(PYTHON) CARD=$(CARD) CARD_GIB=$(CARD_GIB) bash .ci/test-card
+
+clean:                       ## remove the environments and caches
+	rm -rf $(VENV) $(CARD) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
