@@ -1,6 +1,7 @@
 """Hashes that tell one set of weights, or one piece of audio, from another."""
 
 import hashlib
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -9,8 +10,13 @@ from torch import Tensor, nn
 
 def hash_weights(module: nn.Module) -> str:
     """A SHA-256 over the names, types, shapes and values of all parameters and saved buffers."""
+    return hash_tensors(module.state_dict())
+
+
+def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
+    """A SHA-256 over the names, types, shapes and values of tensors, in any order."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
+    for name, tensor in sorted(tensors.items()):
         digest.update(name.encode())
         _update(digest, tensor)
     return digest.hexdigest()

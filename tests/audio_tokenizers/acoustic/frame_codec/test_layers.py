@@ -1,0 +1,101 @@
+"""Rows stay rows: what makes streaming exact, against naive versions."""
+
+import torch
+
+from audio_tokenizers.acoustic.frame_codec.layers import (
+    FrameStack,
+    band_interpolation,
+    hop_blocks_to_windows,
+    mel_filterbank,
+    noise_spectrum,
+    overlap_add,
+    row_linear,
+)
+
+
+def test_row_linear_gives_a_row_the_same_bits_among_any_number_of_rows() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(1, 300, 384, generator=generator)
+    weight, bias = torch.randn(1152, 384, generator=generator), torch.randn(1152)
+    whole = row_linear(x, weight, bias)
+    for length in (1, 2, 3, 5, 8, 31, 33, 100):
+        for start in (0, 7, 200):
+            part = row_linear(x[:, start : start + length], weight, bias)
+            assert torch.equal(part, whole[:, start : start + length]), (length, start)
+
+
+def test_row_linear_equals_a_matrix_product() -> None:
+    x, weight, bias = torch.randn(2, 3, 5), torch.randn(7, 5), torch.randn(7)
+    expected = x.double() @ weight.double().T + bias
+    torch.testing.assert_close(row_linear(x, weight, bias).double(), expected, atol=1e-5, rtol=0)
+
+
+def test_a_frame_stack_equals_convolutions_with_explicit_padding() -> None:
+    torch.manual_seed(0)
+    stack = FrameStack(in_width=6, width=16, num_layers=2, kernel_size=5, lookahead=2).eval()
+    x = torch.randn(2, 30, 6)
+    state = stack.start(x)
+    h, state = stack(x, state)
+    streamed = torch.cat([h, stack.finish(state)], dim=1)
+
+    padded = torch.nn.functional.pad(x.transpose(1, 2), (2, 2))
+    taps = stack.embed.weight.unflatten(1, (5, 6)).permute(0, 2, 1)  # [out, in, kernel]
+    y = torch.nn.functional.conv1d(padded, taps, stack.embed.bias)
+    for block in stack.blocks:
+        past = torch.nn.functional.pad(y, (4, 0))
+        mixed = torch.nn.functional.conv1d(past, block.depthwise.T[:, None], groups=16)
+        z = block.down(torch.nn.functional.gelu(block.up(block.norm(mixed.transpose(1, 2)))))
+        y = y + (block.scale * z).transpose(1, 2)
+    torch.testing.assert_close(streamed, stack.norm(y.transpose(1, 2)), atol=1e-5, rtol=1e-5)
+
+
+def test_overlap_add_equals_a_loop() -> None:
+    windows = torch.randn(2, 9, 20)
+    expected = torch.zeros(2, 12 * 5)
+    for number in range(9):
+        expected[:, number * 5 : number * 5 + 20] += windows[:, number]
+    hops = overlap_add(windows, overlap=4)
+    torch.testing.assert_close(hops.flatten(1), expected[:, 15 : 15 + 6 * 5])
+
+
+def test_windows_are_the_frames_of_unfold() -> None:
+    samples = torch.randn(2, 60)
+    windows = hop_blocks_to_windows(samples.unflatten(1, (12, 5)), overlap=4)
+    assert torch.equal(windows, samples.unfold(1, 20, 5))
+
+
+def test_mel_bands_cover_every_bin_and_rise_in_frequency() -> None:
+    bank = mel_filterbank(num_mels=100, num_bins=480, sample_rate=24_000)
+    assert (bank[:, 1:].sum(0) > 0).all()
+    centres = bank.argmax(1)
+    assert (centres.diff() >= 0).all()
+    assert centres[0] <= 2
+    assert centres[-1] > 440
+
+
+def test_band_interpolation_keeps_a_constant_and_a_line_between_bands() -> None:
+    weights = band_interpolation(num_bands=8, num_bins=64)
+    torch.testing.assert_close(weights.sum(1), torch.ones(64))
+    assert ((weights > 0).sum(1) <= 2).all()
+
+
+def test_noise_is_gaussian_of_unit_power_without_correlation() -> None:
+    noise = noise_spectrum(first=5, num_spectra=400, num_bins=480, device=torch.device("cpu"))
+    parts = torch.stack([noise.real, noise.imag])
+    assert abs(noise.abs().square().mean().item() - 1) < 0.01
+    assert abs(parts.mean().item()) < 0.005
+    kurtosis = (parts**4).mean() / parts.square().mean().square()
+    assert abs(kurtosis.item() - 3) < 0.05
+    neighbours = (noise[1:] * noise[:-1].conj()).mean().abs()
+    across = (noise[:, 1:] * noise[:, :-1].conj()).mean().abs()
+    assert neighbours < 0.01
+    assert across < 0.01
+
+
+def test_noise_depends_on_the_spectrum_number_alone() -> None:
+    cpu = torch.device("cpu")
+    whole = noise_spectrum(first=0, num_spectra=50, num_bins=96, device=cpu)
+    part = noise_spectrum(first=20, num_spectra=7, num_bins=96, device=cpu)
+    assert torch.equal(whole[20:27], part)
+    late = noise_spectrum(first=2**33, num_spectra=2, num_bins=96, device=cpu)
+    assert torch.isfinite(late.real).all()

@@ -1,0 +1,18 @@
+"""Our own codec: see `codec` for what it is and what it promises."""
+
+from audio_tokenizers.acoustic.frame_codec.codec import (
+    CodecOutput,
+    FrameCodec,
+    load_frame_codec,
+    save_frame_codec,
+)
+from audio_tokenizers.acoustic.frame_codec.networks import FrameCodecConfig, tiny
+
+__all__ = [
+    "CodecOutput",
+    "FrameCodec",
+    "FrameCodecConfig",
+    "load_frame_codec",
+    "save_frame_codec",
+    "tiny",
+]

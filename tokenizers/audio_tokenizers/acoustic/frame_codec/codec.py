@@ -1,0 +1,204 @@
+"""Our own codec: log-mel frames in, residual-quantised tokens at 50 Hz, an inverse STFT out.
+
+All layers run at frame rate, as in Vocos (arXiv 2306.00814), so both directions cost a few
+percent of real time on one CPU core. The decoder draws a tonal spectrum (magnitude and phase)
+and, beside it, a noise spectrum: learned gains on noise that a counter generates. Rain, surf and
+breath have no phase to predict. Every layer is causal but for a look-ahead of a few frames.
+It does not train itself: see recipes/train_codec.py. Reasons: docs/adr/0002-frame-codec.md.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from vector_quantize_pytorch import ResidualVQ
+
+from audio_tokenizers.acoustic.frame_codec.layers import row_linear
+from audio_tokenizers.acoustic.frame_codec.networks import Decoder, Encoder, FrameCodecConfig
+from audio_tokenizers.acoustic.frame_codec.streams import FrameDecoderStream, FrameEncoderStream
+from audio_tokenizers.acoustic.inputs import (
+    check_no_gains,
+    check_num_codebooks,
+    check_num_samples,
+    check_samples,
+    check_tokens,
+)
+from audio_tokenizers.atomic import replacing
+from audio_tokenizers.identity import hash_tensors
+
+MODEL_TYPE = "frame-codec"
+TRAINING_ONLY = ("initted", "cluster_size", "embed_avg")  # the quantiser's own statistics
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodecOutput:
+    """What a training step needs: two reconstructions [B, 1, N] that differ in their noise alone,
+    latents [B, T, D], tokens [B, K, T] if it quantised, and the commitment loss, a scalar."""
+
+    reconstructions: tuple[Tensor, Tensor]
+    latents: Tensor
+    tokens: Tensor | None
+    commitment: Tensor
+
+
+class FrameCodec(nn.Module):
+    """A trainable AcousticTokenizer: 24 kHz mono, 50 frames per second, 0.5 kb/s per codebook."""
+
+    num_channels = 1
+
+    def __init__(self, config: FrameCodecConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config)
+        self.quantizer = ResidualVQ(
+            dim=config.code_width,
+            num_quantizers=config.num_codebooks,
+            codebook_size=config.codebook_size,
+            kmeans_init=True,
+            decay=0.99,
+            threshold_ema_dead_code=2,
+            quantize_dropout=True,
+            quantize_dropout_cutoff_index=1,
+        )
+        self.decoder = Decoder(config)
+
+    @property
+    def sample_rate(self) -> int:
+        return self.config.sample_rate
+
+    @property
+    def hop_length(self) -> int:
+        return self.config.hop_length
+
+    @property
+    def frame_rate(self) -> float:
+        return self.config.sample_rate / self.config.hop_length
+
+    @property
+    def num_codebooks(self) -> int:
+        return self.config.num_codebooks
+
+    @property
+    def codebook_size(self) -> int:
+        return self.config.codebook_size
+
+    @cached_property
+    def identity(self) -> str:
+        digest = hash_tensors(self.inference_weights())
+        return f"{MODEL_TYPE}-{self.sample_rate}-{digest[:16]}"
+
+    def forward(
+        self, samples: Tensor, *, quantize: bool = True, noise_starts: tuple[int, int] = (0, 2**20)
+    ) -> CodecOutput:
+        """The training pass over samples [B, 1, N], N a multiple of the hop.
+
+        Args:
+            quantize: off for the first steps, before the codebooks have anything to learn from.
+            noise_starts: where in the sequence of noise the two reconstructions start.
+        """
+        latents = self.encoder(samples)
+        quantised, tokens, commitment = latents, None, latents.new_zeros(())
+        if quantize:
+            with torch.autocast(latents.device.type, enabled=False):
+                quantised, indices, losses = self.quantizer(latents.float())
+            tokens, commitment = indices.transpose(1, 2), losses.sum()
+        return CodecOutput(
+            reconstructions=self.decoder(quantised, noise_starts=noise_starts),
+            latents=latents,
+            tokens=tokens,
+            commitment=commitment,
+        )
+
+    @torch.no_grad()
+    def encode(self, samples: Tensor, *, num_codebooks: int | None = None) -> Tensor:
+        check_samples(samples, num_channels=self.num_channels)
+        stream = self.encoder_stream(num_codebooks=num_codebooks)
+        return torch.cat([stream.push(samples), stream.finish()], dim=2)
+
+    def gains(self, samples: Tensor) -> None:
+        """None: this codec does not normalise."""
+
+    @torch.no_grad()
+    def decode(
+        self, tokens: Tensor, *, num_samples: int | None = None, gains: Tensor | None = None
+    ) -> Tensor:
+        check_tokens(tokens, num_codebooks=self.num_codebooks, codebook_size=self.codebook_size)
+        stream = self.decoder_stream(gains=gains)
+        waveform = torch.cat([stream.push(tokens), stream.finish()], dim=2)
+        return waveform[:, :, : check_num_samples(num_samples, available=waveform.shape[2])]
+
+    def encoder_stream(self, *, num_codebooks: int | None = None) -> FrameEncoderStream:
+        wanted = check_num_codebooks(num_codebooks, available=self.num_codebooks)
+        return FrameEncoderStream(self, num_codebooks=wanted)
+
+    def decoder_stream(self, *, gains: Tensor | None = None) -> FrameDecoderStream:
+        check_no_gains(gains)
+        return FrameDecoderStream(self)
+
+    def quantize(self, latents: Tensor, *, num_codebooks: int) -> Tensor:
+        """The nearest codes of latents [B, T, D], level by level: tokens [B, K, T]."""
+        residual, levels = latents, []
+        for codebook in self.codebooks()[:num_codebooks]:  # [V, D]
+            # |r|^2 - |r - c|^2 = 2 r.c - |c|^2 is largest for the nearest code c.
+            score = row_linear(residual, 2 * codebook, -codebook.square().sum(-1))
+            nearest = score.argmax(-1)
+            residual = residual - codebook[nearest]
+            levels.append(nearest)
+        return torch.stack(levels, dim=1)
+
+    def dequantize(self, tokens: Tensor) -> Tensor:
+        """The latents [B, T, D] that tokens [B, K, T] stand for."""
+        levels = zip(self.codebooks(), tokens.unbind(1), strict=False)
+        return torch.stack([codebook[level] for codebook, level in levels]).sum(0)
+
+    def codebooks(self) -> list[Tensor]:
+        """One codebook [V, D] a level."""
+        return [layer._codebook.embed[0] for layer in self.quantizer.layers]
+
+    def inference_weights(self) -> dict[str, Tensor]:
+        """All that encoding and decoding read."""
+        weights = self.state_dict()
+        return {name: weights[name] for name in weights if not name.endswith(TRAINING_ONLY)}
+
+
+def save_frame_codec(codec: FrameCodec, folder: str | Path, *, half: bool = False) -> None:
+    """Writes config.json and model.safetensors, without what only training needs.
+
+    Args:
+        half: store float16, half the size; encoding and decoding stay float32.
+    """
+    folder = Path(folder)
+    dtype = torch.float16 if half else torch.float32
+    weights = {
+        name: tensor.detach().to("cpu", dtype).contiguous()
+        for name, tensor in codec.inference_weights().items()
+    }
+    with replacing(folder / "model.safetensors") as path:
+        save_file(weights, path)
+    with replacing(folder / "config.json") as path:
+        text = json.dumps({"model_type": MODEL_TYPE, **asdict(codec.config)}, indent=2)
+        path.write_text(text + "\n")
+
+
+def load_frame_codec(folder: str | Path) -> FrameCodec:
+    """Reads what `save_frame_codec` wrote."""
+    folder = Path(folder)
+    fields = json.loads((folder / "config.json").read_text())
+    if fields.pop("model_type", None) != MODEL_TYPE:
+        raise ValueError(
+            f"Got {folder}, whose config.json does not name a {MODEL_TYPE}; give its folder."
+        )
+    codec = FrameCodec(FrameCodecConfig(**fields))
+    weights = load_file(folder / "model.safetensors")
+    if wrong := codec.inference_weights().keys() ^ weights.keys():
+        raise ValueError(f"{folder}: missing or unexpected weights: {', '.join(sorted(wrong))}.")
+    codec.load_state_dict({name: tensor.float() for name, tensor in weights.items()}, strict=False)
+    for layer in codec.quantizer.layers:
+        codebook = layer._codebook
+        codebook.initted.fill_(True)
+        codebook.embed_avg.copy_(codebook.embed)  # cluster sizes are 1
+    return codec.eval()

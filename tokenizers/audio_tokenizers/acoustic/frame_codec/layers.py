@@ -1,0 +1,154 @@
+"""The parts of the frame codec: spectra, causal ConvNeXt stacks, noise from a counter.
+
+Everything runs at frame rate, and every function maps rows to rows: a frame's result does not
+depend on how many other frames share the call, to the bit on a CPU. So a stream of small chunks
+and one offline call agree exactly. Two rules keep it so: matrix products see at least
+`MIN_ROWS` rows (BLAS picks other kernels below), and sums over time are spelled out.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+MIN_ROWS = 32
+OVERLAP = 4  # hops in a window of analysis or synthesis
+
+
+def row_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`F.linear` over [..., D], whose result for a row is the same alone and among other rows."""
+    rows = x.reshape(-1, x.shape[-1])
+    missing = max(0, MIN_ROWS - rows.shape[0])
+    y = F.linear(F.pad(rows, (0, 0, 0, missing)), weight, bias)
+    return y[: rows.shape[0]].reshape(*x.shape[:-1], weight.shape[0])
+
+
+class RowLinear(nn.Linear):
+    """A linear layer by `row_linear`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return row_linear(x, self.weight, self.bias)
+
+
+class ConvNeXtBlock(nn.Module):
+    """Depthwise causal convolution, then a pointwise MLP, around a residual."""
+
+    def __init__(self, width: int, *, kernel_size: int, layer_scale: float) -> None:
+        super().__init__()
+        self.kernel_size = kernel_size
+        bound = 1 / math.sqrt(kernel_size)
+        self.depthwise = nn.Parameter(torch.empty(kernel_size, width).uniform_(-bound, bound))
+        self.norm = nn.LayerNorm(width)
+        self.up = RowLinear(width, 3 * width)
+        self.down = RowLinear(3 * width, width)
+        self.scale = nn.Parameter(torch.full((width,), layer_scale))
+
+    def forward(self, x: Tensor, tail: Tensor) -> tuple[Tensor, Tensor]:
+        """x: [B, T, D] and the last kernel_size - 1 inputs before it; returns both anew."""
+        T = x.shape[1]
+        window = torch.cat([tail, x], dim=1)
+        # A sum of shifted products: as fast as conv1d at frame rate, and the same for every T.
+        mixed = window[:, :T] * self.depthwise[0]
+        for i in range(1, self.kernel_size):
+            mixed = mixed + window[:, i : i + T] * self.depthwise[i]
+        y = self.down(F.gelu(self.up(self.norm(mixed))))
+        return x + self.scale * y, window[:, T:]
+
+
+class FrameStack(nn.Module):
+    """A convolution with a bounded look-ahead, ConvNeXt blocks and a norm, all at frame rate."""
+
+    def __init__(
+        self, *, in_width: int, width: int, num_layers: int, kernel_size: int, lookahead: int
+    ) -> None:
+        super().__init__()
+        self.in_width, self.width = in_width, width
+        self.kernel_size, self.lookahead = kernel_size, lookahead
+        self.embed = RowLinear(kernel_size * in_width, width)
+        self.blocks = nn.ModuleList(
+            ConvNeXtBlock(width, kernel_size=kernel_size, layer_scale=1 / num_layers)
+            for _ in range(num_layers)
+        )
+        self.norm = nn.LayerNorm(width)
+
+    def start(self, x: Tensor) -> list[Tensor]:
+        """The state before the first frame of a batch like x [B, T, D]."""
+        B, past = x.shape[0], self.kernel_size - 1
+        first = x.new_zeros(B, past - self.lookahead, self.in_width)
+        return [first, *(x.new_zeros(B, past, self.width) for _ in self.blocks)]
+
+    def forward(self, x: Tensor, state: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """x: [B, T, in_width] -> [B, T', width], where T' lags behind by the look-ahead."""
+        window = torch.cat([state[0], x], dim=1)
+        T = window.shape[1] - self.kernel_size + 1
+        if T <= 0:
+            return x.new_zeros(x.shape[0], 0, self.width), [window, *state[1:]]
+        taps = [window[:, i : i + T] for i in range(self.kernel_size)]
+        h = self.embed(torch.cat(taps, dim=-1))  # [B, T, width]
+        new_state = [window[:, T:]]
+        for block, tail in zip(self.blocks, state[1:], strict=True):
+            h, tail = block(h, tail)
+            new_state.append(tail)
+        return self.norm(h), new_state
+
+    def finish(self, state: list[Tensor]) -> Tensor:
+        """The frames [B, T, width] that still wait for their look-ahead: silence follows."""
+        silence = state[0].new_zeros(state[0].shape[0], self.lookahead, self.in_width)
+        return self(silence, state)[0]
+
+
+def mel_filterbank(*, num_mels: int, num_bins: int, sample_rate: int) -> Tensor:
+    """Triangles of unit peak, evenly spaced on the mel scale, over `num_bins` bins up to Nyquist:
+    [num_mels, num_bins]. Each reaches at least its own centre bin's neighbours."""
+    top = 2595 * math.log10(1 + sample_rate / 2 / 700)
+    edges = 700 * (10 ** (torch.linspace(0, top, num_mels + 2) / 2595) - 1)
+    centres, bin_width = edges[1:-1, None], sample_rate / 2 / num_bins
+    below = (centres - edges[:-2, None]).clamp(min=bin_width)
+    above = (edges[2:, None] - centres).clamp(min=bin_width)
+    frequencies = torch.arange(num_bins) * bin_width
+    rising = (frequencies - centres) / below + 1
+    falling = (centres - frequencies) / above + 1
+    return torch.minimum(rising, falling).clamp(min=0)
+
+
+def band_interpolation(*, num_bands: int, num_bins: int) -> Tensor:
+    """Weights [num_bins, num_bands] that draw straight lines between bands spaced like mels."""
+    position = (1 + torch.arange(num_bins) / 40).log()
+    position = position / position[-1] * (num_bands - 1)
+    return (1 - (position[:, None] - torch.arange(num_bands)).abs()).clamp(min=0)
+
+
+def hop_blocks_to_windows(blocks: Tensor, *, overlap: int) -> Tensor:
+    """Blocks of a hop [B, J + overlap - 1, hop] -> windows of many [B, J, overlap * hop]."""
+    J = blocks.shape[1] - overlap + 1
+    return torch.cat([blocks[:, i : i + J] for i in range(overlap)], dim=-1)
+
+
+def overlap_add(windows: Tensor, *, overlap: int) -> Tensor:
+    """Windows [B, J + overlap - 1, overlap * hop] -> the hops that all cover [B, J, hop]."""
+    J, hop = windows.shape[1] - overlap + 1, windows.shape[2] // overlap
+    parts = windows.unflatten(-1, (overlap, hop))  # [B, J + overlap - 1, overlap, hop]
+    total = parts[:, overlap - 1 :, 0]
+    for i in range(1, overlap):
+        total = total + parts[:, overlap - 1 - i : overlap - 1 - i + J, i]
+    return total
+
+
+def noise_spectrum(*, first: int, num_spectra: int, num_bins: int, device: torch.device) -> Tensor:
+    """Complex Gaussian noise of unit power [num_spectra, num_bins] that is a function of the
+    spectrum's number alone, so that decoding is deterministic, whole or in pieces."""
+    spectra = torch.arange(first, first + num_spectra, device=device)
+    counter = 2 * (spectra[:, None] * num_bins + torch.arange(num_bins, device=device))
+    radius = (-_uniform(counter).log()).sqrt()
+    angle = 2 * math.pi * _uniform(counter + 1)
+    return torch.complex(radius * angle.cos(), radius * angle.sin())
+
+
+def _uniform(counter: Tensor) -> Tensor:
+    """Integers to float32 in (0, 1), by the 32-bit finaliser of MurmurHash3 in int64."""
+    x = counter & 0xFFFFFFFF
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+        x = ((x ^ (x >> shift)) * factor) & 0xFFFFFFFF
+    x = x ^ (x >> 16)
+    return ((x >> 8).float() + 0.5) / 2**24
