@@ -39,7 +39,10 @@ RATES = {
     "opus": (8_000, 12_000, 16_000, 24_000, 48_000),
     "mp3": (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000),
 }
-# libsndfile's Vorbis encoder crashes on much longer blocks.
+# libsndfile crashes on a higher rate in Vorbis, and refuses it in FLAC.
+MAX_RATES = {"ogg": 200_000, "flac": 655_350}
+# libsndfile's Vorbis encoder crashes on much longer blocks. All blocks but the last have this
+# length, since the sound of the first ones depends on it.
 BLOCK_SAMPLES = 1 << 14
 BYTES: dict[Encoding | None, int] = {"pcm16": 2, "pcm24": 3, "float": 4}
 MAX_WAV_BYTES = 2**32 - 2**16
@@ -106,6 +109,7 @@ class AudioWriter:
         self._num_channels = num_channels
         self._rate = _allowed_rate(name, sample_rate)
         self._resampler = StreamResampler(sample_rate, self._rate, num_channels=num_channels)
+        self._pending = torch.zeros(num_channels, 0)
         self._num_written = 0
         self._num_limited = 0
         self._peak = 1.0
@@ -117,20 +121,14 @@ class AudioWriter:
                 target = stack.enter_context(replacing(target))
             else:
                 target.seek(0)
-            try:
-                file = soundfile.SoundFile(
-                    target,
-                    "w",
-                    self._rate,
-                    self._num_channels,
-                    subtype=self._subtype,
-                    format=self._container,
-                )
-            except soundfile.LibsndfileError as error:
-                raise ValueError(
-                    f"{self._container} cannot hold {self._num_channels} channels at "
-                    f"{self._rate} Hz; choose another rate or format."
-                ) from error
+            file = soundfile.SoundFile(
+                target,
+                "w",
+                self._rate,
+                self._num_channels,
+                subtype=self._subtype,
+                format=self._container,
+            )
             self._file = stack.enter_context(file)
             self._stack = stack.pop_all()
         return self
@@ -146,6 +144,7 @@ class AudioWriter:
             return
         with self._stack:
             self._write_resampled(self._resampler.finish())
+            self._file.write(_encoded(self._pending, self._encoding))
             if self._num_written == 0:
                 raise ValueError("There are no samples to write; write at least one.")
         if self._num_limited:
@@ -180,7 +179,9 @@ class AudioWriter:
         num_bytes = self._num_written * self._num_channels * BYTES.get(self._encoding, 0)
         if self._container == "WAV" and num_bytes > MAX_WAV_BYTES:
             raise ValueError("A WAV file ends at 4 GiB; write FLAC, or several files.")
-        for block in torch.split(samples, BLOCK_SAMPLES, dim=-1):
+        self._pending = torch.cat([self._pending, samples], dim=-1)
+        while self._pending.shape[-1] >= BLOCK_SAMPLES:
+            block, self._pending = self._pending.tensor_split([BLOCK_SAMPLES], dim=-1)
             self._file.write(_encoded(block, self._encoding))
 
 
@@ -210,6 +211,11 @@ def _format_of(path: str | Path | BinaryIO, name: str | None) -> str:
 
 
 def _allowed_rate(name: str, sample_rate: int) -> int:
+    if sample_rate > MAX_RATES.get(name, sample_rate):
+        raise ValueError(
+            f"A .{name} file holds at most {MAX_RATES[name]} Hz, not {sample_rate} Hz; "
+            "choose a lower rate or WAV."
+        )
     rates = RATES.get(name)
     if rates is None or sample_rate in rates:
         return sample_rate

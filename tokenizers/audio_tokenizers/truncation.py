@@ -17,8 +17,9 @@ from typing import Protocol
 # Sizes from here up are what writers to a pipe leave in the header (sox: 0x7FFFF000).
 UNKNOWN_WAV_SIZE = 0x7FFFF000
 MAX_OGG_PAGE = 65_307
-# Encoders disagree on whether their own header frame counts.
-MP3_SIZE_SLACK = 2_881
+MAX_MP3_FRAME = 2_881
+# A tag of 128 bytes that the encoder counted may have been stripped since.
+MP3_SIZE_SLACK = 256
 
 
 class BinarySource(Protocol):
@@ -94,7 +95,7 @@ def _check_mp3(file: BinarySource, head: bytes, size: int, name: str) -> None:
         a, b, c, d = head[6:10]
         start = 10 + (a << 21 | b << 14 | c << 7 | d)
     file.seek(start)
-    first = file.read(MP3_SIZE_SLACK)
+    first = file.read(MAX_MP3_FRAME)
     for mark in (b"Xing", b"Info"):
         position = first.find(mark, 4, 64)
         if position < 0 or len(first) < position + 16:

@@ -1,0 +1,330 @@
+"""Reading: every format, segments against slices of the whole, streams against the whole."""
+
+import io
+import math
+import shutil
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import soxr
+import torch
+
+from audio_tokenizers.audio_files import Audio, audio_info, read_audio, stream_audio
+from audio_tokenizers.audio_writer import AudioWriter, write_audio
+from audio_tokenizers.resampling import StreamResampler, resample
+
+FORMATS = ("wav", "flac", "ogg", "opus", "mp3")
+
+
+def noise(*shape: int, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return (0.2 * torch.randn(*shape, generator=generator)).clamp(-0.9, 0.9)
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with clip.wav, clip.flac, ... of the same 2.1 s stereo noise at 24 kHz."""
+    folder = tmp_path_factory.mktemp("clips")
+    for suffix in FORMATS:
+        write_audio(folder / f"clip.{suffix}", noise(2, 50_321), 24_000)
+    return folder
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_info_tells_what_was_written(clips: Path, suffix: str) -> None:
+    info = audio_info(clips / f"clip.{suffix}")
+
+    assert (info.sample_rate, info.num_channels, info.num_samples) == (24_000, 2, 50_321)
+    assert info.format == suffix
+    assert info.duration == pytest.approx(50_321 / 24_000)
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_whole_file_is_what_soundfile_decodes(clips: Path, suffix: str) -> None:
+    expected, _ = soundfile.read(clips / f"clip.{suffix}", dtype="float32")
+
+    audio = read_audio(clips / f"clip.{suffix}")
+
+    assert audio.samples.dtype == torch.float32
+    np.testing.assert_allclose(audio.samples.numpy(), expected.T, rtol=0, atol=2e-7)
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+@pytest.mark.parametrize("sample_rate", [None, 16_000, 44_100])
+def test_segment_equals_slice_of_whole_file(
+    clips: Path, suffix: str, sample_rate: int | None
+) -> None:
+    path = clips / f"clip.{suffix}"
+    whole = read_audio(path, sample_rate=sample_rate)
+    rate = whole.sample_rate
+
+    for start, duration in [(0.0, 0.3), (0.51237, 0.7), (1.9, 0.15), (2.0966, None)]:
+        segment = read_audio(path, start=start, duration=duration, sample_rate=sample_rate)
+
+        first = round(start * rate)
+        stop = None if duration is None else first + round(duration * rate)
+        torch.testing.assert_close(segment.samples, whole.samples[:, first:stop], rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+@pytest.mark.parametrize("sample_rate", [None, 16_000, 44_100])
+def test_streamed_audio_equals_whole_audio(
+    clips: Path, suffix: str, sample_rate: int | None
+) -> None:
+    path = clips / f"clip.{suffix}"
+    whole = read_audio(path, sample_rate=sample_rate, num_channels=1)
+
+    pieces = list(stream_audio(path, sample_rate=sample_rate, num_channels=1, block_seconds=0.137))
+
+    assert len(pieces) > 10
+    torch.testing.assert_close(torch.cat(pieces, dim=-1), whole.samples, rtol=0, atol=2e-7)
+
+
+@pytest.mark.parametrize("suffix", ["ogg", "opus"])
+def test_segments_of_long_ogg_equal_slices(tmp_path: Path, suffix: str) -> None:
+    # Segments more than a minute before the end are sought, later ones decoded from the start.
+    path = tmp_path / f"long.{suffix}"
+    write_audio(path, noise(1, 8_000 * 75), 8_000)
+    whole = read_audio(path).samples
+
+    for start in (0.1, 3.21, 9.7, 14.4, 20.0, 74.5):
+        segment = read_audio(path, start=start, duration=0.5).samples
+        first = round(start * 8_000)
+        torch.testing.assert_close(segment, whole[:, first : first + 4_000], rtol=0, atol=1e-6)
+
+
+def test_segment_ends_where_the_file_ends(clips: Path) -> None:
+    audio = read_audio(clips / "clip.wav", start=2.0, duration=10.0)
+
+    assert audio.samples.shape == (2, 2_321)
+    assert audio.duration == pytest.approx(2_321 / 24_000)
+
+
+def test_channels_are_mixed_by_mean_and_repeated(tmp_path: Path) -> None:
+    samples = noise(3, 100)
+    write_audio(tmp_path / "three.wav", samples, 16_000, encoding="float")
+    write_audio(tmp_path / "one.wav", samples[0], 16_000, encoding="float")
+
+    mono = read_audio(tmp_path / "three.wav", num_channels=1).samples
+    stereo = read_audio(tmp_path / "one.wav", num_channels=2).samples
+
+    torch.testing.assert_close(mono, samples.mean(dim=0, keepdim=True))
+    assert torch.equal(stereo, samples[:1].repeat(2, 1))
+
+
+def test_binary_file_reads_like_its_path(clips: Path) -> None:
+    for suffix in FORMATS:
+        data = io.BytesIO((clips / f"clip.{suffix}").read_bytes())
+        expected = read_audio(clips / f"clip.{suffix}", start=0.5)
+        assert torch.equal(read_audio(data, start=0.5).samples, expected.samples)
+
+
+def test_format_is_found_by_content_whatever_the_name(clips: Path, tmp_path: Path) -> None:
+    shutil.copy(clips / "clip.flac", tmp_path / "song.mp3")
+
+    assert audio_info(tmp_path / "song.mp3").format == "flac"
+
+
+@pytest.mark.parametrize("num_samples", [1, 2, 3, 1_601])
+@pytest.mark.parametrize("rates", [(48_000, 16_000), (16_000, 44_100), (44_100, 24_000)])
+def test_resampled_length_is_exact(num_samples: int, rates: tuple[int, int]) -> None:
+    from_rate, to_rate = rates
+    samples = noise(2, 3, num_samples)
+
+    resampled = resample(samples, from_rate, to_rate)
+
+    expected = max(1, math.floor(num_samples * to_rate / from_rate + 0.5))
+    assert resampled.shape == (2, 3, expected)
+
+
+def test_resample_is_soxr_on_each_row() -> None:
+    samples = noise(2, 2, 4_410)
+
+    resampled = resample(samples, 44_100, 24_000)
+
+    assert np.array_equal(resampled[1, 0], soxr.resample(samples[1, 0].numpy(), 44_100, 24_000))
+
+
+def test_resampler_fed_single_samples_equals_resample() -> None:
+    samples = noise(2, 301)
+    stream = StreamResampler(16_000, 24_000, num_channels=2)
+
+    pieces = [stream.push(samples[:, i : i + 1]) for i in range(301)] + [stream.finish()]
+
+    assert torch.equal(torch.cat(pieces, dim=-1), resample(samples, 16_000, 24_000))
+
+
+def test_wav_from_a_pipe_is_read_to_its_end(clips: Path) -> None:
+    data = (clips / "clip.wav").read_bytes()
+    expected = read_audio(clips / "clip.wav").samples
+    position = data.index(b"data") + 4
+
+    for size in (0, 0xFFFFFFFF, 0x7FFFF000):
+        unsized = bytearray(data)
+        unsized[4:8] = struct.pack("<I", size)
+        unsized[position : position + 4] = struct.pack("<I", size)
+        assert torch.equal(read_audio(io.BytesIO(unsized)).samples, expected)
+
+
+def test_flac_from_a_pipe_is_read_to_its_end(clips: Path) -> None:
+    data = bytearray((clips / "clip.flac").read_bytes())
+    expected = read_audio(clips / "clip.flac").samples
+    data[21] &= 0xF0  # the count of samples: 36 bits, 0 where unknown
+    data[22:26] = bytes(4)
+
+    assert audio_info(io.BytesIO(data)).num_samples == expected.shape[-1]
+    assert torch.equal(read_audio(io.BytesIO(data)).samples, expected)
+    assert torch.equal(read_audio(io.BytesIO(data), start=1.0).samples, expected[:, 24_000:])
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+@pytest.mark.parametrize("kept", [0.3, 0.7, 0.95])
+def test_truncated_file_is_refused(clips: Path, suffix: str, kept: float) -> None:
+    data = (clips / f"clip.{suffix}").read_bytes()
+    cut = io.BytesIO(data[: int(len(data) * kept)])
+
+    with pytest.raises(ValueError, match=r"is truncated: .*get the whole file"):
+        audio_info(cut)
+    with pytest.raises(ValueError, match="is truncated"):
+        next(stream_audio(cut))
+
+
+def test_file_damaged_in_the_middle_is_refused(clips: Path) -> None:
+    data = bytearray((clips / "clip.flac").read_bytes())
+    data[60_000:80_000] = bytes(20_000)
+
+    with pytest.raises(ValueError, match=r"damaged or truncated|is truncated"):
+        read_audio(io.BytesIO(data))
+
+
+def test_mp3_without_a_length_is_read_or_refused(clips: Path) -> None:
+    # The first frame of a written MP3 holds the header; at 24 kHz its 64 kb/s make 192 bytes.
+    data = (clips / "clip.mp3").read_bytes()
+    first = data.index(data[:2], 4)
+
+    with pytest.raises(ValueError, match="MP3 of variable bit rate without the header"):
+        read_audio(io.BytesIO(data[first:]))
+
+    constant = io.BytesIO()
+    with soundfile.SoundFile(
+        constant, "w", 24_000, 1, format="MP3", bitrate_mode="CONSTANT", compression_level=0.5
+    ) as file:
+        file.write(noise(24_000).numpy())
+    data = constant.getvalue()
+    audio = read_audio(io.BytesIO(data[data.index(data[:2], 4) :]))
+    assert abs(audio.samples.shape[-1] - 24_000) < 3_000
+
+
+def test_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"gone\.wav does not exist; give the path"):
+        read_audio(tmp_path / "gone.wav")
+
+
+def test_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is not a file; give the path"):
+        read_audio(tmp_path)
+
+
+@pytest.mark.parametrize("suffix", ["wav", "mp3", "ogg", "raw"])
+def test_empty_file_is_refused(tmp_path: Path, suffix: str) -> None:
+    (tmp_path / f"empty.{suffix}").touch()
+
+    with pytest.raises(ValueError, match=r"is empty \(0 bytes\)"):
+        read_audio(tmp_path / f"empty.{suffix}")
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac", "mp3", "raw"])
+@pytest.mark.parametrize("data", [b"hello, world\n" * 99, b"RIFF", bytes(500)])
+def test_other_file_is_refused(tmp_path: Path, suffix: str, data: bytes) -> None:
+    (tmp_path / f"text.{suffix}").write_bytes(data)
+
+    with pytest.raises(ValueError, match="is not audio that can be read"):
+        read_audio(tmp_path / f"text.{suffix}")
+
+
+def test_audio_of_zero_length_is_refused(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "none.wav", np.zeros((0, 1)), 16_000)
+
+    with pytest.raises(ValueError, match="holds no samples"):
+        read_audio(tmp_path / "none.wav")
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_samples_that_are_not_finite_are_refused(tmp_path: Path, value: float) -> None:
+    soundfile.write(tmp_path / "nan.wav", np.array([0.1, value]), 16_000, subtype="FLOAT")
+
+    with pytest.raises(ValueError, match="holds NaN or infinite samples"):
+        read_audio(tmp_path / "nan.wav")
+    with pytest.raises(ValueError, match="holds NaN or infinite samples"):
+        list(stream_audio(tmp_path / "nan.wav"))
+
+
+def test_more_than_64_channels_are_refused(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "64.wav", np.zeros((5, 64)), 16_000)
+    soundfile.write(tmp_path / "65.wav", np.zeros((5, 65)), 16_000)
+
+    assert read_audio(tmp_path / "64.wav").samples.shape == (64, 5)
+    with pytest.raises(ValueError, match="has 65 channels; give a file with 1 to 64"):
+        read_audio(tmp_path / "65.wav")
+
+
+@pytest.mark.parametrize("sample_rate", [999, 768_001])
+def test_absurd_rates_are_refused(tmp_path: Path, sample_rate: int) -> None:
+    soundfile.write(tmp_path / "odd.wav", np.zeros(9), sample_rate)
+    soundfile.write(tmp_path / "good.wav", np.zeros(9), 16_000)
+
+    with pytest.raises(ValueError, match=f"cannot be used: A sample rate of {sample_rate} Hz is"):
+        audio_info(tmp_path / "odd.wav")
+    with pytest.raises(ValueError, match=f"A sample rate of {sample_rate} Hz is out of range"):
+        read_audio(tmp_path / "good.wav", sample_rate=sample_rate)
+    with pytest.raises(ValueError, match=f"A sample rate of {sample_rate} Hz is out of range"):
+        list(stream_audio(tmp_path / "good.wav", sample_rate=sample_rate))
+    with pytest.raises(ValueError, match="out of range"):
+        resample(torch.zeros(9), sample_rate, 16_000)
+
+
+@pytest.mark.parametrize("start", [-0.1, math.nan, math.inf])
+def test_segment_before_the_start_is_refused(clips: Path, start: float) -> None:
+    with pytest.raises(ValueError, match=r"The segment starts at .*; start at 0 or later"):
+        read_audio(clips / "clip.wav", start=start)
+
+
+@pytest.mark.parametrize("duration", [0.0, -1.0, math.nan])
+def test_segment_without_duration_is_refused(clips: Path, duration: float) -> None:
+    with pytest.raises(ValueError, match=r"The segment lasts .* s; ask for more than 0"):
+        read_audio(clips / "clip.wav", duration=duration)
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_segment_beyond_the_end_is_refused(clips: Path, suffix: str) -> None:
+    with pytest.raises(ValueError, match=r"lasts 2\.097 s and the segment starts at 2\.2 s"):
+        read_audio(clips / f"clip.{suffix}", start=2.2)
+
+
+def test_channels_that_cannot_be_made_are_refused(clips: Path) -> None:
+    with pytest.raises(ValueError, match="has 2 channels and 3 were asked for; ask for 1 or 2"):
+        read_audio(clips / "clip.wav", num_channels=3)
+    with pytest.raises(ValueError, match="has 2 channels and 0 were asked for"):
+        list(stream_audio(clips / "clip.wav", num_channels=0))
+
+
+def test_blocks_without_length_are_refused(clips: Path) -> None:
+    with pytest.raises(ValueError, match="block_seconds is 0; use a positive number"):
+        next(stream_audio(clips / "clip.wav", block_seconds=0))
+
+
+def test_duration_is_in_seconds() -> None:
+    assert Audio(samples=torch.zeros(1, 8_000), sample_rate=16_000).duration == 0.5
+
+
+def test_long_file_streams_in_small_blocks(tmp_path: Path) -> None:
+    with AudioWriter(tmp_path / "long.wav", 8_000) as writer:
+        for _ in range(60):
+            writer.write(torch.zeros(1, 8_000))
+
+    pieces = list(stream_audio(tmp_path / "long.wav", block_seconds=7.0))
+
+    assert [piece.shape[-1] for piece in pieces] == [56_000] * 8 + [32_000]
