@@ -1,0 +1,283 @@
+"""Reads EnCodec checkpoints in their three published layouts, told apart by keys.
+
+- transformers: a folder or hub id with `config.json` and weights;
+- original `encodec`: one file, a plain state dict;
+- audiocraft: one file with `best_state` and the YAML text `xp.cfg`, or a `pretrained` pointer.
+
+Weight normalisation may be spelled as g and v in the old or the new way, or folded away. Files are
+never allowed to run code: safetensors, or pickles restricted to tensors and plain containers.
+"""
+
+import json
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from audio_tokenizers.acoustic.encodec import EncodecTokenizer, fold_weight_norm
+
+_AUDIOCRAFT_FILE = "compression_state_dict.bin"
+_POINTERS = {
+    "encodec_24khz": "facebook/encodec_24khz",
+    "encodec_48khz": "facebook/encodec_48khz",
+}
+_RENAMES = (
+    (r"^quantizer\.vq\.layers\.", "quantizer.layers."),
+    (r"\._codebook\.", ".codebook."),
+    (r"^(encoder|decoder)\.model\.", r"\1.layers."),
+    (r"\.(conv|convtr)\.norm\.", ".norm."),
+    (r"\.(conv\.conv|convtr\.convtr)\.", ".conv."),
+)
+_NORM_SPELLINGS = (
+    (".weight_g", ".weight_v"),
+    (".parametrizations.weight.original0", ".parametrizations.weight.original1"),
+)
+
+
+def load_encodec(source: str | Path) -> EncodecTokenizer:
+    """Loads EnCodec from a file or folder in any of the layouts, or from a transformers hub id."""
+    path = Path(source)
+    if path.is_dir() and not (path / "config.json").exists():
+        path = path / _AUDIOCRAFT_FILE
+        if not path.exists():
+            raise ValueError(
+                f"Got the folder {source} without config.json or {_AUDIOCRAFT_FILE}; expected one "
+                "with a checkpoint of EnCodec."
+            )
+    if not path.is_file():
+        return _load_transformers(source)
+    package = _read_pickle(path)
+    if "pretrained" in package:
+        return load_encodec(_pointed_to(path, package["pretrained"]))
+    if "xp.cfg" in package:
+        settings, state = _audiocraft_settings(path, package["xp.cfg"]), _best_state(package)
+    elif _is_original(package):
+        state = package
+        settings = _original_settings(state)
+    else:
+        raise ValueError(
+            f"Got {path} with keys such as {', '.join(map(str, list(package)[:3]))}; expected the "
+            "weights of EnCodec as encodec or audiocraft save them."
+        )
+    return _build(path, settings, {_rename(key): value for key, value in state.items()})
+
+
+def is_encodec_checkpoint(path: str | Path) -> bool:
+    """Whether a local file or folder holds EnCodec in a layout that `load_encodec` reads."""
+    path = Path(path)
+    config = path / "config.json"
+    if config.is_file():
+        return json.loads(config.read_text()).get("model_type") == "encodec"
+    if path.is_dir():
+        path = path / _AUDIOCRAFT_FILE
+    if not path.is_file():
+        return False
+    try:
+        package = _read_pickle(path)
+    except ValueError:
+        return False
+    pointer = package.get("pretrained")
+    if pointer is not None:
+        return isinstance(pointer, str) and "encodec" in pointer
+    return "compression_model: encodec" in str(package.get("xp.cfg")) or _is_original(package)
+
+
+def _load_transformers(source: str | Path) -> EncodecTokenizer:
+    from safetensors.torch import load_file
+    from transformers import EncodecConfig
+    from transformers.utils.hub import cached_file
+
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)) and not Path(source).is_dir():
+        raise ValueError(f"Found no file or folder {source}; check the path, or pass a hub id.")
+    settings, _ = EncodecConfig.get_config_dict(source)
+    if (kind := settings.pop("model_type", None)) != "encodec":
+        raise ValueError(f"Got {source}, a model of type {kind}; expected type encodec.")
+    for name, read in (("model.safetensors", load_file), ("pytorch_model.bin", _read_pickle)):
+        file = cached_file(source, name, _raise_exceptions_for_missing_entries=False)
+        if file is not None:
+            return _build(source, settings, read(Path(file)))
+    raise ValueError(f"Found no weights in {source}; expected model.safetensors beside its config.")
+
+
+def _read_pickle(path: Path) -> dict[str, Any]:
+    try:
+        package = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"Refused to read {path}: it holds more than tensors and plain containers, and "
+            "unpickling that could run code; export it again with its weights alone."
+        ) from error
+    except (RuntimeError, EOFError) as error:
+        raise ValueError(
+            f"Could not read {path}: it is no complete PyTorch file, fetch it again."
+        ) from error
+    if not isinstance(package, dict):
+        raise ValueError(f"Got a {type(package).__name__} in {path}; expected a dict of weights.")
+    return package
+
+
+def _build(
+    source: str | Path, settings: Mapping[str, Any], state: Mapping[str, Tensor]
+) -> EncodecTokenizer:
+    """Builds the model, and gives each of its weights the value that the checkpoint has for it."""
+    from transformers import EncodecConfig, EncodecModel
+
+    model = EncodecModel(EncodecConfig(**settings))
+    fold_weight_norm(model)
+    state = _fold(state)
+    expected = model.state_dict()
+    problems = [
+        f"{what} {', '.join(sorted(names))}"
+        for what, names in (
+            ("missing", expected.keys() - state.keys()),
+            ("unexpected", state.keys() - expected.keys()),
+        )
+        if names
+    ]
+    problems += [
+        f"{name} has shape {list(state[name].shape)} instead of {list(value.shape)}"
+        for name, value in expected.items()
+        if name in state and state[name].shape != value.shape
+    ]
+    if problems:
+        raise ValueError(f"The weights in {source} do not fit their model: {'; '.join(problems)}.")
+    model.load_state_dict(state)
+    return EncodecTokenizer(model)
+
+
+def _fold(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Replaces every pair of magnitude g and direction v by the weight that they stand for."""
+    folded = dict(state)
+    for g_name, v_name in _NORM_SPELLINGS:
+        for name in [name for name in state if name.endswith(g_name)]:
+            stem = name.removesuffix(g_name)
+            if stem + v_name in state:
+                folded[stem + ".weight"] = torch._weight_norm(
+                    folded.pop(stem + v_name), folded.pop(name), 0
+                )
+    return folded
+
+
+def _rename(key: str) -> str:
+    for pattern, replacement in _RENAMES:
+        key = re.sub(pattern, replacement, key)
+    return key
+
+
+def _is_original(state: Mapping[str, Any]) -> bool:
+    names = ("encoder.model.0.conv.conv.bias", "quantizer.vq.layers.0._codebook.embed")
+    return all(name in state for name in names)
+
+
+def _original_settings(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The settings of the original's 24 or 48 kHz model, which its norms tell, with its widths."""
+
+    def in_order(pattern: str) -> list[Tensor]:
+        names = [key for key in state if re.fullmatch(pattern, key)]
+        return [state[key] for key in sorted(names, key=lambda key: int(key.split(".")[2]))]
+
+    convs = in_order(r"encoder\.model\.\d+\.conv\.conv\.bias")
+    upsamplers = in_order(
+        r"decoder\.model\.\d+\.convtr\.convtr\.(weight|weight_v|parametrizations\.weight\.original1)"
+    )
+    embed = state["quantizer.vq.layers.0._codebook.embed"]
+    settings: dict[str, Any] = {
+        "num_filters": len(convs[0]),
+        "hidden_size": len(convs[-1]),
+        "upsampling_ratios": [weight.shape[2] // 2 for weight in upsamplers],
+        "codebook_size": embed.shape[0],
+        "codebook_dim": embed.shape[1],
+    }
+    if "encoder.model.0.conv.norm.weight" in state:
+        settings |= {
+            "sampling_rate": 48_000,
+            "audio_channels": 2,
+            "normalize": True,
+            "chunk_length_s": 1.0,
+            "overlap": 0.01,
+            "norm_type": "time_group_norm",
+            "use_causal_conv": False,
+            "target_bandwidths": [3.0, 6.0, 12.0, 24.0],
+        }
+    return settings
+
+
+def _pointed_to(path: Path, pointer: object) -> str:
+    name = _POINTERS.get(str(pointer), str(pointer))
+    if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]*encodec[\w.-]*", name):
+        raise ValueError(f"Got {path}, which points to {pointer}; expected a hub id of EnCodec.")
+    return name
+
+
+def _best_state(package: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The weights in an audiocraft package; training checkpoints nest them under `model`."""
+    state = package.get("fsdp_best_state") or package.get("best_state") or {}
+    return state.get("model", state)
+
+
+def _audiocraft_settings(path: Path, text: str) -> dict[str, Any]:
+    """Translates audiocraft's experiment settings; what transformers cannot express is refused."""
+    import yaml  # type: ignore[import-untyped]
+
+    config = yaml.safe_load(text)
+
+    def get(dotted: str) -> Any:
+        if (value := _look_up(config, dotted)) is None:
+            raise ValueError(f"Found no {dotted} in the settings of {path}; expected EnCodec's.")
+        return value
+
+    fixed = {
+        "compression_model": "encodec",
+        "encodec.autoencoder": "seanet",
+        "encodec.quantizer": "rvq",
+        "seanet.activation": "ELU",
+        "seanet.activation_params.alpha": 1.0,
+        "seanet.disable_norm_outer_blocks": 0,
+        "seanet.decoder.final_activation": None,
+    }
+    for dotted, expected in fixed.items():
+        if (value := _look_up(config, dotted)) not in (None, expected):
+            raise ValueError(
+                f"Got {dotted}={value} in the settings of {path}; expected {expected}, EnCodec has "
+                "no other."
+            )
+    sample_rate, ratios, bins = get("sample_rate"), get("seanet.ratios"), get("rvq.bins")
+    frame_rate = sample_rate / torch.tensor(ratios).prod().item()
+    bits = (bins - 1).bit_length()
+    norm = get("seanet.norm")
+    return {
+        "sampling_rate": sample_rate,
+        "audio_channels": get("channels"),
+        "normalize": bool(_look_up(config, "encodec.renormalize")),
+        "target_bandwidths": [get("rvq.n_q") * frame_rate * bits / 1000],
+        "codebook_size": bins,
+        "hidden_size": get("seanet.dimension"),
+        "num_filters": get("seanet.n_filters"),
+        "num_residual_layers": get("seanet.n_residual_layers"),
+        "upsampling_ratios": ratios,
+        "norm_type": "weight_norm" if norm == "none" else norm,
+        "kernel_size": get("seanet.kernel_size"),
+        "last_kernel_size": get("seanet.last_kernel_size"),
+        "residual_kernel_size": get("seanet.residual_kernel_size"),
+        "dilation_growth_rate": get("seanet.dilation_base"),
+        "use_causal_conv": get("seanet.causal"),
+        "pad_mode": get("seanet.pad_mode"),
+        "compress": get("seanet.compress"),
+        "num_lstm_layers": get("seanet.lstm"),
+        "trim_right_ratio": get("seanet.decoder.trim_right_ratio"),
+        "use_conv_shortcut": not get("seanet.true_skip"),
+    }
+
+
+def _look_up(config: Mapping[str, Any], dotted: str) -> Any:
+    """The setting at a dotted name, following references written as `${other.name}`, or None."""
+    value: Any = config
+    for part in dotted.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+        if isinstance(value, str) and (reference := re.fullmatch(r"\$\{([\w.]+)\}", value)):
+            value = _look_up(config, reference[1])
+    return value
