@@ -5,8 +5,6 @@ import torch
 from audio_tokenizers.acoustic.frame_codec.layers import (
     FrameStack,
     band_interpolation,
-    hop_blocks_to_windows,
-    mel_filterbank,
     noise_spectrum,
     overlap_add,
     row_linear,
@@ -56,21 +54,6 @@ def test_overlap_add_equals_a_loop() -> None:
         expected[:, number * 5 : number * 5 + 20] += windows[:, number]
     hops = overlap_add(windows, overlap=4)
     torch.testing.assert_close(hops.flatten(1), expected[:, 15 : 15 + 6 * 5])
-
-
-def test_windows_are_the_frames_of_unfold() -> None:
-    samples = torch.randn(2, 60)
-    windows = hop_blocks_to_windows(samples.unflatten(1, (12, 5)), overlap=4)
-    assert torch.equal(windows, samples.unfold(1, 20, 5))
-
-
-def test_mel_bands_cover_every_bin_and_rise_in_frequency() -> None:
-    bank = mel_filterbank(num_mels=100, num_bins=480, sample_rate=24_000)
-    assert (bank[:, 1:].sum(0) > 0).all()
-    centres = bank.argmax(1)
-    assert (centres.diff() >= 0).all()
-    assert centres[0] <= 2
-    assert centres[-1] > 440
 
 
 def test_band_interpolation_keeps_a_constant_and_a_line_between_bands() -> None:

@@ -98,31 +98,11 @@ class FrameStack(nn.Module):
         return self(silence, state)[0]
 
 
-def mel_filterbank(*, num_mels: int, num_bins: int, sample_rate: int) -> Tensor:
-    """Triangles of unit peak, evenly spaced on the mel scale, over `num_bins` bins up to Nyquist:
-    [num_mels, num_bins]. Each reaches at least its own centre bin's neighbours."""
-    top = 2595 * math.log10(1 + sample_rate / 2 / 700)
-    edges = 700 * (10 ** (torch.linspace(0, top, num_mels + 2) / 2595) - 1)
-    centres, bin_width = edges[1:-1, None], sample_rate / 2 / num_bins
-    below = (centres - edges[:-2, None]).clamp(min=bin_width)
-    above = (edges[2:, None] - centres).clamp(min=bin_width)
-    frequencies = torch.arange(num_bins) * bin_width
-    rising = (frequencies - centres) / below + 1
-    falling = (centres - frequencies) / above + 1
-    return torch.minimum(rising, falling).clamp(min=0)
-
-
 def band_interpolation(*, num_bands: int, num_bins: int) -> Tensor:
     """Weights [num_bins, num_bands] that draw straight lines between bands spaced like mels."""
     position = (1 + torch.arange(num_bins) / 40).log()
     position = position / position[-1] * (num_bands - 1)
     return (1 - (position[:, None] - torch.arange(num_bands)).abs()).clamp(min=0)
-
-
-def hop_blocks_to_windows(blocks: Tensor, *, overlap: int) -> Tensor:
-    """Blocks of a hop [B, J + overlap - 1, hop] -> windows of many [B, J, overlap * hop]."""
-    J = blocks.shape[1] - overlap + 1
-    return torch.cat([blocks[:, i : i + J] for i in range(overlap)], dim=-1)
 
 
 def overlap_add(windows: Tensor, *, overlap: int) -> Tensor:

@@ -11,12 +11,11 @@ from audio_tokenizers.acoustic.frame_codec.layers import (
     FrameStack,
     RowLinear,
     band_interpolation,
-    hop_blocks_to_windows,
-    mel_filterbank,
     noise_spectrum,
     overlap_add,
     row_linear,
 )
+from audio_tokenizers.spectra import mel_filterbank, windows_of_hops
 
 MAX_LOG_MAGNITUDE = 6.0
 
@@ -117,7 +116,7 @@ class Encoder(nn.Module):
         if num_frames == 0:
             return padded.new_zeros(padded.shape[0], 0, self.stack.in_width)
         blocks = padded[:, 0].unflatten(1, (-1, self.config.spectrum_hop))
-        windows = hop_blocks_to_windows(blocks, overlap=OVERLAP) * self.window
+        windows = windows_of_hops(blocks, overlap=OVERLAP) * self.window
         magnitudes = torch.fft.rfft(windows.float())[..., :-1].abs()
         mels = row_linear(magnitudes, self.filterbank).clamp(min=1e-5).log()
         return ((mels + 4) / 4).unflatten(1, (-1, self.config.spectra_per_frame)).flatten(2)

@@ -1,0 +1,211 @@
+"""Our own masked audio model: a transformer over log-mel patches, for speech, music and effects.
+
+It turns 24 kHz audio into features at 25 Hz; k-means over one of its layers makes semantic
+tokens. It is trained to predict what a random projection quantiser says of patches that it
+cannot see (BEST-RQ, arXiv 2202.01855): see `masked_prediction.py`. Reasons:
+docs/adr/0003-masked-model.md.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from audio_tokenizers.atomic import replacing
+from audio_tokenizers.identity import hash_weights
+from audio_tokenizers.spectra import mel_filterbank, windows_of_hops
+
+MODEL_TYPE = "masked-audio-model"
+OVERLAP = 4  # hops in a window
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskedModelConfig:
+    sample_rate: int = 24_000
+    spectrum_hop: int = 240
+    spectra_per_frame: int = 4
+    num_mels: int = 80
+    width: int = 384
+    num_layers: int = 12
+    num_heads: int = 6
+    window_seconds: float = 30.0
+    """Longer audio is seen in windows of this length, which overlap by a tenth on each side."""
+
+    def __post_init__(self) -> None:
+        if self.width % (2 * self.num_heads):
+            raise ValueError(
+                f"width {self.width} does not split into {self.num_heads} heads of even size; "
+                "choose a multiple of twice num_heads."
+            )
+
+    @property
+    def hop_length(self) -> int:
+        return self.spectrum_hop * self.spectra_per_frame
+
+    @property
+    def patch_size(self) -> int:
+        return self.spectra_per_frame * self.num_mels
+
+
+def tiny() -> MaskedModelConfig:
+    """For tests and first runs of a recipe."""
+    return MaskedModelConfig(num_mels=20, width=32, num_layers=2, num_heads=2)
+
+
+class MaskedAudioModel(nn.Module):
+    """A feature extractor: log-mel patches through a bidirectional transformer."""
+
+    window: Tensor
+    filterbank: Tensor
+    patch_mean: Tensor
+    patch_std: Tensor
+
+    def __init__(self, config: MaskedModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        length = OVERLAP * config.spectrum_hop
+        bank = mel_filterbank(
+            num_mels=config.num_mels, num_bins=length // 2, sample_rate=config.sample_rate
+        )
+        self.register_buffer("window", torch.hann_window(length), persistent=False)
+        self.register_buffer("filterbank", bank, persistent=False)
+        self.register_buffer("patch_mean", torch.full((config.patch_size,), -4.0))
+        self.register_buffer("patch_std", torch.full((config.patch_size,), 3.0))
+        self.embed = nn.Linear(config.patch_size, config.width)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.norm = nn.LayerNorm(config.width)
+
+    @property
+    def sample_rate(self) -> int:
+        return self.config.sample_rate
+
+    @property
+    def frame_rate(self) -> float:
+        return self.config.sample_rate / self.config.hop_length
+
+    @property
+    def num_layers(self) -> int:
+        return self.config.num_layers
+
+    @property
+    def width(self) -> int:
+        return self.config.width
+
+    @cached_property
+    def identity(self) -> str:
+        """Names the model, its settings and its weights; for models that train no more."""
+        return f"{MODEL_TYPE}-{hash_weights(self)[:16]}"
+
+    def patches(self, samples: Tensor) -> Tensor:
+        """Standardised log-mels of samples [B, C, N], in mono: [B, T, spectra * mels]."""
+        mono = samples.mean(1)
+        margin = (OVERLAP - 1) * self.config.spectrum_hop // 2
+        padded = F.pad(mono, (margin, margin - mono.shape[1] % -self.config.hop_length))
+        blocks = padded.unflatten(1, (-1, self.config.spectrum_hop))
+        windows = windows_of_hops(blocks, overlap=OVERLAP) * self.window
+        magnitudes = torch.fft.rfft(windows.float())[..., :-1].abs()
+        mels = F.linear(magnitudes, self.filterbank).clamp(min=1e-5).log()  # [B, J, mels]
+        patches = mels.unflatten(1, (-1, self.config.spectra_per_frame)).flatten(2)
+        return (patches - self.patch_mean) / self.patch_std
+
+    def encode_patches(self, embedded: Tensor, *, num_layers: int | None = None) -> Tensor:
+        """The transformer over embedded patches [B, T, D], up to a layer; normed after the last."""
+        x = embedded
+        angles = rotary_angles(x.shape[1], self.config.width // self.config.num_heads, x.device)
+        for block in self.blocks[:num_layers]:
+            x = block(x, angles)
+        return x if num_layers is not None else self.norm(x)
+
+    @torch.no_grad()
+    def features(self, samples: Tensor, layer: int) -> Tensor:
+        """Activations after `layer` (0: the embedded patches) of samples [B, C, N]: [B, T, D]."""
+        if not 0 <= layer <= self.num_layers:
+            raise ValueError(f"Got layer {layer}; this model has layers 0 to {self.num_layers}.")
+        if samples.ndim != 3 or samples.shape[2] == 0:
+            raise ValueError(f"Got samples of shape {list(samples.shape)}; expected [B, C, N].")
+        embedded = self.embed(self.patches(samples))  # [B, T, D]
+        size = max(10, round(self.config.window_seconds * self.frame_rate))
+        if embedded.shape[1] <= size:
+            return self.encode_patches(embedded, num_layers=layer)
+        margin, T = size // 10, embedded.shape[1]
+        pieces = []
+        for start in range(0, T, size - 2 * margin):
+            first, last = max(0, start - margin), start + size - margin
+            seen = self.encode_patches(embedded[:, first:last], num_layers=layer)
+            pieces.append(seen[:, start - first :][:, : size - 2 * margin])
+        return torch.cat(pieces, dim=1)
+
+
+class Block(nn.Module):
+    """Self-attention with rotary positions, then an MLP; norms come first."""
+
+    def __init__(self, config: MaskedModelConfig) -> None:
+        super().__init__()
+        self.num_heads = config.num_heads
+        self.attention_norm = nn.LayerNorm(config.width)
+        self.qkv = nn.Linear(config.width, 3 * config.width)
+        self.out = nn.Linear(config.width, config.width)
+        self.mlp_norm = nn.LayerNorm(config.width)
+        self.up = nn.Linear(config.width, 4 * config.width)
+        self.down = nn.Linear(4 * config.width, config.width)
+
+    def forward(self, x: Tensor, angles: Tensor) -> Tensor:
+        """x: [B, T, D]; angles: [T, head / 2]."""
+        heads = self.qkv(self.attention_norm(x)).unflatten(-1, (3, self.num_heads, -1))
+        q, k, v = heads.permute(2, 0, 3, 1, 4)  # [B, H, T, D / H] each
+        mixed = F.scaled_dot_product_attention(rotate(q, angles), rotate(k, angles), v)
+        x = x + self.out(mixed.transpose(1, 2).flatten(2))
+        return x + self.down(F.gelu(self.up(self.mlp_norm(x))))
+
+
+def rotary_angles(length: int, head_size: int, device: torch.device) -> Tensor:
+    """[length, head_size / 2]"""
+    speeds = 10_000 ** (-torch.arange(0, head_size, 2, device=device) / head_size)
+    return torch.arange(length, device=device)[:, None] * speeds
+
+
+def rotate(x: Tensor, angles: Tensor) -> Tensor:
+    """Turns the pairs of x [B, H, T, D] by angles [T, D / 2]."""
+    a, b = x.chunk(2, dim=-1)
+    cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+    return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
+
+
+def save_masked_model(model: MaskedAudioModel, folder: str | Path, *, half: bool = False) -> None:
+    """Writes config.json and model.safetensors.
+
+    Args:
+        half: store float16, half the size; features stay float32.
+    """
+    folder = Path(folder)
+    dtype = torch.float16 if half else torch.float32
+    weights = {
+        name: tensor.detach().to("cpu", dtype).contiguous()
+        for name, tensor in model.state_dict().items()
+    }
+    with replacing(folder / "model.safetensors") as path:
+        save_file(weights, path)
+    with replacing(folder / "config.json") as path:
+        text = json.dumps({"model_type": MODEL_TYPE, **asdict(model.config)}, indent=2)
+        path.write_text(text + "\n")
+
+
+def load_masked_model(folder: str | Path) -> MaskedAudioModel:
+    """Reads what `save_masked_model` wrote."""
+    folder = Path(folder)
+    fields = json.loads((folder / "config.json").read_text())
+    if fields.pop("model_type", None) != MODEL_TYPE:
+        raise ValueError(
+            f"Got {folder}, whose config.json does not name a {MODEL_TYPE}; give its folder."
+        )
+    model = MaskedAudioModel(MaskedModelConfig(**fields))
+    weights = load_file(folder / "model.safetensors")
+    if wrong := model.state_dict().keys() ^ weights.keys():
+        raise ValueError(f"{folder}: missing or unexpected weights: {', '.join(sorted(wrong))}.")
+    model.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
+    return model.eval()

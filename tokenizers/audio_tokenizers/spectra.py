@@ -1,0 +1,30 @@
+"""Windows and mel bands, for the networks here and for losses elsewhere."""
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def mel_filterbank(*, num_mels: int, num_bins: int, sample_rate: int) -> Tensor:
+    """Triangles of unit peak, evenly spaced on the mel scale, over `num_bins` bins from 0 Hz up
+    to, without, Nyquist: [num_mels, num_bins]. Each reaches at least its neighbouring bins."""
+    top = 2595 * math.log10(1 + sample_rate / 2 / 700)
+    edges = 700 * (10 ** (torch.linspace(0, top, num_mels + 2) / 2595) - 1)
+    bin_width = sample_rate / 2 / num_bins
+    centres = edges[1:-1, None]
+    below = (centres - edges[:-2, None]).clamp(min=bin_width)
+    above = (edges[2:, None] - centres).clamp(min=bin_width)
+    frequencies = torch.arange(num_bins) * bin_width
+    rising = (frequencies - centres) / below + 1
+    falling = (centres - frequencies) / above + 1
+    return torch.minimum(rising, falling).clamp(min=0)
+
+
+def windows_of_hops(blocks: Tensor, *, overlap: int) -> Tensor:
+    """Blocks of one hop [B, J + overlap - 1, hop] -> windows of many [B, J, overlap * hop].
+
+    Shifted slices, not unfold: its backward pass is slow on a CPU.
+    """
+    J = blocks.shape[1] - overlap + 1
+    return torch.cat([blocks[:, i : i + J] for i in range(overlap)], dim=-1)
