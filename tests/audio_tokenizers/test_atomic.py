@@ -1,0 +1,94 @@
+"""Files appear whole or not at all."""
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from audio_tokenizers.atomic import replacing
+
+
+def test_file_appears_when_the_block_ends(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "folder" / "clip.wav"
+
+    with replacing(path) as temporary:
+        temporary.write_text("sound")
+        assert not path.exists()
+
+    assert path.read_text() == "sound"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_temporary_file_is_beside_it_with_its_suffix(tmp_path: Path) -> None:
+    with replacing(str(tmp_path / "clip.tar.gz")) as temporary:
+        assert temporary.parent == tmp_path
+        assert temporary.suffix == ".gz"
+        assert temporary.name.startswith(".")
+
+
+@pytest.mark.parametrize("kind", [ValueError, KeyboardInterrupt])
+def test_error_leaves_nothing(tmp_path: Path, kind: type[BaseException]) -> None:
+    def fail() -> None:
+        with replacing(tmp_path / "clip.wav") as temporary:
+            temporary.write_text("half")
+            raise kind("stop")
+
+    with pytest.raises(kind, match="stop"):
+        fail()
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_error_leaves_the_old_file_intact(tmp_path: Path) -> None:
+    path = tmp_path / "clip.wav"
+    path.write_text("old")
+
+    def fail() -> None:
+        with replacing(path) as temporary:
+            temporary.write_text("half")
+            raise ValueError("stop")
+
+    with pytest.raises(ValueError, match="stop"):
+        fail()
+
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_old_file_is_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "clip.wav"
+    path.write_text("old")
+
+    with replacing(path) as temporary:
+        temporary.write_text("new")
+
+    assert path.read_text() == "new"
+
+
+def test_last_of_two_writers_wins(tmp_path: Path) -> None:
+    path = tmp_path / "clip.wav"
+
+    with replacing(path) as first:
+        with replacing(path) as second:
+            second.write_text("second")
+        first.write_text("first")
+
+    assert path.read_text() == "first"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes are of POSIX")
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
+def test_permissions_follow_the_umask(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        with replacing(tmp_path / "replaced") as temporary:
+            temporary.write_text("x")
+        (tmp_path / "plain").write_text("x")
+        assert os.umask(umask) == umask  # and it is left as it was
+    finally:
+        os.umask(before)
+
+    modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("replaced", "plain")]
+    assert modes[0] == modes[1] == 0o666 & ~umask
