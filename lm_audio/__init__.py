@@ -1,3 +1,5 @@
 """Generate sound with language models over audio tokens."""
 
-__version__ = "0.1.0.dev0"
+from lm_audio.version import __version__
+
+__all__ = ["__version__"]

@@ -1,5 +1,144 @@
-"""The command line."""
+"""The command line: parse, call, print. A user's mistake gets one line and exit status 2."""
+
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+from tqdm import tqdm
+
+from lm_audio.version import __version__
+
+if TYPE_CHECKING:
+    from audio_tokenizers.protocol import AcousticTokenizer
+
+# What needs torch is imported where it runs, so that --help answers at once.
+
+LONG_SECONDS = 20.0  # audio of this length gets a progress bar
+Positional = tyro.conf.Positional
 
 
-def main() -> None:
-    raise SystemExit("lm-audio has no verbs yet.")
+@dataclass(frozen=True, kw_only=True)
+class Encode:
+    """Turns an audio file into tokens."""
+
+    audio: Positional[Path]
+    """Any WAV, FLAC, OGG, Opus or MP3 file."""
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
+    """The tokens: a .safetensors file."""
+    codec: str = "default"
+    """A name (default, encodec-24khz, dac-44khz, mimi ...), a file, a folder or a hub id."""
+    num_codebooks: int | None = None
+    """How many codebooks to use, the coarsest first; all by default."""
+    device: str = "cpu"
+
+    def run(self) -> None:
+        from audio_tokenizers.audio_files import audio_info
+        from audio_tokenizers.coding import encode_file
+        from audio_tokenizers.token_file import save_encoded
+
+        seconds = audio_info(self.audio).duration
+        codec = load(self.codec, self.device)
+        with progress_bar("encoding", seconds) as progress:
+            encoded = encode_file(
+                self.audio,
+                codec,
+                codec_name=self.codec,
+                num_codebooks=self.num_codebooks,
+                device=self.device,
+                progress=progress,
+            )
+        save_encoded(encoded, self.output)
+        K, T = encoded.tokens.shape
+        print(f"{self.output}: {encoded.duration:.2f} s as {K} x {T} tokens of {encoded.identity}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decode:
+    """Turns tokens back into an audio file."""
+
+    tokens: Positional[Path]
+    """A file that `lm-audio encode` wrote."""
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
+    """The suffix says the format: .wav, .flac, .ogg, .opus or .mp3."""
+    codec: str | None = None
+    """The codec that made the tokens; the one that the file names by default."""
+    device: str = "cpu"
+
+    def run(self) -> None:
+        from audio_tokenizers.coding import decode_to_file
+        from audio_tokenizers.token_file import load_encoded
+
+        encoded = load_encoded(self.tokens)
+        codec = load(self.codec or encoded.codec, self.device)
+        with progress_bar("decoding", encoded.duration) as progress:
+            decode_to_file(encoded, codec, self.output, device=self.device, progress=progress)
+        print(f"{self.output}: {encoded.duration:.2f} s at {encoded.sample_rate} Hz")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demo:
+    """Makes a short clip, turns it into tokens and back, and says what that took."""
+
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("out")
+    """A folder for the original, the tokens and the decoded sound."""
+
+    def run(self) -> None:
+        from lm_audio.demo import run_demo
+
+        run_demo(self.output)
+
+
+Verb = (
+    Annotated[Encode, tyro.conf.subcommand("encode")]
+    | Annotated[Decode, tyro.conf.subcommand("decode")]
+    | Annotated[Demo, tyro.conf.subcommand("demo")]
+)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments == ["--version"]:
+        print(f"lm-audio {__version__}")
+        return
+    verb: Encode | Decode | Demo = tyro.cli(
+        Verb,  # type: ignore[arg-type]  # a union is a form, not a type
+        args=arguments,
+        prog="lm-audio",
+        description="Sound to tokens and back: the ground floor of audio language models.",
+    )
+    warnings.showwarning = _show_warning
+    try:
+        verb.run()
+    except (ValueError, OSError) as error:
+        print(f"lm-audio: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("lm-audio: stopped; no output was written.", file=sys.stderr)
+        sys.exit(130)
+
+
+def load(name: str, device: str) -> "AcousticTokenizer":
+    """A codec by name, `default` being the one in this package."""
+    from audio_tokenizers.acoustic.registry import load_codec
+    from lm_audio.pretrained import CODEC_FOLDER
+
+    return load_codec(CODEC_FOLDER if name == "default" else name, device=device)
+
+
+@contextmanager
+def progress_bar(what: str, seconds: float) -> Iterator[Callable[[float], None]]:
+    """Shows progress on stderr in seconds of audio, for audio long enough to wait for."""
+    layout = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s [{elapsed}<{remaining}]"
+    with tqdm(
+        total=round(seconds, 1), desc=what, bar_format=layout, disable=seconds < LONG_SECONDS
+    ) as bar:
+        yield lambda done: bar.update(min(done, bar.total - bar.n)) and None
+
+
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    print(f"lm-audio: warning: {message}", file=sys.stderr)

@@ -58,6 +58,9 @@ class AcousticTokenizer(Protocol):
     @property
     def num_channels(self) -> int: ...
 
+    def to(self, device: str) -> object:
+        """Moves the codec, in place, to where its input will be."""
+
     def encode(self, samples: Tensor, *, num_codebooks: int | None = None) -> Tensor:
         """Turns samples [B, C, N], float32 at `sample_rate`, into tokens [B, K, T], int64.
 

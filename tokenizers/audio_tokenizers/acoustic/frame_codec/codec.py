@@ -8,6 +8,7 @@ It does not train itself: see recipes/train_codec.py. Reasons: docs/adr/0002-fra
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -36,10 +37,10 @@ TRAINING_ONLY = ("initted", "cluster_size", "embed_avg")  # the quantiser's own 
 
 @dataclass(frozen=True, kw_only=True)
 class CodecOutput:
-    """What a training step needs: two reconstructions [B, 1, N] that differ in their noise alone,
+    """What a training step needs: reconstructions [B, 1, N] that differ in their noise alone,
     latents [B, T, D], tokens [B, K, T] if it quantised, and the commitment loss, a scalar."""
 
-    reconstructions: tuple[Tensor, Tensor]
+    reconstructions: list[Tensor]
     latents: Tensor
     tokens: Tensor | None
     commitment: Tensor
@@ -92,13 +93,14 @@ class FrameCodec(nn.Module):
         return f"{MODEL_TYPE}-{self.sample_rate}-{digest[:16]}"
 
     def forward(
-        self, samples: Tensor, *, quantize: bool = True, noise_starts: tuple[int, int] = (0, 2**20)
+        self, samples: Tensor, *, quantize: bool = True, noise_starts: Sequence[int | None] = (0,)
     ) -> CodecOutput:
         """The training pass over samples [B, 1, N], N a multiple of the hop.
 
         Args:
             quantize: off for the first steps, before the codebooks have anything to learn from.
-            noise_starts: where in the sequence of noise the two reconstructions start.
+            noise_starts: one reconstruction for each: where in the sequence of noise it starts,
+                or None for the tonal part alone.
         """
         latents = self.encoder(samples)
         quantised, tokens, commitment = latents, None, latents.new_zeros(())

@@ -1,5 +1,6 @@
 """The frame codec's networks: waveform to latents, and latents to waveform."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -140,7 +141,14 @@ class Decoder(nn.Module):
         )
         self.sizes = (config.num_bins, config.num_bins, config.noise_bands)
         self.head = RowLinear(config.decoder_width, config.spectra_per_frame * sum(self.sizes))
-        nn.init.constant_(self.head.bias, -2.0)  # start at the level of quiet sounds
+        # Start at the level of quiet sounds, the noise below them.
+        bias = torch.cat(
+            [
+                torch.full((size,), start)
+                for size, start in zip(self.sizes, (-2.0, 0.0, -4.0), strict=True)
+            ]
+        )
+        self.head.bias.data.copy_(bias.repeat(config.spectra_per_frame))
         window = torch.hann_window(OVERLAP * config.spectrum_hop)
         # Squared Hann windows at a quarter of their length apart add up to OVERLAP * 3 / 8.
         self.register_buffer("window", window / (OVERLAP * 3 / 8), persistent=False)
@@ -152,19 +160,18 @@ class Decoder(nn.Module):
         """Samples that a window reaches beyond its hop, on each side."""
         return (OVERLAP - 1) * self.config.spectrum_hop // 2
 
-    def forward(self, latents: Tensor, *, noise_starts: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """latents: [B, T, D] -> two waveforms [B, 1, N] that differ in their noise alone."""
+    def forward(self, latents: Tensor, *, noise_starts: Sequence[int | None]) -> list[Tensor]:
+        """latents: [B, T, D] -> waveforms [B, 1, N], one for each start of the noise."""
         state = self.stack.start(latents)
         h, state = self.stack(latents, state)
         spectra = self.spectra(torch.cat([h, self.stack.finish(state)], dim=1))
         length = latents.shape[1] * self.config.hop_length
-        first, second = (
+        return [
             overlap_add(
                 F.pad(self.windows(*spectra, start), (0, 0, 3, 2)), overlap=OVERLAP
             ).flatten(1)[:, None, self.margin :][:, :, :length]
             for start in noise_starts
-        )
-        return first, second
+        ]
 
     def spectra(self, h: Tensor) -> tuple[Tensor, Tensor]:
         """h: [B, T, width] -> the tonal spectrum and gains of noise, [B, J, bins] each."""
@@ -174,13 +181,17 @@ class Decoder(nn.Module):
         noise_gains = row_linear(log_noise, self.bands).clamp(max=MAX_LOG_MAGNITUDE).exp()
         return torch.complex(magnitude * phase.cos(), magnitude * phase.sin()), noise_gains
 
-    def windows(self, tonal: Tensor, noise_gains: Tensor, first_spectrum: int) -> Tensor:
-        """Spectra [B, J, bins], of which the first has this number, -> sound [B, J, window]."""
+    def windows(self, tonal: Tensor, noise_gains: Tensor, first_spectrum: int | None) -> Tensor:
+        """Spectra [B, J, bins], of which the first has this number, -> sound [B, J, window].
+
+        Without a number there is no noise.
+        """
         B, J, num_bins = tonal.shape
         if J == 0:  # an FFT of nothing is an error
             return noise_gains.new_zeros(B, 0, self.window.shape[0])
-        noise = noise_spectrum(
-            first=first_spectrum, num_spectra=J, num_bins=num_bins, device=tonal.device
-        )
-        spectrum = F.pad(tonal + noise_gains * noise, (0, 1))  # no Nyquist
-        return torch.fft.irfft(spectrum) * self.window
+        spectrum = tonal
+        if first_spectrum is not None:
+            spectrum = tonal + noise_gains * noise_spectrum(
+                first=first_spectrum, num_spectra=J, num_bins=num_bins, device=tonal.device
+            )
+        return torch.fft.irfft(F.pad(spectrum, (0, 1))) * self.window  # no Nyquist

@@ -1,0 +1,5 @@
+"""python -m lm_audio"""
+
+from lm_audio.cli import main
+
+main()

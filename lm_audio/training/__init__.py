@@ -1,0 +1,1 @@
+"""Losses and bookkeeping that recipes share."""

@@ -1,0 +1,59 @@
+"""Files through codecs: long or short, in constant memory, the same as in one call."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from audio_tokenizers.acoustic.frame_codec import FrameCodec, tiny
+from audio_tokenizers.audio_files import read_audio
+from audio_tokenizers.audio_writer import write_audio
+from audio_tokenizers.coding import decode_to_file, encode_file
+
+
+@pytest.fixture(scope="module")
+def codec() -> FrameCodec:
+    torch.manual_seed(0)
+    codec = FrameCodec(tiny()).eval()
+    for layer in codec.quantizer.layers:
+        layer._codebook.embed.normal_(std=0.3)
+        layer._codebook.initted.fill_(True)
+    return codec
+
+
+def test_a_long_file_gives_the_tokens_and_samples_of_one_call(
+    codec: FrameCodec, tmp_path: Path
+) -> None:
+    samples = 0.1 * torch.randn(2, 24_000 * 25 + 77)
+    write_audio(tmp_path / "in.wav", samples, 24_000, encoding="float")
+    heard: list[float] = []
+    encoded = encode_file(tmp_path / "in.wav", codec, codec_name="x", progress=heard.append)
+    mono = samples.mean(0)[None, None]
+    assert torch.equal(encoded.tokens, codec.encode(mono)[0])
+    assert encoded.num_samples == 24_000 * 25 + 77
+    assert sum(heard) == pytest.approx(encoded.duration)
+
+    decode_to_file(encoded, codec, tmp_path / "out.wav", encoding="float")
+    decoded = read_audio(tmp_path / "out.wav").samples
+    expected = codec.decode(encoded.tokens[None], num_samples=encoded.num_samples)[0]
+    assert torch.equal(decoded, expected)
+
+
+def test_a_file_of_another_rate_keeps_its_duration(codec: FrameCodec, tmp_path: Path) -> None:
+    write_audio(tmp_path / "in.flac", 0.1 * torch.randn(1, 44_100), 44_100)
+    encoded = encode_file(tmp_path / "in.flac", codec, codec_name="x", num_codebooks=2)
+    assert encoded.tokens.shape == (2, 50)
+    decode_to_file(encoded, codec, tmp_path / "out.wav")
+    assert read_audio(tmp_path / "out.wav").samples.shape == (1, 24_000)
+
+
+def test_tokens_of_another_codec_are_refused_and_nothing_is_written(
+    codec: FrameCodec, tmp_path: Path
+) -> None:
+    write_audio(tmp_path / "in.wav", torch.zeros(1, 4800), 24_000)
+    encoded = encode_file(tmp_path / "in.wav", codec, codec_name="x")
+    foreign = dataclasses.replace(encoded, identity="encodec-24000-0000")
+    with pytest.raises(ValueError, match=r"made by encodec-24000-0000, this codec is frame-codec"):
+        decode_to_file(foreign, codec, tmp_path / "out.wav")
+    assert not (tmp_path / "out.wav").exists()

@@ -1,0 +1,1 @@
+"""Neural codecs: waveform to parallel streams of tokens, and back."""

@@ -1,0 +1,83 @@
+"""Files through codecs: audio to tokens and back, in constant memory."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from audio_tokenizers.audio_files import stream_audio
+from audio_tokenizers.audio_writer import AudioWriter, Encoding
+from audio_tokenizers.protocol import AcousticTokenizer
+from audio_tokenizers.token_file import EncodedAudio
+
+Progress = Callable[[float], None]
+"""Is told how many more seconds of audio are done."""
+
+
+@torch.no_grad()
+def encode_file(
+    path: str | Path,
+    codec: AcousticTokenizer,
+    *,
+    codec_name: str,
+    num_codebooks: int | None = None,
+    device: str = "cpu",
+    progress: Progress | None = None,
+) -> EncodedAudio:
+    """Encodes an audio file of any length, rate and number of channels."""
+    stream = codec.encoder_stream(num_codebooks=num_codebooks)
+    pieces, num_samples = [], 0
+    blocks = stream_audio(path, sample_rate=codec.sample_rate, num_channels=codec.num_channels)
+    for samples in blocks:
+        pieces.append(stream.push(samples[None].to(device)).cpu())
+        num_samples += samples.shape[1]
+        if progress is not None:
+            progress(samples.shape[1] / codec.sample_rate)
+    pieces.append(stream.finish().cpu())
+    gains = stream.gains
+    return EncodedAudio(
+        tokens=torch.cat(pieces, dim=2)[0],
+        gains=None if gains is None else gains[0].cpu(),
+        num_samples=num_samples,
+        sample_rate=codec.sample_rate,
+        codec=codec_name,
+        identity=codec.identity,
+    )
+
+
+@torch.no_grad()
+def decode_to_file(
+    encoded: EncodedAudio,
+    codec: AcousticTokenizer,
+    path: str | Path,
+    *,
+    encoding: Encoding | None = None,
+    device: str = "cpu",
+    progress: Progress | None = None,
+) -> None:
+    """Decodes tokens of any length to an audio file, with the length of the original.
+
+    Raises ValueError for tokens that another codec made: they would decode to noise.
+    """
+    if encoded.identity != codec.identity:
+        raise ValueError(
+            f"These tokens were made by {encoded.identity}, this codec is {codec.identity}; "
+            "load the one that made them."
+        )
+    gains = None if encoded.gains is None else encoded.gains[None].to(device)
+    stream = codec.decoder_stream(gains=gains)
+    left = encoded.num_samples
+    frames = max(1, round(10 * codec.frame_rate))
+    with AudioWriter(
+        path, codec.sample_rate, num_channels=codec.num_channels, encoding=encoding
+    ) as writer:
+        for tokens in [*encoded.tokens[None].split(frames, dim=2), None]:
+            samples = stream.finish() if tokens is None else stream.push(tokens.to(device))
+            samples = samples[0, :, :left].cpu()
+            if samples.shape[1]:
+                writer.write(samples)
+            left -= samples.shape[1]
+            if progress is not None:
+                progress(samples.shape[1] / codec.sample_rate)
+        if left:  # codecs with odd strides give a little less than their frames
+            writer.write(torch.zeros(codec.num_channels, left))

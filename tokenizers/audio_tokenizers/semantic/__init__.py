@@ -1,0 +1,1 @@
+"""Masked audio models with codebooks: waveform to one stream of tokens."""

@@ -1,0 +1,74 @@
+"""Tokens of one clip in a file, with all that decoding needs: a safetensors file anyone can read.
+
+Tensors: `tokens` [K, T], int16 where they fit, and `gains` [chunks] for a codec that normalises.
+The header says which codec made them.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from audio_tokenizers.atomic import replacing
+
+FORMAT = "lm-audio tokens 1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodedAudio:
+    """One clip as tokens.
+
+    tokens: [K, T], int64; gains: [chunks] or None; num_samples: the clip's length at the codec's
+    rate; codec: the name or path it was loaded by; identity: that of its settings and weights.
+    """
+
+    tokens: Tensor
+    gains: Tensor | None
+    num_samples: int
+    sample_rate: int
+    codec: str
+    identity: str
+
+    @property
+    def duration(self) -> float:
+        """Seconds."""
+        return self.num_samples / self.sample_rate
+
+
+def save_encoded(encoded: EncodedAudio, path: str | Path) -> None:
+    tokens = encoded.tokens
+    if tokens.numel() and int(tokens.max()) < 2**15:
+        tokens = tokens.to(torch.int16)
+    tensors = {"tokens": tokens.contiguous()}
+    if encoded.gains is not None:
+        tensors["gains"] = encoded.gains.contiguous()
+    header = {
+        "num_samples": encoded.num_samples,
+        "sample_rate": encoded.sample_rate,
+        "codec": encoded.codec,
+        "identity": encoded.identity,
+    }
+    with replacing(path) as temporary:
+        save_file(tensors, temporary, metadata={"format": FORMAT, "header": json.dumps(header)})
+
+
+def load_encoded(path: str | Path) -> EncodedAudio:
+    if not Path(path).is_file():
+        raise ValueError(f"{path} does not exist; give a file that `lm-audio encode` wrote.")
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a whole safetensors file: {error}.") from None
+    if metadata.get("format") != FORMAT or "tokens" not in tensors:
+        raise ValueError(f"{path} does not hold tokens; give a file that `lm-audio encode` wrote.")
+    return EncodedAudio(
+        tokens=tensors["tokens"].long(),
+        gains=tensors.get("gains"),
+        **json.loads(metadata["header"]),
+    )
