@@ -1,0 +1,290 @@
+"""Features of public self-supervised models: wav2vec 2, HuBERT, WavLM and w2v-BERT 2.0.
+
+Runs the models of `transformers` up to the layer that is asked for, on input prepared as each
+model's public feature extractor prepares it. Clusters of these features are semantic tokens
+(AudioLM, arXiv 2209.03143): see `kmeans` and `tokenizer`. Checkpoints never run code.
+
+Shapes: B batch, C channels, N samples, T frames, D width.
+"""
+
+import copy
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from audio_tokenizers.identity import hash_tensors
+from audio_tokenizers.semantic.masked_model import MODEL_TYPE as MASKED_MODEL_TYPE
+from audio_tokenizers.semantic.masked_model import load_masked_model
+from audio_tokenizers.semantic.speech_inputs import (
+    SAMPLE_RATE,
+    LogMelSpectra,
+    mix_to_mono,
+    standardize_samples,
+)
+
+WINDOW_SECONDS = 20.0
+_CLASSES = {
+    "hubert": "HubertModel",
+    "wav2vec2": "Wav2Vec2Model",
+    "wav2vec2-bert": "Wav2Vec2BertModel",
+    "wavlm": "WavLMModel",
+}
+_SETTINGS = (
+    "conv_bias", "conv_depthwise_kernel_size", "conv_kernel", "conv_pos_batch_norm", "conv_stride",
+    "do_stable_layer_norm", "feat_extract_activation", "feat_extract_norm", "feat_proj_layer_norm",
+    "hidden_act", "layer_norm_eps", "left_max_position_embeddings", "max_bucket_distance",
+    "max_source_positions", "num_attention_heads", "num_buckets", "num_conv_pos_embedding_groups",
+    "num_conv_pos_embeddings", "num_hidden_layers", "position_embeddings_type",
+    "right_max_position_embeddings", "rotary_embedding_base",
+)  # fmt: skip
+_USED_WEIGHTS = ("encoder.", "feature_extractor.", "feature_projection.")
+
+
+class FeatureExtractor(Protocol):
+    """A model whose activations can be clustered into semantic tokens."""
+
+    @property
+    def identity(self) -> str:
+        """Names the model, its settings and its weights; equal identities give equal features."""
+
+    @property
+    def sample_rate(self) -> int: ...
+
+    @property
+    def frame_rate(self) -> float: ...
+
+    @property
+    def num_layers(self) -> int: ...
+
+    @property
+    def width(self) -> int:
+        """D"""
+
+    def features(self, samples: Tensor, layer: int) -> Tensor:
+        """Activations after `layer` (0: its input) of samples [B, C, N], float32: [B, T, D]."""
+
+
+@runtime_checkable
+class WindowedFeatureExtractor(FeatureExtractor, Protocol):
+    """An extractor that can also give long features in pieces, in constant memory."""
+
+    def feature_windows(self, samples: Tensor, layer: int) -> Iterator[Tensor]:
+        """What `features` gives, in consecutive pieces along T."""
+
+
+class TransformersFeatures:
+    """Features of a model of `transformers`, at 16 kHz and, for all public models, 50 Hz.
+
+    Audio longer than a window is seen in windows that overlap by a tenth on each side. Since these
+    models attend to everything that they see, frames of long audio differ slightly from those of
+    the whole seen at once, most of all near the joins; the levels to which input is normalised are
+    still those of the whole.
+
+    Args:
+        model: taken over: put in evaluation mode, without gradients.
+        normalize: give waveforms zero mean and unit variance, as `do_normalize` in the model's
+            preprocessor settings says; w2v-BERT always normalises its log-mel spectra instead.
+        window_seconds: the length of the windows.
+    """
+
+    def __init__(
+        self, model: nn.Module, *, normalize: bool, window_seconds: float = WINDOW_SECONDS
+    ) -> None:
+        if window_seconds < 1:
+            raise ValueError(f"Got windows of {window_seconds} s; expected 1 s or more.")
+        self.model: Any = model
+        self.model.train(False).requires_grad_(False)
+        self.normalize = normalize
+        self.window_seconds = window_seconds
+        config: Any = self.model.config
+        self._spectra = LogMelSpectra() if config.model_type == "wav2vec2-bert" else None
+        strides = config.conv_stride if self._spectra is None else []
+        kernels = config.conv_kernel if self._spectra is None else []
+        self._hop, self._field = hop_and_field(kernels, strides)
+        self._least = self._field if self._spectra is None else LogMelSpectra.field
+
+    @cached_property
+    def identity(self) -> str:
+        """Names the model, its settings and its weights; equal identities give equal features."""
+        config = self.model.config
+        settings = [getattr(config, name, None) for name in _SETTINGS]
+        weights = self.model.state_dict()
+        used = {name: weights[name] for name in weights if name.startswith(_USED_WEIGHTS)}
+        parts = [settings, self.normalize, self.window_seconds, hash_tensors(used)]
+        digest = hashlib.sha256(json.dumps(parts, default=list).encode()).hexdigest()
+        return f"{config.model_type}-{digest[:16]}"
+
+    @property
+    def sample_rate(self) -> int:
+        return SAMPLE_RATE
+
+    @property
+    def frame_rate(self) -> float:
+        hop = self._hop if self._spectra is None else LogMelSpectra.hop_length
+        return self.sample_rate / hop
+
+    @property
+    def num_layers(self) -> int:
+        return self.model.config.num_hidden_layers
+
+    @property
+    def width(self) -> int:
+        return self.model.config.hidden_size
+
+    def to(self, device: torch.device | str) -> "TransformersFeatures":
+        """Moves the weights, and returns this extractor."""
+        self.model.to(device)
+        return self
+
+    def features(self, samples: Tensor, layer: int) -> Tensor:
+        """Activations after `layer` (0: the encoder's input) of samples [B, C, N]: [B, T, D].
+
+        They are what the layer itself returns, the last one too: `hidden_states[layer]`, except
+        that version 4 of `transformers` normalises the last one in models with a final norm.
+        """
+        return torch.cat(list(self.feature_windows(samples, layer)), dim=1)
+
+    @torch.no_grad()
+    def feature_windows(self, samples: Tensor, layer: int) -> Iterator[Tensor]:
+        """What `features` gives, in consecutive pieces along T, in constant memory."""
+        check_layer(layer, num_layers=self.num_layers)
+        inputs = self._inputs(mix_to_mono(samples).to(self.model.device))
+        T = num_frames(inputs.shape[1], hop=self._hop, field=self._field)
+        if T < 1:
+            raise ValueError(
+                f"Got {samples.shape[2]} samples, too few for one frame; expected {self._least} or "
+                "more, pad them with zeros."
+            )
+        ends_normed = getattr(self.model.config, "do_stable_layer_norm", False)
+        identity = {"layer_norm": nn.Identity()} if ends_normed else {}
+        encoder = first_layers(self.model.encoder, layer, **identity)
+        size = round(self.window_seconds * self.frame_rate)
+        for seen, kept in windows(T, size=size, margin=size // 10):
+            stop = None if seen.stop == T else (seen.stop - 1) * self._hop + self._field
+            projected = self._project(inputs[:, seen.start * self._hop : stop])  # [B, T', D]
+            yield encoder(projected).last_hidden_state[:, kept]
+
+    def _inputs(self, mono: Tensor) -> Tensor:
+        """Prepared input: [B, N], or [B, T, 2 * mels] for w2v-BERT."""
+        if self._spectra is not None:
+            return self._spectra(mono)
+        if not self.normalize:
+            return mono
+        return standardize_samples(mono)
+
+    def _project(self, inputs: Tensor) -> Tensor:
+        """What enters the encoder: [B, T, D]."""
+        if self._spectra is None:
+            inputs = self.model.feature_extractor(inputs).transpose(1, 2)  # [B, T, D']
+        projected = self.model.feature_projection(inputs)
+        return projected[0] if isinstance(projected, tuple) else projected
+
+
+def load_features(
+    source: str | Path,
+    *,
+    device: torch.device | str | None = None,
+    window_seconds: float = WINDOW_SECONDS,
+) -> FeatureExtractor:
+    """Loads wav2vec 2, HuBERT, WavLM, w2v-BERT 2.0 or our masked model from a folder or hub id.
+
+    Args:
+        window_seconds: as in `TransformersFeatures`; our masked model keeps its own.
+    """
+    import transformers
+
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)) and not Path(source).is_dir():
+        raise ValueError(f"Found no folder {source}; check the path, or pass a hub id.")
+    config, _ = transformers.Wav2Vec2Config.get_config_dict(source)
+    kind = config.get("model_type")
+    if kind == MASKED_MODEL_TYPE:
+        return load_masked_model(source).to(device)
+    if kind not in _CLASSES:
+        known = ", ".join([*_CLASSES, MASKED_MODEL_TYPE])
+        raise ValueError(f"Got {source}, a model of type {kind}; expected one of: {known}.")
+    normalize = kind != "wav2vec2-bert" and _reads_normalized(source)
+    model, report = getattr(transformers, _CLASSES[kind]).from_pretrained(
+        source, dtype=torch.float32, output_loading_info=True
+    )
+    wrong = [*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])]
+    if wrong := [name for name in wrong if name.startswith(_USED_WEIGHTS)]:
+        raise ValueError(
+            f"{source}: missing or misshapen weights: {', '.join(sorted(wrong))}; "
+            "expected a complete checkpoint."
+        )
+    return TransformersFeatures(
+        model.to(device), normalize=normalize, window_seconds=window_seconds
+    )
+
+
+def _reads_normalized(source: str | Path) -> bool:
+    from transformers import Wav2Vec2FeatureExtractor
+
+    try:
+        settings, _ = Wav2Vec2FeatureExtractor.get_feature_extractor_dict(source)
+    except OSError as error:
+        raise ValueError(
+            f"Found no preprocessor_config.json in {source}; add it beside config.json, it says "
+            "whether the model's input is normalised (do_normalize)."
+        ) from error
+    rate = settings.get("sampling_rate", SAMPLE_RATE)
+    if rate != SAMPLE_RATE:
+        raise ValueError(
+            f"{source} takes audio at {rate} Hz; expected a model for {SAMPLE_RATE} Hz."
+        )
+    return bool(settings.get("do_normalize", True))
+
+
+def check_layer(layer: int, *, num_layers: int) -> None:
+    """Raises unless the model has the layer, or it is 0: the encoder's input."""
+    if not 0 <= layer <= num_layers:
+        raise ValueError(f"Got layer {layer}; this model has layers 0 to {num_layers}.")
+
+
+def first_layers(encoder: nn.Module, num_layers: int, **replaced: nn.Module | None) -> Any:
+    """The encoder up to a layer, as a view: the weights are shared and `encoder` is left whole.
+
+    Args:
+        replaced: other modules of the encoder to replace, such as a normalisation after the layers.
+    """
+    layers: Any = encoder.layers
+    view = copy.copy(encoder)
+    view._modules = {**encoder._modules, "layers": layers[:num_layers], **replaced}
+    return view
+
+
+def hop_and_field(kernels: list[int], strides: list[int]) -> tuple[int, int]:
+    """Of a stack of convolutions: the inputs from frame to frame, and those that a frame sees."""
+    hop, field = 1, 1
+    for kernel, stride in zip(kernels, strides, strict=True):
+        field += (kernel - 1) * hop
+        hop *= stride
+    return hop, field
+
+
+def num_frames(length: int, *, hop: int, field: int) -> int:
+    """Frames that a stack of convolutions makes of `length` inputs."""
+    return max(0, (length - field) // hop + 1)
+
+
+def windows(num_frames: int, *, size: int, margin: int) -> Iterator[tuple[slice, slice]]:
+    """Windows of `size` over frames: which frames each sees, and which of those it gives.
+
+    What they give, one after the other, is all the frames once; `margin` more are seen on each
+    side, or further on the other side at the ends.
+    """
+    if num_frames <= size:
+        yield slice(0, num_frames), slice(0, num_frames)
+        return
+    step = size - 2 * margin
+    for start in range(0, num_frames, step):
+        first = min(max(0, start - margin), num_frames - size)
+        stop = min(start + step, num_frames)
+        yield slice(first, first + size), slice(start - first, stop - first)
