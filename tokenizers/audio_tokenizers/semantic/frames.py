@@ -1,0 +1,61 @@
+"""Fewer frames: mean pooling to a lower frame rate, and runs of equal tokens as durations.
+
+Shapes: B batch, T frames, S runs of equal tokens, D width.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def pool_frames(features: Tensor, factor: int) -> Tensor:
+    """Means over groups of `factor` frames: [B, T, D] to [B, ceil(T / factor), D].
+
+    The last group averages the frames that exist.
+    """
+    if factor < 1:
+        raise ValueError(f"Got a pooling factor of {factor}; expected 1 or more.")
+    if features.ndim != 3:
+        raise ValueError(
+            f"Got features of shape {list(features.shape)}; expected [B, T, D], add missing axes."
+        )
+    if factor == 1:
+        return features
+    T = features.shape[1]
+    padded = F.pad(features, (0, 0, 0, -T % factor))
+    sums = padded.unflatten(1, (-1, factor)).sum(2)  # [B, ceil(T / factor), D]
+    sizes = torch.full((sums.shape[1], 1), float(factor), device=features.device)
+    sizes[-1:] -= -T % factor
+    return sums / sizes.to(features.dtype)
+
+
+def deduplicate(tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """Tokens [T] as runs: the token of each run [S], and its duration in frames [S], int64."""
+    if tokens.ndim != 1:
+        raise ValueError(
+            f"Got tokens of shape {list(tokens.shape)}; expected [T], pass one row at a time "
+            "or call deduplicate_batch."
+        )
+    unique, durations = torch.unique_consecutive(tokens, return_counts=True)
+    return unique, durations
+
+
+def deduplicate_batch(tokens: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """`deduplicate` of each row of tokens [B, T]; the rows end up with different lengths."""
+    if tokens.ndim != 2:
+        raise ValueError(
+            f"Got tokens of shape {list(tokens.shape)}; expected [B, T], squeeze the codebook axis."
+        )
+    return [deduplicate(row) for row in tokens]
+
+
+def expand_durations(unique: Tensor, durations: Tensor) -> Tensor:
+    """The inverse of `deduplicate`: tokens [S] and durations [S] to tokens [T]."""
+    if unique.ndim != 1 or unique.shape != durations.shape:
+        raise ValueError(
+            f"Got tokens of shape {list(unique.shape)} and durations of shape "
+            f"{list(durations.shape)}; expected [S] for both."
+        )
+    if durations.numel() and int(durations.min()) < 0:
+        raise ValueError(f"Got a duration of {int(durations.min())}; expected 0 or more frames.")
+    return torch.repeat_interleave(unique, durations)
