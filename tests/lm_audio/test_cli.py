@@ -1,0 +1,119 @@
+"""The command line from the outside: what it writes, prints and returns."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from audio_tokenizers.acoustic.frame_codec import FrameCodec, save_frame_codec, tiny
+from audio_tokenizers.audio_files import audio_info
+from audio_tokenizers.audio_writer import write_audio
+from audio_tokenizers.token_file import load_encoded
+from lm_audio import __version__
+from lm_audio.cli import main
+
+
+@pytest.fixture
+def codec_folder(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    codec = FrameCodec(tiny())
+    for layer in codec.quantizer.layers:
+        layer._codebook.embed.normal_(std=0.3)
+    save_frame_codec(codec, tmp_path / "codec")
+    return tmp_path / "codec"
+
+
+def fails_with(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 2
+    shown = capsys.readouterr().err
+    assert shown.count("\n") == 1
+    return shown
+
+
+def test_encode_and_decode_give_a_file_of_the_same_length(
+    codec_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_audio(tmp_path / "in.wav", 0.1 * torch.randn(2, 24_123), 24_000)
+    tokens, out = tmp_path / "t.safetensors", tmp_path / "out.flac"
+    main(["encode", str(tmp_path / "in.wav"), "-o", str(tokens), "--codec", str(codec_folder)])
+    assert load_encoded(tokens).tokens.shape == (4, 51)
+    main(["decode", str(tokens), "-o", str(out)])
+    info = audio_info(out)
+    assert (info.num_samples, info.sample_rate) == (24_123, 24_000)
+    assert "4 x 51 tokens" in capsys.readouterr().out
+
+
+def test_fewer_codebooks_can_be_asked_for(codec_folder: Path, tmp_path: Path) -> None:
+    write_audio(tmp_path / "in.wav", 0.1 * torch.randn(1, 4_800), 24_000)
+    tokens = tmp_path / "t.safetensors"
+    arguments = ["--codec", str(codec_folder), "--num-codebooks", "2"]
+    main(["encode", str(tmp_path / "in.wav"), "-o", str(tokens), *arguments])
+    assert load_encoded(tokens).tokens.shape == (2, 10)
+
+
+def test_long_audio_shows_progress_on_stderr(
+    codec_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_audio(tmp_path / "in.wav", 0.1 * torch.randn(1, 24_000 * 25), 24_000)
+    tokens = tmp_path / "t.safetensors"
+    main(["encode", str(tmp_path / "in.wav"), "-o", str(tokens), "--codec", str(codec_folder)])
+    assert "encoding: 100%" in capsys.readouterr().err
+
+
+def test_mistakes_get_one_line_and_status_2(
+    codec_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = str(tmp_path / "t.safetensors")
+    assert "none.wav does not exist" in fails_with(["encode", "none.wav", "-o", out], capsys)
+    write_audio(tmp_path / "in.wav", torch.zeros(1, 480), 24_000)
+    unknown = ["encode", str(tmp_path / "in.wav"), "-o", out, "--codec", str(tmp_path / "nothing")]
+    assert "Found no codec" in fails_with(unknown, capsys)
+    assert "does not hold tokens" not in fails_with(["decode", "none", "-o", out], capsys)
+    assert not Path(out).exists()
+
+
+def test_tokens_of_changed_weights_are_refused(
+    codec_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_audio(tmp_path / "in.wav", torch.zeros(1, 480), 24_000)
+    tokens = tmp_path / "t.safetensors"
+    main(["encode", str(tmp_path / "in.wav"), "-o", str(tokens), "--codec", str(codec_folder)])
+    torch.manual_seed(1)
+    save_frame_codec(FrameCodec(tiny()), codec_folder)
+    shown = fails_with(["decode", str(tokens), "-o", str(tmp_path / "out.wav")], capsys)
+    assert "load the one that made them" in shown
+
+
+def test_the_version_and_the_help_need_no_torch() -> None:
+    code = (
+        "import sys; sys.argv = ['lm-audio', sys.argv[1]]\n"
+        "from lm_audio.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    for option, expected in (("--version", __version__), ("--help", "encode")):
+        shown = subprocess.run(
+            [sys.executable, "-c", code, option], capture_output=True, text=True, check=True
+        )
+        assert expected in shown.stdout
+
+
+def test_the_demo_writes_sound_that_resembles_the_original(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["demo", "-o", str(tmp_path)])
+    from audio_tokenizers.audio_files import read_audio
+
+    original, decoded = (
+        read_audio(tmp_path / f"{name}.wav").samples for name in ("original", "decoded")
+    )
+    assert original.shape == decoded.shape
+    envelopes = [samples[0].unfold(0, 2400, 1200).square().mean(-1).sqrt() for samples in
+                 (original, decoded)]  # fmt: skip
+    assert torch.corrcoef(torch.stack(envelopes))[0, 1] > 0.8
+    assert "kb/s" in capsys.readouterr().out

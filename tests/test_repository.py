@@ -1,0 +1,107 @@
+"""What the repository promises about itself: its layout, its dependencies, its documents."""
+
+import importlib
+import re
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import PackageNotFoundError, requires
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parents[1]
+UNWANTED = {"encodec", "torchaudio", "torchvision", "torchcodec"}
+
+
+def project() -> dict[str, object]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def installed_closure(names: list[str]) -> set[str]:
+    """All packages that an installed package needs, and those that they need, without extras."""
+    seen: set[str] = set()
+    queue = list(names)
+    while queue:
+        name = queue.pop().lower().replace("_", "-")
+        if name in seen:
+            continue
+        seen.add(name)
+        try:
+            texts = requires(name) or []
+        except PackageNotFoundError:
+            continue  # needed on another platform only
+        wanted = [Requirement(text) for text in texts]
+        queue += [w.name for w in wanted if w.marker is None or w.marker.evaluate({"extra": ""})]
+    return seen
+
+
+def test_the_core_needs_no_package_that_brings_cuda() -> None:
+    names = [Requirement(text).name for text in project()["dependencies"]]  # type: ignore[attr-defined]
+    assert "torch" in names
+    assert not installed_closure(names) & UNWANTED
+
+
+def test_the_core_environment_imports_what_those_packages_break() -> None:
+    for name in ("T5EncoderModel", "Wav2Vec2FeatureExtractor", "HubertModel", "MimiModel"):
+        assert getattr(importlib.import_module("transformers"), name)
+
+
+def test_torch_is_capped_so_that_pip_takes_the_small_build() -> None:
+    torch = next(r for r in map(Requirement, project()["dependencies"]) if r.name == "torch")  # type: ignore[call-overload]
+    assert any(specifier.operator == "<" for specifier in torch.specifier)
+
+
+def test_the_extras_that_the_documents_name_exist() -> None:
+    extras = project()["optional-dependencies"]
+    assert {"card", "data", "dev", "eval", "serve", "train"} <= set(extras)  # type: ignore[call-overload]
+
+
+def test_the_tokenizers_folder_does_not_shadow_the_library_of_that_name() -> None:
+    folder = ROOT / "tokenizers"
+    assert [path.name for path in folder.iterdir() if path.is_dir()] == ["audio_tokenizers"]
+    assert not list(folder.glob("*.py"))
+    code = "import tokenizers, audio_tokenizers; print(tokenizers.Tokenizer, tokenizers.__file__)"
+    shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert "site-packages" in shown.stdout, shown.stderr
+
+
+def test_importing_the_packages_is_quiet_and_changes_no_global_state() -> None:
+    code = (
+        "import os, random, threading, torch, logging\n"
+        "before = (dict(os.environ), torch.initial_seed(), torch.get_num_threads(),\n"
+        "          threading.active_count(), logging.getLogger().handlers[:])\n"
+        "import lm_audio, lm_audio.cli, audio_tokenizers.coding\n"
+        "import audio_tokenizers.acoustic.frame_codec, audio_tokenizers.acoustic.registry\n"
+        "after = (dict(os.environ), torch.initial_seed(), torch.get_num_threads(),\n"
+        "         threading.active_count(), logging.getLogger().handlers[:])\n"
+        "assert before == after, (before, after)\n"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (shown.returncode, shown.stdout, shown.stderr) == (0, "", "")
+
+
+def test_the_public_names_are_pinned() -> None:
+    import lm_audio
+
+    assert lm_audio.__all__ == ["__version__"]
+
+
+def test_links_between_documents_lead_somewhere() -> None:
+    documents = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("lm_audio/**/*.md")]
+    assert len(documents) > 5
+    for document in documents:
+        for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", document.read_text()):
+            if "://" not in target:
+                assert (document.parent / target).exists(), f"{document.name}: {target}"
+
+
+def test_the_readme_is_at_most_200_lines() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 200
+
+
+@pytest.mark.parametrize("pattern", ["lm_audio/**/*.py", "tokenizers/**/*.py"])
+def test_no_file_is_longer_than_500_lines(pattern: str) -> None:
+    for path in ROOT.glob(pattern):
+        assert len(path.read_text().splitlines()) <= 500, path
