@@ -11,6 +11,8 @@ import pytest
 import soundfile
 import soxr
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from audio_tokenizers.audio_files import Audio, audio_info, read_audio, stream_audio
 from audio_tokenizers.audio_writer import AudioWriter, write_audio
@@ -148,6 +150,21 @@ def test_resample_is_soxr_on_each_row() -> None:
     assert np.array_equal(resampled[1, 0], soxr.resample(samples[1, 0].numpy(), 44_100, 24_000))
 
 
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(
+    rates=st.tuples(*[st.sampled_from([8_000, 16_000, 22_050, 24_000, 44_100, 48_000])] * 2),
+    sizes=st.lists(st.integers(0, 3_000), min_size=1, max_size=6),
+)
+def test_resampled_pieces_equal_the_whole(rates: tuple[int, int], sizes: list[int]) -> None:
+    samples = noise(1, sum(sizes) + 1)
+    stream = StreamResampler(*rates, num_channels=1)
+
+    pieces = [stream.push(piece) for piece in samples.split([*sizes, 1], dim=-1)]
+
+    streamed = torch.cat([*pieces, stream.finish()], dim=-1)
+    torch.testing.assert_close(streamed, resample(samples, *rates), rtol=0, atol=1e-6)
+
+
 def test_resampler_fed_single_samples_equals_resample() -> None:
     samples = noise(2, 301)
     stream = StreamResampler(16_000, 24_000, num_channels=2)
@@ -190,6 +207,14 @@ def test_truncated_file_is_refused(clips: Path, suffix: str, kept: float) -> Non
         audio_info(cut)
     with pytest.raises(ValueError, match="is truncated"):
         next(stream_audio(cut))
+
+
+@pytest.mark.parametrize("suffix", ["ogg", "opus"])
+def test_ogg_that_lacks_its_last_page_is_refused(clips: Path, suffix: str) -> None:
+    data = (clips / f"clip.{suffix}").read_bytes()
+
+    with pytest.raises(ValueError, match="is truncated: its last page does not end it"):
+        audio_info(io.BytesIO(data[: data.rindex(b"OggS")]))
 
 
 def test_file_damaged_in_the_middle_is_refused(clips: Path) -> None:
@@ -250,6 +275,15 @@ def test_audio_of_zero_length_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(ValueError, match="holds no samples"):
         read_audio(tmp_path / "none.wav")
+
+
+def test_wav_of_zero_length_before_other_chunks_is_refused() -> None:
+    # Not one from a pipe: its header accounts for every byte.
+    format_chunk = b"fmt " + struct.pack("<IHHIIHH", 16, 1, 1, 16_000, 32_000, 2, 16)
+    body = b"WAVE" + format_chunk + b"data" + bytes(4) + b"LIST" + struct.pack("<I", 4) + b"INFO"
+
+    with pytest.raises(ValueError, match="holds no samples"):
+        audio_info(io.BytesIO(b"RIFF" + struct.pack("<I", len(body)) + body))
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])

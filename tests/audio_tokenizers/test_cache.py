@@ -195,6 +195,20 @@ def test_failing_tokenizer_leaves_nothing(tmp_path: Path) -> None:
     assert files(tmp_path) == []
 
 
+def test_write_that_fails_halfway_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+        path.write_text(f"half of {sorted(tensors)} {metadata}")
+        raise OSError("disk full")
+
+    monkeypatch.setattr("audio_tokenizers.cache.save_file", fail)
+
+    with pytest.raises(OSError, match="disk full"):
+        TokenCache(tmp_path).encode(TinyCodec(), noise(1, 1, 40))
+    assert files(tmp_path) == []
+
+
 def test_num_codebooks_of_a_semantic_tokenizer_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="num_codebooks=1 has no effect on a semantic tokenizer"):
         TokenCache(tmp_path).encode(TinySemantic(), noise(1, 1, 40), num_codebooks=1)
@@ -207,41 +221,45 @@ def test_other_shapes_are_refused(tmp_path: Path, shape: tuple[int, ...]) -> Non
 
 
 WRITER = """
-import sys, warnings
+import sys, time, warnings
+from pathlib import Path
 from types import SimpleNamespace
 import torch
 from audio_tokenizers.cache import TokenCache
 
 warnings.simplefilter("error")  # a damaged file would warn
 torch.set_num_threads(1)
-samples = torch.arange(30_000.0).reshape(1, 1, -1)
-tokenizer = SimpleNamespace(identity="one", encode=lambda samples: samples.long()[..., ::2])
-cache = TokenCache(sys.argv[1])
-for _ in range(60):
-    assert torch.equal(cache.encode(tokenizer, samples).tokens, tokenizer.encode(samples))
-    for path in cache.folder.rglob("*.safetensors"):
-        if not path.name.startswith("."):
-            path.unlink(missing_ok=True)
+samples, expected = torch.ones(1, 1, 4), torch.arange(30_000).reshape(1, 1, -1)
+tokenizer = SimpleNamespace(identity="one", encode=lambda samples: expected)
+ready, cache = Path(sys.argv[1], "ready"), TokenCache(Path(sys.argv[1], "cache"))
+(ready / sys.argv[2]).touch()
+while len(list(ready.iterdir())) < 2:
+    time.sleep(0.001)
+for _ in range(40):
+    assert torch.equal(cache.encode(tokenizer, samples).tokens, expected)
+    for path in cache.folder.rglob("[!.]*.safetensors"):
+        path.unlink(missing_ok=True)
 cache.encode(tokenizer, samples)
 print("done")
 """
 
 
 def test_processes_that_write_one_entry_do_not_disturb_each_other(tmp_path: Path) -> None:
+    (tmp_path / "ready").mkdir()
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", WRITER, str(tmp_path)],
+            [sys.executable, "-c", WRITER, str(tmp_path), name],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
-        for _ in range(2)
+        for name in ("a", "b")
     ]
 
     outputs = [process.communicate(timeout=120) for process in processes]
 
     assert outputs == [("done\n", "")] * 2
-    assert len(files(tmp_path)) == 1  # and no temporary file
+    assert len(files(tmp_path / "cache")) == 1  # and no temporary file
 
 
 def test_hit_gives_no_warning(tmp_path: Path) -> None:

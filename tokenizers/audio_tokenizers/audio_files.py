@@ -165,7 +165,8 @@ def _opened(path: str | Path | BinarySource) -> Iterator[Any]:  # soundfile is u
             file = _LinearFile(source)
         except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: a name in .raw
             raise ValueError(
-                f"{name} is not audio that can be read; give a WAV, FLAC, OGG, Opus or MP3 file."
+                f"{name} is not audio that can be read, or is damaged; "
+                "give a WAV, FLAC, OGG, Opus or MP3 file."
             ) from error
         with file:
             _check_header(file, name)

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load, save_file
 from torch import Tensor
 
 from audio_tokenizers.atomic import replacing
@@ -64,7 +64,8 @@ class TokenCache:
             )
         if num_codebooks is None and is_acoustic:
             num_codebooks = tokenizer.num_codebooks  # type: ignore[union-attr]
-        items = [self._encode_one(tokenizer, row[None], num_codebooks) for row in samples]
+        identity = tokenizer.identity  # once: it may hash all weights
+        items = [self._encode_one(tokenizer, identity, row[None], num_codebooks) for row in samples]
         gains = [item.gains for item in items if item.gains is not None]
         return Encoded(
             tokens=torch.cat([item.tokens for item in items]).to(samples.device),
@@ -80,10 +81,11 @@ class TokenCache:
     def _encode_one(
         self,
         tokenizer: AcousticTokenizer | SemanticTokenizer,
+        identity: str,
         samples: Tensor,
         num_codebooks: int | None,
     ) -> Encoded:
-        parts = (hash_tensor(samples), tokenizer.identity, num_codebooks)
+        parts = (hash_tensor(samples), identity, num_codebooks)
         path, key = self.path(*parts), _key(*parts)
         found = _read(path, key)
         if found is not None:
@@ -115,17 +117,18 @@ def _write(path: Path, key: str, encoded: Encoded) -> None:
 
 def _read(path: Path, key: str) -> Encoded | None:
     """The entry; None where there is none, or, with a warning, where it cannot be trusted."""
-    if not path.exists():
+    try:
+        # Not safe_open: it opens the file twice, and another process may replace it in between.
+        data = path.read_bytes()
+    except FileNotFoundError:
         return None
     try:
-        with safe_open(path, framework="pt") as file:
-            entry = (file.metadata() or {}).get("entry", "")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except FileNotFoundError:  # emptied by another process since
-        return None
+        tensors = load(data)
     except SafetensorError as error:
         _warn(path, f"is damaged ({error})")
         return None
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])  # `load` checked it
+    entry = header.get("__metadata__", {}).get("entry", "")
     found_key, _, checksum = entry.partition("\n")
     if found_key != key:
         _warn(path, "belongs to other audio or to another tokenizer")
