@@ -184,9 +184,7 @@ def filled(model: Any) -> Any:
 def dac_44khz() -> DacTokenizer:
     from transformers import DacConfig, DacModel
 
-    settings = DacConfig(
-        sampling_rate=44_100, downsampling_ratios=[2, 4, 8, 8], upsampling_ratios=[8, 8, 4, 2]
-    )
+    settings = DacConfig(sampling_rate=44_100, downsampling_ratios=[2, 4, 8, 8])
     return DacTokenizer(DacModel(settings))
 
 

@@ -19,14 +19,13 @@ if TYPE_CHECKING:
 # What needs torch is imported where it runs, so that --help answers at once.
 
 LONG_SECONDS = 20.0  # audio of this length gets a progress bar
-Positional = tyro.conf.Positional
 
 
 @dataclass(frozen=True, kw_only=True)
 class Encode:
     """Turns an audio file into tokens."""
 
-    audio: Positional[Path]
+    audio: tyro.conf.Positional[Path]
     """Any WAV, FLAC, OGG, Opus or MP3 file."""
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
     """The tokens: a .safetensors file."""
@@ -61,7 +60,7 @@ class Encode:
 class Decode:
     """Turns tokens back into an audio file."""
 
-    tokens: Positional[Path]
+    tokens: tyro.conf.Positional[Path]
     """A file that `lm-audio encode` wrote."""
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
     """The suffix says the format: .wav, .flac, .ogg, .opus or .mp3."""
@@ -106,7 +105,7 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"lm-audio {__version__}")
         return
     verb: Encode | Decode | Demo = tyro.cli(
-        Verb,  # type: ignore[arg-type]  # a union is a form, not a type
+        Verb,
         args=arguments,
         prog="lm-audio",
         description="Sound to tokens and back: the ground floor of audio language models.",

@@ -29,14 +29,14 @@ def encode_file(
     pieces, num_samples = [], 0
     blocks = stream_audio(path, sample_rate=codec.sample_rate, num_channels=codec.num_channels)
     for samples in blocks:
-        pieces.append(stream.push(samples[None].to(device)).cpu())
+        pieces.append(stream.push(samples[None].to(device)).cpu().to(torch.int32))
         num_samples += samples.shape[1]
         if progress is not None:
             progress(samples.shape[1] / codec.sample_rate)
-    pieces.append(stream.finish().cpu())
+    pieces.append(stream.finish().cpu().to(torch.int32))
     gains = stream.gains
     return EncodedAudio(
-        tokens=torch.cat(pieces, dim=2)[0],
+        tokens=torch.cat(pieces, dim=2)[0].long(),
         gains=None if gains is None else gains[0].cpu(),
         num_samples=num_samples,
         sample_rate=codec.sample_rate,

@@ -70,6 +70,14 @@ def test_a_stream_gives_the_bits_of_the_whole(N: int, sizes: list[int]) -> None:
     assert torch.equal(streamed, CODEC.decode(tokens))
 
 
+def test_a_stream_of_nothing_gives_nothing() -> None:
+    assert CODEC.encoder_stream().finish().shape == (1, 4, 0)
+    assert CODEC.decoder_stream().finish().shape == (1, 1, 0)
+    encoder = CODEC.encoder_stream()
+    assert encoder.push(noise(2, 1, 0)).shape == (2, 4, 0)
+    assert encoder.finish().shape == (2, 4, 0)
+
+
 def test_the_decoder_holds_back_no_more_than_its_lookahead() -> None:
     tokens = CODEC.encode(noise(1, 1, 48_000))
     decoder, given_out = CODEC.decoder_stream(), 0
@@ -183,10 +191,13 @@ def test_bad_input_gets_one_sentence() -> None:
         CODEC.decode(torch.zeros(1, 5, 3, dtype=torch.int64))
     with pytest.raises(ValueError, match=r"num_codebooks=5"):
         CODEC.encode(noise(1, 1, 100), num_codebooks=5)
-    with pytest.raises(ValueError, match=r"Got no tokens to decode"):
-        CODEC.decoder_stream().finish()
-    with pytest.raises(ValueError, match=r"Got no samples to encode"):
-        CODEC.encoder_stream().finish()
+    stream = CODEC.decoder_stream()
+    stream.push(torch.zeros(1, 4, 3, dtype=torch.int64))
+    with pytest.raises(ValueError, match=r"Got a batch of 2; this stream began with a batch of 1"):
+        stream.push(torch.zeros(2, 4, 3, dtype=torch.int64))
+    stream.finish()
+    with pytest.raises(ValueError, match=r"stream that has ended"):
+        stream.finish()
     with pytest.raises(ValueError, match=r"hop_length 482 does not divide"):
         dataclasses.replace(tiny(), hop_length=482)
     with pytest.raises(ValueError, match=r"lookahead 7"):

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from audio_tokenizers.acoustic.frame_codec.layers import OVERLAP, overlap_add
 from audio_tokenizers.acoustic.inputs import check_samples, check_tokens
+from audio_tokenizers.acoustic.streaming import StreamProgress
 
 if TYPE_CHECKING:
     from audio_tokenizers.acoustic.frame_codec.codec import FrameCodec
@@ -20,6 +21,7 @@ class FrameEncoderStream:
 
     def __init__(self, codec: "FrameCodec", *, num_codebooks: int) -> None:
         self.codec, self.num_codebooks = codec, num_codebooks
+        self.progress = StreamProgress()
         self.num_samples = 0
         self.samples: Tensor | None = None  # [B, 1, margin + what is in no frame yet]
         self.state: list[Tensor] = []
@@ -28,14 +30,16 @@ class FrameEncoderStream:
     def push(self, samples: Tensor) -> Tensor:
         """samples: [B, 1, N] -> tokens [B, K, T]"""
         check_samples(samples, num_channels=1, allow_empty=True)
+        self.progress.advance(samples)
         self.num_samples += samples.shape[2]
         return self._tokens(self._latents(samples))
 
     @torch.no_grad()
     def finish(self) -> Tensor:
         """The tokens [B, K, T] of the last frames, filled up with silence."""
+        end = self.progress.end(1, torch.float32)
         if self.samples is None:
-            raise ValueError("Got no samples to encode; push some before finish().")
+            return end.new_zeros(len(end), self.num_codebooks, 0, dtype=torch.int64)
         encoder = self.codec.encoder
         missing = -self.num_samples % self.codec.hop_length + encoder.margin
         latents = self._latents(self.samples.new_zeros(*self.samples.shape[:2], missing))
@@ -64,6 +68,7 @@ class FrameDecoderStream:
 
     def __init__(self, codec: "FrameCodec") -> None:
         self.codec = codec
+        self.progress = StreamProgress()
         self.num_spectra = 0
         self.skip = codec.decoder.margin  # samples before the first frame
         self.windows: Tensor | None = None  # [B, OVERLAP - 1, window]
@@ -78,6 +83,7 @@ class FrameDecoderStream:
             codebook_size=self.codec.codebook_size,
             allow_empty=True,
         )
+        self.progress.advance(tokens)
         stack = self.codec.decoder.stack
         latents = self.codec.dequantize(tokens)
         if not self.state:
@@ -88,12 +94,13 @@ class FrameDecoderStream:
     @torch.no_grad()
     def finish(self) -> Tensor:
         """The samples [B, 1, N] up to the end of the last frame."""
+        end = self.progress.end(1, torch.float32)
         if self.windows is None:
-            raise ValueError("Got no tokens to decode; push some before finish().")
+            return end
         decoder = self.codec.decoder
         new = self._new_windows(decoder.stack.finish(self.state))
-        end = new.shape[1] * decoder.config.spectrum_hop + decoder.margin
-        return self._samples(F.pad(new, (0, 0, 0, 2)))[:, :, :end]
+        left = new.shape[1] * decoder.config.spectrum_hop + decoder.margin
+        return self._samples(F.pad(new, (0, 0, 0, 2)))[:, :, :left]
 
     def _new_windows(self, h: Tensor) -> Tensor:
         decoder = self.codec.decoder
