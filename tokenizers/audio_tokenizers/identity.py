@@ -22,6 +22,22 @@ def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
+class WeightsHash:
+    """A SHA-256 over settings and weights that may go on changing, computed anew after a change."""
+
+    def __init__(self) -> None:
+        self._state: list[tuple[str, int, int]] = []
+        self._digest = ""
+
+    def __call__(self, tensors: Mapping[str, Tensor], settings: str) -> str:
+        state = [(name, t.data_ptr(), t._version) for name, t in tensors.items()]
+        if state != self._state:
+            text = settings + hash_tensors(tensors)
+            self._digest = hashlib.sha256(text.encode()).hexdigest()
+            self._state = state
+        return self._digest
+
+
 def hash_tensor(tensor: Tensor) -> str:
     """A SHA-256 over the type, shape and values of one tensor."""
     digest = hashlib.sha256()

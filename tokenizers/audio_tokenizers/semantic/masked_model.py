@@ -8,7 +8,6 @@ docs/adr/0003-masked-model.md.
 
 import json
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -17,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from audio_tokenizers.atomic import replacing
-from audio_tokenizers.identity import hash_weights
+from audio_tokenizers.identity import WeightsHash
 from audio_tokenizers.spectra import mel_filterbank, windows_of_hops
 
 MODEL_TYPE = "masked-audio-model"
@@ -68,6 +67,7 @@ class MaskedAudioModel(nn.Module):
     def __init__(self, config: MaskedModelConfig) -> None:
         super().__init__()
         self.config = config
+        self.hash = WeightsHash()
         length = OVERLAP * config.spectrum_hop
         bank = mel_filterbank(
             num_mels=config.num_mels, num_bins=length // 2, sample_rate=config.sample_rate
@@ -96,10 +96,10 @@ class MaskedAudioModel(nn.Module):
     def width(self) -> int:
         return self.config.width
 
-    @cached_property
+    @property
     def identity(self) -> str:
-        """Names the model, its settings and its weights; for models that train no more."""
-        return f"{MODEL_TYPE}-{hash_weights(self)[:16]}"
+        """Names the model, its settings and its weights, as they are now."""
+        return f"{MODEL_TYPE}-{self.hash(self.state_dict(), repr(self.config))[:16]}"
 
     def patches(self, samples: Tensor) -> Tensor:
         """Standardised log-mels of samples [B, C, N], in mono: [B, T, spectra * mels]."""

@@ -10,7 +10,6 @@ It does not train itself: see recipes/train_codec.py. Reasons: docs/adr/0002-fra
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -29,7 +28,7 @@ from audio_tokenizers.acoustic.inputs import (
     check_tokens,
 )
 from audio_tokenizers.atomic import replacing
-from audio_tokenizers.identity import hash_tensors
+from audio_tokenizers.identity import WeightsHash
 
 MODEL_TYPE = "frame-codec"
 TRAINING_ONLY = ("initted", "cluster_size", "embed_avg")  # the quantiser's own statistics
@@ -54,6 +53,7 @@ class FrameCodec(nn.Module):
     def __init__(self, config: FrameCodecConfig) -> None:
         super().__init__()
         self.config = config
+        self.hash = WeightsHash()
         self.encoder = Encoder(config)
         self.quantizer = ResidualVQ(
             dim=config.code_width,
@@ -87,9 +87,10 @@ class FrameCodec(nn.Module):
     def codebook_size(self) -> int:
         return self.config.codebook_size
 
-    @cached_property
+    @property
     def identity(self) -> str:
-        digest = hash_tensors(self.inference_weights())
+        """Names the codec, its settings and its weights, as they are now."""
+        digest = self.hash(self.inference_weights(), repr(self.config))
         return f"{MODEL_TYPE}-{self.sample_rate}-{digest[:16]}"
 
     def forward(
