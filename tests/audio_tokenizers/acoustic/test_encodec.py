@@ -108,7 +108,7 @@ def test_the_chunks_of_the_48_khz_model_are_found_again_from_the_number_of_frame
     chunk_lengths = [min(48_000, num_samples - start) for start in range(0, num_samples, 47_520)]
     frames = [math.ceil(length / 320) for length in chunk_lengths]
     assert tokens.shape[2] == sum(frames)
-    assert tokenizer_48k._chunk_frames(sum(frames)) == frames
+    assert tokenizer_48k.chunk_frames(sum(frames)) == frames
     assert gains is not None
     assert gains.shape == (1, len(frames))
     assert tokenizer_48k.decode(tokens, num_samples=num_samples, gains=gains).shape == samples.shape

@@ -52,6 +52,6 @@ def test_the_original_package_gives_the_same_tokens_and_samples_at_every_bandwid
         codes = torch.cat([codes for codes, _ in frames], dim=2)
         tokens = tokenizer.encode(samples, num_codebooks=codes.shape[1])
         assert (tokens != codes).sum() == 0
-        assert len(tokens.unique()) > 100
+        assert len(tokens.unique()) > 50
         gains = tokenizer.gains(samples)
         assert (tokenizer.decode(tokens, gains=gains) - decoded).abs().max() == 0

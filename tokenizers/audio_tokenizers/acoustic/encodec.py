@@ -16,7 +16,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from audio_tokenizers import protocol
 from audio_tokenizers.acoustic import inputs
+from audio_tokenizers.acoustic.chunked import (
+    ChunkedDecoderStream,
+    ChunkedEncoderStream,
+    overlap_add,
+)
+from audio_tokenizers.acoustic.streaming import DecoderStream, EncoderStream, seanet_stream
 from audio_tokenizers.identity import hash_weights
 
 if TYPE_CHECKING:
@@ -45,9 +52,9 @@ class EncodecTokenizer:
         self.model: Any = model.train(False).requires_grad_(False)
         config = self.model.config
         self._hop: int = config.hop_length
-        self._chunk: int | None = config.chunk_length
-        self._stride: int = config.chunk_stride or 1
-        if self._chunk is not None and -(-self._stride // self._hop) < self._full - 1:
+        self.chunk_length: int | None = config.chunk_length
+        self.chunk_stride: int = config.chunk_stride or 1
+        if self.chunk_length is not None and -(-self.chunk_stride // self._hop) < self._full - 1:
             raise ValueError(
                 f"Got an overlap of {config.overlap}; expected at most a frame or two of the "
                 "chunk, as in the 48 kHz model."
@@ -113,17 +120,45 @@ class EncodecTokenizer:
         inputs.check_tokens(
             tokens, num_codebooks=self.num_codebooks, codebook_size=self.codebook_size
         )
-        frames = self._chunk_frames(tokens.shape[2])
-        available = max(i * self._stride + T * self._hop for i, T in enumerate(frames))
+        frames = self.chunk_frames(tokens.shape[2])
+        available = max(i * self.chunk_stride + T * self._hop for i, T in enumerate(frames))
         N = inputs.check_num_samples(num_samples, available=available)
         gains = self.check_gains(gains, shape=(tokens.shape[0], len(frames)))
         chunks = [
             self.decode_chunk(chunk, None if gains is None else gains[:, i : i + 1])
             for i, chunk in enumerate(torch.split(tokens, frames, dim=2))
         ]
-        if self._chunk is None:
+        if self.chunk_length is None:
             return chunks[0][..., :N]
-        return overlap_add(chunks, stride=self._stride)[..., :N]
+        return overlap_add(chunks, stride=self.chunk_stride)[..., :N]
+
+    def encoder_stream(self, *, num_codebooks: int | None = None) -> protocol.EncoderStream:
+        """Encodes piece by piece, with the tokens of `encode`."""
+        K = inputs.check_num_codebooks(num_codebooks, available=self.num_codebooks)
+        if self.chunk_length is not None:
+            return ChunkedEncoderStream(self, K)
+        self._check_streamable()
+        return EncoderStream(
+            seanet_stream(self.model.encoder.layers),
+            lambda latents: self.quantize(latents, K),
+            num_channels=self.num_channels,
+            num_codebooks=K,
+        )
+
+    def decoder_stream(self, *, gains: Tensor | None = None) -> protocol.DecoderStream:
+        """Decodes piece by piece, with the samples of `decode`."""
+        if self.chunk_length is not None:
+            return ChunkedDecoderStream(self, gains)
+        self._check_streamable()
+        inputs.check_no_gains(gains)
+        return DecoderStream(
+            seanet_stream(self.model.decoder.layers),
+            self.dequantize,
+            num_channels=self.num_channels,
+            num_codebooks=self.num_codebooks,
+            codebook_size=self.codebook_size,
+            hop_length=self.hop_length,
+        )
 
     def encode_chunk(self, samples: Tensor, num_codebooks: int) -> tuple[Tensor, Tensor | None]:
         """Encodes one chunk [B, C, N] as a whole: its tokens [B, K, T] and its gains [B, 1]."""
@@ -151,6 +186,22 @@ class EncodecTokenizer:
         """Sums the codebook entries of tokens [B, K, T]: latents [B, D, T]."""
         return self.model.quantizer.decode(tokens.transpose(0, 1))
 
+    def chunk_frames(self, num_frames: int) -> list[int]:
+        """The frames of each chunk, from their sum T.
+
+        The last chunk has no more than one stride of new samples, a frame less than a full chunk;
+        T is a multiple of full chunks only if the last two chunks share the last one's frames as
+        full - 1 and 1.
+        """
+        if self.chunk_length is None:
+            return [num_frames]
+        num_full, rest = divmod(num_frames, self._full)
+        if rest:
+            return [self._full] * num_full + [rest]
+        if -(-self.chunk_stride // self._hop) == self._full:
+            return [self._full] * num_full
+        return [self._full] * (num_full - 1) + [self._full - 1, 1]
+
     def check_gains(self, gains: Tensor | None, *, shape: tuple[int, int]) -> Tensor | None:
         """Raises unless gains are absent, or [B, chunks] for a model that normalises."""
         if not self.model.config.normalize:
@@ -162,33 +213,24 @@ class EncodecTokenizer:
             )
         return gains
 
+    def _check_streamable(self) -> None:
+        config = self.model.config
+        if config.normalize or config.norm_type == "time_group_norm":
+            raise ValueError(
+                "This model normalises whole waveforms and cannot stream; use encode and decode."
+            )
+
     @property
     def _full(self) -> int:
         """Frames of a full chunk."""
-        assert self._chunk is not None
-        return -(-self._chunk // self._hop)
+        assert self.chunk_length is not None
+        return -(-self.chunk_length // self._hop)
 
     def _chunks(self, samples: Tensor) -> list[Tensor]:
-        if self._chunk is None:
+        if self.chunk_length is None:
             return [samples]
-        starts = range(0, samples.shape[2], self._stride)
-        return [samples[..., start : start + self._chunk] for start in starts]
-
-    def _chunk_frames(self, num_frames: int) -> list[int]:
-        """The frames of each chunk, from their sum T.
-
-        The last chunk has no more than one stride of new samples, a frame less than a full chunk;
-        T is a multiple of full chunks only if the last two chunks share the last one's frames as
-        full - 1 and 1.
-        """
-        if self._chunk is None:
-            return [num_frames]
-        num_full, rest = divmod(num_frames, self._full)
-        if rest:
-            return [self._full] * num_full + [rest]
-        if -(-self._stride // self._hop) == self._full:
-            return [self._full] * num_full
-        return [self._full] * (num_full - 1) + [self._full - 1, 1]
+        starts = range(0, samples.shape[2], self.chunk_stride)
+        return [samples[..., start : start + self.chunk_length] for start in starts]
 
 
 def chunk_gain(samples: Tensor) -> Tensor:
@@ -196,27 +238,6 @@ def chunk_gain(samples: Tensor) -> Tensor:
     mono = samples.sum(1, keepdim=True) / samples.shape[1]
     loudness = mono.pow(2).mean(dim=-1, keepdim=True).sqrt() + 1e-8  # [B, 1, 1]
     return loudness[:, :, 0]
-
-
-def triangle(length: int, *, like: Tensor) -> Tensor:
-    """The cross-fade weights [length] of a chunk of samples: largest in the middle, never 0."""
-    ramp = torch.linspace(0, 1, length + 2, device=like.device, dtype=like.dtype)[1:-1]
-    return 0.5 - (ramp - 0.5).abs()
-
-
-def overlap_add(chunks: list[Tensor], *, stride: int) -> Tensor:
-    """Joins chunks [B, C, N'] that start `stride` samples apart by a weighted mean: [B, C, N]."""
-    first = chunks[0]
-    weight = triangle(first.shape[-1], like=first)
-    # The last chunk can end before the one before it: it may be shorter than their overlap.
-    length = max(i * stride + chunk.shape[-1] for i, chunk in enumerate(chunks))
-    samples = first.new_zeros(*first.shape[:-1], length)
-    total = first.new_zeros(samples.shape[-1])
-    for start, chunk in zip(range(0, stride * len(chunks), stride), chunks, strict=True):
-        end = start + chunk.shape[-1]
-        samples[..., start:end] += weight[: end - start] * chunk
-        total[start:end] += weight[: end - start]
-    return samples / total
 
 
 def fold_weight_norm(model: nn.Module) -> None:
