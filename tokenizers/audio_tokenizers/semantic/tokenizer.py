@@ -1,0 +1,149 @@
+"""Semantic tokens of features: extractor, layer, pooling and k-means codebook as one tokenizer.
+
+Shapes: B batch, C channels, N samples, T frames, D width.
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from audio_tokenizers.atomic import replacing
+from audio_tokenizers.semantic.features import (
+    WINDOW_SECONDS,
+    FeatureExtractor,
+    TransformersFeatures,
+    WindowedFeatureExtractor,
+    load_features,
+)
+from audio_tokenizers.semantic.frames import pool_frames
+from audio_tokenizers.semantic.kmeans import KMeansCodebook
+
+MODEL_TYPE = "feature-tokenizer"
+_CENTROIDS = "centroids.safetensors"
+
+
+class FeatureTokenizer:
+    """A semantic tokenizer: the layer and pooling that `codebook` is for, of `extractor`."""
+
+    def __init__(self, extractor: FeatureExtractor, codebook: KMeansCodebook) -> None:
+        source = codebook.source
+        if source.model != extractor.identity:
+            raise ValueError(
+                f"The codebook is for the model {source.model}, but got the model "
+                f"{extractor.identity}; load the model that the codebook was trained with."
+            )
+        if source.layer > extractor.num_layers or codebook.width != extractor.width:
+            raise ValueError(
+                f"The codebook is for {codebook.width} dimensions of layer {source.layer}, but the "
+                f"model has {extractor.width} and {extractor.num_layers} layers; load its own."
+            )
+        self.extractor = extractor
+        self.codebook = codebook
+
+    @property
+    def identity(self) -> str:
+        """Names the model, layer, codebook and weights; equal identities give equal tokens."""
+        source = self.codebook.source
+        return f"{source.model}-layer{source.layer}-pool{source.pooling}-{self.codebook.identity}"
+
+    @property
+    def sample_rate(self) -> int:
+        return self.extractor.sample_rate
+
+    @property
+    def frame_rate(self) -> float:
+        """Frames per second after pooling."""
+        return self.extractor.frame_rate / self.codebook.source.pooling
+
+    @property
+    def num_tokens(self) -> int:
+        return self.codebook.num_tokens
+
+    @torch.no_grad()
+    def encode(self, samples: Tensor) -> Tensor:
+        """Turns samples [B, C, N], float32 at `sample_rate`, into tokens [B, 1, T], int64.
+
+        Long audio is encoded window by window; the tokens are those of `features`.
+        """
+        source = self.codebook.source
+        if isinstance(self.extractor, WindowedFeatureExtractor):
+            pieces = self.extractor.feature_windows(samples, source.layer)
+        else:
+            pieces = iter([self.extractor.features(samples, source.layer)])
+        pooled = (pool_frames(piece, source.pooling) for piece in regroup(pieces, source.pooling))
+        tokens = [self.codebook.assign(piece) for piece in pooled]
+        return torch.cat(tokens, dim=1)[:, None]  # [B, 1, T]
+
+    def features(self, samples: Tensor, layer: int) -> Tensor:
+        """Activations after `layer` (0: its input), pooled to `frame_rate`: [B, T, D].
+
+        Those of the codebook's layer are what it is trained on.
+        """
+        return pool_frames(self.extractor.features(samples, layer), self.codebook.source.pooling)
+
+
+def regroup(pieces: Iterable[Tensor], factor: int) -> Iterator[Tensor]:
+    """Pieces [B, T', D] of the same frames, with T' a multiple of `factor` but for the last."""
+    waiting: Tensor | None = None
+    for piece in pieces:
+        joined = piece if waiting is None else torch.cat([waiting, piece], dim=1)
+        whole = joined.shape[1] // factor * factor
+        if whole:
+            yield joined[:, :whole]
+        waiting = joined[:, whole:]
+    if waiting is not None and waiting.shape[1]:
+        yield waiting
+
+
+def save_feature_tokenizer(
+    tokenizer: FeatureTokenizer, folder: str | Path, *, model: str | Path
+) -> None:
+    """Writes the codebook and a reference to the model, not the model itself.
+
+    Args:
+        model: where `load_features` finds the model: a hub id, a folder, or a folder inside
+            `folder`, relative to it.
+    """
+    folder = Path(folder)
+    extractor = tokenizer.extractor
+    config: dict[str, str | float] = {"model_type": MODEL_TYPE, "model": str(model)}
+    if isinstance(extractor, TransformersFeatures):
+        config["window_seconds"] = extractor.window_seconds
+    tokenizer.codebook.save(folder / _CENTROIDS)
+    with replacing(folder / "config.json") as path:
+        path.write_text(json.dumps(config, indent=2) + "\n")
+
+
+def load_feature_tokenizer(
+    folder: str | Path,
+    *,
+    extractor: FeatureExtractor | None = None,
+    device: torch.device | str | None = None,
+) -> FeatureTokenizer:
+    """Reads what `save_feature_tokenizer` wrote, and the model to which it refers.
+
+    Args:
+        extractor: the model, if it is loaded already or is not one that `load_features` reads.
+        device: for the model that is loaded.
+    """
+    folder = Path(folder)
+    path = folder / "config.json"
+    config = json.loads(path.read_text()) if path.is_file() else {}
+    if config.get("model_type") != MODEL_TYPE:
+        raise ValueError(
+            f"Got {folder}, which has no config.json of a {MODEL_TYPE}; give a folder that "
+            "save_feature_tokenizer wrote."
+        )
+    if extractor is None:
+        inside = folder / config["model"]
+        extractor = load_features(
+            inside if inside.is_dir() else config["model"],
+            device=device,
+            window_seconds=config.get("window_seconds", WINDOW_SECONDS),
+        )
+    elif device is not None:
+        raise ValueError("Got a device for a model that is loaded already; move the model instead.")
+    return FeatureTokenizer(extractor, KMeansCodebook.load(folder / _CENTROIDS))
