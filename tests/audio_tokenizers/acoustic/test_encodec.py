@@ -47,10 +47,9 @@ def test_a_tokenizer_tells_its_rates_and_sizes(
     assert tokenizer.num_channels == (2 if kind == "48k" else 1)
 
 
-@pytest.mark.parametrize("batch", [1, 3])
-@pytest.mark.parametrize(("kind", "num_samples"), [
-    ("24k", 5_001), ("32k", 7_000), ("16k", 3_000), ("48k", 47_000), ("48k", 48_000),
-    ("48k", 100_001),
+@pytest.mark.parametrize(("kind", "batch", "num_samples"), [
+    ("24k", 1, 5_001), ("24k", 3, 5_001), ("32k", 1, 7_000), ("32k", 2, 3_000), ("16k", 1, 3_000),
+    ("48k", 1, 20_000), ("48k", 2, 48_000), ("48k", 1, 100_001),
 ])  # fmt: skip
 def test_every_bandwidth_gives_the_tokens_and_samples_of_transformers(
     make_encodec: MakeEncodec, kind: str, batch: int, num_samples: int
@@ -144,9 +143,10 @@ def test_the_identity_follows_weights_and_settings(make_encodec: MakeEncodec) ->
     same = EncodecTokenizer(make_encodec("24k")).identity
     assert same == EncodecTokenizer(make_encodec("24k")).identity
     assert same != EncodecTokenizer(make_encodec("24k", pad_mode="constant")).identity
-    other = make_encodec("24k")
-    other.quantizer.layers[3].codebook.embed[5, 5] += 1
-    assert same != EncodecTokenizer(other).identity
+    other = EncodecTokenizer(make_encodec("24k"))
+    assert same == other.identity
+    other.model.quantizer.layers[3].codebook.embed[5, 5] += 1
+    assert same != other.identity
 
 
 def test_a_moved_tokenizer_computes_where_it_was_moved(make_encodec: MakeEncodec) -> None:

@@ -7,9 +7,7 @@ Shapes: B batch, C channels, N samples, K codebooks, T frames, D width.
 Paper: Kumar et al., High-Fidelity Audio Compression with Improved RVQGAN, arXiv 2306.06546.
 """
 
-import hashlib
 import json
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,17 +17,16 @@ from torch import Tensor, nn
 
 from audio_tokenizers import protocol
 from audio_tokenizers.acoustic import inputs
-from audio_tokenizers.acoustic.streaming import (
+from audio_tokenizers.acoustic.stream_layers import (
     ChainStream,
     ConvStream,
-    DecoderStream,
-    EncoderStream,
     PointwiseStream,
     ResidualStream,
     StreamLayer,
     TransposedConvStream,
 )
-from audio_tokenizers.identity import hash_weights
+from audio_tokenizers.acoustic.streaming import DecoderStream, EncoderStream
+from audio_tokenizers.identity import WeightsHash
 
 if TYPE_CHECKING:
     from transformers import DacModel
@@ -65,12 +62,13 @@ class DacTokenizer:
 
     def __init__(self, model: "DacModel") -> None:
         self.model: Any = model.train(False).requires_grad_(False)
+        self._hash = WeightsHash()
 
-    @cached_property
+    @property
     def identity(self) -> str:
         """Names the codec, its settings and its weights; equal identities give equal tokens."""
         settings = json.dumps([self.sample_rate, list(self.model.config.downsampling_ratios)])
-        digest = hashlib.sha256((settings + hash_weights(self.model)).encode()).hexdigest()
+        digest = self._hash(self.model.state_dict(), settings)
         return f"dac-{self.sample_rate}-{digest[:16]}"
 
     @property

@@ -7,9 +7,7 @@ Shapes: B batch, C channels, N samples, K codebooks, T frames, D width.
 Paper: Défossez et al., High Fidelity Neural Audio Compression, arXiv 2210.13438.
 """
 
-import hashlib
 import json
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,8 +21,9 @@ from audio_tokenizers.acoustic.chunked import (
     ChunkedEncoderStream,
     overlap_add,
 )
-from audio_tokenizers.acoustic.streaming import DecoderStream, EncoderStream, seanet_stream
-from audio_tokenizers.identity import hash_weights
+from audio_tokenizers.acoustic.stream_layers import seanet_stream
+from audio_tokenizers.acoustic.streaming import DecoderStream, EncoderStream
+from audio_tokenizers.identity import WeightsHash
 
 if TYPE_CHECKING:
     from transformers import EncodecModel
@@ -50,6 +49,7 @@ class EncodecTokenizer:
     def __init__(self, model: "EncodecModel") -> None:
         fold_weight_norm(model)
         self.model: Any = model.train(False).requires_grad_(False)
+        self._hash = WeightsHash()
         config = self.model.config
         self._hop: int = config.hop_length
         self.chunk_length: int | None = config.chunk_length
@@ -60,12 +60,12 @@ class EncodecTokenizer:
                 "chunk, as in the 48 kHz model."
             )
 
-    @cached_property
+    @property
     def identity(self) -> str:
         """Names the codec, its settings and its weights; equal identities give equal tokens."""
         config = self.model.config
         settings = json.dumps([getattr(config, name) for name in _SETTINGS], default=list)
-        digest = hashlib.sha256((settings + hash_weights(self.model)).encode()).hexdigest()
+        digest = self._hash(self.model.state_dict(), settings)
         return f"encodec-{self.sample_rate}-{digest[:16]}"
 
     @property

@@ -8,10 +8,8 @@ Shapes: B batch, C channels, N samples, K codebooks, T frames, D width, H heads.
 Paper: Défossez et al., Moshi: a speech-text foundation model, arXiv 2410.00037.
 """
 
-import hashlib
 import json
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,16 +19,15 @@ from torch import Tensor
 
 from audio_tokenizers import protocol
 from audio_tokenizers.acoustic import inputs
-from audio_tokenizers.acoustic.streaming import (
+from audio_tokenizers.acoustic.stream_layers import (
     ChainStream,
-    DecoderStream,
-    EncoderStream,
     StreamLayer,
     padded_conv_stream,
     seanet_stream,
     trimmed_conv_stream,
 )
-from audio_tokenizers.identity import hash_weights
+from audio_tokenizers.acoustic.streaming import DecoderStream, EncoderStream
+from audio_tokenizers.identity import WeightsHash
 
 if TYPE_CHECKING:
     from transformers import MimiModel
@@ -63,9 +60,10 @@ class MimiTokenizer:
 
     def __init__(self, model: "MimiModel") -> None:
         self.model: Any = model.train(False).requires_grad_(False)
+        self._hash = WeightsHash()
         self._parts = _parts(model)
 
-    @cached_property
+    @property
     def identity(self) -> str:
         """Names the codec, its settings and its weights; equal identities give equal tokens."""
         config = self.model.config
@@ -74,7 +72,7 @@ class MimiTokenizer:
             config.use_causal_conv, config.pad_mode, config.sliding_window, config.hidden_act,
             config.num_attention_heads, config.norm_eps,
         ])  # fmt: skip
-        digest = hashlib.sha256((settings + hash_weights(self.model)).encode()).hexdigest()
+        digest = self._hash(self.model.state_dict(), settings)
         return f"mimi-{self.sample_rate}-{digest[:16]}"
 
     @property

@@ -1,48 +1,18 @@
-"""Runs the layers of a convolutional codec piece by piece, with the result of one long call.
+"""Streams of samples to tokens and back, with the results of one long call, in constant memory.
 
-Each layer keeps only the end of its input that it still needs. It pads the start as its module
-does, gives every output that its input so far determines, and on the last piece pads the end and
-gives the rest. So the lookahead of a codec is exactly what its layers need, none if it is causal,
-and memory does not grow with time.
+What is computed piece by piece, and how equal it is, is in `stream_layers`.
 
-Equal to the bit, not only nearly: ATen computes one short waveform on the CPU with other kernels,
-which differ in the last bit. `_as_if_long`, the pending step of `LstmStream` and `_ROW_BLOCK` keep
-short pieces on the kernels of long ones. What differs then, by about 1e-6, is
-
-- an offline call in which some convolution has at most 20,480 inputs (for EnCodec 24 kHz, one of
-  less than 161 frames);
-- the last frames of an offline call whose number of frames is no multiple of 4, since the matrix
-  products of its convolutions of one step end on other kernels;
-- any model with fewer channels than the public ones: oneDNN's choices for it depend on lengths.
-
-A causal codec that reflects its first samples waits for as many as it reflects: EnCodec 24 kHz
-gives nothing for the first 6 frames, and then each frame at once.
-Each push reads all weights, so a tenth of a second or more at a time is several times cheaper
-than a frame at a time.
-
-Shapes: B batch, C channels, N samples or other time steps, K codebooks, T frames, D width.
+Shapes: B batch, C channels, N samples, K codebooks, T frames, D width.
 """
 
-from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from audio_tokenizers.acoustic import inputs
-
-# Up to this many elements ATen prefers, for batch 1, its own convolution to oneDNN's.
-_SHORT_INPUT = 20_480
-# Matrix products of few rows, and their last rows, take other kernels.
-_ROW_BLOCK = 64
-
-
-class StreamLayer(Protocol):
-    """A layer with the state of one stream."""
-
-    def step(self, x: Tensor, *, last: bool) -> Tensor:
-        """Takes the next x [B, C, N >= 0], perhaps the last; returns what is final."""
+from audio_tokenizers.acoustic.stream_layers import ROW_BLOCK, StreamLayer
 
 
 class EncoderStream:
@@ -94,7 +64,7 @@ class EncoderStream:
         B, _, T = latents.shape
         if T == 0:
             return latents.new_zeros(B, self._num_codebooks, 0, dtype=torch.int64)
-        return self._quantize(F.pad(latents, (0, -T % _ROW_BLOCK)))[..., :T]
+        return self._quantize(F.pad(latents, (0, -T % ROW_BLOCK)))[..., :T]
 
 
 class DecoderStream:
@@ -180,233 +150,3 @@ class StreamProgress:
         self._ended = True
         like = torch.zeros(1, 0) if self._like is None else self._like
         return like.new_zeros(len(like), num_channels, 0, dtype=dtype)
-
-
-class ChainStream:
-    """Layers one after the other."""
-
-    def __init__(self, layers: Iterable[StreamLayer]) -> None:
-        self._layers = list(layers)
-
-    def step(self, x: Tensor, *, last: bool) -> Tensor:
-        for layer in self._layers:
-            x = layer.step(x, last=last)
-        return x
-
-
-class PointwiseStream:
-    """An activation function, which needs no state."""
-
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
-        self._function = function
-
-    def step(self, x: Tensor, *, last: bool) -> Tensor:  # noqa: ARG002
-        # Contiguous: else short rows are computed without vector instructions, and differ.
-        return self._function(x.contiguous())
-
-
-class ConvStream:
-    """A convolution that pads its input.
-
-    Args:
-        padding: steps to add before the start and after the end.
-        mode: what to pad with: "constant" (zeros), "reflect" or "replicate".
-        whole_strides: whether the end is padded further, until the input is a multiple of strides.
-    """
-
-    def __init__(
-        self, conv: nn.Conv1d, *, padding: tuple[int, int], mode: str, whole_strides: bool
-    ) -> None:
-        self._conv = conv
-        self._left, self._right = padding
-        self._mode = mode
-        self._whole_strides = whole_strides
-        self._stride = conv.stride[0]
-        self._reach = (conv.kernel_size[0] - 1) * conv.dilation[0] + 1
-        most = self._right + (self._stride - 1 if whole_strides else 0)
-        # How much real input the padding looks at, from the start and from the end.
-        seen_from_start = {"constant": 0, "reflect": self._left + 1, "replicate": 1}
-        seen_from_end = {"constant": 0, "reflect": most + 1, "replicate": 1}
-        self._keep = seen_from_end[mode]
-        self._need = max(seen_from_start[mode], self._keep)
-        self._input: Tensor | None = None  # [B, C, N], padded at the start once begun
-        self._begun = False
-        self._next = 0  # where in the input the next output begins to look
-        self._length = 0
-
-    def step(self, x: Tensor, *, last: bool) -> Tensor:
-        self._length += x.shape[2]
-        x = x if self._input is None else torch.cat([self._input, x], dim=2)
-        if self._length == 0 or (x.shape[2] < self._need and not (self._begun or last)):
-            self._input = x
-            return x.new_zeros(x.shape[0], self._conv.out_channels, 0)
-        left = 0 if self._begun else self._left
-        extra = -self._length % self._stride if self._whole_strides else 0
-        x = pad(x, (left, self._right + extra if last else 0), mode=self._mode)
-        self._begun = True
-
-        num_outputs = max(0, (x.shape[2] - self._next - self._reach) // self._stride + 1)
-        end = self._next + (num_outputs - 1) * self._stride + self._reach
-        window = x[..., self._next : end] if num_outputs else x[..., :0]
-        self._next += num_outputs * self._stride
-        done = max(0, min(self._next, x.shape[2] - self._keep))
-        self._input = x[..., done:].clone()
-        self._next -= done
-        return self._convolve(window, num_outputs)
-
-    def _convolve(self, x: Tensor, num_outputs: int) -> Tensor:
-        conv = self._conv
-        if num_outputs == 0:
-            return x.new_zeros(x.shape[0], conv.out_channels, 0)
-        y = _as_if_long(
-            x,
-            lambda x: F.conv1d(
-                x, conv.weight, conv.bias, conv.stride, 0, conv.dilation, conv.groups
-            ),
-            kernel_size=conv.kernel_size[0],
-        )
-        return y[..., :num_outputs]
-
-
-class TransposedConvStream:
-    """A transposed convolution whose output is trimmed.
-
-    It computes every output from all inputs that reach it, rather than adding up parts.
-
-    Args:
-        trim: steps to cut off at the start and at the end.
-    """
-
-    def __init__(self, conv: nn.ConvTranspose1d, *, trim: tuple[int, int]) -> None:
-        self._conv = conv
-        self._kernel, self._stride = conv.kernel_size[0], conv.stride[0]
-        assert trim[1] <= self._kernel - self._stride
-        self._given, self._trim_right = trim  # counted before trimming
-        self._keep = (self._kernel - 1) // self._stride
-        self._input: Tensor | None = None  # [B, C, N], the last inputs that reach further outputs
-        self._length = 0
-
-    def step(self, x: Tensor, *, last: bool) -> Tensor:
-        self._length += x.shape[2]
-        x = x if self._input is None else torch.cat([self._input, x], dim=2)
-        self._input = x[..., max(0, x.shape[2] - self._keep) :].clone()
-        end = self._length * self._stride
-        if last:
-            end += self._kernel - self._stride - self._trim_right
-        if self._length == 0 or end <= self._given:
-            return x.new_zeros(x.shape[0], self._conv.out_channels, 0)
-        conv, offset = self._conv, (self._length - x.shape[2]) * self._stride
-        y = _as_if_long(
-            x,
-            lambda x: F.conv_transpose1d(
-                x, conv.weight, conv.bias, conv.stride, 0, 0, conv.groups, conv.dilation
-            ),
-            kernel_size=self._kernel,
-        )
-        y = y[..., self._given - offset : end - offset]
-        self._given = end
-        return y
-
-
-class LstmStream:
-    """An LSTM with a skip connection.
-
-    A lone step is computed with a step of zeros after it, and stays pending: it is computed again
-    with its successor, to get the state after it. A call with one step would take other kernels.
-    """
-
-    def __init__(self, lstm: nn.LSTM) -> None:
-        self._lstm = lstm
-        self._state: tuple[Tensor, Tensor] | None = None
-        self._pending: Tensor | None = None  # [1, B, C]
-
-    def step(self, x: Tensor, *, last: bool) -> Tensor:  # noqa: ARG002
-        N = x.shape[2]
-        if N == 0:
-            return x
-        steps = x.permute(2, 0, 1)  # [N, B, C]
-        if self._pending is not None:
-            steps = torch.cat([self._pending, steps])
-        if len(steps) == 1:
-            y = self._lstm(torch.cat([steps, torch.zeros_like(steps)]), self._state)[0][:1]
-            self._pending = steps.clone()
-        else:
-            y, self._state = self._lstm(steps, self._state)
-            self._pending = None
-        return y[-N:].permute(1, 2, 0) + x
-
-
-class ResidualStream:
-    """A layer and a shortcut around it, added; the one that is ahead waits for the other."""
-
-    def __init__(self, branch: StreamLayer, shortcut: StreamLayer) -> None:
-        self._paths = (branch, shortcut)
-        self._waiting: list[Tensor] | None = None
-
-    def step(self, x: Tensor, *, last: bool) -> Tensor:
-        results = [path.step(x, last=last) for path in self._paths]
-        if self._waiting is not None:
-            results = [torch.cat(pair, dim=2) for pair in zip(self._waiting, results, strict=True)]
-        ready = min(result.shape[2] for result in results)
-        self._waiting = [result[..., ready:].clone() for result in results]
-        return results[0][..., :ready] + results[1][..., :ready]
-
-
-def seanet_stream(modules: Iterable[nn.Module]) -> ChainStream:
-    """Streams the layers of a SEANet encoder or decoder, as EnCodec and Mimi have them."""
-    return ChainStream(_seanet_layer(module) for module in modules)
-
-
-def _seanet_layer(module: Any) -> StreamLayer:
-    if hasattr(module, "lstm"):
-        return LstmStream(module.lstm)
-    if hasattr(module, "block"):
-        return ResidualStream(seanet_stream(module.block), _seanet_layer(module.shortcut))
-    if isinstance(getattr(module, "conv", None), nn.Conv1d):
-        return padded_conv_stream(module)
-    if isinstance(getattr(module, "conv", None), nn.ConvTranspose1d):
-        return trimmed_conv_stream(module)
-    assert isinstance(module, nn.ELU | nn.Identity), module
-    return PointwiseStream(module)
-
-
-def padded_conv_stream(module: Any) -> ConvStream:
-    """Streams the convolution of EnCodec or Mimi, which knows whether it is causal."""
-    conv = module.conv
-    total = (conv.kernel_size[0] - 1) * conv.dilation[0] + 1 - conv.stride[0]
-    right = 0 if module.causal else total // 2
-    return ConvStream(
-        conv, padding=(total - right, right), mode=module.pad_mode, whole_strides=True
-    )
-
-
-def trimmed_conv_stream(module: Any) -> TransposedConvStream:
-    """Streams the transposed convolution of EnCodec or Mimi, which knows whether it is causal."""
-    total = module.conv.kernel_size[0] - module.conv.stride[0]
-    right = -int(-total * module.trim_right_ratio // 1) if module.causal else total // 2
-    return TransposedConvStream(module.conv, trim=(total - right, right))
-
-
-def pad(x: Tensor, padding: tuple[int, int], *, mode: str) -> Tensor:
-    """Pads x [B, C, N]; to be reflected, a short x is first followed by zeros, then cut again."""
-    if mode != "reflect":
-        return F.pad(x, padding, mode)
-    missing = max(0, max(padding) + 1 - x.shape[2])
-    padded = F.pad(F.pad(x, (0, missing)), padding, mode)
-    return padded[..., : padded.shape[2] - missing]
-
-
-def _as_if_long(x: Tensor, convolve: Callable[[Tensor], Tensor], *, kernel_size: int) -> Tensor:
-    """Convolves a short x [B, C, N] by the kernels that a long one would take.
-
-    A batch of two goes to oneDNN at any length. Kernels of one step are matrix products, computed
-    in blocks, of which the last one differs where it is not full.
-    """
-    B, C, N = x.shape
-    if x.device.type != "cpu":
-        return convolve(x)
-    if kernel_size == 1:
-        x = F.pad(x, (0, -N % _ROW_BLOCK))
-    if B == 1 and C * N <= _SHORT_INPUT:
-        return convolve(x.expand(2, -1, -1))[:1]
-    return convolve(x)
