@@ -1,6 +1,6 @@
 """Small random codecs with filled codebooks, one of each public kind."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -42,6 +42,15 @@ ENCODEC_SETTINGS: dict[str, dict[str, object]] = {
         "pad_mode": "constant",
     },
 }
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """With several, oneDNN chooses kernels by length, and equal results to the bit are luck."""
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(num_threads)
 
 
 @pytest.fixture(scope="session")

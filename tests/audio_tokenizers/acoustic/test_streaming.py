@@ -230,6 +230,8 @@ def test_wrong_pieces_are_refused_in_one_sentence(
         encoder.push(samples[:1])
     with pytest.raises(ValueError, match="Got a batch of 1; this stream began with a batch of 2"):
         decoder.push(tokens[:1])
+    with pytest.raises(ValueError, match="Got 1 codebooks; this stream began with 2"):
+        decoder.push(tokens[:, :1])
     encoder.finish()
     decoder.finish()
     for call in (lambda: encoder.push(samples), lambda: decoder.push(tokens)):

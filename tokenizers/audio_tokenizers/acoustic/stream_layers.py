@@ -5,15 +5,16 @@ does, gives every output that its input so far determines, and on the last piece
 gives the rest. So the lookahead of a codec is exactly what its layers need, none if it is causal,
 and memory does not grow with time.
 
-Equal to the bit, not only nearly: ATen computes one short waveform on the CPU with other kernels,
-which differ in the last bit. `_as_if_long`, the pending step of `LstmStream` and `ROW_BLOCK` keep
-short pieces on the kernels of long ones. What differs then, by about 1e-6, is
+Equal to the bit, not only nearly, on the CPU with one thread: ATen computes one short waveform with
+other kernels, which differ in the last bit. `_as_if_long`, the pending step of `LstmStream` and
+`ROW_BLOCK` keep short pieces on the kernels of long ones. What differs then, by about 1e-6, is
 
 - an offline call in which some convolution has at most 20,480 inputs (for EnCodec 24 kHz, one of
   less than 161 frames);
 - the last frames of an offline call whose number of frames is no multiple of 4, since the matrix
   products of its convolutions of one step end on other kernels;
-- any model with fewer channels than the public ones: oneDNN's choices for it depend on lengths.
+- any call with several threads, and any of a model with fewer channels than the public ones:
+  oneDNN's choices then depend on lengths.
 
 A causal codec that reflects its first samples waits for as many as it reflects: EnCodec 24 kHz
 gives nothing for the first 6 frames, and then each frame at once.

@@ -126,21 +126,25 @@ class DecoderStream:
 
 
 class StreamProgress:
-    """Guards a stream: one batch size throughout, and nothing after its end."""
+    """Guards a stream: pieces that fit together, and nothing after its end."""
 
     def __init__(self) -> None:
         self._like: Tensor | None = None
         self._ended = False
 
     def advance(self, x: Tensor) -> None:
-        """Notes a piece x [B, ...]."""
+        """Notes a piece x: samples [B, C, N] or tokens [B, K, T]."""
         if self._ended:
             raise ValueError("Got more for a stream that has ended; start another stream.")
         if self._like is None:
-            self._like = x.new_zeros(len(x), 0)
+            self._like = x.new_zeros(*x.shape[:2], 0)
         if len(x) != len(self._like):
             raise ValueError(
                 f"Got a batch of {len(x)}; this stream began with a batch of {len(self._like)}."
+            )
+        if x.shape[1] != self._like.shape[1]:
+            raise ValueError(
+                f"Got {x.shape[1]} codebooks; this stream began with {self._like.shape[1]}."
             )
 
     def end(self, num_channels: int, dtype: torch.dtype) -> Tensor:
@@ -148,5 +152,5 @@ class StreamProgress:
         if self._ended:
             raise ValueError("Got the end of a stream that has ended; start another stream.")
         self._ended = True
-        like = torch.zeros(1, 0) if self._like is None else self._like
+        like = torch.zeros(1, 1, 0) if self._like is None else self._like
         return like.new_zeros(len(like), num_channels, 0, dtype=dtype)
