@@ -27,8 +27,8 @@ from audio_tokenizers.semantic.features import (
 from audio_tokenizers.semantic.speech_inputs import (
     SAMPLE_RATE,
     LogMelSpectra,
+    measure_level,
     mix_to_mono,
-    standardize_samples,
 )
 
 _NORMALIZED = {"base": False, "large": False, "large_lv60k": True}
@@ -64,7 +64,7 @@ class Fairseq2Features:
         extractor = inner.encoder_frontend.feature_extractor
         if self.is_w2vbert:
             self._hop = self._field = extractor.stride  # in spectra
-            self._least = LogMelSpectra.field
+            self._least = LogMelSpectra.window_length + LogMelSpectra.hop_length
         else:
             convs = [layer.conv for layer in extractor.layers]
             self._hop, self._field = hop_and_field(
@@ -88,7 +88,7 @@ class Fairseq2Features:
 
     @property
     def frame_rate(self) -> float:
-        return SAMPLE_RATE / (self._hop * (160 if self.is_w2vbert else 1))
+        return SAMPLE_RATE / (self._hop * (LogMelSpectra.hop_length if self.is_w2vbert else 1))
 
     @property
     def num_layers(self) -> int:
@@ -119,22 +119,20 @@ class Fairseq2Features:
                 f"Got {mono.shape[1]} samples, too few for one frame; expected {self._least} or "
                 "more, pad them with zeros."
             )
-        inputs = self._inputs(mono)
+        inputs, mean, deviation = mono, mono.new_zeros(()), mono.new_ones(())
+        if self.is_w2vbert:
+            inputs = torch.stack([_spectra(row.cpu()) for row in mono]).to(mono.device)
+        elif self.normalize:
+            mean, deviation = measure_level(mono, correction=0)
         T = num_frames(inputs.shape[1], hop=self._hop, field=self._field)
         # The hooks of fairseq2 cannot stop its encoder, so it gets no more layers than it needs.
         encoder = first_layers(self.model.encoder, layer, layer_norm=None)
         size = round(self.window_seconds * self.frame_rate)
         for seen, kept in windows(T, size=size, margin=size // 10):
             stop = None if seen.stop == T else (seen.stop - 1) * self._hop + self._field
-            piece = inputs[:, seen.start * self._hop : stop].contiguous()
+            piece = (inputs[:, seen.start * self._hop : stop] - mean) / deviation
             hidden, layout = self.model.encoder_frontend(piece, BatchLayout.of(piece))
             yield encoder(hidden, layout)[:, kept]
-
-    def _inputs(self, mono: Tensor) -> Tensor:
-        """Prepared input: [B, N], or [B, T', mels] for w2v-BERT."""
-        if self.is_w2vbert:
-            return torch.stack([_spectra(row.cpu()) for row in mono]).to(mono.device)
-        return standardize_samples(mono) if self.normalize else mono
 
 
 def load_fairseq2_features(

@@ -25,11 +25,12 @@ from audio_tokenizers.semantic.masked_model import load_masked_model
 from audio_tokenizers.semantic.speech_inputs import (
     SAMPLE_RATE,
     LogMelSpectra,
+    measure_level,
     mix_to_mono,
-    standardize_samples,
 )
 
 WINDOW_SECONDS = 20.0
+SPECTRA_PER_FRAME = 2  # of w2v-BERT
 _CLASSES = {
     "hubert": "HubertModel",
     "wav2vec2": "Wav2Vec2Model",
@@ -105,10 +106,12 @@ class TransformersFeatures:
         self.window_seconds = window_seconds
         config: Any = self.model.config
         self._spectra = LogMelSpectra() if config.model_type == "wav2vec2-bert" else None
-        strides = config.conv_stride if self._spectra is None else []
-        kernels = config.conv_kernel if self._spectra is None else []
-        self._hop, self._field = hop_and_field(kernels, strides)
-        self._least = self._field if self._spectra is None else LogMelSpectra.field
+        if self._spectra is not None:
+            self._hop = self._field = SPECTRA_PER_FRAME
+            self._least = LogMelSpectra.window_length + LogMelSpectra.hop_length
+        else:
+            self._hop, self._field = hop_and_field(config.conv_kernel, config.conv_stride)
+            self._least = self._field
 
     @cached_property
     def identity(self) -> str:
@@ -127,8 +130,8 @@ class TransformersFeatures:
 
     @property
     def frame_rate(self) -> float:
-        hop = self._hop if self._spectra is None else LogMelSpectra.hop_length
-        return self.sample_rate / hop
+        step = 1 if self._spectra is None else LogMelSpectra.hop_length
+        return self.sample_rate / (self._hop * step)
 
     @property
     def num_layers(self) -> int:
@@ -155,34 +158,39 @@ class TransformersFeatures:
     def feature_windows(self, samples: Tensor, layer: int) -> Iterator[Tensor]:
         """What `features` gives, in consecutive pieces along T, in constant memory."""
         check_layer(layer, num_layers=self.num_layers)
-        inputs = self._inputs(mix_to_mono(samples).to(self.model.device))
-        T = num_frames(inputs.shape[1], hop=self._hop, field=self._field)
-        if T < 1:
+        mono = mix_to_mono(samples).to(self.model.device)
+        if mono.shape[1] < self._least:
             raise ValueError(
-                f"Got {samples.shape[2]} samples, too few for one frame; expected {self._least} or "
+                f"Got {mono.shape[1]} samples, too few for one frame; expected {self._least} or "
                 "more, pad them with zeros."
             )
+        inputs = mono if self._spectra is None else self._spectra(mono)
+        mean, deviation = self._level(inputs)
+        T = num_frames(inputs.shape[1], hop=self._hop, field=self._field)
         ends_normed = getattr(self.model.config, "do_stable_layer_norm", False)
         identity = {"layer_norm": nn.Identity()} if ends_normed else {}
         encoder = first_layers(self.model.encoder, layer, **identity)
         size = round(self.window_seconds * self.frame_rate)
         for seen, kept in windows(T, size=size, margin=size // 10):
             stop = None if seen.stop == T else (seen.stop - 1) * self._hop + self._field
-            projected = self._project(inputs[:, seen.start * self._hop : stop])  # [B, T', D]
-            yield encoder(projected).last_hidden_state[:, kept]
+            piece = (inputs[:, seen.start * self._hop : stop] - mean) / deviation
+            yield encoder(self._project(piece)).last_hidden_state[:, kept]
 
-    def _inputs(self, mono: Tensor) -> Tensor:
-        """Prepared input: [B, N], or [B, T, 2 * mels] for w2v-BERT."""
+    def _level(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """What to subtract from the inputs, and by what to divide them."""
         if self._spectra is not None:
-            return self._spectra(mono)
-        if not self.normalize:
-            return mono
-        return standardize_samples(mono)
+            return measure_level(inputs, correction=1)
+        if self.normalize:
+            return measure_level(inputs, correction=0)
+        return inputs.new_zeros(()), inputs.new_ones(())
 
     def _project(self, inputs: Tensor) -> Tensor:
-        """What enters the encoder: [B, T, D]."""
+        """From samples [B, N'] or spectra [B, 2 T', mels] to the encoder's input [B, T', D]."""
         if self._spectra is None:
-            inputs = self.model.feature_extractor(inputs).transpose(1, 2)  # [B, T, D']
+            inputs = self.model.feature_extractor(inputs).transpose(1, 2)  # [B, T', D']
+        else:
+            inputs = inputs[:, : inputs.shape[1] // SPECTRA_PER_FRAME * SPECTRA_PER_FRAME]
+            inputs = inputs.unflatten(1, (-1, SPECTRA_PER_FRAME)).flatten(2)  # [B, T', 2 mels]
         projected = self.model.feature_projection(inputs)
         return projected[0] if isinstance(projected, tuple) else projected
 
@@ -270,8 +278,8 @@ def hop_and_field(kernels: list[int], strides: list[int]) -> tuple[int, int]:
 
 
 def num_frames(length: int, *, hop: int, field: int) -> int:
-    """Frames that a stack of convolutions makes of `length` inputs."""
-    return max(0, (length - field) // hop + 1)
+    """Frames that a stack of convolutions makes of `length` inputs, at least `field`."""
+    return (length - field) // hop + 1
 
 
 def windows(num_frames: int, *, size: int, margin: int) -> Iterator[tuple[slice, slice]]:
