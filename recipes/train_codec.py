@@ -12,6 +12,7 @@ intelligible speech. It needs 2 GB of memory beside the audio (170 MB an hour).
 """
 
 import copy
+import dataclasses
 import math
 import time
 from dataclasses import dataclass
@@ -74,6 +75,10 @@ def main(config: Config) -> list[float]:
     length = int(config.seconds * codec.frame_rate) * codec.hop_length
     sampler = SegmentSampler(corpus.train, length=length, seed=config.seed)
     measure = SpectralConfig(sample_rate=codec_config.sample_rate)
+    # Half the resolutions at each step, in turn, at half the cost.
+    measures = [
+        dataclasses.replace(measure, window_lengths=measure.window_lengths[i::2]) for i in (0, 1)
+    ]
 
     first_step = 0
     checkpoint = config.out / "training.pt"
@@ -99,7 +104,7 @@ def main(config: Config) -> list[float]:
             quantize = step >= unquantised_steps
             output = codec(samples, quantize=quantize, noise_starts=noise_starts)
         answers = [answer[:, 0] for answer in output.reconstructions]
-        score = energy_score(samples[:, 0], answers, measure)
+        score = energy_score(samples[:, 0], answers, measures[step % 2])
         loss = score + 0.25 * output.commitment
         if not torch.isfinite(loss):
             raise FloatingPointError(

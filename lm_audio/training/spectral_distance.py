@@ -22,31 +22,33 @@ OVERLAP = 4
 class SpectralConfig:
     sample_rate: int
     window_lengths: tuple[int, ...] = (256, 512, 1024, 2048)
-    mel_window_lengths: tuple[int, ...] = (512, 1024, 2048)
-    num_mels: int = 80
+    num_mels: int = 64
     mel_weight: float = 2.0
-    magnitude_weight: float = 0.2
+    phase_weight: float = 2.0
 
 
 def spectra(samples: Tensor, config: SpectralConfig) -> list[tuple[float, Tensor]]:
-    """Weighted features of samples [B, N]: log-magnitudes, magnitudes and log-mels at several
-    resolutions, windows a quarter of a length apart."""
+    """Weighted features of samples [B, N] at several resolutions, windows a quarter of a length
+    apart: log-magnitudes, log-mels, and the complex spectrum with its magnitudes' roots."""
     features, scales = [], len(config.window_lengths)
     for length in config.window_lengths:
-        magnitude = _magnitude(samples, length)  # [B, frames, bins]
+        real, imaginary = _spectrum(samples, length)  # [B, frames, bins] each
+        magnitude = (real.square() + imaginary.square() + 1e-9).sqrt()
         features.append((1 / scales, (magnitude + 1e-3).log()))
-        features.append((config.magnitude_weight / scales, magnitude))
-        if length in config.mel_window_lengths:
-            bank = _filterbank(config.num_mels, length // 2, config.sample_rate)
-            mels = F.linear(magnitude[..., :-1], bank.to(samples.device))
-            weight = config.mel_weight / len(config.mel_window_lengths)
-            features.append((weight, (mels + 1e-3).log()))
+        bank = _filterbank(config.num_mels, length // 2, config.sample_rate)
+        mels = F.linear(magnitude[..., :-1], bank.to(samples.device))
+        features.append((config.mel_weight / scales, (mels + 1e-3).log()))
+        root = (magnitude + 1e-3).rsqrt() * _low_first(length, config.sample_rate).to(
+            samples.device
+        )
+        features.append((config.phase_weight / scales, real * root))
+        features.append((config.phase_weight / scales, imaginary * root))
     return features
 
 
 def distance(a: list[tuple[float, Tensor]], b: list[tuple[float, Tensor]]) -> Tensor:
     """The weighted mean absolute difference of two waveforms' features: a scalar."""
-    terms = [weight * (p - q).abs().mean() for (weight, p), (_, q) in zip(a, b, strict=True)]
+    terms = [weight * F.l1_loss(p, q) for (weight, p), (_, q) in zip(a, b, strict=True)]
     return torch.stack(terms).sum()
 
 
@@ -64,14 +66,21 @@ def energy_score(samples: Tensor, answers: list[Tensor], config: SpectralConfig)
     return score - 0.5 * distance(first, second)
 
 
-def _magnitude(samples: Tensor, length: int) -> Tensor:
-    """[B, N] -> [B, frames, length // 2 + 1], of unit level for a full-scale tone."""
+def _spectrum(samples: Tensor, length: int) -> tuple[Tensor, Tensor]:
+    """[B, N] -> real and imaginary [B, frames, length // 2 + 1], of about unit level for noise."""
     hop = length // OVERLAP
     blocks = samples[:, : samples.shape[1] // hop * hop].unflatten(1, (-1, hop))
     windows = windows_of_hops(blocks, overlap=OVERLAP)
     window = torch.hann_window(length, device=samples.device)
     spectrum = torch.fft.rfft(windows * (window * (4 / length**0.5)))
-    return (spectrum.real.square() + spectrum.imag.square() + 1e-9).sqrt()
+    return spectrum.real.contiguous(), spectrum.imag.contiguous()
+
+
+@lru_cache
+def _low_first(length: int, sample_rate: int) -> Tensor:
+    """Weights of bins [bins]: phases can be known, and heard, below a few kHz."""
+    frequencies = torch.arange(length // 2 + 1) * sample_rate / length
+    return 1 / (1 + (frequencies / 2000) ** 2)
 
 
 @lru_cache

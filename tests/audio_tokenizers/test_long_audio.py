@@ -1,4 +1,4 @@
-"""An hour of audio takes the memory of a minute: narrow codecs of every kind, in fresh processes."""
+"""An hour of audio takes the memory of a minute: narrow codecs of all kinds, in new processes."""
 
 import subprocess
 import sys

@@ -79,5 +79,8 @@ def decode_to_file(
             left -= samples.shape[1]
             if progress is not None:
                 progress(samples.shape[1] / codec.sample_rate)
-        if left:  # codecs with odd strides give a little less than their frames
-            writer.write(torch.zeros(codec.num_channels, left))
+        if left:
+            raise ValueError(
+                f"These {encoded.tokens.shape[1]} frames hold {left} samples less than the "
+                f"{encoded.num_samples} that their header states; encode the audio again."
+            )

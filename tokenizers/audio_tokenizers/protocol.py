@@ -16,7 +16,7 @@ class EncoderStream(Protocol):
         """Gains of the chunks encoded so far: [B, chunks], or None for a codec without gains."""
 
     def push(self, samples: Tensor) -> Tensor:
-        """Takes the next samples [B, C, N >= 0], returns the tokens that are final: [B, K, T >= 0]."""
+        """Takes the next samples [B, C, N >= 0], returns final tokens [B, K, T >= 0]."""
 
     def finish(self) -> Tensor:
         """Ends the waveform and returns the remaining tokens: [B, K, T >= 0]."""
@@ -26,7 +26,7 @@ class DecoderStream(Protocol):
     """Decodes tokens piece by piece; the pieces concatenate to what `decode` returns."""
 
     def push(self, tokens: Tensor) -> Tensor:
-        """Takes the next tokens [B, K, T >= 0], returns the samples that are final: [B, C, N >= 0]."""
+        """Takes the next tokens [B, K, T >= 0], returns final samples [B, C, N >= 0]."""
 
     def finish(self) -> Tensor:
         """Ends the tokens and returns the remaining samples: [B, C, N >= 0]."""

@@ -13,8 +13,8 @@ def noise(seed: int, scale: float = 0.1) -> torch.Tensor:
 
 def test_magnitudes_equal_torch_stft() -> None:
     samples = noise(0)
-    config = SpectralConfig(sample_rate=24_000, window_lengths=(512,), mel_window_lengths=())
-    magnitude = spectra(samples, config)[1][1]
+    config = SpectralConfig(sample_rate=24_000, window_lengths=(512,))
+    magnitude = spectra(samples, config)[0][1].exp() - 1e-3
     expected = torch.stft(
         samples, 512, 128, window=torch.hann_window(512), center=False, return_complex=True
     )

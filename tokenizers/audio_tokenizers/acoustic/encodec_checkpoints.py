@@ -20,7 +20,7 @@ from torch import Tensor
 
 from audio_tokenizers.acoustic.encodec import EncodecTokenizer, fold_weight_norm
 
-_AUDIOCRAFT_FILE = "compression_state_dict.bin"
+AUDIOCRAFT_FILE = "compression_state_dict.bin"
 _POINTERS = {
     "encodec_24khz": "facebook/encodec_24khz",
     "encodec_48khz": "facebook/encodec_48khz",
@@ -42,10 +42,10 @@ def load_encodec(source: str | Path) -> EncodecTokenizer:
     """Loads EnCodec from a file or folder in any of the layouts, or from a transformers hub id."""
     path = Path(source)
     if path.is_dir() and not (path / "config.json").exists():
-        path = path / _AUDIOCRAFT_FILE
+        path = path / AUDIOCRAFT_FILE
         if not path.exists():
             raise ValueError(
-                f"Got the folder {source} without config.json or {_AUDIOCRAFT_FILE}; expected one "
+                f"Got the folder {source} without config.json or {AUDIOCRAFT_FILE}; expected one "
                 "with a checkpoint of EnCodec."
             )
     if not path.is_file():
@@ -73,7 +73,7 @@ def is_encodec_checkpoint(path: str | Path) -> bool:
     if config.is_file():
         return json.loads(config.read_text()).get("model_type") == "encodec"
     if path.is_dir():
-        path = path / _AUDIOCRAFT_FILE
+        path = path / AUDIOCRAFT_FILE
     if not path.is_file():
         return False
     try:

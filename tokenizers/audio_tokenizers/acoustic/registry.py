@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from audio_tokenizers.acoustic.dac import load_dac
-from audio_tokenizers.acoustic.encodec_checkpoints import load_encodec
+from audio_tokenizers.acoustic.encodec_checkpoints import AUDIOCRAFT_FILE, load_encodec
 from audio_tokenizers.acoustic.frame_codec import load_frame_codec
 from audio_tokenizers.acoustic.mimi import load_mimi
 from audio_tokenizers.protocol import AcousticTokenizer
@@ -14,6 +14,7 @@ NAMES = {
     "encodec-24khz": "facebook/encodec_24khz",
     "encodec-48khz": "facebook/encodec_48khz",
     "encodec-32khz": "facebook/encodec_32khz",
+    "encodec-16khz": "facebook/audiogen-medium",
     "dac-16khz": "descript/dac_16khz",
     "dac-24khz": "descript/dac_24khz",
     "dac-44khz": "descript/dac_44khz",
@@ -21,7 +22,7 @@ NAMES = {
 }
 """Short names of public codecs on the hub."""
 
-LOADERS: dict[str, Callable[[str], AcousticTokenizer]] = {
+LOADERS: dict[str, Callable[[str | Path], AcousticTokenizer]] = {
     "dac": load_dac,
     "encodec": load_encodec,
     "frame-codec": load_frame_codec,
@@ -36,30 +37,34 @@ def load_codec(name_or_path: str | Path, *, device: str = "cpu") -> AcousticToke
     """
     source = NAMES.get(str(name_or_path), str(name_or_path))
     path = Path(source)
-    if path.is_file() or (path.is_dir() and not (path / "config.json").exists()):
-        codec: AcousticTokenizer = load_encodec(source)  # the one kind that comes without a config
-    else:
-        kind = _model_type(source)
+    config = path / "config.json" if path.exists() else _hub_file(source, "config.json")
+    weights = path if path.exists() else None
+    if config is None:
+        weights = _hub_file(source, AUDIOCRAFT_FILE)
+    if config is not None and config.is_file():
+        kind = json.loads(config.read_text()).get("model_type")
         if kind not in LOADERS:
             raise ValueError(
                 f"Got {source}, a model of type {kind}; codecs are of type {', '.join(LOADERS)}."
             )
         codec = LOADERS[kind](source)
+    elif weights is not None:
+        codec = load_encodec(weights)  # the one kind that also comes without a config
+    else:
+        raise ValueError(
+            f"Found no codec {source!r}: it is no local file or folder, and the hub has none of "
+            f"that id or cannot be reached; the short names are {', '.join(NAMES)}."
+        )
     codec.to(device)
     return codec
 
 
-def _model_type(source: str) -> str | None:
-    """What config.json says, of a local folder or on the hub."""
-    config = Path(source) / "config.json"
-    if config.is_file():
-        return json.loads(config.read_text()).get("model_type")
-    from transformers import PretrainedConfig
+def _hub_file(hub_id: str, name: str) -> Path | None:
+    """The local copy of a file on the hub, fetched if need be; None if there is none."""
+    from transformers.utils.hub import cached_file
 
     try:
-        return PretrainedConfig.get_config_dict(source)[0].get("model_type")
-    except (OSError, ValueError):
-        raise ValueError(
-            f"Found no codec {source!r}: it is no local file or folder, and the hub has none of "
-            f"that id or cannot be reached; the short names are {', '.join(NAMES)}."
-        ) from None
+        found = cached_file(hub_id, name, _raise_exceptions_for_missing_entries=False)
+    except (OSError, ValueError):  # no such repository, no connection, or no valid id
+        return None
+    return None if found is None else Path(found)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from audio_tokenizers.atomic import replacing
 from audio_tokenizers.identity import WeightsHash
 from audio_tokenizers.spectra import mel_filterbank, windows_of_hops
+from audio_tokenizers.weights import check_weights
 
 MODEL_TYPE = "masked-audio-model"
 OVERLAP = 4  # hops in a window
@@ -205,7 +206,6 @@ def load_masked_model(folder: str | Path) -> MaskedAudioModel:
         )
     model = MaskedAudioModel(MaskedModelConfig(**fields))
     weights = load_file(folder / "model.safetensors")
-    if wrong := model.state_dict().keys() ^ weights.keys():
-        raise ValueError(f"{folder}: missing or unexpected weights: {', '.join(sorted(wrong))}.")
+    check_weights(weights, model.state_dict(), source=folder)
     model.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
     return model.eval()

@@ -29,6 +29,7 @@ from audio_tokenizers.acoustic.inputs import (
 )
 from audio_tokenizers.atomic import replacing
 from audio_tokenizers.identity import WeightsHash
+from audio_tokenizers.weights import check_weights
 
 MODEL_TYPE = "frame-codec"
 TRAINING_ONLY = ("initted", "cluster_size", "embed_avg")  # the quantiser's own statistics
@@ -197,8 +198,7 @@ def load_frame_codec(folder: str | Path) -> FrameCodec:
         )
     codec = FrameCodec(FrameCodecConfig(**fields))
     weights = load_file(folder / "model.safetensors")
-    if wrong := codec.inference_weights().keys() ^ weights.keys():
-        raise ValueError(f"{folder}: missing or unexpected weights: {', '.join(sorted(wrong))}.")
+    check_weights(weights, codec.inference_weights(), source=folder)
     codec.load_state_dict({name: tensor.float() for name, tensor in weights.items()}, strict=False)
     for layer in codec.quantizer.layers:
         codebook = layer._codebook

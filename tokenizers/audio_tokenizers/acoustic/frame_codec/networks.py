@@ -27,6 +27,8 @@ class FrameCodecConfig:
     hop_length: int = 480
     spectra_per_frame: int = 2
     num_mels: int = 100
+    phase_bins: int = 128
+    """The lowest bins of the spectrum that the encoder sees with their phase; 3.2 kHz here."""
     encoder_width: int = 256
     encoder_layers: int = 8
     decoder_width: int = 384
@@ -71,6 +73,7 @@ def tiny() -> FrameCodecConfig:
         num_codebooks=4,
         codebook_size=64,
         num_mels=40,
+        phase_bins=32,
         noise_bands=8,
     )
 
@@ -91,7 +94,7 @@ class Encoder(nn.Module):
         self.register_buffer("window", torch.hann_window(length), persistent=False)
         self.register_buffer("filterbank", bank, persistent=False)
         self.stack = FrameStack(
-            in_width=config.spectra_per_frame * config.num_mels,
+            in_width=config.spectra_per_frame * (config.num_mels + 2 * config.phase_bins),
             width=config.encoder_width,
             num_layers=config.encoder_layers,
             kernel_size=config.kernel_size,
@@ -107,20 +110,25 @@ class Encoder(nn.Module):
     def forward(self, samples: Tensor) -> Tensor:
         """samples: [B, 1, N] -> latents [B, T, D]"""
         num_frames = samples.shape[2] // self.config.hop_length
-        frames = self.mel_frames(F.pad(samples, (self.margin, self.margin)), num_frames)
+        frames = self.frames(F.pad(samples, (self.margin, self.margin)), num_frames)
         state = self.stack.start(frames)
         h, state = self.stack(frames, state)
         return self.project(torch.cat([h, self.stack.finish(state)], dim=1))
 
-    def mel_frames(self, padded: Tensor, num_frames: int) -> Tensor:
-        """Samples [B, 1, N] with both margins -> frames of log-mels [B, T, spectra * mels]."""
+    def frames(self, padded: Tensor, num_frames: int) -> Tensor:
+        """Samples [B, 1, N] with both margins -> log-mels and low bins with phase [B, T, D]."""
         if num_frames == 0:
             return padded.new_zeros(padded.shape[0], 0, self.stack.in_width)
         blocks = padded[:, 0].unflatten(1, (-1, self.config.spectrum_hop))
         windows = windows_of_hops(blocks, overlap=OVERLAP) * self.window
-        magnitudes = torch.fft.rfft(windows.float())[..., :-1].abs()
-        mels = row_linear(magnitudes, self.filterbank).clamp(min=1e-5).log()
-        return ((mels + 4) / 4).unflatten(1, (-1, self.config.spectra_per_frame)).flatten(2)
+        spectrum = torch.view_as_real(torch.fft.rfft(windows.float())[..., :-1])  # [B, J, bins, 2]
+        power = spectrum.square().sum(-1)
+        mels = row_linear(power.sqrt(), self.filterbank).clamp(min=1e-5).log()
+        low = slice(self.config.phase_bins)
+        # Divided by the fourth root of power: the phase, and the root of the magnitude.
+        phases = spectrum[:, :, low] * (power[:, :, low, None] + 1e-4).pow(-0.25)
+        values = torch.cat([(mels + 4) / 4, 0.5 * phases.flatten(2)], dim=2)  # [B, J, ...]
+        return values.unflatten(1, (-1, self.config.spectra_per_frame)).flatten(2)
 
 
 class Decoder(nn.Module):

@@ -53,7 +53,7 @@ class FrameEncoderStream:
         buffer = torch.cat([self.samples, samples], dim=2)
         T = max(0, (buffer.shape[2] - 2 * encoder.margin) // hop)
         self.samples = buffer[:, :, T * hop :]
-        frames = encoder.mel_frames(buffer[:, :, : T * hop + 2 * encoder.margin], T)
+        frames = encoder.frames(buffer[:, :, : T * hop + 2 * encoder.margin], T)
         if not self.state:
             self.state = encoder.stack.start(frames)
         h, self.state = encoder.stack(frames, self.state)
