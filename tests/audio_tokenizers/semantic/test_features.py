@@ -10,8 +10,8 @@ from audio_tokenizers.semantic.features import (
     TransformersFeatures,
     WindowedFeatureExtractor,
     load_features,
-    windows,
 )
+from audio_tokenizers.semantic.frames import windows
 from audio_tokenizers.semantic.masked_model import (
     MaskedAudioModel,
     save_masked_model,

@@ -87,6 +87,9 @@ def test_long_audio_is_seen_in_windows_close_to_the_whole() -> None:
     assert not torch.equal(windowed, whole)
     error = (windowed - whole).square().mean() / whole.var()
     assert error < 0.05
+    pieces = list(make_model(window_seconds=2.0).feature_windows(samples, 2))
+    assert len(pieces) > 2
+    assert torch.equal(torch.cat(pieces, dim=1), windowed)
 
 
 def test_masks_cover_the_wanted_share_in_spans() -> None:

@@ -18,17 +18,16 @@ from torch import Tensor, nn
 from audio_tokenizers.identity import hash_tensors
 from audio_tokenizers.semantic.features import (
     WINDOW_SECONDS,
-    check_layer,
     first_layers,
     hop_and_field,
     num_frames,
-    windows,
 )
+from audio_tokenizers.semantic.frames import windows
+from audio_tokenizers.semantic.inputs import check_layer, mix_to_mono
 from audio_tokenizers.semantic.speech_inputs import (
     SAMPLE_RATE,
     LogMelSpectra,
     measure_level,
-    mix_to_mono,
 )
 
 _NORMALIZED = {"base": False, "large": False, "large_lv60k": True}

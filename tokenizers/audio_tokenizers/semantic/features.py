@@ -20,13 +20,14 @@ import torch
 from torch import Tensor, nn
 
 from audio_tokenizers.identity import hash_tensors
+from audio_tokenizers.semantic.frames import windows
+from audio_tokenizers.semantic.inputs import check_layer, mix_to_mono
 from audio_tokenizers.semantic.masked_model import MODEL_TYPE as MASKED_MODEL_TYPE
 from audio_tokenizers.semantic.masked_model import load_masked_model
 from audio_tokenizers.semantic.speech_inputs import (
     SAMPLE_RATE,
     LogMelSpectra,
     measure_level,
-    mix_to_mono,
 )
 
 WINDOW_SECONDS = 20.0
@@ -250,12 +251,6 @@ def _reads_normalized(source: str | Path) -> bool:
     return bool(settings.get("do_normalize", True))
 
 
-def check_layer(layer: int, *, num_layers: int) -> None:
-    """Raises unless the model has the layer, or it is 0: the encoder's input."""
-    if not 0 <= layer <= num_layers:
-        raise ValueError(f"Got layer {layer}; this model has layers 0 to {num_layers}.")
-
-
 def first_layers(encoder: nn.Module, num_layers: int, **replaced: nn.Module | None) -> Any:
     """The encoder up to a layer, as a view: the weights are shared and `encoder` is left whole.
 
@@ -280,19 +275,3 @@ def hop_and_field(kernels: list[int], strides: list[int]) -> tuple[int, int]:
 def num_frames(length: int, *, hop: int, field: int) -> int:
     """Frames that a stack of convolutions makes of `length` inputs, at least `field`."""
     return (length - field) // hop + 1
-
-
-def windows(num_frames: int, *, size: int, margin: int) -> Iterator[tuple[slice, slice]]:
-    """Windows of `size` over frames: which frames each sees, and which of those it gives.
-
-    What they give, one after the other, is all the frames once; `margin` more are seen on each
-    side, or further on the other side at the ends.
-    """
-    if num_frames <= size:
-        yield slice(0, num_frames), slice(0, num_frames)
-        return
-    step = size - 2 * margin
-    for start in range(0, num_frames, step):
-        first = min(max(0, start - margin), num_frames - size)
-        stop = min(start + step, num_frames)
-        yield slice(first, first + size), slice(start - first, stop - first)

@@ -1,7 +1,9 @@
-"""Fewer frames: mean pooling to a lower frame rate, and runs of equal tokens as durations.
+"""Frames along time: pooled to a lower rate, runs of equal tokens as durations, and windows.
 
 Shapes: B batch, T frames, S runs of equal tokens, D width.
 """
+
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -59,3 +61,19 @@ def expand_durations(unique: Tensor, durations: Tensor) -> Tensor:
     if durations.numel() and int(durations.min()) < 0:
         raise ValueError(f"Got a duration of {int(durations.min())}; expected 0 or more frames.")
     return torch.repeat_interleave(unique, durations)
+
+
+def windows(num_frames: int, *, size: int, margin: int) -> Iterator[tuple[slice, slice]]:
+    """Windows of `size` over frames: which frames each sees, and which of those it gives.
+
+    What they give, one after the other, is all the frames once; `margin` more are seen on each
+    side, or further on the other side at the ends.
+    """
+    if num_frames <= size:
+        yield slice(0, num_frames), slice(0, num_frames)
+        return
+    step = size - 2 * margin
+    for start in range(0, num_frames, step):
+        first = min(max(0, start - margin), num_frames - size)
+        stop = min(start + step, num_frames)
+        yield slice(first, first + size), slice(start - first, stop - first)

@@ -7,6 +7,7 @@ docs/adr/0003-masked-model.md.
 """
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from torch import Tensor, nn
 
 from audio_tokenizers.atomic import replacing
 from audio_tokenizers.identity import WeightsHash
+from audio_tokenizers.semantic.frames import windows
+from audio_tokenizers.semantic.inputs import check_layer, mix_to_mono
 from audio_tokenizers.spectra import mel_filterbank, windows_of_hops
 from audio_tokenizers.weights import check_weights
 
@@ -102,14 +105,22 @@ class MaskedAudioModel(nn.Module):
         """Names the model, its settings and its weights, as they are now."""
         return f"{MODEL_TYPE}-{self.hash(self.state_dict(), repr(self.config))[:16]}"
 
+    @property
+    def margin(self) -> int:
+        """Samples that a frame's windows reach beyond it, on each side."""
+        return (OVERLAP - 1) * self.config.spectrum_hop // 2
+
     def patches(self, samples: Tensor) -> Tensor:
         """Standardised log-mels of samples [B, C, N], in mono: [B, T, spectra * mels]."""
-        mono = samples.mean(1)
-        margin = (OVERLAP - 1) * self.config.spectrum_hop // 2
-        padded = F.pad(mono, (margin, margin - mono.shape[1] % -self.config.hop_length))
+        mono = mix_to_mono(samples)
+        missing = -mono.shape[1] % self.config.hop_length
+        return self.patches_of(F.pad(mono, (self.margin, missing + self.margin)))
+
+    def patches_of(self, padded: Tensor) -> Tensor:
+        """Patches [B, T, spectra * mels] of whole frames with both margins: [B, N]."""
         blocks = padded.unflatten(1, (-1, self.config.spectrum_hop))
-        windows = windows_of_hops(blocks, overlap=OVERLAP) * self.window
-        magnitudes = torch.fft.rfft(windows.float())[..., :-1].abs()
+        frames = windows_of_hops(blocks, overlap=OVERLAP) * self.window
+        magnitudes = torch.fft.rfft(frames.float())[..., :-1].abs()
         mels = F.linear(magnitudes, self.filterbank).clamp(min=1e-5).log()  # [B, J, mels]
         patches = mels.unflatten(1, (-1, self.config.spectra_per_frame)).flatten(2)
         return (patches - self.patch_mean) / self.patch_std
@@ -122,24 +133,22 @@ class MaskedAudioModel(nn.Module):
             x = block(x, angles)
         return x if num_layers is not None else self.norm(x)
 
-    @torch.no_grad()
     def features(self, samples: Tensor, layer: int) -> Tensor:
         """Activations after `layer` (0: the embedded patches) of samples [B, C, N]: [B, T, D]."""
-        if not 0 <= layer <= self.num_layers:
-            raise ValueError(f"Got layer {layer}; this model has layers 0 to {self.num_layers}.")
-        if samples.ndim != 3 or samples.shape[2] == 0:
-            raise ValueError(f"Got samples of shape {list(samples.shape)}; expected [B, C, N].")
-        embedded = self.embed(self.patches(samples))  # [B, T, D]
+        return torch.cat(list(self.feature_windows(samples, layer)), dim=1)
+
+    @torch.no_grad()
+    def feature_windows(self, samples: Tensor, layer: int) -> Iterator[Tensor]:
+        """What `features` gives, in consecutive pieces along T, in constant memory."""
+        check_layer(layer, num_layers=self.num_layers)
+        hop, margin = self.config.hop_length, self.margin
+        mono = mix_to_mono(samples)
+        T = -(-mono.shape[1] // hop)
+        padded = F.pad(mono, (margin, T * hop - mono.shape[1] + margin))
         size = max(10, round(self.config.window_seconds * self.frame_rate))
-        if embedded.shape[1] <= size:
-            return self.encode_patches(embedded, num_layers=layer)
-        margin, T = size // 10, embedded.shape[1]
-        pieces = []
-        for start in range(0, T, size - 2 * margin):
-            first, last = max(0, start - margin), start + size - margin
-            seen = self.encode_patches(embedded[:, first:last], num_layers=layer)
-            pieces.append(seen[:, start - first :][:, : size - 2 * margin])
-        return torch.cat(pieces, dim=1)
+        for seen, kept in windows(T, size=size, margin=size // 10):
+            patches = self.patches_of(padded[:, seen.start * hop : seen.stop * hop + 2 * margin])
+            yield self.encode_patches(self.embed(patches), num_layers=layer)[:, kept]
 
 
 class Block(nn.Module):

@@ -9,20 +9,6 @@ from torch import Tensor
 SAMPLE_RATE = 16_000
 
 
-def mix_to_mono(samples: Tensor) -> Tensor:
-    """Samples [B, C, N], float32, to their means over channels: [B, N]."""
-    if samples.ndim != 3 or 0 in samples.shape:
-        raise ValueError(
-            f"Got samples of shape {list(samples.shape)}; expected [B, C, N] with no empty axis."
-        )
-    if samples.dtype != torch.float32:
-        raise ValueError(
-            f"Got samples of type {samples.dtype}; expected torch.float32, convert them."
-        )
-    # A view where it can be: an hour of samples is 230 MB.
-    return samples[:, 0] if samples.shape[1] == 1 else samples.mean(1)
-
-
 def measure_level(inputs: Tensor, *, correction: int) -> tuple[Tensor, Tensor]:
     """Mean and deviation along axis 1, which stays as 1; the deviation is never 0."""
     variance, mean = torch.var_mean(inputs, dim=1, correction=correction, keepdim=True)

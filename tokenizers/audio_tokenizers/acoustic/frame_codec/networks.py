@@ -147,15 +147,13 @@ class Decoder(nn.Module):
             kernel_size=config.kernel_size,
             lookahead=config.lookahead,
         )
-        self.sizes = (config.num_bins, config.num_bins, config.noise_bands)
+        bins = config.num_bins
+        # The log level, the real and imaginary part, the log noise.
+        self.sizes = (bins, bins, bins, config.noise_bands)
         self.head = RowLinear(config.decoder_width, config.spectra_per_frame * sum(self.sizes))
-        # Start at the level of quiet sounds, the noise below them.
-        bias = torch.cat(
-            [
-                torch.full((size,), start)
-                for size, start in zip(self.sizes, (-2.0, 0.0, -4.0), strict=True)
-            ]
-        )
+        # Start at the level of quiet sounds, half of it noise.
+        starts = zip(self.sizes, (-2.0, 0.0, 0.0, -0.7), strict=True)
+        bias = torch.cat([torch.full((size,), start) for size, start in starts])
         self.head.bias.data.copy_(bias.repeat(config.spectra_per_frame))
         window = torch.hann_window(OVERLAP * config.spectrum_hop)
         # Squared Hann windows at a quarter of their length apart add up to OVERLAP * 3 / 8.
@@ -184,10 +182,10 @@ class Decoder(nn.Module):
     def spectra(self, h: Tensor) -> tuple[Tensor, Tensor]:
         """h: [B, T, width] -> the tonal spectrum and gains of noise, [B, J, bins] each."""
         values = self.head(h).float().unflatten(-1, (self.config.spectra_per_frame, -1))
-        log_magnitude, phase, log_noise = values.flatten(1, 2).split(self.sizes, dim=-1)
-        magnitude = log_magnitude.clamp(max=MAX_LOG_MAGNITUDE).exp()
-        noise_gains = row_linear(log_noise, self.bands).clamp(max=MAX_LOG_MAGNITUDE).exp()
-        return torch.complex(magnitude * phase.cos(), magnitude * phase.sin()), noise_gains
+        log_level, real, imaginary, log_noise = values.flatten(1, 2).split(self.sizes, dim=-1)
+        level = log_level.clamp(max=MAX_LOG_MAGNITUDE).exp()
+        noise_gains = level * row_linear(log_noise, self.bands).clamp(max=1.0).exp()
+        return torch.complex(level * real, level * imaginary), noise_gains
 
     def windows(self, tonal: Tensor, noise_gains: Tensor, first_spectrum: int | None) -> Tensor:
         """Spectra [B, J, bins], of which the first has this number, -> sound [B, J, window].
