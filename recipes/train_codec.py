@@ -7,8 +7,8 @@
 rain ...). Training stops after `--steps` and can be stopped and started again at any time: it
 continues from `OUT/training.pt`. `OUT/model.safetensors` and `OUT/config.json` are the codec, the
 average of the latest weights; use them as `lm-audio encode --codec OUT`.
-On two CPU cores a step of 12 x 1.28 s takes about 0.7 s in bfloat16; 20,000 steps give
-intelligible speech. It needs 2 GB of memory beside the audio (170 MB an hour).
+A step of 12 x 1.28 s takes about 0.7 s on two CPU cores in bfloat16, and 2 GB of memory beside the
+audio, which takes 170 MB an hour. How it learns, and what failed: docs/log.md.
 """
 
 import copy
@@ -47,11 +47,9 @@ class Config:
     seconds: float = 1.28
     learning_rate: float = 1e-3
     warmup_steps: int = 200
-    unquantised_steps: int = 120
-    """Steps, a fifth of all at most, before the codebooks start: from k-means over 16 batches."""
-    tonal_share: float = 0.3
-    """The share of steps before the noise joins in. With it from the start nothing tonal is ever
-    learned: for a decoder that knows no phases yet, noise is the better answer to everything."""
+    unquantised_share: float = 0.25
+    """The share of steps before the quantiser joins in. Phases are learned slowly and through it
+    hardly at all; the codebooks then start from k-means over the latents of 16 batches."""
     average_decay: float = 0.999
     evaluate_every: int = 500
     precision: Literal["bfloat16", "float32"] = "bfloat16"
@@ -63,8 +61,7 @@ def main(config: Config) -> list[float]:
     """Trains to the end and returns the loss of every step."""
     torch.manual_seed(config.seed)
     steps = config.steps or (60 if config.preset == "tiny" else 20_000)
-    unquantised_steps = min(config.unquantised_steps, steps // 5)
-    tonal_steps = round(config.tonal_share * steps)
+    unquantised_steps = round(config.unquantised_share * steps)
     codec_config = tiny() if config.preset == "tiny" else FrameCodecConfig()
     codec = FrameCodec(codec_config).to(config.device).train()
     average = copy.deepcopy(codec)
@@ -96,15 +93,15 @@ def main(config: Config) -> list[float]:
     for step in progress:
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * schedule(step, steps, config)
-        if step == unquantised_steps:
+        quantize = step >= unquantised_steps
+        if quantize and not codec.has_codebooks:
             start_codebooks(codec, sampler, config)
         samples = sampler.batch(config.batch_size).to(config.device)
-        noise_starts = torch.randint(2**30, (2,)).tolist() if step >= tonal_steps else [None]
+        noise_starts = torch.randint(2**30, (2,)).tolist()
         with torch.autocast(config.device, torch.bfloat16, enabled=config.precision == "bfloat16"):
-            quantize = step >= unquantised_steps
             output = codec(samples, quantize=quantize, noise_starts=noise_starts)
-        answers = [answer[:, 0] for answer in output.reconstructions]
-        score = energy_score(samples[:, 0], answers, measures[step % 2])
+        first, second = (answer[:, 0] for answer in output.reconstructions)
+        score = energy_score(samples[:, 0], (first, second), measures[step % 2])
         loss = score + 0.25 * output.commitment
         if not torch.isfinite(loss):
             raise FloatingPointError(

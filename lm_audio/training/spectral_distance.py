@@ -24,7 +24,7 @@ class SpectralConfig:
     window_lengths: tuple[int, ...] = (256, 512, 1024, 2048)
     num_mels: int = 64
     mel_weight: float = 2.0
-    phase_weight: float = 2.0
+    phase_weight: float = 8.0
 
 
 def spectra(samples: Tensor, config: SpectralConfig) -> list[tuple[float, Tensor]]:
@@ -52,18 +52,12 @@ def distance(a: list[tuple[float, Tensor]], b: list[tuple[float, Tensor]]) -> Te
     return torch.stack(terms).sum()
 
 
-def energy_score(samples: Tensor, answers: list[Tensor], config: SpectralConfig) -> Tensor:
-    """The score of waveforms that a generator answers independently with, one or two: all [B, N].
-
-    With one it is the distance, right for a generator that knows a single answer.
-    """
+def energy_score(samples: Tensor, answers: tuple[Tensor, Tensor], config: SpectralConfig) -> Tensor:
+    """The score of two waveforms that a generator answers independently with: all [B, N]."""
     truth = spectra(samples, config)
-    given = [spectra(answer, config) for answer in answers]
-    score = torch.stack([distance(answer, truth) for answer in given]).mean()
-    if len(given) == 1:
-        return score
-    first, second = given
-    return score - 0.5 * distance(first, second)
+    first, second = (spectra(answer, config) for answer in answers)
+    to_truth = distance(first, truth) + distance(second, truth)
+    return 0.5 * (to_truth - distance(first, second))
 
 
 def _spectrum(samples: Tensor, length: int) -> tuple[Tensor, Tensor]:

@@ -159,6 +159,11 @@ class FrameCodec(nn.Module):
         levels = zip(self.codebooks(), tokens.unbind(1), strict=False)
         return torch.stack([codebook[level] for codebook, level in levels]).sum(0)
 
+    @property
+    def has_codebooks(self) -> bool:
+        """Whether they were started by training or read from a file."""
+        return all(bool(layer._codebook.initted) for layer in self.quantizer.layers)
+
     def codebooks(self) -> list[Tensor]:
         """One codebook [V, D] a level."""
         return [layer._codebook.embed[0] for layer in self.quantizer.layers]
