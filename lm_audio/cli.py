@@ -123,8 +123,16 @@ def main(arguments: list[str] | None = None) -> None:
 
 def load(name: str, device: str) -> "AcousticTokenizer":
     """A codec by name, `default` being the one in this package."""
+    import torch
+
     from audio_tokenizers.acoustic.registry import load_codec
     from lm_audio.pretrained import CODEC_FOLDER
+
+    try:
+        torch.empty(0, device=device)
+    except (AssertionError, RuntimeError) as error:
+        first = str(error).splitlines()[0]
+        raise ValueError(f"The device {device!r} cannot be used here: {first}") from None
 
     return load_codec(CODEC_FOLDER if name == "default" else name, device=device)
 

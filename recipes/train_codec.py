@@ -30,7 +30,7 @@ from audio_tokenizers.acoustic.frame_codec import (
     tiny,
 )
 from audio_tokenizers.atomic import replacing
-from lm_audio.data.corpus import Clip, Corpus, SegmentSampler, load_corpus
+from lm_audio.data.corpus import Corpus, Recording, SegmentSampler, load_corpus
 from lm_audio.data.synthetic import synthetic_clips
 from lm_audio.training.spectral_distance import SpectralConfig, distance, energy_score, spectra
 
@@ -53,17 +53,19 @@ class Config:
     average_decay: float = 0.999
     evaluate_every: int = 500
     precision: Literal["bfloat16", "float32"] = "bfloat16"
-    device: str = "cuda" if torch.cuda.is_available() else "cpu"
+    device: str | None = None
+    """cuda where there is one, else cpu."""
     seed: int = 0
 
 
 def main(config: Config) -> list[float]:
     """Trains to the end and returns the loss of every step."""
     torch.manual_seed(config.seed)
+    device = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
     steps = config.steps or (60 if config.preset == "tiny" else 20_000)
     unquantised_steps = round(config.unquantised_share * steps)
     codec_config = tiny() if config.preset == "tiny" else FrameCodecConfig()
-    codec = FrameCodec(codec_config).to(config.device).train()
+    codec = FrameCodec(codec_config).to(device).train()
     average = copy.deepcopy(codec)
     optimizer = torch.optim.AdamW(
         codec.parameters(), lr=config.learning_rate, betas=(0.8, 0.99), weight_decay=0.01
@@ -80,7 +82,7 @@ def main(config: Config) -> list[float]:
     first_step = 0
     checkpoint = config.out / "training.pt"
     if checkpoint.exists():
-        saved = torch.load(checkpoint, map_location=config.device, weights_only=True)
+        saved = torch.load(checkpoint, map_location=device, weights_only=True)
         codec.load_state_dict(saved["codec"])
         average.load_state_dict(saved["average"])
         optimizer.load_state_dict(saved["optimizer"])
@@ -95,10 +97,10 @@ def main(config: Config) -> list[float]:
             group["lr"] = config.learning_rate * schedule(step, steps, config)
         quantize = step >= unquantised_steps
         if quantize and not codec.has_codebooks:
-            start_codebooks(codec, sampler, config)
-        samples = sampler.batch(config.batch_size).to(config.device)
+            start_codebooks(codec, sampler, config.batch_size, device)
+        samples = sampler.batch(config.batch_size).to(device)
         noise_starts = torch.randint(2**30, (2,)).tolist()
-        with torch.autocast(config.device, torch.bfloat16, enabled=config.precision == "bfloat16"):
+        with torch.autocast(device, torch.bfloat16, enabled=config.precision == "bfloat16"):
             output = codec(samples, quantize=quantize, noise_starts=noise_starts)
         first, second = (answer[:, 0] for answer in output.reconstructions)
         score = energy_score(samples[:, 0], (first, second), measures[step % 2])
@@ -116,7 +118,7 @@ def main(config: Config) -> list[float]:
         progress.set_postfix(loss=f"{sum(losses[-50:]) / len(losses[-50:]):.3f}")
 
         if (step + 1) % config.evaluate_every == 0 or step + 1 == steps:
-            report = evaluate(average, corpus.held_out, measure, config)
+            report = evaluate(average, corpus.held_out, measure, device)
             tqdm.write(f"step {step + 1}: {report}")
             save_frame_codec(average, config.out)
             with replacing(checkpoint) as path:
@@ -150,9 +152,11 @@ def schedule(step: int, steps: int, config: Config) -> float:
 
 
 @torch.no_grad()
-def start_codebooks(codec: FrameCodec, sampler: SegmentSampler, config: Config) -> None:
+def start_codebooks(
+    codec: FrameCodec, sampler: SegmentSampler, batch_size: int, device: str
+) -> None:
     """Starts each codebook from k-means over many latents: one batch holds too few."""
-    batches = [sampler.batch(config.batch_size).to(config.device) for _ in range(16)]
+    batches = [sampler.batch(batch_size).to(device) for _ in range(16)]
     codec.quantizer(torch.cat([codec.encoder(samples) for samples in batches]))
 
 
@@ -166,7 +170,9 @@ def update_average(average: FrameCodec, codec: FrameCodec, *, decay: float) -> N
 
 
 @torch.no_grad()
-def evaluate(codec: FrameCodec, clips: list[Clip], measure: SpectralConfig, config: Config) -> str:
+def evaluate(
+    codec: FrameCodec, clips: list[Recording], measure: SpectralConfig, device: str
+) -> str:
     """The distance to held-out clips through all codebooks and half of them, and their use."""
     began = time.monotonic()
     codec.eval()
@@ -175,7 +181,7 @@ def evaluate(codec: FrameCodec, clips: list[Clip], measure: SpectralConfig, conf
     for kind in sorted({clip.kind for clip in clips}):
         for clip in [clip for clip in clips if clip.kind == kind][:12]:
             samples = torch.from_numpy(clip.samples[: 4 * codec.sample_rate]).float() / 32767
-            truth = samples.to(config.device)[None, None]
+            truth = samples.to(device)[None, None]
             tokens = codec.encode(truth)
             for level, codes in enumerate(tokens[0].cpu()):
                 used[level, codes] = True

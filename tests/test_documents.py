@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,14 +23,16 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def run_code_of(document: str, replacements: dict[str, str]) -> None:
+def run_code_of(document: str, replacements: dict[str, str]) -> dict[str, Any]:
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / document).read_text(), re.DOTALL)
     assert blocks
     code = "\n".join(blocks)
     for name, replacement in replacements.items():
         assert name in code
         code = code.replace(name, replacement)
-    exec(compile(code, document, "exec"), {"__name__": "document"})
+    scope: dict[str, Any] = {"__name__": "document"}
+    exec(compile(code, document, "exec"), scope)
+    return scope
 
 
 def test_the_code_of_the_readme(workplace: Path) -> None:
@@ -42,6 +45,8 @@ def test_the_code_of_the_readme(workplace: Path) -> None:
 
 
 def test_the_code_of_semantic_tokens(workplace: Path) -> None:
+    import joblib
+    from sklearn.cluster import MiniBatchKMeans
     from transformers import HubertConfig, HubertModel, Wav2Vec2FeatureExtractor
 
     settings = HubertConfig(
@@ -55,7 +60,9 @@ def test_the_code_of_semantic_tokens(workplace: Path) -> None:
     )
     HubertModel(settings).save_pretrained(workplace / "hubert")
     Wav2Vec2FeatureExtractor().save_pretrained(workplace / "hubert")
-    run_code_of(
+    fitted = MiniBatchKMeans(5, n_init=1).fit(torch.randn(50, 32).numpy())
+    joblib.dump(fitted, workplace / "hubert_base_ls960_L9_km500.bin")
+    scope = run_code_of(
         "docs/semantic-tokens.md",
         {
             "facebook/hubert-base-ls960": str(workplace / "hubert"),
@@ -63,3 +70,5 @@ def test_the_code_of_semantic_tokens(workplace: Path) -> None:
         },
     )
     assert (workplace / "hubert-km500" / "centroids.safetensors").exists()
+    assert scope["tokenizer"].num_tokens == 5
+    assert scope["tokenizer"].encode(scope["audio"].samples[None]).max() < 5

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import tomllib
+import zipfile
 from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 
@@ -48,7 +49,7 @@ def test_the_core_environment_imports_what_those_packages_break() -> None:
         assert getattr(importlib.import_module("transformers"), name)
 
 
-def test_torch_is_capped_so_that_pip_takes_the_small_build() -> None:
+def test_torch_is_capped_at_what_was_tested() -> None:
     torch = next(r for r in map(Requirement, project()["dependencies"]) if r.name == "torch")  # type: ignore[call-overload]
     assert any(specifier.operator == "<" for specifier in torch.specifier)
 
@@ -65,6 +66,22 @@ def test_the_tokenizers_folder_does_not_shadow_the_library_of_that_name() -> Non
     code = "import tokenizers, audio_tokenizers; print(tokenizers.Tokenizer, tokenizers.__file__)"
     shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert "site-packages" in shown.stdout, shown.stderr
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_both_packages_and_the_weights(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", tmp_path, ROOT]
+    subprocess.run(command, check=True)
+    (wheel,) = tmp_path.glob("lm_audio-*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    assert {
+        "lm_audio/pretrained/codec/config.json",
+        "lm_audio/pretrained/codec/model.safetensors",
+        "lm_audio/py.typed",
+        "audio_tokenizers/protocol.py",
+        "audio_tokenizers/py.typed",
+    } <= names
+    assert not [name for name in names if name.startswith(("tokenizers/", "tests/"))]
 
 
 def test_importing_the_packages_is_quiet_and_changes_no_global_state() -> None:

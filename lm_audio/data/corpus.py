@@ -20,7 +20,7 @@ SUFFIXES = {".wav", ".flac", ".ogg", ".opus", ".mp3"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Clip:
+class Recording:
     kind: str
     name: str
     samples: np.ndarray  # [N], int16
@@ -30,8 +30,8 @@ class Clip:
 class Corpus:
     """Clips that a model learns from, and others that it never hears."""
 
-    train: list[Clip]
-    held_out: list[Clip]
+    train: list[Recording]
+    held_out: list[Recording]
 
 
 def load_corpus(folder: Path, *, sample_rate: int, held_out: float = 0.05) -> Corpus:
@@ -44,7 +44,7 @@ def load_corpus(folder: Path, *, sample_rate: int, held_out: float = 0.05) -> Co
     paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
     if not paths:
         raise ValueError(f"No audio files were found below {folder}; give a folder that has some.")
-    parts: dict[bool, list[Clip]] = {False: [], True: []}
+    parts: dict[bool, list[Recording]] = {False: [], True: []}
     for path in tqdm(paths, desc="reading audio", unit="file"):
         try:
             samples = read_audio(path, sample_rate=sample_rate, num_channels=1).samples[0]
@@ -53,18 +53,23 @@ def load_corpus(folder: Path, *, sample_rate: int, held_out: float = 0.05) -> Co
             continue
         relative = path.relative_to(folder)
         pcm = (samples.clamp(-1, 1) * 32767).round().to(torch.int16).numpy()
-        clip = Clip(kind=relative.parts[0], name=str(relative), samples=pcm)
+        kind = relative.parts[0] if len(relative.parts) > 1 else "audio"
+        clip = Recording(kind=kind, name=str(relative), samples=pcm)
         parts[_share(path.stem.rpartition("-")[0] or path.stem) < held_out].append(clip)
+    if not parts[False]:
+        raise ValueError(
+            f"All {len(paths)} audio files below {folder} are bad or held out; give more of them."
+        )
     return Corpus(train=parts[False], held_out=parts[True])
 
 
 class SegmentSampler:
     """Draws batches of random segments; a kind is heard by the square root of its length."""
 
-    def __init__(self, clips: list[Clip], *, length: int, seed: int) -> None:
+    def __init__(self, clips: list[Recording], *, length: int, seed: int) -> None:
         self.length = length
         self.random = np.random.default_rng(seed)
-        self.kinds: dict[str, list[Clip]] = {}
+        self.kinds: dict[str, list[Recording]] = {}
         for clip in clips:
             self.kinds.setdefault(clip.kind, []).append(clip)
         lengths = {kind: _lengths(group) for kind, group in self.kinds.items()}
@@ -87,7 +92,7 @@ class SegmentSampler:
         return piece * min(level, 0.99 / max(np.abs(piece).max(), 1e-4))
 
 
-def _lengths(group: list[Clip]) -> np.ndarray:
+def _lengths(group: list[Recording]) -> np.ndarray:
     return np.array([len(clip.samples) for clip in group], dtype=np.float64)
 
 

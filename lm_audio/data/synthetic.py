@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from lm_audio.data.corpus import Clip
+from lm_audio.data.corpus import Recording
 
 
 def demo_clip(*, sample_rate: int, seed: int = 0) -> np.ndarray:
@@ -19,7 +19,9 @@ def demo_clip(*, sample_rate: int, seed: int = 0) -> np.ndarray:
     return 0.5 * mix / np.abs(mix).max()
 
 
-def synthetic_clips(*, num_clips: int, seconds: float, sample_rate: int, seed: int) -> list[Clip]:
+def synthetic_clips(
+    *, num_clips: int, seconds: float, sample_rate: int, seed: int
+) -> list[Recording]:
     """Clips of plucked notes, chirps or rain in turn, for recipes that are given no data."""
     clips = []
     for number in range(num_clips):
@@ -37,7 +39,7 @@ def synthetic_clips(*, num_clips: int, seconds: float, sample_rate: int, seed: i
                 )
                 _add(samples, 0.5 * sound, at=int(start * sample_rate))
         pcm = (np.clip(samples, -1, 1) * 32767).round().astype(np.int16)
-        clips.append(Clip(kind=kind, name=f"{kind}-{number}", samples=pcm))
+        clips.append(Recording(kind=kind, name=f"{kind}-{number}", samples=pcm))
     return clips
 
 

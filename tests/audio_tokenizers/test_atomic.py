@@ -40,6 +40,23 @@ def test_error_leaves_nothing(tmp_path: Path, kind: type[BaseException]) -> None
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_link_stays_and_its_target_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "target.wav").write_text("old")
+    (tmp_path / "link.wav").symlink_to(tmp_path / "target.wav")
+
+    with replacing(tmp_path / "link.wav") as temporary:
+        temporary.write_text("new")
+
+    assert (tmp_path / "link.wav").is_symlink()
+    assert (tmp_path / "target.wav").read_text() == "new"
+
+
+@pytest.mark.parametrize("path", ["/dev/null", "."])
+def test_what_is_not_a_file_is_refused(path: str) -> None:
+    with pytest.raises(ValueError, match=r"is not a file"), replacing(path):
+        pass
+
+
 def test_error_leaves_the_old_file_intact(tmp_path: Path) -> None:
     path = tmp_path / "clip.wav"
     path.write_text("old")

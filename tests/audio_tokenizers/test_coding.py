@@ -48,6 +48,13 @@ def test_a_file_of_another_rate_keeps_its_duration(codec: FrameCodec, tmp_path: 
     assert read_audio(tmp_path / "out.wav").samples.shape == (1, 24_000)
 
 
+def test_any_number_of_channels_is_mixed(codec: FrameCodec, tmp_path: Path) -> None:
+    samples = 0.1 * torch.randn(6, 4_800)
+    write_audio(tmp_path / "surround.wav", samples, 24_000, encoding="float")
+    encoded = encode_file(tmp_path / "surround.wav", codec, codec_name="x")
+    assert torch.equal(encoded.tokens, codec.encode(samples.mean(0)[None, None])[0])
+
+
 def test_tokens_of_another_codec_are_refused_and_nothing_is_written(
     codec: FrameCodec, tmp_path: Path
 ) -> None:

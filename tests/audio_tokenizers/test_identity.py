@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from audio_tokenizers.identity import hash_tensor, hash_weights
+from audio_tokenizers.identity import hash_model, hash_tensor, hash_tensors
 
 
 class Model(nn.Module):
@@ -67,24 +67,38 @@ def test_every_kind_of_tensor_has_a_hash(tensor: torch.Tensor) -> None:
     assert len(hash_tensor(tensor)) == 64
 
 
+def of(model: nn.Module, settings: str = "") -> str:
+    return hash_model(settings, model.state_dict())
+
+
 def test_equal_weights_have_equal_hashes() -> None:
-    assert hash_weights(Model()) == hash_weights(Model())
-    assert hash_weights(Model().requires_grad_(False)) == hash_weights(Model())
+    assert of(Model()) == of(Model())
+    assert of(Model().requires_grad_(False)) == of(Model())
 
 
-def test_any_parameter_or_saved_buffer_changes_the_hash() -> None:
-    plain = hash_weights(Model())
+def test_any_parameter_saved_buffer_or_setting_changes_the_hash() -> None:
+    plain = of(Model())
     weight, buffer, name = Model(), Model(), Model()
     with torch.no_grad():
         weight.linear.weight[0, 0] += 1e-6
         buffer.scale[0] = 2
     name.extra = nn.Parameter(torch.zeros(0))
 
-    assert len({plain, *map(hash_weights, (weight, buffer, name))}) == 4
+    assert len({plain, of(Model(), "other settings"), *map(of, (weight, buffer, name))}) == 5
+
+
+def test_the_order_of_weights_does_not_count() -> None:
+    weights = Model().state_dict()
+    assert hash_tensors(dict(reversed(weights.items()))) == hash_tensors(weights)
+
+
+@torch.inference_mode()
+def test_weights_made_in_inference_mode_have_a_hash() -> None:
+    assert len(of(Model())) == 16
 
 
 def test_buffers_that_are_not_saved_do_not_count() -> None:
     model = Model()
     model.cache[0] = 5
 
-    assert hash_weights(model) == hash_weights(Model())
+    assert of(model) == of(Model())

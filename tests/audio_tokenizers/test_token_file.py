@@ -52,3 +52,8 @@ def test_bad_files_get_one_sentence(tmp_path: Path) -> None:
     save_file({"weight": torch.zeros(2)}, tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match=r"does not hold tokens"):
         load_encoded(tmp_path / "other.safetensors")
+    tensors = {"tokens": torch.zeros(1, 1)}
+    for header in ("{", '{"format": "lm-audio tokens 1"}', '{"format": "lm-audio tokens 9"}'):
+        save_file(tensors, tmp_path / "other.safetensors", metadata={"lm-audio": header})
+        with pytest.raises(ValueError, match=r"does not hold tokens"):
+            load_encoded(tmp_path / "other.safetensors")

@@ -74,6 +74,9 @@ def test_mistakes_get_one_line_and_status_2(
     assert "Found no codec" in fails_with(unknown, capsys)
     assert "none does not exist" in fails_with(["decode", "none", "-o", out], capsys)
     assert not Path(out).exists()
+    for device in ("cuda:9", "gpu"):
+        wrong = ["encode", str(tmp_path / "in.wav"), "-o", out, "--device", device]
+        assert "cannot be used here" in fails_with(wrong, capsys)
 
 
 def test_tokens_of_changed_weights_are_refused(

@@ -14,7 +14,9 @@ def replacing(path: str | Path) -> Iterator[Path]:
     The temporary file keeps the suffix of `path`, since writers choose a format by it. Parallel
     writers of one path each write their own file; the last to finish wins.
     """
-    path = Path(path)
+    path = Path(path).resolve()  # what a link points to is replaced, not the link
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} is not a file; give the name of a file to write or replace.")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{secrets.token_hex(8)}{path.suffix}")
     # Created here, not by mkstemp, whose files only their owner can read: the umask decides.

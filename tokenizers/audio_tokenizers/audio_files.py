@@ -15,7 +15,12 @@ import soundfile
 import torch
 from torch import Tensor
 
-from audio_tokenizers.resampling import StreamResampler, check_sample_rate, resample
+from audio_tokenizers.resampling import (
+    StreamResampler,
+    check_sample_rate,
+    resample,
+    resampled_length,
+)
 from audio_tokenizers.truncation import BinarySource, check_complete
 
 MAX_CHANNELS = 64
@@ -94,7 +99,7 @@ def read_audio(
         last = None if duration is None else first + max(1, round(duration * target_rate))
         begin, end = _source_range(first, last, file.samplerate, target_rate)
         info = _info(file)
-        if first * file.samplerate >= info.num_samples * target_rate:
+        if first >= resampled_length(info.num_samples, file.samplerate, target_rate):
             raise ValueError(
                 f"{_name(path)} lasts {info.duration:.3f} s and the segment starts at {start} s; "
                 "start before the end."

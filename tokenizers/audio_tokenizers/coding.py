@@ -27,8 +27,9 @@ def encode_file(
     """Encodes an audio file of any length, rate and number of channels."""
     stream = codec.encoder_stream(num_codebooks=num_codebooks)
     pieces, num_samples = [], 0
-    blocks = stream_audio(path, sample_rate=codec.sample_rate, num_channels=codec.num_channels)
-    for samples in blocks:
+    for samples in stream_audio(path, sample_rate=codec.sample_rate):
+        if samples.shape[0] != codec.num_channels:  # surround sound, say: any to one to any
+            samples = samples.mean(0, keepdim=True).expand(codec.num_channels, -1)
         pieces.append(stream.push(samples[None].to(device)).cpu().to(torch.int32))
         num_samples += samples.shape[1]
         if progress is not None:

@@ -41,19 +41,21 @@ class EncodedAudio:
 
 def save_encoded(encoded: EncodedAudio, path: str | Path) -> None:
     tokens = encoded.tokens
-    if tokens.numel() and int(tokens.max()) < 2**15:
+    if tokens.numel() and int(tokens.min()) >= 0 and int(tokens.max()) < 2**15:
         tokens = tokens.to(torch.int16)
     tensors = {"tokens": tokens.contiguous()}
     if encoded.gains is not None:
         tensors["gains"] = encoded.gains.contiguous()
     header = {
+        "format": FORMAT,
         "num_samples": encoded.num_samples,
         "sample_rate": encoded.sample_rate,
         "codec": encoded.codec,
         "identity": encoded.identity,
     }
     with replacing(path) as temporary:
-        save_file(tensors, temporary, metadata={"format": FORMAT, "header": json.dumps(header)})
+        # One string, since safetensors writes several in an order of chance.
+        save_file(tensors, temporary, metadata={"lm-audio": json.dumps(header)})
 
 
 def load_encoded(path: str | Path) -> EncodedAudio:
@@ -65,10 +67,13 @@ def load_encoded(path: str | Path) -> EncodedAudio:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise ValueError(f"{path} is not a whole safetensors file: {error}.") from None
-    if metadata.get("format") != FORMAT or "tokens" not in tensors:
-        raise ValueError(f"{path} does not hold tokens; give a file that `lm-audio encode` wrote.")
-    return EncodedAudio(
-        tokens=tensors["tokens"].long(),
-        gains=tensors.get("gains"),
-        **json.loads(metadata["header"]),
-    )
+    try:
+        header = json.loads(metadata["lm-audio"])
+        if header.pop("format") != FORMAT:
+            raise KeyError("format")
+        tokens = tensors["tokens"].long()
+        return EncodedAudio(tokens=tokens, gains=tensors.get("gains"), **header)
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(
+            f"{path} does not hold tokens; give a file that `lm-audio encode` wrote."
+        ) from None

@@ -1,20 +1,81 @@
-"""Checks that weights from a file are those that a model expects, no more and no less."""
+"""Weights from files: read without running code, and exactly those that a model expects."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 
+def read_safetensors(path: str | Path) -> dict[str, Tensor]:
+    """Reads all tensors of a safetensors file."""
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise _not_whole(path) from error
+
+
 def check_weights(
-    found: Mapping[str, Tensor], expected: Mapping[str, Tensor], *, source: str | Path
+    found: Mapping[str, Tensor],
+    expected: Mapping[str, Tensor],
+    *,
+    source: str | Path,
+    settings: str = "config.json",
 ) -> None:
-    """Raises ValueError that names weights which are missing, unexpected or of another shape."""
-    names = sorted(found.keys() ^ expected.keys())
-    if names:
-        raise ValueError(f"{source}: missing or unexpected weights: {', '.join(names)}.")
-    misshapen = [name for name in expected if found[name].shape != expected[name].shape]
-    if misshapen:
-        raise ValueError(
-            f"{source}: weights of a shape that config.json does not give: {', '.join(misshapen)}."
+    """Raises ValueError that names weights which are missing, unexpected or of another shape.
+
+    Args:
+        settings: what gives the shapes.
+    """
+    misshapen = [
+        f"{name} ({list(found[name].shape)} instead of {list(expected[name].shape)})"
+        for name in sorted(found.keys() & expected.keys())
+        if found[name].shape != expected[name].shape
+    ]
+    _refuse(found.keys() ^ expected.keys(), misshapen, source=source, settings=settings)
+
+
+def load_transformers(cls: Any, source: str | Path, *, kind: str) -> Any:
+    """Loads a model class of transformers from a folder or hub id, in float32.
+
+    Args:
+        kind: the `model_type` that its config must state.
+    """
+    found = cls.config_class.get_config_dict(source)[0].get("model_type")
+    if found != kind:
+        raise ValueError(f"Got {source}, a model of type {found}; expected type {kind}.")
+    try:
+        model, info = cls.from_pretrained(
+            source,
+            dtype=torch.float32,  # transformers 5 keeps that of the file by default
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are named below, with all others
         )
+    except SafetensorError as error:
+        raise _not_whole(source) from error
+    # transformers 5 adds the two shapes to each name
+    misshapen = [x if isinstance(x, str) else x[0] for x in info["mismatched_keys"]]
+    wrong = {*info["missing_keys"], *info["unexpected_keys"]} - set(misshapen)
+    _refuse(wrong, misshapen, source=source, settings="config.json")
+    return model
+
+
+def _refuse(
+    names: Collection[str], misshapen: Collection[str], *, source: str | Path, settings: str
+) -> None:
+    problems = []
+    if names:
+        problems.append(f"missing or unexpected weights: {', '.join(sorted(names))}")
+    if misshapen:
+        shown = ", ".join(sorted(misshapen))
+        problems.append(f"weights of a shape that {settings} does not give: {shown}")
+    if problems:
+        raise ValueError(f"{source}: {'; '.join(problems)}.")
+
+
+def _not_whole(source: str | Path) -> ValueError:
+    return ValueError(f"The weights in {source} are no whole safetensors file; fetch them again.")

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from audio_tokenizers.audio_writer import write_audio
-from lm_audio.data.corpus import Clip, SegmentSampler, load_corpus
+from lm_audio.data.corpus import Recording, SegmentSampler, load_corpus
 
 
 def make_folder(folder: Path) -> None:
@@ -46,10 +46,19 @@ def test_an_empty_folder_is_a_clear_error(tmp_path: Path) -> None:
         load_corpus(tmp_path, sample_rate=8_000)
 
 
+def test_files_of_a_flat_folder_are_of_one_kind(tmp_path: Path) -> None:
+    for number in range(4):
+        write_audio(tmp_path / f"{number}.wav", torch.full((1, 4_000), 0.25), 8_000)
+    corpus = load_corpus(tmp_path, sample_rate=8_000, held_out=0.0)
+    assert {clip.kind for clip in corpus.train} == {"audio"}
+    with pytest.raises(ValueError, match=r"All 4 audio files below .* are bad or held out"):
+        load_corpus(tmp_path, sample_rate=8_000, held_out=1.0)
+
+
 def test_segments_come_from_their_clips_and_kinds_by_the_root_of_their_length() -> None:
     ramp = np.arange(1, 9_001, dtype=np.int16)
-    clips = [Clip(kind="up", name=str(n), samples=ramp) for n in range(9)]
-    clips.append(Clip(kind="down", name="down", samples=-ramp))
+    clips = [Recording(kind="up", name=str(n), samples=ramp) for n in range(9)]
+    clips.append(Recording(kind="down", name="down", samples=-ramp))
     batch = SegmentSampler(clips, length=100, seed=0).batch(600)[:, 0]
     assert batch.shape == (600, 100)
     steps = batch.diff(dim=1)
@@ -60,7 +69,7 @@ def test_segments_come_from_their_clips_and_kinds_by_the_root_of_their_length() 
 
 
 def test_the_same_seed_draws_the_same_and_a_short_clip_is_filled_up() -> None:
-    clips = [Clip(kind="x", name="x", samples=np.full(50, 1000, dtype=np.int16))]
+    clips = [Recording(kind="x", name="x", samples=np.full(50, 1000, dtype=np.int16))]
     first, second = (SegmentSampler(clips, length=80, seed=3).batch(4) for _ in range(2))
     assert torch.equal(first, second)
     assert (first[:, :, :50] != 0).all()

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from audio_tokenizers.acoustic.dac import load_dac
 from audio_tokenizers.acoustic.encodec_checkpoints import AUDIOCRAFT_FILE, load_encodec
-from audio_tokenizers.acoustic.frame_codec import load_frame_codec
 from audio_tokenizers.acoustic.mimi import load_mimi
 from audio_tokenizers.protocol import AcousticTokenizer
 
@@ -21,6 +20,13 @@ NAMES = {
     "mimi": "kyutai/mimi",
 }
 """Short names of public codecs on the hub."""
+
+
+def load_frame_codec(folder: str | Path) -> AcousticTokenizer:
+    from audio_tokenizers.acoustic import frame_codec  # its quantiser takes a second to import
+
+    return frame_codec.load_frame_codec(folder)
+
 
 LOADERS: dict[str, Callable[[str | Path], AcousticTokenizer]] = {
     "dac": load_dac,

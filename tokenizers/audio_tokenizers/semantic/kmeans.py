@@ -70,6 +70,12 @@ class KMeansCodebook:
         if not bool((self.std > 0).all()):
             raise ValueError("Got a std of 0 or less; expected positive values, 1 for a constant.")
 
+    @staticmethod
+    def from_centroids(centroids: Tensor, *, source: FeatureSource) -> "KMeansCodebook":
+        """A codebook of centroids [V, D] over features that are not standardised, as fairseq's."""
+        zeros = torch.zeros_like(centroids[0])
+        return KMeansCodebook(centroids=centroids, mean=zeros, std=zeros + 1, source=source)
+
     @property
     def num_tokens(self) -> int:
         """V"""

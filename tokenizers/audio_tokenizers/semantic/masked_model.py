@@ -6,22 +6,22 @@ cannot see (BEST-RQ, arXiv 2202.01855): see `masked_prediction.py`. Reasons:
 docs/adr/0003-masked-model.md.
 """
 
-import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from audio_tokenizers.atomic import replacing
-from audio_tokenizers.identity import WeightsHash
+from audio_tokenizers.config_file import read_config, write_config
+from audio_tokenizers.identity import hash_model
 from audio_tokenizers.semantic.frames import windows
 from audio_tokenizers.semantic.inputs import check_layer, mix_to_mono
 from audio_tokenizers.spectra import mel_filterbank, windows_of_hops
-from audio_tokenizers.weights import check_weights
+from audio_tokenizers.weights import check_weights, read_safetensors
 
 MODEL_TYPE = "masked-audio-model"
 OVERLAP = 4  # hops in a window
@@ -71,7 +71,6 @@ class MaskedAudioModel(nn.Module):
     def __init__(self, config: MaskedModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.hash = WeightsHash()
         length = OVERLAP * config.spectrum_hop
         bank = mel_filterbank(
             num_mels=config.num_mels, num_bins=length // 2, sample_rate=config.sample_rate
@@ -103,7 +102,7 @@ class MaskedAudioModel(nn.Module):
     @property
     def identity(self) -> str:
         """Names the model, its settings and its weights, as they are now."""
-        return f"{MODEL_TYPE}-{self.hash(self.state_dict(), repr(self.config))[:16]}"
+        return f"{MODEL_TYPE}-{hash_model(repr(self.config), self.state_dict())}"
 
     @property
     def margin(self) -> int:
@@ -200,21 +199,14 @@ def save_masked_model(model: MaskedAudioModel, folder: str | Path, *, half: bool
     }
     with replacing(folder / "model.safetensors") as path:
         save_file(weights, path)
-    with replacing(folder / "config.json") as path:
-        text = json.dumps({"model_type": MODEL_TYPE, **asdict(model.config)}, indent=2)
-        path.write_text(text + "\n")
+    write_config(folder, model.config, model_type=MODEL_TYPE)
 
 
 def load_masked_model(folder: str | Path) -> MaskedAudioModel:
     """Reads what `save_masked_model` wrote."""
     folder = Path(folder)
-    fields = json.loads((folder / "config.json").read_text())
-    if fields.pop("model_type", None) != MODEL_TYPE:
-        raise ValueError(
-            f"Got {folder}, whose config.json does not name a {MODEL_TYPE}; give its folder."
-        )
-    model = MaskedAudioModel(MaskedModelConfig(**fields))
-    weights = load_file(folder / "model.safetensors")
+    model = MaskedAudioModel(read_config(folder, MaskedModelConfig, model_type=MODEL_TYPE))
+    weights = read_safetensors(folder / "model.safetensors")
     check_weights(weights, model.state_dict(), source=folder)
     model.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
     return model.eval()

@@ -47,7 +47,8 @@ class FeatureTokenizer:
     def identity(self) -> str:
         """Names the model, layer, codebook and weights; equal identities give equal tokens."""
         source = self.codebook.source
-        return f"{source.model}-layer{source.layer}-pool{source.pooling}-{self.codebook.identity}"
+        place = f"layer{source.layer}-pool{source.pooling}"
+        return f"{self.extractor.identity}-{place}-{self.codebook.identity}"
 
     @property
     def sample_rate(self) -> int:

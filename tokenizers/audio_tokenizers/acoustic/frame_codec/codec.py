@@ -1,19 +1,18 @@
-"""Our own codec: log-mel frames in, residual-quantised tokens at 50 Hz, an inverse STFT out.
+"""Our own codec: spectra in, residual-quantised tokens at 50 Hz, an inverse STFT out.
 
 All layers run at frame rate, as in Vocos (arXiv 2306.00814), so both directions cost a few
-percent of real time on one CPU core. The decoder draws a tonal spectrum (magnitude and phase)
-and, beside it, a noise spectrum: learned gains on noise that a counter generates. Rain, surf and
-breath have no phase to predict. Every layer is causal but for a look-ahead of a few frames.
+percent of real time on one CPU core. The decoder draws a level for each bin, a complex shape where
+the phase can be known, and a share of noise that a counter generates: rain, surf and breath have
+no phase to predict. Every layer is causal but for a look-ahead of a few frames.
 It does not train itself: see recipes/train_codec.py. Reasons: docs/adr/0002-frame-codec.md.
 """
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from vector_quantize_pytorch import ResidualVQ
 
@@ -28,8 +27,9 @@ from audio_tokenizers.acoustic.inputs import (
     check_tokens,
 )
 from audio_tokenizers.atomic import replacing
-from audio_tokenizers.identity import WeightsHash
-from audio_tokenizers.weights import check_weights
+from audio_tokenizers.config_file import read_config, write_config
+from audio_tokenizers.identity import hash_model
+from audio_tokenizers.weights import check_weights, read_safetensors
 
 MODEL_TYPE = "frame-codec"
 TRAINING_ONLY = ("initted", "cluster_size", "embed_avg")  # the quantiser's own statistics
@@ -38,11 +38,10 @@ TRAINING_ONLY = ("initted", "cluster_size", "embed_avg")  # the quantiser's own 
 @dataclass(frozen=True, kw_only=True)
 class CodecOutput:
     """What a training step needs: reconstructions [B, 1, N] that differ in their noise alone,
-    latents [B, T, D], tokens [B, K, T] if it quantised, and the commitment loss, a scalar."""
+    latents [B, T, D] and the commitment loss, a scalar."""
 
     reconstructions: list[Tensor]
     latents: Tensor
-    tokens: Tensor | None
     commitment: Tensor
 
 
@@ -54,7 +53,6 @@ class FrameCodec(nn.Module):
     def __init__(self, config: FrameCodecConfig) -> None:
         super().__init__()
         self.config = config
-        self.hash = WeightsHash()
         self.encoder = Encoder(config)
         self.quantizer = ResidualVQ(
             dim=config.code_width,
@@ -91,8 +89,8 @@ class FrameCodec(nn.Module):
     @property
     def identity(self) -> str:
         """Names the codec, its settings and its weights, as they are now."""
-        digest = self.hash(self.inference_weights(), repr(self.config))
-        return f"{MODEL_TYPE}-{self.sample_rate}-{digest[:16]}"
+        digest = hash_model(repr(self.config), self.inference_weights())
+        return f"{MODEL_TYPE}-{self.sample_rate}-{digest}"
 
     def forward(
         self, samples: Tensor, *, quantize: bool = True, noise_starts: Sequence[int | None] = (0,)
@@ -105,15 +103,14 @@ class FrameCodec(nn.Module):
                 or None for the tonal part alone.
         """
         latents = self.encoder(samples)
-        quantised, tokens, commitment = latents, None, latents.new_zeros(())
+        quantised, commitment = latents, latents.new_zeros(())
         if quantize:
             with torch.autocast(latents.device.type, enabled=False):
-                quantised, indices, losses = self.quantizer(latents.float())
-            tokens, commitment = indices.transpose(1, 2), losses.sum()
+                quantised, _, losses = self.quantizer(latents.float())
+            commitment = losses.sum()
         return CodecOutput(
             reconstructions=self.decoder(quantised, noise_starts=noise_starts),
             latents=latents,
-            tokens=tokens,
             commitment=commitment,
         )
 
@@ -125,6 +122,7 @@ class FrameCodec(nn.Module):
 
     def gains(self, samples: Tensor) -> None:
         """None: this codec does not normalise."""
+        check_samples(samples, num_channels=self.num_channels)
 
     @torch.no_grad()
     def decode(
@@ -188,21 +186,15 @@ def save_frame_codec(codec: FrameCodec, folder: str | Path, *, half: bool = Fals
     }
     with replacing(folder / "model.safetensors") as path:
         save_file(weights, path)
-    with replacing(folder / "config.json") as path:
-        text = json.dumps({"model_type": MODEL_TYPE, **asdict(codec.config)}, indent=2)
-        path.write_text(text + "\n")
+    write_config(folder, codec.config, model_type=MODEL_TYPE)
 
 
 def load_frame_codec(folder: str | Path) -> FrameCodec:
     """Reads what `save_frame_codec` wrote."""
     folder = Path(folder)
-    fields = json.loads((folder / "config.json").read_text())
-    if fields.pop("model_type", None) != MODEL_TYPE:
-        raise ValueError(
-            f"Got {folder}, whose config.json does not name a {MODEL_TYPE}; give its folder."
-        )
-    codec = FrameCodec(FrameCodecConfig(**fields))
-    weights = load_file(folder / "model.safetensors")
+    config = read_config(folder, FrameCodecConfig, model_type=MODEL_TYPE)
+    codec = FrameCodec(config)
+    weights = read_safetensors(folder / "model.safetensors")
     check_weights(weights, codec.inference_weights(), source=folder)
     codec.load_state_dict({name: tensor.float() for name, tensor in weights.items()}, strict=False)
     for layer in codec.quantizer.layers:

@@ -53,7 +53,7 @@ class ConvNeXtBlock(nn.Module):
         for i in range(1, self.kernel_size):
             mixed = mixed + window[:, i : i + T] * self.depthwise[i]
         y = self.down(F.gelu(self.up(self.norm(mixed))))
-        return x + self.scale * y, window[:, T:]
+        return x + self.scale * y, window[:, T:].clone()
 
 
 class FrameStack(nn.Module):
@@ -86,7 +86,7 @@ class FrameStack(nn.Module):
             return x.new_zeros(x.shape[0], 0, self.width), [window, *state[1:]]
         taps = [window[:, i : i + T] for i in range(self.kernel_size)]
         h = self.embed(torch.cat(taps, dim=-1))  # [B, T, width]
-        new_state = [window[:, T:]]
+        new_state = [window[:, T:].clone()]
         for block, tail in zip(self.blocks, state[1:], strict=True):
             h, tail = block(h, tail)
             new_state.append(tail)

@@ -19,6 +19,8 @@ from audio_tokenizers.acoustic.frame_codec.layers import (
 from audio_tokenizers.spectra import mel_filterbank, windows_of_hops
 
 MAX_LOG_MAGNITUDE = 6.0
+# Silent windows before the first and after the last, so that all hops are covered by OVERLAP.
+ENDS = (0, 0, OVERLAP - 1, OVERLAP // 2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +81,7 @@ def tiny() -> FrameCodecConfig:
 
 
 class Encoder(nn.Module):
-    """Waveform to log-mel frames to latents."""
+    """Waveform to frames of log-mels, and of low bins with their phase, to latents."""
 
     window: Tensor
     filterbank: Tensor
@@ -173,9 +175,9 @@ class Decoder(nn.Module):
         spectra = self.spectra(torch.cat([h, self.stack.finish(state)], dim=1))
         length = latents.shape[1] * self.config.hop_length
         return [
-            overlap_add(
-                F.pad(self.windows(*spectra, start), (0, 0, 3, 2)), overlap=OVERLAP
-            ).flatten(1)[:, None, self.margin :][:, :, :length]
+            overlap_add(F.pad(self.windows(*spectra, start), ENDS), overlap=OVERLAP).flatten(1)[
+                :, None, self.margin :
+            ][:, :, :length]
             for start in noise_starts
         ]
 

@@ -52,7 +52,7 @@ class FrameEncoderStream:
             self.samples = samples.new_zeros(*samples.shape[:2], encoder.margin)
         buffer = torch.cat([self.samples, samples], dim=2)
         T = max(0, (buffer.shape[2] - 2 * encoder.margin) // hop)
-        self.samples = buffer[:, :, T * hop :]
+        self.samples = buffer[:, :, T * hop :].clone()
         frames = encoder.frames(buffer[:, :, : T * hop + 2 * encoder.margin], T)
         if not self.state:
             self.state = encoder.stack.start(frames)
@@ -100,7 +100,7 @@ class FrameDecoderStream:
         decoder = self.codec.decoder
         new = self._new_windows(decoder.stack.finish(self.state))
         left = new.shape[1] * decoder.config.spectrum_hop + decoder.margin
-        return self._samples(F.pad(new, (0, 0, 0, 2)))[:, :, :left]
+        return self._samples(F.pad(new, (0, 0, 0, OVERLAP // 2)))[:, :, :left]
 
     def _new_windows(self, h: Tensor) -> Tensor:
         decoder = self.codec.decoder
@@ -112,7 +112,7 @@ class FrameDecoderStream:
         if self.windows is None:
             self.windows = new.new_zeros(new.shape[0], OVERLAP - 1, new.shape[2])
         windows = torch.cat([self.windows, new], dim=1)
-        self.windows = windows[:, windows.shape[1] - OVERLAP + 1 :]
+        self.windows = windows[:, windows.shape[1] - OVERLAP + 1 :].clone()
         hops = overlap_add(windows, overlap=OVERLAP).flatten(1)[:, None]  # [B, 1, N]
         skipped = min(self.skip, hops.shape[2])
         self.skip -= skipped

@@ -1,0 +1,31 @@
+"""config.json beside the weights of our own models: the fields of a dataclass and a model_type."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TypeVar
+
+from audio_tokenizers.atomic import replacing
+
+Config = TypeVar("Config")
+
+
+def write_config(folder: Path, config: Any, *, model_type: str) -> None:
+    with replacing(folder / "config.json") as path:
+        text = json.dumps({"model_type": model_type, **asdict(config)}, indent=2)
+        path.write_text(text + "\n")
+
+
+def read_config(folder: Path, kind: type[Config], *, model_type: str) -> Config:
+    """Reads what `write_config` wrote, as a dataclass of this kind."""
+    path = folder / "config.json"
+    try:
+        fields = json.loads(path.read_text())
+    except (OSError, ValueError):
+        raise ValueError(f"Got {folder}, which has no readable config.json.") from None
+    if not isinstance(fields, dict) or fields.pop("model_type", None) != model_type:
+        raise ValueError(f"Got {folder}, whose config.json does not name a {model_type}.")
+    try:
+        return kind(**fields)
+    except TypeError as error:
+        raise ValueError(f"Got {path}, which does not fit this version: {error}.") from None
