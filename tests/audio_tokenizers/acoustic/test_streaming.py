@@ -245,10 +245,13 @@ def test_wrong_pieces_are_refused_in_one_sentence(
 
 
 def test_gains_that_do_not_fit_the_tokens_are_refused(
-    codecs: dict[str, AcousticTokenizer],
+    codecs: dict[str, AcousticTokenizer], make_encodec: MakeEncodec
 ) -> None:
     with pytest.raises(ValueError, match="does not normalise its input"):
         codecs["encodec-24k"].decoder_stream(gains=torch.ones(1, 1))
+    plain = EncodecTokenizer(make_encodec("48k", normalize=False))
+    with pytest.raises(ValueError, match="does not normalise its input"):
+        plain.decoder_stream(gains=torch.ones(1, 1))
     tokens = torch.zeros(1, 2, 40, dtype=torch.int64)  # 3 chunks of 15, 15 and 10 frames
     few = codecs["encodec-48k"].decoder_stream(gains=torch.ones(1, 1))
     with pytest.raises(ValueError, match=r"Got gains of shape \[1, 1\]; .* the tokens have more"):
@@ -257,6 +260,8 @@ def test_gains_that_do_not_fit_the_tokens_are_refused(
     many.push(tokens)
     with pytest.raises(ValueError, match="Got gains of 4 chunks; the tokens had 3"):
         many.finish()
+    with pytest.raises(ValueError, match="Got gains of 1 chunks; the tokens had 0"):
+        codecs["encodec-48k"].decoder_stream(gains=torch.ones(1, 1)).finish()
 
 
 def test_a_model_that_normalises_over_time_cannot_stream(make_encodec: MakeEncodec) -> None:

@@ -36,6 +36,10 @@ class ChunkCodec(Protocol):
     def chunk_stride(self) -> int:
         """Samples from the start of one chunk to that of the next."""
 
+    @property
+    def full_chunk_frames(self) -> int:
+        """Frames of a full chunk."""
+
     def chunk_frames(self, num_frames: int) -> list[int]:
         """The frames of each chunk, from their sum."""
 
@@ -102,8 +106,7 @@ class ChunkedDecoderStream:
         assert codec.chunk_length is not None
         self._codec = codec
         self._gains = gains
-        # A number of frames that is one full chunk is two chunks, if it is all.
-        self._full = max(codec.chunk_frames(n)[0] for n in (1, 10**6))
+        self._full = codec.full_chunk_frames
         self._waiting: Tensor | None = None  # [B, K, T], from the start of the next chunk
         self._overlap: CrossFade | None = None
         self._num_chunks = 0
@@ -131,11 +134,12 @@ class ChunkedDecoderStream:
     def finish(self) -> Tensor:
         """Ends the tokens and returns the remaining samples: [B, C, N >= 0]."""
         rest = self._progress.end(self._codec.num_channels, torch.float32)
-        if self._waiting is None or self._waiting.shape[2] == 0:
-            return rest
-        frames = self._codec.chunk_frames(self._waiting.shape[2])
-        chunks = torch.split(self._waiting, frames, dim=2)
-        samples = [self._decode(chunk, last=i == len(chunks) - 1) for i, chunk in enumerate(chunks)]
+        samples = [rest]
+        if self._waiting is not None and self._waiting.shape[2]:
+            frames = self._codec.chunk_frames(self._waiting.shape[2])
+            chunks = torch.split(self._waiting, frames, dim=2)
+            last = len(chunks) - 1
+            samples += [self._decode(chunk, last=i == last) for i, chunk in enumerate(chunks)]
         if self._gains is not None and self._gains.shape[1] != self._num_chunks:
             raise ValueError(
                 f"Got gains of {self._gains.shape[1]} chunks; the tokens had {self._num_chunks}."

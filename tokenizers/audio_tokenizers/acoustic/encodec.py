@@ -54,7 +54,7 @@ class EncodecTokenizer:
         self._hop: int = config.hop_length
         self.chunk_length: int | None = config.chunk_length
         self.chunk_stride: int = config.chunk_stride or 1
-        if self.chunk_length is not None and -(-self.chunk_stride // self._hop) < self._full - 1:
+        if self.chunk_length is not None and self._new_frames < self.full_chunk_frames - 1:
             raise ValueError(
                 f"Got an overlap of {config.overlap}; expected at most a frame or two of the "
                 "chunk, as in the 48 kHz model."
@@ -147,10 +147,11 @@ class EncodecTokenizer:
 
     def decoder_stream(self, *, gains: Tensor | None = None) -> protocol.DecoderStream:
         """Decodes piece by piece, with the samples of `decode`."""
+        if not self.model.config.normalize:
+            inputs.check_no_gains(gains)
         if self.chunk_length is not None:
             return ChunkedDecoderStream(self, gains)
         self._check_streamable()
-        inputs.check_no_gains(gains)
         return DecoderStream(
             seanet_stream(self.model.decoder.layers),
             self.dequantize,
@@ -186,6 +187,12 @@ class EncodecTokenizer:
         """Sums the codebook entries of tokens [B, K, T]: latents [B, D, T]."""
         return self.model.quantizer.decode(tokens.transpose(0, 1))
 
+    @property
+    def full_chunk_frames(self) -> int:
+        """Frames of a full chunk."""
+        assert self.chunk_length is not None
+        return -(-self.chunk_length // self._hop)
+
     def chunk_frames(self, num_frames: int) -> list[int]:
         """The frames of each chunk, from their sum T.
 
@@ -195,12 +202,13 @@ class EncodecTokenizer:
         """
         if self.chunk_length is None:
             return [num_frames]
-        num_full, rest = divmod(num_frames, self._full)
+        full = self.full_chunk_frames
+        num_full, rest = divmod(num_frames, full)
         if rest:
-            return [self._full] * num_full + [rest]
-        if -(-self.chunk_stride // self._hop) == self._full:
-            return [self._full] * num_full
-        return [self._full] * (num_full - 1) + [self._full - 1, 1]
+            return [full] * num_full + [rest]
+        if self._new_frames == full:
+            return [full] * num_full
+        return [full] * (num_full - 1) + [full - 1, 1]
 
     def check_gains(self, gains: Tensor | None, *, shape: tuple[int, int]) -> Tensor | None:
         """Raises unless gains are absent, or [B, chunks] for a model that normalises."""
@@ -221,10 +229,9 @@ class EncodecTokenizer:
             )
 
     @property
-    def _full(self) -> int:
-        """Frames of a full chunk."""
-        assert self.chunk_length is not None
-        return -(-self.chunk_length // self._hop)
+    def _new_frames(self) -> int:
+        """Frames of one stride."""
+        return -(-self.chunk_stride // self._hop)
 
     def _chunks(self, samples: Tensor) -> list[Tensor]:
         if self.chunk_length is None:
