@@ -8,7 +8,6 @@ Weight normalisation may be spelled as g and v in the old or the new way, or fol
 never allowed to run code: safetensors, or pickles restricted to tensors and plain containers.
 """
 
-import json
 import pickle
 import re
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor
 
 from audio_tokenizers.acoustic.encodec import EncodecTokenizer, fold_weight_norm
+from audio_tokenizers.weights import check_weights, read_safetensors
 
 AUDIOCRAFT_FILE = "compression_state_dict.bin"
 _POINTERS = {
@@ -55,39 +55,20 @@ def load_encodec(source: str | Path) -> EncodecTokenizer:
         return load_encodec(_pointed_to(path, package["pretrained"]))
     if "xp.cfg" in package:
         settings, state = _audiocraft_settings(path, package["xp.cfg"]), _best_state(package)
+        given_by = "its xp.cfg"
     elif _is_original(package):
         state = package
-        settings = _original_settings(state)
+        settings, given_by = _original_settings(state), "the original model"
     else:
         raise ValueError(
             f"Got {path} with keys such as {', '.join(map(str, list(package)[:3]))}; expected the "
             "weights of EnCodec as encodec or audiocraft save them."
         )
-    return _build(path, settings, {_rename(key): value for key, value in state.items()})
-
-
-def is_encodec_checkpoint(path: str | Path) -> bool:
-    """Whether a local file or folder holds EnCodec in a layout that `load_encodec` reads."""
-    path = Path(path)
-    config = path / "config.json"
-    if config.is_file():
-        return json.loads(config.read_text()).get("model_type") == "encodec"
-    if path.is_dir():
-        path = path / AUDIOCRAFT_FILE
-    if not path.is_file():
-        return False
-    try:
-        package = _read_pickle(path)
-    except ValueError:
-        return False
-    pointer = package.get("pretrained")
-    if pointer is not None:
-        return isinstance(pointer, str) and "encodec" in pointer
-    return "compression_model: encodec" in str(package.get("xp.cfg")) or _is_original(package)
+    renamed = {_rename(key): value for key, value in state.items()}
+    return _build(path, settings, renamed, given_by=given_by)
 
 
 def _load_transformers(source: str | Path) -> EncodecTokenizer:
-    from safetensors.torch import load_file
     from transformers import EncodecConfig
     from transformers.utils.hub import cached_file
 
@@ -96,7 +77,8 @@ def _load_transformers(source: str | Path) -> EncodecTokenizer:
     settings, _ = EncodecConfig.get_config_dict(source)
     if (kind := settings.pop("model_type", None)) != "encodec":
         raise ValueError(f"Got {source}, a model of type {kind}; expected type encodec.")
-    for name, read in (("model.safetensors", load_file), ("pytorch_model.bin", _read_pickle)):
+    readers = {"model.safetensors": read_safetensors, "pytorch_model.bin": _read_pickle}
+    for name, read in readers.items():
         file = cached_file(source, name, _raise_exceptions_for_missing_entries=False)
         if file is not None:
             return _build(source, settings, read(Path(file)))
@@ -121,7 +103,11 @@ def _read_pickle(path: Path) -> dict[str, Any]:
 
 
 def _build(
-    source: str | Path, settings: Mapping[str, Any], state: Mapping[str, Tensor]
+    source: str | Path,
+    settings: Mapping[str, Any],
+    state: Mapping[str, Tensor],
+    *,
+    given_by: str = "config.json",
 ) -> EncodecTokenizer:
     """Builds the model, and gives each of its weights the value that the checkpoint has for it."""
     from transformers import EncodecConfig, EncodecModel
@@ -129,22 +115,7 @@ def _build(
     model = EncodecModel(EncodecConfig(**settings))
     fold_weight_norm(model)
     state = _fold(state)
-    expected = model.state_dict()
-    problems = [
-        f"{what} {', '.join(sorted(names))}"
-        for what, names in (
-            ("missing", expected.keys() - state.keys()),
-            ("unexpected", state.keys() - expected.keys()),
-        )
-        if names
-    ]
-    problems += [
-        f"{name} has shape {list(state[name].shape)} instead of {list(value.shape)}"
-        for name, value in expected.items()
-        if name in state and state[name].shape != value.shape
-    ]
-    if problems:
-        raise ValueError(f"The weights in {source} do not fit their model: {'; '.join(problems)}.")
+    check_weights(state, model.state_dict(), source=source, settings=given_by)
     model.load_state_dict(state)
     return EncodecTokenizer(model)
 
@@ -223,7 +194,10 @@ def _audiocraft_settings(path: Path, text: str) -> dict[str, Any]:
     """Translates audiocraft's experiment settings; what transformers cannot express is refused."""
     import yaml  # type: ignore[import-untyped]
 
-    config = yaml.safe_load(text)
+    try:
+        config = yaml.safe_load(text)
+    except (yaml.YAMLError, AttributeError) as error:  # AttributeError: it is no text
+        raise ValueError(f"The xp.cfg in {path} is no YAML; fetch the file again.") from error
 
     def get(dotted: str) -> Any:
         if (value := _look_up(config, dotted)) is None:
