@@ -88,11 +88,24 @@ def test_a_folder_of_another_model_or_with_missing_weights_is_refused(
     state = load_file(tmp_path / "model.safetensors")
     del state["encoder.conv1.bias"]
     save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ValueError, match=r"do not fit .* missing or unexpected encoder.conv1.bias"):
+    with pytest.raises(ValueError, match=r": missing or unexpected weights: encoder.conv1.bias"):
         load_dac(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "mimi"}')
     with pytest.raises(ValueError, match="a model of type mimi; expected type dac"):
         load_dac(tmp_path)
+
+
+def test_a_folder_in_half_precision_is_read_in_full_precision(
+    make_dac: MakeDac, tmp_path: Path
+) -> None:
+    model = make_dac(16_000).half()
+    model.save_pretrained(tmp_path)
+    loaded, widened = load_dac(tmp_path), DacTokenizer(model.float())
+    assert loaded.identity == widened.identity
+    samples = waveform(4_000)
+    tokens = loaded.encode(samples)
+    assert torch.equal(tokens, widened.encode(samples))
+    assert torch.equal(loaded.decode(tokens), widened.decode(tokens))
 
 
 def test_wrong_input_is_refused_in_one_sentence(tokenizer: DacTokenizer) -> None:

@@ -104,11 +104,50 @@ def test_a_folder_of_another_model_or_with_missing_weights_is_refused(
     name = next(name for name in state if name.endswith("fc1.weight"))
     del state[name]
     save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ValueError, match=r"do not fit .* missing or unexpected \S*fc1.weight"):
+    with pytest.raises(ValueError, match=r": missing or unexpected weights: \S*fc1.weight"):
         load_mimi(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "dac"}')
     with pytest.raises(ValueError, match="a model of type dac; expected type mimi"):
         load_mimi(tmp_path)
+
+
+@pytest.mark.parametrize("settings", [
+    {"rope_theta": 500.0}, {"sliding_window": 11}, {"hidden_act": "relu"}, {"norm_eps": 1e-3},
+    {"upsampling_ratios": [4, 5, 6, 8]}, {"dilation_growth_rate": 3}, {"pad_mode": "replicate"},
+    {"sampling_rate": 16_000, "frame_rate": 16_000 / 1_920},
+    {"num_attention_heads": 2, "head_dim": 16, "num_key_value_heads": 2},
+])  # fmt: skip
+def test_models_of_equal_weights_and_unlike_settings_have_unlike_identities(
+    make_mimi: MakeMimi, settings: dict[str, object]
+) -> None:
+    one, other = MimiTokenizer(make_mimi()), MimiTokenizer(make_mimi(**settings))
+    if "upsampling_ratios" not in settings:
+        other.model.load_state_dict(one.model.state_dict())
+    assert other.identity != one.identity
+    assert MimiTokenizer(make_mimi()).identity == one.identity
+
+
+def test_rotary_positions_of_another_type_are_refused(make_mimi: MakeMimi) -> None:
+    scaling = {"rope_type": "linear", "factor": 2.0}
+    name = "rope_parameters" if HAS_WINDOW else "rope_scaling"
+    model = make_mimi(**{name: {**scaling, "rope_theta": 10_000.0}})
+    with pytest.raises(ValueError, match="positions of type linear; expected default"):
+        MimiTokenizer(model)
+
+
+def test_a_folder_in_half_precision_is_read_in_full_precision(
+    make_mimi: MakeMimi, tmp_path: Path
+) -> None:
+    model = make_mimi(num_quantizers=4).half()
+    model.save_pretrained(tmp_path)
+    fresh = make_mimi(num_quantizers=4)  # `float` would leave rotary frequencies rounded
+    fresh.load_state_dict(model.state_dict())
+    loaded, widened = load_mimi(tmp_path), MimiTokenizer(fresh)
+    assert loaded.identity == widened.identity
+    samples = waveform(4_000)
+    tokens = loaded.encode(samples)
+    assert torch.equal(tokens, widened.encode(samples))
+    assert torch.equal(loaded.decode(tokens), widened.decode(tokens))
 
 
 def test_wrong_input_is_refused_in_one_sentence(tokenizer: MimiTokenizer) -> None:

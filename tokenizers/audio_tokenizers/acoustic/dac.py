@@ -27,6 +27,7 @@ from audio_tokenizers.acoustic.stream_layers import (
 )
 from audio_tokenizers.acoustic.streaming import DecoderStream, EncoderStream
 from audio_tokenizers.identity import WeightsHash
+from audio_tokenizers.weights import load_transformers
 
 if TYPE_CHECKING:
     from transformers import DacModel
@@ -34,20 +35,9 @@ if TYPE_CHECKING:
 
 def load_dac(source: str | Path) -> "DacTokenizer":
     """Loads DAC from a transformers folder or hub id."""
-    from transformers import DacConfig, DacModel
+    from transformers import DacModel
 
-    kind = DacConfig.get_config_dict(source)[0].get("model_type")
-    if kind != "dac":
-        raise ValueError(f"Got {source}, a model of type {kind}; expected type dac.")
-    loaded: Any = DacModel.from_pretrained(source, output_loading_info=True)
-    model, info = loaded
-    wrong = {*info["missing_keys"], *info["unexpected_keys"]}
-    if wrong:
-        raise ValueError(
-            f"The weights in {source} do not fit their model: missing or unexpected "
-            f"{', '.join(sorted(wrong))}."
-        )
-    return DacTokenizer(model)
+    return DacTokenizer(load_transformers(DacModel, source, kind="dac"))
 
 
 class DacTokenizer:

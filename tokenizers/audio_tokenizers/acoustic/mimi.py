@@ -28,27 +28,24 @@ from audio_tokenizers.acoustic.stream_layers import (
 )
 from audio_tokenizers.acoustic.streaming import DecoderStream, EncoderStream
 from audio_tokenizers.identity import WeightsHash
+from audio_tokenizers.weights import load_transformers
 
 if TYPE_CHECKING:
     from transformers import MimiModel
 
+# Whatever changes a token or a sample and is not seen in the names and shapes of the weights.
+_SETTINGS = (
+    "sampling_rate", "upsampling_ratios", "dilation_growth_rate", "use_causal_conv", "pad_mode",
+    "trim_right_ratio", "sliding_window", "hidden_act", "num_attention_heads",
+    "num_key_value_heads", "head_dim", "norm_eps", "upsample_groups",
+)  # fmt: skip
+
 
 def load_mimi(source: str | Path) -> "MimiTokenizer":
     """Loads Mimi from a transformers folder or hub id."""
-    from transformers import MimiConfig, MimiModel
+    from transformers import MimiModel
 
-    kind = MimiConfig.get_config_dict(source)[0].get("model_type")
-    if kind != "mimi":
-        raise ValueError(f"Got {source}, a model of type {kind}; expected type mimi.")
-    loaded: Any = MimiModel.from_pretrained(source, output_loading_info=True)
-    model, info = loaded
-    wrong = {*info["missing_keys"], *info["unexpected_keys"]}
-    if wrong:
-        raise ValueError(
-            f"The weights in {source} do not fit their model: missing or unexpected "
-            f"{', '.join(sorted(wrong))}."
-        )
-    return MimiTokenizer(model)
+    return MimiTokenizer(load_transformers(MimiModel, source, kind="mimi"))
 
 
 class MimiTokenizer:
@@ -62,17 +59,25 @@ class MimiTokenizer:
         self.model: Any = model.train(False).requires_grad_(False)
         self._hash = WeightsHash()
         self._parts = _parts(model)
+        kind = _rotary(self._parts.encoder_transformer).rope_type
+        if kind != "default":
+            raise ValueError(f"Got rotary positions of type {kind}; expected default, as in Mimi.")
 
     @property
     def identity(self) -> str:
         """Names the codec, its settings and its weights; equal identities give equal tokens."""
         config = self.model.config
-        settings = json.dumps([
-            self.sample_rate, list(config.upsampling_ratios), config.dilation_growth_rate,
-            config.use_causal_conv, config.pad_mode, config.sliding_window, config.hidden_act,
-            config.num_attention_heads, config.norm_eps,
-        ])  # fmt: skip
-        digest = self._hash(self.model.state_dict(), settings)
+        # transformers 4 and 5 keep this one, and group the weights, each in their own way.
+        in_4 = hasattr(config, "rope_theta")
+        theta = config.rope_theta if in_4 else config.rope_parameters["rope_theta"]
+        settings = [*(getattr(config, name) for name in _SETTINGS), float(theta)]
+        parts = {**vars(self._parts), "quantizer": self.model.quantizer}
+        weights = {
+            f"{part}.{name}": weight
+            for part, module in parts.items()
+            for name, weight in module.state_dict().items()
+        }
+        digest = self._hash(weights, json.dumps(settings, default=list))
         return f"mimi-{self.sample_rate}-{digest[:16]}"
 
     @property
@@ -191,8 +196,7 @@ class TransformerStream:
 
     def __init__(self, transformer: Any) -> None:
         self._layers = transformer.layers
-        first = self._layers[0].self_attn
-        self._rotary = getattr(transformer, "rotary_emb", None) or first.rotary_emb
+        self._rotary = _rotary(transformer)
         self._window: int = transformer.config.sliding_window
         self._caches: list[tuple[Tensor, Tensor] | None] = [None] * len(self._layers)
         self._length = 0
@@ -254,6 +258,12 @@ def _transform(transformer: Any, x: Tensor) -> Tensor:
         positions = torch.arange(N, device=x.device)
         mask = window_mask(positions, positions, window=window).expand(len(x), 1, N, N)
     return transformer(x, attention_mask=mask)[0].transpose(1, 2)
+
+
+def _rotary(transformer: Any) -> Any:
+    """The rotary positions of a transformer, which some versions keep in each layer."""
+    shared = getattr(transformer, "rotary_emb", None)
+    return shared or transformer.layers[0].self_attn.rotary_emb
 
 
 @dataclass(frozen=True, kw_only=True)
