@@ -1,6 +1,8 @@
 """Small random codecs with filled codebooks, one of each public kind."""
 
+import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +14,8 @@ from transformers import (
     MimiConfig,
     MimiModel,
 )
+
+State = dict[str, torch.Tensor]
 
 ENCODEC_SETTINGS: dict[str, dict[str, object]] = {
     "24k": {},
@@ -42,6 +46,50 @@ ENCODEC_SETTINGS: dict[str, dict[str, object]] = {
         "pad_mode": "constant",
     },
 }
+
+# As audiocraft writes it, references to other settings included.
+AUDIOCRAFT_SETTINGS = """
+compression_model: encodec
+sample_rate: {sampling_rate}
+channels: {audio_channels}
+encodec:
+  autoencoder: seanet
+  quantizer: rvq
+  sample_rate: ${{sample_rate}}
+  channels: ${{channels}}
+  causal: {use_causal_conv}
+  renormalize: false
+seanet:
+  dimension: {hidden_size}
+  channels: ${{channels}}
+  causal: ${{encodec.causal}}
+  n_filters: {num_filters}
+  n_residual_layers: 1
+  ratios: {upsampling_ratios}
+  activation: ELU
+  activation_params:
+    alpha: 1.0
+  norm: {norm_type}
+  norm_params: {{}}
+  kernel_size: 7
+  residual_kernel_size: 3
+  last_kernel_size: 7
+  dilation_base: 2
+  pad_mode: {pad_mode}
+  true_skip: {true_skip}
+  compress: 2
+  lstm: 2
+  disable_norm_outer_blocks: 0
+  decoder:
+    trim_right_ratio: 1.0
+    final_activation: null
+  encoder: {{}}
+rvq:
+  n_q: {num_quantizers}
+  q_dropout: false
+  bins: {codebook_size}
+device: cpu
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -87,6 +135,67 @@ def fill_codebooks(model: EncodecModel) -> EncodecModel:
             book.cluster_size.uniform_(1, 2)
             residual = residual - layer.decode(layer.encode(residual))
     return model
+
+
+@pytest.fixture(scope="session")
+def save_encodec() -> Callable[..., Path]:
+    """Writes a checkpoint: `save_encodec(model, folder, layout="original", spelling="old")`."""
+    return save_checkpoint
+
+
+def respell(state: State, spelling: str) -> State:
+    """Writes the weight norm of a transformers state dict as old or new names, or folds it."""
+    result = {}
+    for name, value in state.items():
+        stem = name.removesuffix(".parametrizations.weight.original0")
+        if spelling == "new" or "parametrizations" not in name:
+            result[name] = value
+        elif spelling == "old":
+            name = name.replace(".parametrizations.weight.original0", ".weight_g")
+            result[name.replace(".parametrizations.weight.original1", ".weight_v")] = value
+        elif stem != name:
+            direction = state[f"{stem}.parametrizations.weight.original1"]
+            result[f"{stem}.weight"] = torch._weight_norm(direction, value, 0)
+    return result
+
+
+def original_names(model: EncodecModel, state: State) -> State:
+    """Renames a transformers state dict to what the `encodec` package calls its weights."""
+    result = {}
+    for name, value in state.items():
+        if name.startswith("quantizer"):
+            name = name.replace("quantizer.layers", "quantizer.vq.layers")
+            result[name.replace(".codebook.", "._codebook.")] = value
+            continue
+        match = re.fullmatch(r"(.*)\.(conv|norm)\.(.+)", name)
+        if match:
+            layer, part, rest = match.groups()
+            transposed = type(model.get_submodule(layer)).__name__ == "EncodecConvTranspose1d"
+            kind = "convtr" if transposed else "conv"
+            name = f"{layer}.{kind}.{kind if part == 'conv' else 'norm'}.{rest}"
+        result[name.replace("coder.layers.", "coder.model.")] = value
+    return result
+
+
+def save_checkpoint(model: EncodecModel, path: Path, *, layout: str, spelling: str) -> Path:
+    state = respell(model.state_dict(), spelling)
+    if layout == "transformers":
+        model.config.save_pretrained(path)
+        torch.save(state, path / "pytorch_model.bin")
+        return path
+    state = original_names(model, state)
+    file = path / "weights.bin"
+    if layout == "original":
+        torch.save(state, file)
+        return file
+    settings = model.config.to_dict() | {
+        "true_skip": not model.config.use_conv_shortcut,
+        "num_quantizers": model.config.num_quantizers,
+        "upsampling_ratios": list(model.config.upsampling_ratios),
+    }
+    package = {"best_state": state, "xp.cfg": AUDIOCRAFT_SETTINGS.format(**settings)}
+    torch.save(package | {"version": "1.0.0", "exported": True}, file)
+    return file
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,3 @@
-import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,106 +9,7 @@ from audio_tokenizers.acoustic.encodec import EncodecTokenizer, fold_weight_norm
 from audio_tokenizers.acoustic.encodec_checkpoints import load_encodec
 
 MakeEncodec = Callable[..., EncodecModel]
-State = dict[str, torch.Tensor]
-
-# As audiocraft writes it, references to other settings included.
-AUDIOCRAFT_SETTINGS = """
-compression_model: encodec
-sample_rate: {sampling_rate}
-channels: {audio_channels}
-encodec:
-  autoencoder: seanet
-  quantizer: rvq
-  sample_rate: ${{sample_rate}}
-  channels: ${{channels}}
-  causal: {use_causal_conv}
-  renormalize: false
-seanet:
-  dimension: {hidden_size}
-  channels: ${{channels}}
-  causal: ${{encodec.causal}}
-  n_filters: {num_filters}
-  n_residual_layers: 1
-  ratios: {upsampling_ratios}
-  activation: ELU
-  activation_params:
-    alpha: 1.0
-  norm: {norm_type}
-  norm_params: {{}}
-  kernel_size: 7
-  residual_kernel_size: 3
-  last_kernel_size: 7
-  dilation_base: 2
-  pad_mode: {pad_mode}
-  true_skip: {true_skip}
-  compress: 2
-  lstm: 2
-  disable_norm_outer_blocks: 0
-  decoder:
-    trim_right_ratio: 1.0
-    final_activation: null
-  encoder: {{}}
-rvq:
-  n_q: {num_quantizers}
-  q_dropout: false
-  bins: {codebook_size}
-device: cpu
-"""
-
-
-def respell(state: State, spelling: str) -> State:
-    """Writes the weight norm of a transformers state dict as old or new names, or folds it."""
-    result = {}
-    for name, value in state.items():
-        stem = name.removesuffix(".parametrizations.weight.original0")
-        if spelling == "new" or "parametrizations" not in name:
-            result[name] = value
-        elif spelling == "old":
-            name = name.replace(".parametrizations.weight.original0", ".weight_g")
-            result[name.replace(".parametrizations.weight.original1", ".weight_v")] = value
-        elif stem != name:
-            direction = state[f"{stem}.parametrizations.weight.original1"]
-            result[f"{stem}.weight"] = torch._weight_norm(direction, value, 0)
-    return result
-
-
-def original_names(model: EncodecModel, state: State) -> State:
-    """Renames a transformers state dict to what the `encodec` package calls its weights."""
-    result = {}
-    for name, value in state.items():
-        if name.startswith("quantizer"):
-            name = name.replace("quantizer.layers", "quantizer.vq.layers")
-            result[name.replace(".codebook.", "._codebook.")] = value
-            continue
-        match = re.fullmatch(r"(.*)\.(conv|norm)\.(.+)", name)
-        if match:
-            layer, part, rest = match.groups()
-            transposed = type(model.get_submodule(layer)).__name__ == "EncodecConvTranspose1d"
-            kind = "convtr" if transposed else "conv"
-            name = f"{layer}.{kind}.{kind if part == 'conv' else 'norm'}.{rest}"
-        result[name.replace("coder.layers.", "coder.model.")] = value
-    return result
-
-
-def save(model: EncodecModel, path: Path, *, layout: str, spelling: str) -> Path:
-    state = respell(model.state_dict(), spelling)
-    if layout == "transformers":
-        model.config.save_pretrained(path)
-        torch.save(state, path / "pytorch_model.bin")
-        return path
-    state = original_names(model, state)
-    file = path / "weights.bin"
-    if layout == "original":
-        torch.save(state, file)
-        return file
-    settings = model.config.to_dict() | {
-        "true_skip": not model.config.use_conv_shortcut,
-        "num_quantizers": model.config.num_quantizers,
-        "upsampling_ratios": list(model.config.upsampling_ratios),
-    }
-    package = {"best_state": state, "xp.cfg": AUDIOCRAFT_SETTINGS.format(**settings)}
-    torch.save(package | {"version": "1.0.0", "exported": True}, file)
-    return file
+SaveEncodec = Callable[..., Path]
 
 
 def assert_equal_to_transformers(tokenizer: EncodecTokenizer, model: EncodecModel) -> None:
@@ -137,10 +37,15 @@ def assert_equal_to_transformers(tokenizer: EncodecTokenizer, model: EncodecMode
     ("16k", "audiocraft", "folded"),
 ])  # fmt: skip
 def test_every_layout_gives_the_tokens_and_samples_of_transformers(
-    make_encodec: MakeEncodec, tmp_path: Path, kind: str, layout: str, spelling: str
+    make_encodec: MakeEncodec,
+    save_encodec: SaveEncodec,
+    tmp_path: Path,
+    kind: str,
+    layout: str,
+    spelling: str,
 ) -> None:
     model = make_encodec(kind)
-    path = save(model, tmp_path, layout=layout, spelling=spelling)
+    path = save_encodec(model, tmp_path, layout=layout, spelling=spelling)
     tokenizer = load_encodec(path)
     assert tokenizer.sample_rate == model.config.sampling_rate
     assert tokenizer.num_codebooks == model.config.num_quantizers
@@ -151,12 +56,16 @@ def test_every_layout_gives_the_tokens_and_samples_of_transformers(
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "num_filters"), [("24k", 32), ("48k", 32), ("32k", 64)])
 def test_models_of_full_size_give_the_tokens_and_samples_of_transformers(
-    make_encodec: MakeEncodec, tmp_path: Path, kind: str, num_filters: int
+    make_encodec: MakeEncodec,
+    save_encodec: SaveEncodec,
+    tmp_path: Path,
+    kind: str,
+    num_filters: int,
 ) -> None:
     model = make_encodec(kind, num_filters=num_filters, hidden_size=128)
     layout = "audiocraft" if kind == "32k" else "original"
     assert_equal_to_transformers(
-        load_encodec(save(model, tmp_path, layout=layout, spelling="old")), model
+        load_encodec(save_encodec(model, tmp_path, layout=layout, spelling="old")), model
     )
 
 
@@ -185,24 +94,26 @@ def test_a_torn_safetensors_file_is_refused(make_encodec: MakeEncodec, tmp_path:
 
 
 def test_audiocraft_checkpoints_keep_their_own_padding(
-    make_encodec: MakeEncodec, tmp_path: Path
+    make_encodec: MakeEncodec, save_encodec: SaveEncodec, tmp_path: Path
 ) -> None:
     samples = torch.randn(1, 1, 2_000)
     tokens = []
     for mode in ("constant", "reflect"):
         model = make_encodec("32k", pad_mode=mode)
         (tmp_path / mode).mkdir()
-        tokenizer = load_encodec(save(model, tmp_path / mode, layout="audiocraft", spelling="old"))
+        tokenizer = load_encodec(
+            save_encodec(model, tmp_path / mode, layout="audiocraft", spelling="old")
+        )
         assert tokenizer.model.config.pad_mode == mode
         tokens.append(tokenizer.encode(samples))
     assert not torch.equal(*tokens)
 
 
 def test_an_audiocraft_folder_and_its_training_checkpoint_are_read(
-    make_encodec: MakeEncodec, tmp_path: Path
+    make_encodec: MakeEncodec, save_encodec: SaveEncodec, tmp_path: Path
 ) -> None:
     model = make_encodec("32k")
-    package = torch.load(save(model, tmp_path, layout="audiocraft", spelling="old"))
+    package = torch.load(save_encodec(model, tmp_path, layout="audiocraft", spelling="old"))
     package["best_state"] = {"model": package["best_state"]}
     torch.save(package, tmp_path / "compression_state_dict.bin")
     assert_equal_to_transformers(load_encodec(tmp_path), model)
@@ -230,9 +141,9 @@ def test_a_pointer_to_anything_else_is_refused(tmp_path: Path, pointer: object) 
     ("audiocraft", "its xp.cfg"),
 ])  # fmt: skip
 def test_missing_unexpected_and_misshapen_weights_are_named(
-    make_encodec: MakeEncodec, tmp_path: Path, layout: str, given_by: str
+    make_encodec: MakeEncodec, save_encodec: SaveEncodec, tmp_path: Path, layout: str, given_by: str
 ) -> None:
-    path = save(make_encodec("24k"), tmp_path, layout=layout, spelling="old")
+    path = save_encodec(make_encodec("24k"), tmp_path, layout=layout, spelling="old")
     file = path / "pytorch_model.bin" if layout == "transformers" else path
     package = torch.load(file)
     state = package["best_state"] if layout == "audiocraft" else package
@@ -274,9 +185,14 @@ def test_a_pickle_with_code_is_refused_and_not_run(
     ("  n_filters: 4\n", "", "Found no seanet.n_filters in the settings"),
 ])  # fmt: skip
 def test_settings_that_are_not_those_of_encodec_are_refused(
-    make_encodec: MakeEncodec, tmp_path: Path, old: str, new: str, message: str
+    make_encodec: MakeEncodec,
+    save_encodec: SaveEncodec,
+    tmp_path: Path,
+    old: str,
+    new: str,
+    message: str,
 ) -> None:
-    file = save(make_encodec("32k"), tmp_path, layout="audiocraft", spelling="old")
+    file = save_encodec(make_encodec("32k"), tmp_path, layout="audiocraft", spelling="old")
     package = torch.load(file)
     assert old in package["xp.cfg"]
     package["xp.cfg"] = package["xp.cfg"].replace(old, new)
@@ -287,9 +203,9 @@ def test_settings_that_are_not_those_of_encodec_are_refused(
 
 @pytest.mark.parametrize("text", ["seanet: [1, 2", "a: b: c", 3, None])
 def test_settings_that_are_no_yaml_are_refused(
-    make_encodec: MakeEncodec, tmp_path: Path, text: object
+    make_encodec: MakeEncodec, save_encodec: SaveEncodec, tmp_path: Path, text: object
 ) -> None:
-    file = save(make_encodec("32k"), tmp_path, layout="audiocraft", spelling="old")
+    file = save_encodec(make_encodec("32k"), tmp_path, layout="audiocraft", spelling="old")
     torch.save(torch.load(file) | {"xp.cfg": text}, file)
     with pytest.raises(ValueError, match=r"The xp.cfg in .*weights.bin is no YAML; fetch"):
         load_encodec(file)
