@@ -73,7 +73,11 @@ class Decode:
         from audio_tokenizers.token_file import load_encoded
 
         encoded = load_encoded(self.tokens)
-        codec = load(self.codec or encoded.codec, self.device)
+        try:
+            codec = load(self.codec or encoded.codec, self.device)
+        except ValueError as error:
+            hint = "" if self.codec else " The tokens name it so; give its place with --codec."
+            raise ValueError(f"{error}{hint}") from None
         with progress_bar("decoding", encoded.duration) as progress:
             decode_to_file(encoded, codec, self.output, device=self.device, progress=progress)
         print(f"{self.output}: {encoded.duration:.2f} s at {encoded.sample_rate} Hz")

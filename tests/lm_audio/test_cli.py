@@ -79,6 +79,18 @@ def test_mistakes_get_one_line_and_status_2(
         assert "cannot be used here" in fails_with(wrong, capsys)
 
 
+def test_a_codec_that_moved_is_asked_for(
+    codec_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_audio(tmp_path / "in.wav", torch.zeros(1, 480), 24_000)
+    tokens, out = str(tmp_path / "t.safetensors"), str(tmp_path / "out.wav")
+    main(["encode", str(tmp_path / "in.wav"), "-o", tokens, "--codec", str(codec_folder)])
+    moved = codec_folder.rename(tmp_path / "moved")
+    assert "give its place with --codec" in fails_with(["decode", tokens, "-o", out], capsys)
+    main(["decode", tokens, "-o", out, "--codec", str(moved)])
+    assert audio_info(out).num_samples == 480
+
+
 def test_tokens_of_changed_weights_are_refused(
     codec_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
