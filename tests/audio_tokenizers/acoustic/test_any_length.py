@@ -38,6 +38,8 @@ def codecs(
         mimi = make_mimi(num_filters=2, audio_channels=channels, codebook_size=64, num_quantizers=4)
         made[f"mimi-{layout}"] = MimiTokenizer(mimi)
     dac = make_dac(16_000, encoder_hidden_size=2, codebook_size=64, n_codebooks=4)
+    with torch.no_grad():
+        dac.decoder.conv2.weight.mul_(0.1)  # or most of its samples would be full scale
     return made | {"dac-mono": DacTokenizer(dac)}
 
 
@@ -69,6 +71,6 @@ def test_a_batch_of_any_length_is_restored_and_coded_as_its_waveforms(
         if gains is not None:
             torch.testing.assert_close(gain, gains[i : i + 1], rtol=1e-6, atol=0)
         alone = codec.decode(tokens[i : i + 1], num_samples=num_samples, gains=gain)
-        # Measured: 1.2e-5. These random codecs may be louder than full scale.
-        limit = 3e-5 * max(1, decoded.abs().max().item())
+        # Relative to a peak beyond full scale. Measured: up to 3e-6.
+        limit = 1e-5 * max(1, decoded.abs().max().item())
         torch.testing.assert_close(alone, decoded[i : i + 1], rtol=0, atol=limit)
