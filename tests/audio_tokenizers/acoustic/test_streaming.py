@@ -272,3 +272,27 @@ def test_a_model_that_normalises_over_time_cannot_stream(make_encodec: MakeEncod
         codec.encoder_stream()
     with pytest.raises(ValueError, match="cannot stream; use encode and decode"):
         codec.decoder_stream()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["wide-24k", *NAMES])
+def test_three_minutes_in_pieces_of_ten_seconds_equal_one_call(
+    codecs: dict[str, AcousticTokenizer], wide_codec: EncodecTokenizer, name: str
+) -> None:
+    codec = wide_codec if name == "wide-24k" else codecs[name]
+    seconds = codec.sample_rate
+    samples = waveform(codec, num_samples=180 * seconds + (0 if name == "wide-24k" else 77))
+    tokens, gains = codec.encode(samples), codec.gains(samples)
+    streamed, streamed_gains = stream_encode(codec, samples, [10 * seconds])
+    assert torch.equal(streamed, tokens)
+    if gains is not None:
+        assert streamed_gains is not None
+        assert torch.equal(streamed_gains, gains)
+
+    decoded = codec.decode(tokens, gains=gains)
+    frames = round(10 * codec.frame_rate)
+    streamed = stream_decode(codec, tokens, [frames], gains)
+    if name == "wide-24k":  # real widths, and a multiple of 4 frames: equal to the bit
+        assert torch.equal(streamed, decoded)
+    else:
+        torch.testing.assert_close(streamed, decoded, rtol=0, atol=1e-4)
