@@ -26,11 +26,6 @@ def hash_model(settings: str, weights: Mapping[str, Tensor]) -> str:
     return hashlib.sha256((settings + hash_tensors(weights)).encode()).hexdigest()[:16]
 
 
-class WeightsHash:
-    def __call__(self, tensors: Mapping[str, Tensor], settings: str) -> str:
-        return hashlib.sha256((settings + hash_tensors(tensors)).encode()).hexdigest()
-
-
 def hash_tensor(tensor: Tensor) -> str:
     """A SHA-256 over the type, shape and values of one tensor."""
     digest = hashlib.sha256()

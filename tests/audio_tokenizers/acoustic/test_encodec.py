@@ -144,7 +144,6 @@ def test_the_identity_follows_weights_and_settings(make_encodec: MakeEncodec) ->
     assert same == EncodecTokenizer(make_encodec("24k")).identity
     assert same != EncodecTokenizer(make_encodec("24k", pad_mode="constant")).identity
     other = EncodecTokenizer(make_encodec("24k"))
-    assert same == other.identity
     other.model.quantizer.layers[3].codebook.embed[5, 5] += 1
     assert same != other.identity
 

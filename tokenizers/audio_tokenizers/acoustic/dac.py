@@ -8,6 +8,7 @@ Paper: Kumar et al., High-Fidelity Audio Compression with Improved RVQGAN, arXiv
 """
 
 import json
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,7 @@ from audio_tokenizers.acoustic.stream_layers import (
     TransposedConvStream,
 )
 from audio_tokenizers.acoustic.streaming import DecoderStream, EncoderStream
-from audio_tokenizers.identity import WeightsHash
+from audio_tokenizers.identity import hash_model
 from audio_tokenizers.weights import load_transformers
 
 if TYPE_CHECKING:
@@ -52,14 +53,13 @@ class DacTokenizer:
 
     def __init__(self, model: "DacModel") -> None:
         self.model: Any = model.train(False).requires_grad_(False)
-        self._hash = WeightsHash()
 
-    @property
+    @cached_property  # its weights train no more, and there are many
     def identity(self) -> str:
         """Names the codec, its settings and its weights; equal identities give equal tokens."""
         settings = json.dumps([self.sample_rate, list(self.model.config.downsampling_ratios)])
-        digest = self._hash(self.model.state_dict(), settings)
-        return f"dac-{self.sample_rate}-{digest[:16]}"
+        digest = hash_model(settings, self.model.state_dict())
+        return f"dac-{self.sample_rate}-{digest}"
 
     @property
     def sample_rate(self) -> int:

@@ -8,6 +8,7 @@ Paper: Défossez et al., High Fidelity Neural Audio Compression, arXiv 2210.1343
 """
 
 import json
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,7 +24,7 @@ from audio_tokenizers.acoustic.chunked import (
 )
 from audio_tokenizers.acoustic.stream_layers import seanet_stream
 from audio_tokenizers.acoustic.streaming import DecoderStream, EncoderStream
-from audio_tokenizers.identity import WeightsHash
+from audio_tokenizers.identity import hash_model
 
 if TYPE_CHECKING:
     from transformers import EncodecModel
@@ -49,7 +50,6 @@ class EncodecTokenizer:
     def __init__(self, model: "EncodecModel") -> None:
         fold_weight_norm(model)
         self.model: Any = model.train(False).requires_grad_(False)
-        self._hash = WeightsHash()
         config = self.model.config
         self._hop: int = config.hop_length
         self.chunk_length: int | None = config.chunk_length
@@ -60,13 +60,13 @@ class EncodecTokenizer:
                 "chunk, as in the 48 kHz model."
             )
 
-    @property
+    @cached_property  # its weights train no more, and there are many
     def identity(self) -> str:
         """Names the codec, its settings and its weights; equal identities give equal tokens."""
         config = self.model.config
         settings = json.dumps([getattr(config, name) for name in _SETTINGS], default=list)
-        digest = self._hash(self.model.state_dict(), settings)
-        return f"encodec-{self.sample_rate}-{digest[:16]}"
+        digest = hash_model(settings, self.model.state_dict())
+        return f"encodec-{self.sample_rate}-{digest}"
 
     @property
     def sample_rate(self) -> int:

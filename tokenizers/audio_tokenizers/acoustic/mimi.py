@@ -10,6 +10,7 @@ Paper: Défossez et al., Moshi: a speech-text foundation model, arXiv 2410.00037
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,7 @@ from audio_tokenizers.acoustic.stream_layers import (
     trimmed_conv_stream,
 )
 from audio_tokenizers.acoustic.streaming import DecoderStream, EncoderStream
-from audio_tokenizers.identity import WeightsHash
+from audio_tokenizers.identity import hash_model
 from audio_tokenizers.weights import load_transformers
 
 if TYPE_CHECKING:
@@ -57,13 +58,12 @@ class MimiTokenizer:
 
     def __init__(self, model: "MimiModel") -> None:
         self.model: Any = model.train(False).requires_grad_(False)
-        self._hash = WeightsHash()
         self._parts = _parts(model)
         kind = _rotary(self._parts.encoder_transformer).rope_type
         if kind != "default":
             raise ValueError(f"Got rotary positions of type {kind}; expected default, as in Mimi.")
 
-    @property
+    @cached_property  # its weights train no more, and there are many
     def identity(self) -> str:
         """Names the codec, its settings and its weights; equal identities give equal tokens."""
         config = self.model.config
@@ -77,8 +77,8 @@ class MimiTokenizer:
             for part, module in parts.items()
             for name, weight in module.state_dict().items()
         }
-        digest = self._hash(weights, json.dumps(settings, default=list))
-        return f"mimi-{self.sample_rate}-{digest[:16]}"
+        digest = hash_model(json.dumps(settings, default=list), weights)
+        return f"mimi-{self.sample_rate}-{digest}"
 
     @property
     def sample_rate(self) -> int:
