@@ -40,6 +40,17 @@ def test_error_leaves_nothing(tmp_path: Path, kind: type[BaseException]) -> None
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_file_that_its_writer_made_private_is_not(tmp_path: Path) -> None:
+    with replacing(tmp_path / "a.bin") as temporary:
+        temporary.unlink()
+        temporary.write_text("new")
+        temporary.chmod(0o600)
+
+    (tmp_path / "b.bin").write_text("as usual")
+    modes = [(tmp_path / name).stat().st_mode for name in ("a.bin", "b.bin")]
+    assert modes[0] == modes[1]
+
+
 def test_a_link_stays_and_its_target_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "target.wav").write_text("old")
     (tmp_path / "link.wav").symlink_to(tmp_path / "target.wav")

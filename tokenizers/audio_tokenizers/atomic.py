@@ -21,8 +21,10 @@ def replacing(path: str | Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.stem}.{secrets.token_hex(8)}{path.suffix}")
     # Created here, not by mkstemp, whose files only their owner can read: the umask decides.
     os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    mode = temporary.stat().st_mode
     try:
         yield temporary
+        temporary.chmod(mode)  # some writers, safetensors among them, put a private file there
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
