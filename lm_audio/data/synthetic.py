@@ -15,7 +15,7 @@ def demo_clip(*, sample_rate: int, seed: int = 0) -> np.ndarray:
         _add(mix, note, at=int(0.45 * number * sample_rate))
     for start in (0.8, 1.1, 2.6, 2.8, 3.0):
         _add(mix, 0.25 * chirp(0.18, sample_rate=sample_rate, rng=rng), at=int(start * sample_rate))
-    _add(mix, 0.12 * rain(4.0, sample_rate=sample_rate, rng=rng), at=0)
+    _add(mix, 0.06 * rain(4.0, sample_rate=sample_rate, rng=rng), at=0)
     return 0.5 * mix / np.abs(mix).max()
 
 
