@@ -207,7 +207,9 @@ def test_missing_weights_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"missing or unexpected weights: decoder.stack.blocks.2"):
         load_frame_codec(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({**config, "code_width": 8}))
-    with pytest.raises(ValueError, match=r"of a shape that config.json does not give: decoder.stack"):
+    with pytest.raises(
+        ValueError, match=r"of a shape that config.json does not give: decoder.stack"
+    ):
         load_frame_codec(tmp_path)
 
 
