@@ -78,6 +78,7 @@ def save_mimi(folder: Path) -> None:
         codebook_dim=16,
         vector_quantization_hidden_dimension=16,
         num_quantizers=4,
+        upsample_groups=32,
     )
     MimiModel(settings).save_pretrained(folder)
 
