@@ -1,5 +1,6 @@
 """The command line: parse, call, print. A user's mistake gets one line and exit status 2."""
 
+import logging
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -138,6 +139,8 @@ def load(name: str, device: str) -> "AcousticTokenizer":
         first = str(error).splitlines()[0]
         raise ValueError(f"The device {device!r} cannot be used here: {first}") from None
 
+    # Its retries are no news to a user: what comes of them is one sentence.
+    logging.getLogger("huggingface_hub.utils._http").setLevel(logging.CRITICAL)
     return load_codec(CODEC_FOLDER if name == "default" else name, device=device)
 
 
