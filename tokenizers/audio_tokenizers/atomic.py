@@ -2,8 +2,9 @@
 
 import os
 import secrets
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -15,8 +16,9 @@ def replacing(path: str | Path) -> Iterator[Path]:
     writers of one path each write their own file; the last to finish wins.
     """
     path = Path(path).resolve()  # what a link points to is replaced, not the link
-    if path.exists() and not path.is_file():
-        raise ValueError(f"{path} is not a file; give the name of a file to write or replace.")
+    with suppress(FileNotFoundError):
+        if not stat.S_ISREG(path.stat().st_mode):  # one look: others may come and go meanwhile
+            raise ValueError(f"{path} is not a file; give the name of a file to write or replace.")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{secrets.token_hex(8)}{path.suffix}")
     # Created here, not by mkstemp, whose files only their owner can read: the umask decides.
