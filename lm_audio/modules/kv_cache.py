@@ -1,0 +1,98 @@
+"""Keys and values of the positions so far, and of the conditions, for rows decoded together.
+
+Shapes: R rows, H heads, L positions, D width of a head.
+"""
+
+import torch
+from torch import Tensor
+
+BLOCK = 64  # lengths are padded to a multiple of it, so that they do not change how sums round
+
+
+def padded(length: int) -> int:
+    """The next multiple of `BLOCK`."""
+    return -(-length // BLOCK) * BLOCK
+
+
+class KVCache:
+    """Memory for a number of rows and positions, allocated once and made larger when needed.
+
+    Rows are in use from the first on; what stands in the others has no meaning.
+    """
+
+    def __init__(
+        self, *, num_layers: int, num_heads: int, dim: int, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        self.num_rows = 0
+        empty = torch.zeros(num_layers, 0, num_heads, 0, dim, device=device, dtype=dtype)
+        self._keys, self._values = empty, empty.clone()
+        self._condition_keys, self._condition_values = empty.clone(), empty.clone()
+        self._condition_bias = torch.zeros(0, 1, 1, 0, device=device, dtype=dtype)
+
+    def reserve(self, num_rows: int, length: int, condition_length: int) -> None:
+        """Makes room for this many rows and positions, keeping what is there."""
+        self._keys = _grown(self._keys, (1, num_rows), (3, padded(length)))
+        self._values = _grown(self._values, (1, num_rows), (3, padded(length)))
+        size = padded(condition_length)
+        self._condition_keys = _grown(self._condition_keys, (1, num_rows), (3, size))
+        self._condition_values = _grown(self._condition_values, (1, num_rows), (3, size))
+        self._condition_bias = _grown(
+            self._condition_bias, (0, num_rows), (3, size), fill=-torch.inf
+        )
+
+    def open_row(self, condition_length: int) -> int:
+        """Takes the next row into use, for a condition of this length, in the room reserved."""
+        row, self.num_rows = self.num_rows, self.num_rows + 1
+        self._condition_bias[row] = -torch.inf
+        self._condition_bias[row, ..., :condition_length] = 0
+        return row
+
+    def close_rows(self, start: int, stop: int) -> None:
+        """Gives rows up; those behind them move to the front."""
+        kept = self.num_rows - stop
+        for tensor, dim in (
+            (self._keys, 1), (self._values, 1), (self._condition_keys, 1),
+            (self._condition_values, 1), (self._condition_bias, 0),
+        ):  # fmt: skip
+            moved = tensor.narrow(dim, stop, kept).clone()
+            tensor.narrow(dim, start, kept).copy_(moved)
+        self.num_rows -= stop - start
+
+    def put(self, layer: int, row: int, k: Tensor, v: Tensor) -> None:
+        """Keeps k, v [H, L, D] as the first positions of a row."""
+        length = k.shape[1]
+        self._keys[layer, row, :, :length] = k
+        self._values[layer, row, :, :length] = v
+
+    def put_condition(self, layer: int, row: int, k: Tensor, v: Tensor) -> None:
+        """Keeps the keys and values [H, L, D] of a row's condition."""
+        length = k.shape[1]
+        self._condition_keys[layer, row, :, :length] = k
+        self._condition_values[layer, row, :, :length] = v
+
+    def add(self, layer: int, rows: slice, positions: Tensor, k: Tensor, v: Tensor) -> None:
+        """Keeps k, v [R, H, D] at one position [R] of each of these rows."""
+        row = torch.arange(len(k), device=positions.device)
+        self._keys[layer, rows][row, :, positions] = k
+        self._values[layer, rows][row, :, positions] = v
+
+    def kept(self, layer: int, rows: slice, length: int) -> tuple[Tensor, Tensor]:
+        """Keys and values [R, H, L, D] of the first `length` positions of these rows."""
+        return self._keys[layer, rows, :, :length], self._values[layer, rows, :, :length]
+
+    def condition(self, layer: int, rows: slice) -> tuple[Tensor, Tensor, Tensor]:
+        """Keys and values [R, H, L, D] of these rows' conditions, and their bias [R, 1, 1, L]."""
+        keys, values = self._condition_keys[layer, rows], self._condition_values[layer, rows]
+        return keys, values, self._condition_bias[rows]
+
+
+def _grown(x: Tensor, *sizes: tuple[int, int], fill: float = 0.0) -> Tensor:
+    """x in a tensor that has at least these sizes along these dimensions."""
+    shape = list(x.shape)
+    for dim, size in sizes:
+        shape[dim] = max(shape[dim], size)
+    if shape == list(x.shape):
+        return x
+    grown = x.new_full(shape, fill)
+    grown[tuple(slice(0, size) for size in x.shape)] = x
+    return grown
