@@ -1,0 +1,140 @@
+"""What comes out of a pipeline: sound, and the tokens that it was made of."""
+
+import base64
+import io
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from audio_tokenizers.atomic import replacing
+from audio_tokenizers.audio_writer import write_audio
+from audio_tokenizers.spectra import mel_filterbank
+
+# Programs that play a WAV file and then end, with the options to do so without a window or a word.
+PLAYERS = {
+    "afplay": (),
+    "paplay": (),
+    "aplay": ("-q",),
+    "ffplay": ("-nodisp", "-autoexit", "-loglevel", "error"),
+}
+
+NUM_MELS = 128
+FFT_LENGTH = 2048
+MAX_COLUMNS = 2000
+DYNAMIC_RANGE = 80.0  # dB
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Clip:
+    """Generated sound.
+
+    Args:
+        samples: [C, N], float32 on the CPU, nominally within -1..1.
+        tokens: [K, T], int64, those that the renderer decoded.
+        stage_tokens: the tokens of each stage, by its name.
+    """
+
+    samples: Tensor
+    sample_rate: int
+    tokens: Tensor
+    stage_tokens: Mapping[str, Tensor]
+    seed: int
+    prompt: str | None
+
+    def __post_init__(self) -> None:
+        if self.samples.ndim != 2 or self.samples.dtype != torch.float32:
+            raise ValueError(
+                f"Got samples of shape {list(self.samples.shape)} and type {self.samples.dtype}; "
+                "expected [C, N], torch.float32."
+            )
+
+    def __repr__(self) -> str:
+        C = len(self.samples)
+        channels = {1: "mono", 2: "stereo"}.get(C, f"{C} channels")
+        return f"Clip({self.duration:.3f} s, {self.sample_rate} Hz, {channels}, seed {self.seed})"
+
+    @property
+    def duration(self) -> float:
+        """Seconds."""
+        return self.samples.shape[1] / self.sample_rate
+
+    def save(self, path: str | Path) -> None:
+        """Writes a .wav, .flac, .ogg, .opus or .mp3 file, whole or not at all.
+
+        Samples beyond full scale are limited to it, with a warning.
+        """
+        write_audio(path, self.samples, self.sample_rate)
+
+    def play(self) -> None:
+        """Plays the clip to its end, by the first of `PLAYERS` that this machine has."""
+        found = (name for name in PLAYERS if shutil.which(name))
+        player = next(found, None)
+        if player is None:
+            raise FileNotFoundError(
+                f"Found no program that plays sound; install one of: {', '.join(PLAYERS)}, or "
+                "save the clip."
+            )
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "clip.wav"
+            self.save(path)
+            command = [player, *PLAYERS[player], str(path)]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            said = " ".join(done.stderr.split()) or f"exit status {done.returncode}"
+            raise OSError(f"{player} could not play the clip ({said}); save it instead.")
+
+    def plot(self, path: str | Path) -> None:
+        """Writes a .png picture of the waveform and of its log-mel spectrogram.
+
+        Needs matplotlib, which this package does not bring.
+        """
+        path = Path(path)
+        if path.suffix.lower() != ".png":
+            raise ValueError(f"{path} does not end in .png; pictures are written as PNG only.")
+        try:
+            from matplotlib.figure import Figure  # type: ignore[import-not-found,unused-ignore]
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError(
+                "A plot needs matplotlib, which is not installed; run: pip install matplotlib."
+            ) from error
+        figure = Figure(figsize=(10, 6), layout="constrained")
+        wave, spectrogram = figure.subplots(2, sharex=True)
+        N = self.samples.shape[1]
+        seconds = torch.arange(N) / self.sample_rate
+        wave.plot(seconds.numpy(), self.samples.T.numpy(), linewidth=0.5)
+        wave.set(title=repr(self), ylabel="sample", ylim=(-1.05, 1.05))
+        mels = log_mels(self.samples, self.sample_rate)
+        extent = (0, self.duration, 0, len(mels))
+        spectrogram.imshow(mels.numpy(), origin="lower", aspect="auto", extent=extent, cmap="magma")
+        spectrogram.set(xlabel="seconds", ylabel="mel band", xlim=(0, self.duration))
+        with replacing(path) as temporary:
+            figure.savefig(temporary, format="png", dpi=120)
+
+    def _repr_html_(self) -> str:
+        """A player for notebooks, with the sound inside."""
+        file = io.BytesIO()
+        write_audio(file, self.samples, self.sample_rate, format="flac")
+        data = base64.b64encode(file.getvalue()).decode()
+        return f'<audio controls title="{self!r}" src="data:audio/flac;base64,{data}"></audio>'
+
+
+def log_mels(samples: Tensor, sample_rate: int) -> Tensor:
+    """The mel spectrogram of the mean of samples [C, N], in dB below its peak: [bands, columns]."""
+    mono = samples.mean(dim=0)
+    hop = max(FFT_LENGTH // 8, -(-len(mono) // MAX_COLUMNS))
+    window = torch.hann_window(FFT_LENGTH)
+    spectrum = torch.stft(
+        mono, FFT_LENGTH, hop, window=window, pad_mode="constant", return_complex=True
+    )
+    bands = mel_filterbank(
+        num_mels=NUM_MELS, num_bins=FFT_LENGTH // 2, sample_rate=sample_rate
+    )  # [bands, bins]
+    power = bands @ spectrum[:-1].abs().square()  # without Nyquist
+    decibels = 10 * power.clamp(min=1e-20).log10()
+    return (decibels - decibels.max()).clamp(min=-DYNAMIC_RANGE)

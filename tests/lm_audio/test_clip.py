@@ -1,0 +1,173 @@
+"""Clips: saved, played, drawn and shown."""
+
+import base64
+import io
+import os
+import re
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from audio_tokenizers.audio_files import read_audio
+from lm_audio.clip import DYNAMIC_RANGE, FFT_LENGTH, NUM_MELS, Clip, log_mels
+
+RATE = 24_000
+
+
+def make_clip(samples: torch.Tensor) -> Clip:
+    tokens = torch.zeros(4, 10, dtype=torch.int64)
+    return Clip(
+        samples=samples,
+        sample_rate=RATE,
+        tokens=tokens,
+        stage_tokens={"semantic": tokens[:1]},
+        seed=7,
+        prompt="a bell",
+    )
+
+
+@pytest.fixture
+def stereo() -> Clip:
+    time = torch.arange(RATE // 2) / RATE
+    return make_clip(0.5 * torch.stack([(440 * f * time).sin() for f in (1.0, 1.5)]))
+
+
+@pytest.fixture
+def player_saying(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
+    """Puts a program `aplay` on an otherwise empty path; it keeps the file that it is to play."""
+
+    def install(ending: str) -> Path:
+        played = tmp_path / "played.wav"
+        program = tmp_path / "bin" / "aplay"
+        program.parent.mkdir()
+        program.write_text(f'#!/bin/sh\nfor file; do :; done\n/bin/cp "$file" {played}\n{ending}\n')
+        program.chmod(0o755)
+        monkeypatch.setenv("PATH", str(program.parent))
+        return played
+
+    return install
+
+
+def test_a_clip_says_how_long_it_is_in_seconds(stereo: Clip) -> None:
+    assert stereo.duration == 0.5
+    assert repr(stereo) == "Clip(0.500 s, 24000 Hz, stereo, seed 7)"
+    assert "mono" in repr(make_clip(torch.zeros(1, 10)))
+    assert "6 channels" in repr(make_clip(torch.zeros(6, 10)))
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg", ".opus", ".mp3"])
+def test_a_clip_is_saved_in_every_format(stereo: Clip, tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"clip{suffix}"
+    stereo.save(path)
+    read = read_audio(path)
+    assert read.samples.shape[0] == 2
+    assert abs(read.duration - 0.5) < 0.08  # MP3 pads
+    if suffix in (".wav", ".flac"):
+        torch.testing.assert_close(read.samples, stereo.samples, rtol=0, atol=2**-16)
+
+
+def test_samples_beyond_full_scale_are_limited_with_a_warning(tmp_path: Path) -> None:
+    clip = make_clip(torch.tensor([[0.5, 2.0, -1.5, 0.0]]))
+    with pytest.warns(UserWarning, match=r"2 samples were beyond full scale, by up to 6\.02 dB"):
+        clip.save(tmp_path / "loud.wav")
+    assert read_audio(tmp_path / "loud.wav").samples.abs().max() <= 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        make_clip(clip.samples / 2).save(tmp_path / "fits.wav")
+
+
+def test_a_clip_that_cannot_be_saved_leaves_the_older_file(stereo: Clip, tmp_path: Path) -> None:
+    path = tmp_path / "clip.wav"
+    stereo.save(path)
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        make_clip(torch.full((1, 100), torch.nan)).save(path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_unknown_suffix_is_refused_with_the_known_ones(stereo: Clip, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"known suffix; use one of: \.wav, \.flac"):
+        stereo.save(tmp_path / "clip.xyz")
+
+
+@pytest.mark.parametrize("samples", [torch.zeros(10), torch.zeros(1, 10, dtype=torch.float64)])
+def test_samples_of_another_shape_or_type_are_refused(samples: torch.Tensor) -> None:
+    with pytest.raises(ValueError, match=r"expected \[C, N\], torch\.float32"):
+        make_clip(samples)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the player is a shell script")
+def test_a_player_gets_the_sound_of_the_clip(
+    stereo: Clip, player_saying: Callable[[str], Path]
+) -> None:
+    played = player_saying("exit 0")
+    stereo.play()
+    torch.testing.assert_close(read_audio(played).samples, stereo.samples, rtol=0, atol=2**-16)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the player is a shell script")
+def test_what_a_failing_player_says_is_passed_on(
+    stereo: Clip, player_saying: Callable[[str], Path]
+) -> None:
+    player_saying("echo no sound card >&2; exit 1")
+    with pytest.raises(OSError, match=r"aplay could not play the clip \(no sound card\)"):
+        stereo.play()
+
+
+def test_without_a_player_the_error_names_some(
+    stereo: Clip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", os.fspath(tmp_path))
+    with pytest.raises(FileNotFoundError, match="install one of: afplay, paplay, aplay, ffplay"):
+        stereo.play()
+
+
+def test_a_notebook_shows_a_player_with_the_same_sound(stereo: Clip) -> None:
+    found = re.search(r'src="data:audio/flac;base64,([^"]+)"', stereo._repr_html_())
+    assert found is not None
+    read = read_audio(io.BytesIO(base64.b64decode(found.group(1))))
+    torch.testing.assert_close(read.samples, stereo.samples, rtol=0, atol=2**-16)
+
+
+def test_the_spectrogram_peaks_in_the_band_of_a_tone() -> None:
+    frequency, time = 3000.0, torch.arange(RATE) / RATE
+    mels = log_mels((2 * torch.pi * frequency * time).sin()[None], RATE)
+    top = 2595 * torch.tensor(1 + RATE / 2 / 700).log10()
+    expected = 2595 * torch.tensor(1 + frequency / 700).log10() / top * (NUM_MELS + 1) - 1
+    assert (mels.median(dim=1).values.argmax() - expected).abs() <= 1
+    assert mels.max() == 0
+    assert mels.min() == -DYNAMIC_RANGE
+
+
+@pytest.mark.parametrize("num_samples", [1, FFT_LENGTH // 2, 10 * RATE * 60])
+def test_a_spectrogram_of_any_length_has_a_picture_of_sane_width(num_samples: int) -> None:
+    mels = log_mels(torch.zeros(1, num_samples), RATE)
+    assert mels.shape[0] == NUM_MELS
+    assert 1 <= mels.shape[1] <= 2001
+
+
+def test_a_clip_is_drawn_as_a_png(stereo: Clip, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    stereo.plot(tmp_path / "clip.png")
+    assert (tmp_path / "clip.png").read_bytes().startswith(b"\x89PNG\r\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["clip.png"]
+
+
+def test_a_plot_without_matplotlib_says_how_to_get_it(
+    stereo: Clip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)  # as if it were not installed
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(ModuleNotFoundError, match="run: pip install matplotlib"):
+        stereo.plot(tmp_path / "clip.png")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_plot_in_another_format_is_refused(stereo: Clip, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"does not end in \.png"):
+        stereo.plot(tmp_path / "clip.pdf")
