@@ -1,0 +1,159 @@
+"""Tokens of an earlier stage: as a prefix, or aligned in time with the frames of a later stage.
+
+Shapes: B batch, K codebooks, T frames, F chosen frames, L condition length, D width.
+"""
+
+from collections.abc import Sequence
+from fractions import Fraction
+
+import torch
+from torch import Tensor, nn
+
+from lm_audio.conditioners.condition import Condition, Null, NullKind, stack
+
+NO_TOKEN = -1
+"""Stands, in rows of aligned tokens, where there is none: past an end, or dropped."""
+
+
+class TokenConditioner(nn.Module):
+    """Embeds whole token sequences, frame by frame and within a frame codebook by codebook.
+
+    It has no positions of its own: the model that the tokens are prepended to gives them some.
+
+    Args:
+        num_tokens: of each codebook; codebooks share no embedding.
+        deduplicate: frames equal to the one before are left out.
+    """
+
+    def __init__(
+        self,
+        num_tokens: int,
+        dim: int,
+        *,
+        num_codebooks: int = 1,
+        deduplicate: bool = False,
+        null: NullKind = "learned",
+    ) -> None:
+        super().__init__()
+        _check_sizes(num_tokens=num_tokens, num_codebooks=num_codebooks)
+        self.num_tokens = num_tokens
+        self.num_codebooks = num_codebooks
+        self.deduplicate = deduplicate
+        self.dim = dim
+        self.null = Null(null, dim)
+        self.embedding = nn.Embedding(num_codebooks * num_tokens, dim)
+
+    def forward(self, values: Sequence[Tensor | None]) -> Condition:
+        """Embeds B values, tokens [K, T] each with its own T, to T * K entries each."""
+        return stack([self.null.embedding if v is None else self._embed(v) for v in values])
+
+    def _embed(self, tokens: Tensor) -> Tensor:
+        _check_tokens(tokens, num_tokens=self.num_tokens, num_codebooks=self.num_codebooks)
+        tokens = tokens.to(self.embedding.weight.device)
+        if self.deduplicate:
+            tokens = torch.unique_consecutive(tokens, dim=1)
+        first = torch.arange(self.num_codebooks, device=tokens.device) * self.num_tokens
+        return self.embedding((tokens + first[:, None]).T.flatten())  # [T * K, D]
+
+
+class AlignedTokens(nn.Module):
+    """Adds tokens of an earlier stage to the frames of a later one, each frame its own.
+
+    Frame t gets E_0[token u] + E_1[token u + 1] + ... with u = floor(t * ratio), up to
+    `look_ahead` tokens ahead; each E_i has a row for where there is no token.
+
+    Args:
+        ratio: the frame rate of the tokens over the own one; exact, so that hours do not drift.
+    """
+
+    def __init__(
+        self, num_tokens: int, dim: int, *, look_ahead: int, ratio: Fraction | int
+    ) -> None:
+        super().__init__()
+        _check_sizes(num_tokens=num_tokens)
+        if look_ahead < 0:
+            raise ValueError(f"look_ahead is {look_ahead}; use 0 or more tokens.")
+        if not isinstance(ratio, Fraction | int) or ratio <= 0:
+            raise ValueError(
+                f"ratio is {ratio!r}; give a positive Fraction or int, for it is exact."
+            )
+        self.num_tokens = num_tokens
+        self.look_ahead = look_ahead
+        self.ratio = Fraction(ratio)
+        self.dim = dim
+        self.embedding = nn.Embedding((look_ahead + 1) * (num_tokens + 1), dim)
+
+    def forward(self, values: Sequence[Tensor | None], *, frames: Tensor | None = None) -> Tensor:
+        """What B values, tokens [1, T] each with its own T, add to the frames: [B, F, D].
+
+        Args:
+            frames: as in `frames`; by default all that the longest value reaches.
+        """
+        tokens = self.stack(values)
+        if frames is None:
+            T = max(1, self.num_frames(tokens.shape[1]))
+            frames = torch.arange(T, device=tokens.device)
+        return self.frames(tokens, frames)
+
+    def stack(self, values: Sequence[Tensor | None]) -> Tensor:
+        """Values, tokens [1, T] each with its own T or None, as rows [B, T] for `frames`."""
+        for value in values:
+            if value is not None:
+                _check_tokens(value, num_tokens=self.num_tokens, num_codebooks=1)
+        T = max((value.shape[1] for value in values if value is not None), default=0)
+        rows = torch.full((len(values), T), NO_TOKEN, device=self.embedding.weight.device)
+        for row, value in zip(rows, values, strict=True):
+            if value is not None:
+                row[: value.shape[1]] = value[0]
+        return rows
+
+    def frames(self, tokens: Tensor, frames: Tensor) -> Tensor:
+        """What is added to chosen frames: [B, F, D].
+
+        Args:
+            tokens: [B, T], `NO_TOKEN` where there is none. None of the range is checked here.
+            frames: [F], or [B, F] for other frames in each row; any int64, before 0 too.
+        """
+        B, T = tokens.shape
+        ratio = self.ratio
+        first = torch.div(frames * ratio.numerator, ratio.denominator, rounding_mode="floor")
+        ahead = torch.arange(self.look_ahead + 1, device=tokens.device)
+        index = (first[..., None] + ahead).expand(B, -1, -1)  # [B, F, look_ahead + 1]
+        padded = nn.functional.pad(tokens, (1, 1), value=NO_TOKEN)  # [B, T + 2]
+        index = (index + 1).clamp(0, T + 1)
+        found = padded.gather(1, index.flatten(1)).view_as(index)
+        rows = torch.where(found == NO_TOKEN, self.num_tokens, found)
+        rows = rows + ahead * (self.num_tokens + 1)
+        x = self.embedding(rows[..., 0])  # [B, F, D]
+        for i in range(1, self.look_ahead + 1):  # one by one: the same sum for any F
+            x = x + self.embedding(rows[..., i])
+        return x
+
+    def needed(self, frame: int) -> int:
+        """How many tokens, from the first on, there must be to make this frame."""
+        first = frame * self.ratio.numerator // self.ratio.denominator
+        return max(0, first + self.look_ahead + 1)
+
+    def num_frames(self, num_tokens: int) -> int:
+        """How many frames begin within this many tokens."""
+        return -(-num_tokens * self.ratio.denominator // self.ratio.numerator)
+
+
+def _check_sizes(**sizes: int) -> None:
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"{name} is {size}; use at least 1.")
+
+
+def _check_tokens(tokens: Tensor, *, num_tokens: int, num_codebooks: int) -> None:
+    is_tokens = isinstance(tokens, Tensor) and tokens.dtype == torch.int64 and tokens.dim() == 2
+    if not is_tokens or len(tokens) != num_codebooks or not tokens.numel():
+        got = f"{tokens.dtype} {list(tokens.shape)}" if isinstance(tokens, Tensor) else repr(tokens)
+        raise ValueError(
+            f"Got {got} as tokens; give int64 [{num_codebooks}, T], T at least 1, or None."
+        )
+    low, high = int(tokens.min()), int(tokens.max())
+    if low < 0 or high >= num_tokens:
+        raise ValueError(
+            f"The tokens run from {low} to {high}; give some from 0 to {num_tokens - 1}."
+        )
