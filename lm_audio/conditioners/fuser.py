@@ -1,0 +1,136 @@
+"""All conditioners of a model, and how it takes in what each of them makes.
+
+Shapes: B batch, T frames, L condition length, D width.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from lm_audio.conditioners.condition import Condition, Null, stack
+from lm_audio.conditioners.tokens import AlignedTokens
+
+Fuse = Literal["cross", "prepend", "sum"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fused:
+    """Conditions as a model takes them in, None where it takes none that way.
+
+    Args:
+        cross: attended to.
+        prepend: put before the input; its length may be 0.
+        sum: [B, 1 or T, D], added to the input.
+    """
+
+    cross: Condition | None = None
+    prepend: Condition | None = None
+    sum: Tensor | None = None
+
+
+class Conditioners(nn.ModuleDict):
+    """Named conditioners of one width.
+
+    Args:
+        conditioners: each a `Conditioner` or an `AlignedTokens`.
+        fuse: how the condition of each name is taken in. Those of one way follow in this order.
+    """
+
+    def __init__(self, conditioners: Mapping[str, nn.Module], fuse: Mapping[str, Fuse]) -> None:
+        _check(conditioners, fuse)
+        super().__init__({name: conditioners[name] for name in fuse})
+        self.fuse = dict(fuse)
+
+    def forward(
+        self, values: Mapping[str, Sequence[Any | None]], *, frames: Tensor | None = None
+    ) -> Fused:
+        """Embeds and fuses B values of each name; names that are left out get B times the null.
+
+        Args:
+            frames: [F] or [B, F], those to which `AlignedTokens` are added, when not all.
+        """
+        if not self.fuse and not values:
+            return Fused()
+        B = self._batch_size(values)
+        made: dict[str, list[Any]] = {way: [] for way in get_args(Fuse)}
+        for name, way in self.fuse.items():
+            given, conditioner = values.get(name, [None] * B), self[name]
+            if isinstance(conditioner, AlignedTokens):
+                made[way].append(conditioner(given, frames=frames))
+            elif way == "sum":
+                made[way].append(_single(name, conditioner(given)))
+            else:
+                made[way].append(conditioner(given))
+        return Fused(
+            cross=_packed(made["cross"]), prepend=_packed(made["prepend"]), sum=_sum(made["sum"])
+        )
+
+    def _batch_size(self, values: Mapping[str, Sequence[Any | None]]) -> int:
+        known = ", ".join(self.fuse) or "none"
+        for name, given in values.items():
+            if name not in self.fuse:
+                raise ValueError(f"Unknown condition {name!r}. The model takes: {known}.")
+            if not isinstance(given, list | tuple) or not given:
+                raise ValueError(f"Got {given!r} for {name!r}; give a list of at least one value.")
+        sizes = {name: len(given) for name, given in values.items()}
+        if len(set(sizes.values())) != 1:
+            found = ", ".join(f"{size} for {name!r}" for name, size in sizes.items()) or "none"
+            raise ValueError(f"Got {found}; give equally many values of each of: {known}.")
+        return next(iter(sizes.values()))
+
+
+def _check(conditioners: Mapping[str, nn.Module], fuse: Mapping[str, Fuse]) -> None:
+    if conditioners.keys() != fuse.keys():
+        raise ValueError(
+            f"There are conditioners {list(conditioners)} and ways to fuse {list(fuse)}; "
+            "give one way for each conditioner."
+        )
+    if len({conditioner.dim for conditioner in conditioners.values()}) > 1:
+        widths = ", ".join(
+            f"{name} {conditioner.dim}" for name, conditioner in conditioners.items()
+        )
+        raise ValueError(f"The conditioners have widths {widths}; give all the same.")
+    for name, way in fuse.items():
+        if way not in get_args(Fuse):
+            ways = ", ".join(get_args(Fuse))
+            raise ValueError(f"Unknown way {way!r} to fuse {name!r}. Choose one of: {ways}.")
+        if isinstance(conditioners[name], AlignedTokens):
+            if way != "sum":
+                raise ValueError(f"{name!r} is aligned with frames; fuse it by 'sum', not {way!r}.")
+            continue
+        null = conditioners[name].null
+        if isinstance(null, Null) and null.kind == "none" and way != "prepend":
+            raise ValueError(
+                f"{name!r} has no null, so {way!r} would get nothing when it is not given; "
+                "fuse it by 'prepend' or give it a null."
+            )
+
+
+def _packed(conditions: Sequence[Condition]) -> Condition | None:
+    """All entries of a row, of one condition after the other, then padding."""
+    if len(conditions) < 2:
+        return conditions[0] if conditions else None
+    B = len(conditions[0].mask)
+    return stack([torch.cat([c.embeddings[b, c.mask[b]] for c in conditions]) for b in range(B)])
+
+
+def _single(name: str, condition: Condition) -> Tensor:
+    L = condition.mask.shape[1]
+    if L != 1:
+        raise ValueError(
+            f"{name!r} has {L} entries in a row and only one can be summed; "
+            "fuse it by 'cross' or 'prepend'."
+        )
+    return condition.embeddings  # [B, 1, D]
+
+
+def _sum(parts: Sequence[Tensor]) -> Tensor | None:
+    if not parts:
+        return None
+    total = parts[0]
+    for part in parts[1:]:
+        total = total + part
+    return total
