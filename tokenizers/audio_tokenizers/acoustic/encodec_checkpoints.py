@@ -65,7 +65,7 @@ def load_encodec(source: str | Path) -> EncodecTokenizer:
             "weights of EnCodec as encodec or audiocraft save them."
         )
     renamed = {_rename(key): value for key, value in state.items()}
-    return _build(path, settings, renamed, given_by=given_by)
+    return build_encodec(path, settings, renamed, given_by=given_by)
 
 
 def _load_transformers(source: str | Path) -> EncodecTokenizer:
@@ -81,7 +81,7 @@ def _load_transformers(source: str | Path) -> EncodecTokenizer:
     for name, read in readers.items():
         file = cached_file(source, name, _raise_exceptions_for_missing_entries=False)
         if file is not None:
-            return _build(source, settings, read(Path(file)))
+            return build_encodec(source, settings, read(Path(file)))
     raise ValueError(f"Found no weights in {source}; expected model.safetensors beside its config.")
 
 
@@ -102,7 +102,7 @@ def _read_pickle(path: Path) -> dict[str, Any]:
     return package
 
 
-def _build(
+def build_encodec(
     source: str | Path,
     settings: Mapping[str, Any],
     state: Mapping[str, Tensor],
