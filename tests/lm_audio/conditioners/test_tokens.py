@@ -81,6 +81,8 @@ def test_any_frame_alone_is_what_it_is_among_all(ratio: Fraction) -> None:
     for i, frame in enumerate(range(-3, 40)):
         alone = aligned.frames(tokens, torch.tensor([frame]))
         assert torch.equal(alone, whole[:, i : i + 1])
+        expected = torch.stack([naive_frame(aligned, row, frame) for row in tokens.tolist()])
+        torch.testing.assert_close(alone[:, 0], expected, rtol=0, atol=1e-6)
     of_each_row = aligned.frames(tokens, torch.tensor([[4, 5], [-1, 30]]))
     assert torch.equal(of_each_row, torch.stack([whole[0, [7, 8]], whole[1, [2, 33]]]))
 
