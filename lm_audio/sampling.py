@@ -1,0 +1,250 @@
+"""Sampling: how the next token is picked from logits, and with which random numbers.
+
+Not here: guidance over logits and the decoding loop. A token depends on its own row only, bit for
+bit: an item gets the same ones alone and in any batch.
+
+Shapes: I items, J streams, V vocabulary, W recent tokens.
+"""
+
+import hashlib
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+_UNIT_BITS = 40  # the likeliest token weighs 2 ** 40, and 2 ** 20 such tokens fit an int64
+_UNIFORM_BITS = 24  # what a float32 in [0, 1) holds
+_BLOCK = 256  # steps whose random numbers are made together
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How tokens are picked.
+
+    Args:
+        temperature: one for each codebook, or one for all; 0 always picks the likeliest token.
+        top_k, top_p, min_p: keep the k likeliest tokens, of these the fewest that hold the share p,
+            of these all at least `min_p` times as likely as the likeliest; 0 switches each off.
+        guidance_scale: one for all prompts, or one for each condition, in order.
+        guidance_schedule: (seconds, factor) points, linear between, constant outside; factor 1 is
+            the full scale, 0 is no guidance.
+        repetition_penalty: divides positive and multiplies negative logits of tokens that the same
+            codebook had in the last `repetition_window` frames.
+    """
+
+    temperature: float | tuple[float, ...] = 1.0
+    top_k: int = 250
+    top_p: float = 0.0
+    min_p: float = 0.0
+    guidance_scale: float | Mapping[str, float] = 3.0
+    guidance_schedule: tuple[tuple[float, float], ...] = ()
+    repetition_penalty: float = 1.0
+    repetition_window: int = 50
+
+    def __post_init__(self) -> None:
+        _freeze(self)
+        temperatures = (
+            self.temperature if isinstance(self.temperature, tuple) else [self.temperature]
+        )
+        for temperature in temperatures:
+            _check_number("temperature", temperature)
+        _check_whole("top_k", self.top_k, least=0)
+        _check_number("top_p", self.top_p, most=1.0)
+        _check_number("min_p", self.min_p, most=1.0)
+        scales = self.guidance_scale
+        for scale in scales.values() if isinstance(scales, Mapping) else [scales]:
+            _check_number("guidance_scale", scale)
+        _check_schedule(self.guidance_schedule)
+        _check_number("repetition_penalty", self.repetition_penalty, least=0.01)
+        _check_whole("repetition_window", self.repetition_window, least=1)
+
+    def scale_at(self, scale: float, seconds: float) -> float:
+        """A guidance scale as the schedule has it after so many seconds of sound."""
+        if not self.guidance_schedule:
+            return scale
+        times, factors = zip(*self.guidance_schedule, strict=True)
+        return 1.0 + (scale - 1.0) * float(np.interp(seconds, times, factors))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SamplingTensors:
+    """The settings of `Sampling` that `choose` reads, [I, J] each; float32, top_k int64."""
+
+    temperature: Tensor
+    top_k: Tensor
+    top_p: Tensor
+    min_p: Tensor
+    penalty: Tensor
+
+
+def sampling_tensors(
+    samplings: Sequence[Sampling], *, num_codebooks: int, device: torch.device | str = "cpu"
+) -> SamplingTensors:
+    """The settings of each item for each codebook: tensors [I, K]."""
+    for sampling in samplings:
+        temperature = sampling.temperature
+        if isinstance(temperature, tuple) and len(temperature) != num_codebooks:
+            raise ValueError(
+                f"Got {len(temperature)} temperatures; expected {num_codebooks}, one for each "
+                "codebook, or a single one for all."
+            )
+
+    def rows(values: Sequence[object], dtype: torch.dtype = torch.float32) -> Tensor:
+        lists = [v if isinstance(v, tuple) else [v] * num_codebooks for v in values]
+        return torch.tensor(lists, dtype=dtype, device=device)
+
+    return SamplingTensors(
+        temperature=rows([sampling.temperature for sampling in samplings]),
+        top_k=rows([min(sampling.top_k, 2**31) for sampling in samplings], torch.int64),
+        top_p=rows([sampling.top_p for sampling in samplings]),
+        min_p=rows([sampling.min_p for sampling in samplings]),
+        penalty=rows([sampling.repetition_penalty for sampling in samplings]),
+    )
+
+
+def choose(
+    logits: Tensor,
+    uniforms: Tensor,
+    settings: SamplingTensors,
+    *,
+    allowed: Tensor | None = None,
+    recent: Tensor | None = None,
+) -> Tensor:
+    """One token [I, J] from logits [I, J, V] and one random number each, [I, J] in [0, 1).
+
+    Penalty, temperature, top-k, top-p and min-p apply in this order; ties go to the lowest token.
+
+    Args:
+        allowed: [I, J, 2]: the lowest token that may be picked, and one past the highest.
+        recent: [I, J, W]: the tokens to which the repetition penalty applies; -1 is none.
+    """
+    scores = logits.float()
+    if recent is not None:
+        scores = _penalised(scores, recent, settings.penalty)
+    if allowed is not None:
+        token = torch.arange(scores.shape[-1], device=scores.device)
+        outside = (token < allowed[..., :1]) | (token >= allowed[..., 1:])
+        scores = scores.masked_fill(outside, -torch.inf)
+    scores, tokens = scores.sort(dim=-1, descending=True, stable=True)
+    rank = _choose_rank(scores, uniforms, settings)
+    return tokens.gather(-1, rank[..., None]).squeeze(-1)
+
+
+def random_seed() -> int:
+    """A seed for those who gave none."""
+    return secrets.randbelow(2**32)
+
+
+class RandomNumbers:
+    """The random numbers of one item in one stage: a function of seed, name and position only."""
+
+    def __init__(self, seed: int, name: str) -> None:
+        _check_whole("seed", seed, least=0)
+        self.seed = int(seed)
+        self.name = name
+
+    def uniforms(self, start: int, count: int, num_streams: int) -> Tensor:
+        """Numbers [J, count] in [0, 1) of the steps from `start`, float32, on the CPU.
+
+        However they are asked for, a stream has the same number at the same step.
+        """
+        first, last = start // _BLOCK, (start + count) // _BLOCK
+        rows = [
+            np.concatenate(
+                [_block(self.seed, self.name, stream, block) for block in range(first, last + 1)]
+            )
+            for stream in range(num_streams)
+        ]
+        skipped = start - first * _BLOCK
+        return torch.from_numpy(np.stack(rows)[:, skipped : skipped + count])
+
+
+@lru_cache(maxsize=1024)
+def _block(seed: int, name: str, stream: int, block: int) -> np.ndarray:
+    # A hash rather than a generator: the same on every platform and version, and no two blocks
+    # share a state, as they would where a generator takes 32 bits of its seed.
+    key = repr((seed, name, stream, block)).encode()
+    words = np.frombuffer(hashlib.shake_256(key).digest(4 * _BLOCK), dtype="<u4")
+    return (words >> (32 - _UNIFORM_BITS)).astype(np.float32) / np.float32(2**_UNIFORM_BITS)
+
+
+def _penalised(scores: Tensor, recent: Tensor, penalty: Tensor) -> Tensor:
+    V = scores.shape[-1]
+    seen = torch.zeros(*scores.shape[:-1], V + 1, dtype=torch.bool, device=scores.device)
+    seen.scatter_(-1, recent.remainder(V + 1), True)  # -1 falls into the last place
+    penalty = penalty[..., None]
+    return torch.where(
+        seen[..., :V], torch.where(scores > 0, scores / penalty, scores * penalty), scores
+    )
+
+
+def _choose_rank(scores: Tensor, uniforms: Tensor, settings: SamplingTensors) -> Tensor:
+    """The rank [I, J] of the token to take among falling scores [I, J, V].
+
+    Weights are whole numbers because their sums are then exact: the order in which a device adds,
+    which depends on the number of rows, cannot change a token.
+    """
+    V = scores.shape[-1]
+    greedy = settings.temperature == 0
+    temperature = settings.temperature.masked_fill(greedy, 1.0)[..., None]
+    ratios = ((scores - scores[..., :1]) / temperature).exp()  # [I, J, V], to the likeliest
+    top_k = settings.top_k.masked_fill(settings.top_k == 0, V)[..., None]
+    among_top = torch.arange(V, device=scores.device) < top_k
+    weights = (ratios * 2.0**_UNIT_BITS).long() * among_top
+    ends = weights.cumsum(-1)  # [I, J, V]: token r owns the numbers from ends[r - 1] to ends[r]
+
+    top_p = settings.top_p.masked_fill(settings.top_p == 0, 1.0)
+    in_share = ends - weights < _share(ends[..., -1], top_p)[..., None]
+    kept = (in_share & (ratios >= settings.min_p[..., None])).sum(-1).clamp(min=1)  # [I, J]
+    mass = ends.gather(-1, kept[..., None] - 1).squeeze(-1)
+    rank = (ends <= _share(mass, uniforms)[..., None]).sum(-1)
+    return rank.masked_fill(greedy, 0)
+
+
+def _share(mass: Tensor, part: Tensor) -> Tensor:
+    """floor(mass * part), exactly: below the mass, and so a kept token's, for a part below 1."""
+    part = (part * 2.0**_UNIFORM_BITS).long()
+    low = mass & (2**_UNIFORM_BITS - 1)
+    return part * (mass >> _UNIFORM_BITS) + ((part * low) >> _UNIFORM_BITS)
+
+
+def _freeze(sampling: Sampling) -> None:
+    """Copies what the caller could change later; lists, as JSON has them, become tuples."""
+    if isinstance(sampling.temperature, Sequence):
+        object.__setattr__(sampling, "temperature", tuple(sampling.temperature))
+    if isinstance(sampling.guidance_scale, Mapping):
+        object.__setattr__(sampling, "guidance_scale", dict(sampling.guidance_scale))
+    points = [tuple(p) if isinstance(p, Sequence) else p for p in sampling.guidance_schedule]
+    object.__setattr__(sampling, "guidance_schedule", tuple(points))
+
+
+def _check_schedule(schedule: tuple[tuple[float, float], ...]) -> None:
+    for point in schedule:
+        if not isinstance(point, tuple) or len(point) != 2:
+            raise ValueError(
+                f"Got {point!r} in guidance_schedule; expected pairs of (seconds, factor)."
+            )
+        _check_number("guidance_schedule time", point[0])
+        _check_number("guidance_schedule factor", point[1])
+    times = [seconds for seconds, _ in schedule]
+    if times != sorted(set(times)):
+        raise ValueError(
+            f"Got guidance_schedule times {times}; expected rising ones, sort them and keep one "
+            "point per time."
+        )
+
+
+def _check_number(name: str, value: float, *, least: float = 0.0, most: float = 1e6) -> None:
+    if not isinstance(value, (int, float, np.number)) or not least <= value <= most:
+        raise ValueError(
+            f"Got a {name} of {value!r}; expected a number from {least:g} to {most:g}."
+        )
+
+
+def _check_whole(name: str, value: int, *, least: int) -> None:
+    if not isinstance(value, (int, np.integer)) or value < least:
+        raise ValueError(f"Got a {name} of {value!r}; expected a whole number of {least} or more.")
