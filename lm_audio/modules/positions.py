@@ -57,7 +57,7 @@ class RelativeBias(nn.Module):
     def _bucket(self, behind: Tensor) -> Tensor:
         num_buckets = len(self.weight)
         if self.causal:
-            first, distance = 0, behind.clamp(min=0)
+            first, distance = torch.zeros_like(behind), behind.clamp(min=0)
         else:
             num_buckets //= 2
             first, distance = (behind < 0).long() * num_buckets, behind.abs()

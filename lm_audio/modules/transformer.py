@@ -6,7 +6,7 @@ Shapes: B batch, R rows of a cache, S steps, L condition length, D width.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -80,7 +80,7 @@ class Transformer(nn.Module):
             self.positions = nn.Embedding(config.num_positions, config.dim)
         if config.positions == "relative":
             self.relative_bias = RelativeBias(config.num_heads, causal=config.causal)
-        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
+        self.blocks: Any = nn.ModuleList(Block(config, i) for i in range(config.num_layers))
         self.norm = make_norm(config)
 
     def forward(
@@ -117,9 +117,9 @@ class Transformer(nn.Module):
         cache.reserve(cache.num_rows + 1, x.shape[1], num_conditions)
         row = cache.open_row(num_conditions)
         if condition is not None:
-            for block in self.blocks:
+            for layer, block in enumerate(self.blocks):
                 k, v = block.cross_attention.keys_values(condition)
-                cache.put_condition(block.layer, row, k[0], v[0])
+                cache.put_condition(layer, row, k[0], v[0])
         if x.shape[1]:
             positions = torch.arange(x.shape[1], device=x.device)[None]
             attend = WholeAttend(

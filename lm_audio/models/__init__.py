@@ -1,0 +1,1 @@
+"""Language models over audio tokens, and the readers of checkpoints."""
