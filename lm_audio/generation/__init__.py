@@ -1,0 +1,1 @@
+"""The decode loop, for every stage alike."""

@@ -1,0 +1,157 @@
+"""The decode loop: sequences that join, take steps together and leave at any time.
+
+What a sequence gets does not depend on its company: prompts are taken in one by one, each row of a
+step is computed as it would be alone, and random numbers belong to the sequence.
+
+Shapes: I sequences, R rows of all their branches, J streams, S steps, D width, V vocabulary.
+"""
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from lm_audio.generation.sequence import Row, Sequence
+from lm_audio.generation.step_state import StepState
+from lm_audio.models.token_lm import TokenLM
+
+
+class DecodingBatch:
+    """The sequences that one model is decoding.
+
+    Args:
+        rows_per_pass: how many rows go through the model at once, all by default. Fewer need less
+            memory and give the same tokens.
+    """
+
+    def __init__(self, model: TokenLM, *, rows_per_pass: int | None = None) -> None:
+        self._model = model
+        self._cache = model.transformer.new_cache()
+        self._rows_per_pass = rows_per_pass
+        self._slots: list[_Slot] = []
+        self._state: StepState | None = None  # of all slots, made anew when they change
+
+    def position(self, sequence: Sequence) -> int:
+        """How many steps at the start of the sequence are decided."""
+        return self._slot(sequence).step
+
+    def done(self, sequence: Sequence) -> bool:
+        return self._slot(sequence).done
+
+    def tokens(self, sequence: Sequence) -> Tensor:
+        """The tokens [J, S], -1 where they are not decided."""
+        slot = self._slot(sequence)
+        if self._state is not None:
+            return self._state.tokens_of(self._slots.index(slot), sequence.tokens.shape[1])
+        return slot.tokens
+
+    @torch.inference_mode()
+    def join(self, sequence: Sequence) -> None:
+        """Takes in the prompts of a sequence and the steps known at its start."""
+        self._drop_state()
+        J, S = sequence.tokens.shape
+        first = sequence.num_known  # the last known column goes into the first step, not in here
+        start = sequence.tokens.new_full((J, 1), sequence.start)
+        inputs = torch.cat([start, sequence.tokens], dim=1)[None, :, :first]
+        offsets = []
+        for row in sequence.rows:
+            prefix = row.fused.prepend
+            length = S + (0 if prefix is None else prefix.embeddings.shape[1])
+            self._cache.reserve(self._cache.num_rows + 1, length, 0)
+            fused = replace(row.fused, sum=_sums(row, 0, first))
+            taken = self._model.prefill(inputs, fused=fused, cache=self._cache)
+            offsets.append(taken - first)
+        self._slots.append(_Slot(sequence, sequence.tokens, first, offsets))
+
+    @torch.inference_mode()
+    def leave(self, sequence: Sequence) -> None:
+        """Gives up a sequence, decided or not."""
+        self._drop_state()
+        i = self._slots.index(self._slot(sequence))
+        start = sum(len(slot.offsets) for slot in self._slots[:i])
+        self._cache.close_rows(start, start + len(self._slots.pop(i).offsets))
+
+    @torch.inference_mode()
+    def step(self, ready: Iterable[Sequence] | None = None) -> None:
+        """Decides the next step of the sequences that are ready, all by default."""
+        wanted = self._slots if ready is None else [self._slot(sequence) for sequence in ready]
+        moving = [slot for slot in wanted if not slot.done]
+        if not moving:
+            return
+        if self._state is None:
+            self._state = StepState.of(
+                [slot.sequence for slot in self._slots],
+                tokens=[slot.tokens for slot in self._slots],
+                steps=[slot.step for slot in self._slots],
+                offsets=[slot.offsets for slot in self._slots],
+            )
+        all_move = len(moving) == len(self._slots)
+        moves = None if all_move else [slot in moving for slot in self._slots]
+        self._state.decide(self._logits(self._state, moving), moves=moves)
+        for slot in moving:
+            slot.step += 1
+
+    def _logits(self, state: StepState, moving: "Collection[_Slot]") -> Tensor:
+        """The logits [R, J, V] of the step that each row is at."""
+        tokens, positions = state.inputs()
+        length = 1 + max(offset + slot.step for slot in self._slots for offset in slot.offsets)
+        sums = self._sums(moving)
+        R = len(positions)
+        size = self._rows_per_pass or R
+        passes = []
+        for start in range(0, R, size):
+            rows = slice(start, min(start + size, R))
+            logits = self._model.step(
+                tokens[rows],
+                sums=None if sums is None else sums[rows],
+                rows=rows,
+                positions=positions[rows],
+                length=length,
+                cache=self._cache,
+            )
+            passes.append(logits)
+        return torch.cat(passes)
+
+    def _sums(self, moving: "Collection[_Slot]") -> Tensor | None:
+        """What is added to the inputs of this step: [R, D], or None; 0 for rows that wait."""
+        found = [
+            _sums(row, slot.step, slot.step + 1) if slot in moving else None
+            for slot in self._slots
+            for row in slot.sequence.rows
+        ]
+        some = next((x for x in found if x is not None), None)
+        if some is None:
+            return None
+        return torch.cat([torch.zeros_like(some[0]) if x is None else x[0] for x in found])
+
+    def _drop_state(self) -> None:
+        for slot in self._slots:
+            slot.tokens = self.tokens(slot.sequence).clone()
+        self._state = None
+
+    def _slot(self, sequence: Sequence) -> "_Slot":
+        return next(slot for slot in self._slots if slot.sequence is sequence)
+
+
+@dataclass(eq=False)
+class _Slot:
+    """A sequence on its way."""
+
+    sequence: Sequence
+    tokens: Tensor  # [J, S]
+    step: int
+    offsets: list[int]  # how many positions of a row come before its step 0
+
+    @property
+    def done(self) -> bool:
+        return self.step >= self.sequence.stop
+
+
+def _sums(row: Row, start: int, stop: int) -> Tensor | None:
+    """What is added to the inputs of these steps: [1, stop - start, D], or None."""
+    if start == stop:
+        return None
+    if row.sums is not None:
+        return row.sums(start, stop)
+    return None if row.fused.sum is None else row.fused.sum.expand(-1, stop - start, -1)

@@ -1,0 +1,149 @@
+"""What a step needs to know of all sequences, as tensors: nothing in here asks the device.
+
+Shapes: I sequences, R rows of all their branches, J streams, S steps, V vocabulary.
+"""
+
+from collections.abc import Sequence as List
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from lm_audio.generation.sequence import Sequence
+from lm_audio.sampling import SamplingTensors, choose
+
+
+@dataclass(kw_only=True, eq=False)
+class StepState:
+    """The tokens so far, where each sequence stands, and how its tokens are picked."""
+
+    tokens: Tensor  # [I, J, 1 + S], the start column first; -1 is not decided
+    step: Tensor  # [I]
+    owner: Tensor  # [R], the sequence of each row
+    offset: Tensor  # [R]
+    weights: Tensor  # [R, S]
+    uniforms: Tensor  # [I, J, S]
+    temperature: Tensor  # [I, J, S]
+    allowed: Tensor  # [I, J, S, 2]
+    settings: SamplingTensors  # but for the temperature, which may differ from step to step
+    window: Tensor  # [I], of the repetition penalty
+    longest_window: int
+    repeats: Tensor | None  # [I]; None: all may repeat
+
+    @staticmethod
+    def of(
+        sequences: List[Sequence],
+        *,
+        tokens: List[Tensor],
+        steps: List[int],
+        offsets: List[List[int]],
+    ) -> "StepState":
+        """Puts sequences together, whose tokens [J, S] are decided up to `steps`."""
+        device, J = tokens[0].device, tokens[0].shape[0]
+        started = [
+            torch.cat([known.new_full((J, 1), sequence.start), known], dim=1)
+            for sequence, known in zip(sequences, tokens, strict=True)
+        ]
+
+        def per_item(name: str) -> Tensor:  # doubles would decide otherwise than single precision
+            values = [getattr(x, name) for x in sequences]
+            dtype = torch.float32 if isinstance(values[0], float) else None
+            return torch.tensor(values, device=device, dtype=dtype)
+
+        def per_token(name: str) -> Tensor:
+            return per_item(name)[:, None].expand(-1, J)
+
+        def per_step(values: List[Tensor]) -> Tensor:
+            return pad_sequence([x.movedim(1, 0) for x in values], batch_first=True).movedim(1, 2)
+
+        owners = [i for i, x in enumerate(sequences) for _ in x.rows]
+        return StepState(
+            tokens=per_step(started),
+            step=torch.tensor(steps, device=device),
+            owner=torch.tensor(owners, device=device),
+            offset=torch.tensor([x for row in offsets for x in row], device=device),
+            weights=pad_sequence([r.weights for x in sequences for r in x.rows], batch_first=True),
+            uniforms=per_step([x.uniforms for x in sequences]),
+            temperature=per_step([x.temperature for x in sequences]),
+            allowed=per_step([x.allowed for x in sequences]),
+            settings=SamplingTensors(
+                temperature=torch.ones(len(sequences), J, device=device),
+                top_k=per_token("top_k"),
+                top_p=per_token("top_p"),
+                min_p=per_token("min_p"),
+                penalty=per_token("penalty"),
+            ),
+            window=per_item("penalty_window"),
+            longest_window=max(x.penalty_window for x in sequences),
+            repeats=None if all(x.repeats for x in sequences) else per_item("repeats"),
+        )
+
+    def tokens_of(self, i: int, num_steps: int) -> Tensor:
+        """The tokens [J, S] of one sequence."""
+        return self.tokens[i, :, 1 : 1 + num_steps]
+
+    def inputs(self) -> tuple[Tensor, Tensor]:
+        """The last decided tokens [R, J] and their positions [R], for each row."""
+        tokens = self._at(self.tokens, self.step)
+        return tokens[self.owner], self.offset + self.step[self.owner]
+
+    def decide(self, logits: Tensor, *, moves: List[bool] | None) -> None:
+        """Decides the step that each sequence is at, from logits [R, J, V].
+
+        Args:
+            moves: False for the sequences that stay where they are; None: all move.
+        """
+        logits = self._guided(logits.float())
+        picked = choose(
+            self._without_repeats(logits),
+            self._at(self.uniforms, self.step),
+            replace(self.settings, temperature=self._at(self.temperature, self.step)),
+            allowed=self._at(self.allowed, self.step),
+            recent=self._recent(logits.shape[-1]) if self.longest_window else None,
+        )
+        here = self._at(self.tokens, self.step + 1)
+        decided = torch.where(here < 0, picked, here)
+        moved = torch.ones_like(self.step)
+        if moves is not None:
+            moved = torch.tensor(moves, device=logits.device).long()
+            decided = torch.where(moved[:, None] > 0, decided, here)
+        last = self.tokens.shape[2] - 1  # where a sequence that has all its steps stays
+        index = (self.step + 1).clamp(max=last)[:, None, None].expand(-1, decided.shape[1], 1)
+        self.tokens.scatter_(2, index, decided[..., None])
+        self.step = self.step + moved
+
+    def _guided(self, logits: Tensor) -> Tensor:
+        """The weighted sum [I, J, V] of each sequence's rows."""
+        step = self.step.clamp(max=self.weights.shape[1] - 1)
+        weights = self.weights.gather(1, step[self.owner][:, None])
+        weighted = logits * weights[..., None]
+        return weighted.new_zeros(len(self.step), *logits.shape[1:]).index_add_(
+            0, self.owner, weighted
+        )
+
+    def _without_repeats(self, logits: Tensor) -> Tensor:
+        if self.repeats is None:
+            return logits
+        last = self._at(self.tokens, self.step)[..., None]  # [I, J, 1]
+        forbidden = ~self.repeats[:, None, None] & (last < logits.shape[-1])
+        index = last.clamp(max=logits.shape[-1] - 1)
+        kept = logits.gather(2, index).masked_fill(forbidden, -torch.inf)
+        return logits.scatter(2, index, kept)
+
+    def _recent(self, vocab_size: int) -> Tensor:
+        """The tokens [I, J, W] that the repetition penalty looks at; -1: none."""
+        back = torch.arange(self.longest_window, device=self.step.device)
+        column = self.step[:, None] - back  # [I, W], the last decided one first
+        index = column.clamp(min=0)[:, None].expand(-1, self.tokens.shape[1], -1)
+        tokens = self.tokens.gather(2, index)
+        none = (column < 1) | (back >= self.window[:, None])
+        return tokens.masked_fill(none[:, None] | (tokens >= vocab_size), -1)
+
+    @staticmethod
+    def _at(table: Tensor, step: Tensor) -> Tensor:
+        """The entries [I, J, ...] of a table [I, J, S, ...] at a step [I] of each sequence."""
+        step = step.clamp(max=table.shape[2] - 1)  # for sequences that have all their steps
+        index = step.view(-1, 1, 1, *[1] * (table.dim() - 3))
+        index = index.expand(-1, table.shape[1], 1, *table.shape[3:])
+        return table.gather(2, index).squeeze(2)
