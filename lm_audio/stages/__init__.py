@@ -1,0 +1,1 @@
+"""What a stage is, and the compositions that make pipelines of stages."""

@@ -1,0 +1,138 @@
+"""One item in one stage: what it asks for, and what is known of its tokens."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from lm_audio.sampling import Sampling
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """The earlier stage whose tokens condition a stage, and the name of that condition."""
+
+    stage: str
+    condition: str
+
+
+@dataclass(eq=False, kw_only=True)
+class Run:
+    """The tokens of one item in one stage, some of them known from the start.
+
+    Args:
+        tokens: [K, T], int64; -1 is not decided yet.
+        values: the conditions, by name; those that are not given are missing.
+        negative: what stands in for conditions that guidance drops, instead of nothing.
+        source: the run of the earlier stage whose tokens condition this one.
+        open_end: whether the stage may end it before T frames.
+        variant: tells apart runs that differ in their random numbers alone.
+    """
+
+    tokens: Tensor
+    seed: int
+    sampling: Sampling
+    values: Mapping[str, Any] = field(default_factory=dict)
+    negative: Mapping[str, Any] = field(default_factory=dict)
+    source: "Run | None" = None
+    open_end: bool = False
+    variant: int = 0
+    num_done: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.num_done = leading_known(self.tokens)
+
+    @property
+    def num_frames(self) -> int:
+        return self.tokens.shape[1]
+
+    @property
+    def done(self) -> bool:
+        return self.num_done == self.num_frames
+
+    def learn(self, tokens: Tensor, *, start: int, num_done: int) -> None:
+        """Takes in tokens [K, n] of the frames from `start` on, -1 where they are not decided.
+
+        Args:
+            num_done: how many frames from the first on are decided now.
+        """
+        self.tokens[:, start : start + tokens.shape[1]] = tokens
+        self.num_done = max(self.num_done, num_done)
+
+    def end(self, num_frames: int) -> None:
+        """Ends the item here: it has no more frames."""
+        self.tokens = self.tokens[:, :num_frames]
+        self.num_done = num_frames
+
+
+class StageBatch(Protocol):
+    """The runs that a stage is working on."""
+
+    def add(self, run: Run) -> None: ...
+
+    def remove(self, run: Run) -> None:
+        """Gives up a run, done or not."""
+
+    def waiting(self) -> bool:
+        """Whether some run that is not done lacks tokens of an earlier stage."""
+
+    def step(self) -> bool:
+        """Takes one step with all runs that can; False if none could."""
+
+
+class AnyStage(Protocol):
+    """What the schedule needs to know of a stage, whatever kind of model it has."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def frame_rate(self) -> Fraction: ...
+
+    @property
+    def num_codebooks(self) -> int: ...
+
+    @property
+    def context(self) -> int:
+        """How many frames it sees at once."""
+
+    @property
+    def sampling(self) -> Sampling: ...
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """The names of what a user may give."""
+
+    @property
+    def source(self) -> Source | None: ...
+
+    @property
+    def repeats(self) -> bool: ...
+
+    @property
+    def may_end(self) -> bool:
+        """Whether a clip may end before its duration."""
+
+    @property
+    def prompt(self) -> Literal["semantic", "acoustic"]: ...
+
+    @property
+    def first_codebook(self) -> int: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def new_batch(self, *, rows_per_pass: int | None = None) -> StageBatch: ...
+
+
+def leading_known(tokens: Tensor) -> int:
+    """How many frames at the start of tokens [K, T] are decided."""
+    unknown = (tokens < 0).any(dim=0).nonzero()
+    return int(unknown[0]) if len(unknown) else tokens.shape[1]
+
+
+def unknown_tokens(num_codebooks: int, num_frames: int, device: torch.device) -> Tensor:
+    return torch.full((num_codebooks, num_frames), -1, dtype=torch.int64, device=device)
