@@ -63,9 +63,9 @@ class Run:
         self.num_done = max(self.num_done, num_done)
 
     def end(self, num_frames: int) -> None:
-        """Ends the item here: it has no more frames."""
+        """Ends the item here, whether these frames are decided yet or not."""
         self.tokens = self.tokens[:, :num_frames]
-        self.num_done = num_frames
+        self.num_done = min(self.num_done, num_frames)
 
 
 class StageBatch(Protocol):
