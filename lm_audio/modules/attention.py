@@ -95,7 +95,7 @@ class WholeAttend:
     def to_condition(self, layer: int, q: Tensor, module: CrossAttention) -> Tensor:
         if self._cache is not None:
             cache, row = self._cache
-            k, v, bias = cache.condition(layer, slice(row, row + 1))
+            k, v, bias = cache.condition_of(layer, row)
             return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         if self._condition is None:
             raise ValueError("The model attends to a condition and got none; give it one.")

@@ -24,6 +24,7 @@ class KVCache:
         self, *, num_layers: int, num_heads: int, dim: int, device: torch.device, dtype: torch.dtype
     ) -> None:
         self.num_rows = 0
+        self._condition_lengths: list[int] = []
         empty = torch.zeros(num_layers, 0, num_heads, 0, dim, device=device, dtype=dtype)
         self._keys, self._values = empty, empty.clone()
         self._condition_keys, self._condition_values = empty.clone(), empty.clone()
@@ -43,6 +44,7 @@ class KVCache:
     def open_row(self, condition_length: int) -> int:
         """Takes the next row into use, for a condition of this length, in the room reserved."""
         row, self.num_rows = self.num_rows, self.num_rows + 1
+        self._condition_lengths.append(condition_length)
         self._condition_bias[row] = -torch.inf
         self._condition_bias[row, ..., :condition_length] = 0
         return row
@@ -57,6 +59,7 @@ class KVCache:
             moved = tensor.narrow(dim, stop, kept).clone()
             tensor.narrow(dim, start, kept).copy_(moved)
         self.num_rows -= stop - start
+        del self._condition_lengths[start:stop]
 
     def put(self, layer: int, row: int, k: Tensor, v: Tensor) -> None:
         """Keeps k, v [H, L, D] as the first positions of a row."""
@@ -79,6 +82,12 @@ class KVCache:
     def kept(self, layer: int, rows: slice, length: int) -> tuple[Tensor, Tensor]:
         """Keys and values [R, H, L, D] of the first `length` positions of these rows."""
         return self._keys[layer, rows, :, :length], self._values[layer, rows, :, :length]
+
+    def condition_of(self, layer: int, row: int) -> tuple[Tensor, Tensor, Tensor]:
+        """As `condition`, of one row and as long as its own, whatever room others need."""
+        length = self._condition_lengths[row]
+        k, v, bias = self.condition(layer, slice(row, row + 1))
+        return k[:, :, :length], v[:, :, :length], bias[..., :length]
 
     def condition(self, layer: int, rows: slice) -> tuple[Tensor, Tensor, Tensor]:
         """Keys and values [R, H, L, D] of these rows' conditions, and their bias [R, 1, 1, L]."""
