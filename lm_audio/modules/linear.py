@@ -18,7 +18,8 @@ class Linear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         num_rows = x.numel() // self.in_features
         missing = -num_rows % ROW_MULTIPLE
-        if not missing or x.device.type != "cpu" or torch.is_grad_enabled():
+        trains = torch.is_grad_enabled() and self.weight.requires_grad
+        if not missing or x.device.type != "cpu" or trains:
             return F.linear(x, self.weight, self.bias)
         rows = F.pad(x.reshape(num_rows, -1), (0, 0, 0, missing))
         y = F.linear(rows, self.weight, self.bias)[:num_rows]
