@@ -1,0 +1,1 @@
+"""Renderers turn the last tokens of a pipeline into sound."""

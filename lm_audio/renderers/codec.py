@@ -1,0 +1,190 @@
+"""Renders acoustic tokens by the decoder of a codec, in mono or stereo, whole or in a stream.
+
+Shapes: C channels, N samples, K codebooks, T frames.
+"""
+
+import torch
+from torch import Tensor
+
+from audio_tokenizers.acoustic.streaming import StreamProgress
+from audio_tokenizers.protocol import AcousticTokenizer, DecoderStream
+from lm_audio.patterns import interleave_channels, split_channels
+
+BLOCK_SECONDS = 0.25
+
+
+class CodecRenderer:
+    """A codec's decoder as a renderer.
+
+    A mono codec renders stereo from two interleaved sets of tokens, L0 R0 L1 R1 and so on, as
+    MusicGen does: each channel is coded by itself.
+
+    A codec that normalises its input, as EnCodec does at 48 kHz, would need gains to restore the
+    level; tokens carry none, so that all chunks are rendered at the gain of 1.
+
+    Args:
+        codec: its device is where the samples and tokens must be.
+        num_channels: 1 or 2 with a mono codec; the codec's own by default.
+        num_codebooks: how many of the codec's codebooks to use, the coarsest first; all by default.
+    """
+
+    def __init__(
+        self,
+        codec: AcousticTokenizer,
+        *,
+        num_channels: int | None = None,
+        num_codebooks: int | None = None,
+    ) -> None:
+        channels = codec.num_channels if num_channels is None else num_channels
+        if channels != codec.num_channels and (codec.num_channels, channels) != (1, 2):
+            raise ValueError(
+                f"Got num_channels={num_channels}; a codec of {codec.num_channels} renders "
+                + ("1 or 2." if codec.num_channels == 1 else f"{codec.num_channels} only.")
+            )
+        codebooks = codec.num_codebooks if num_codebooks is None else num_codebooks
+        if not 1 <= codebooks <= codec.num_codebooks:
+            raise ValueError(
+                f"Got num_codebooks={num_codebooks}; this codec has 1 to {codec.num_codebooks}."
+            )
+        self.codec = codec
+        self._num_channels = channels
+        self.codec_codebooks = codebooks  # of each channel
+        self._token_sets = channels // codec.num_channels
+
+    @property
+    def identity(self) -> str:
+        """Names the codec, its weights and how it is used; equal identities render equally."""
+        return f"{self.codec.identity}-{self.num_channels}x{self.codec_codebooks}"
+
+    @property
+    def sample_rate(self) -> int:
+        return self.codec.sample_rate
+
+    @property
+    def num_channels(self) -> int:
+        return self._num_channels
+
+    @property
+    def hop_length(self) -> int:
+        """Samples per frame."""
+        return self.codec.hop_length
+
+    @property
+    def frame_rate(self) -> float:
+        return self.codec.frame_rate
+
+    @property
+    def num_codebooks(self) -> int:
+        """The K of the tokens that it takes: twice the codec's for stereo by a mono codec."""
+        return self._token_sets * self.codec_codebooks
+
+    @property
+    def codebook_size(self) -> int:
+        return self.codec.codebook_size
+
+    @property
+    def block_frames(self) -> int:
+        """The frames that are decoded at a time, always as many: so pushes change no sample."""
+        return max(1, round(BLOCK_SECONDS * self.frame_rate))
+
+    def num_frames(self, num_samples: int) -> int:
+        """The frames that `encode` makes of `num_samples` samples, the last perhaps in part."""
+        return sum(-(-chunk // self.hop_length) for chunk in self._chunks(num_samples))
+
+    def prompt_frames(self, num_samples: int) -> int:
+        """How many frames a prompt of `num_samples` samples fills.
+
+        A last frame that it fills in part is not kept: a language model makes it anew.
+        """
+        frames = 0
+        for chunk in self._chunks(num_samples):
+            if self._chunk_length is None or chunk < self._chunk_length:
+                # A next chunk begins before this one ends, but its frames may not come yet.
+                return frames + chunk // self.hop_length
+            frames += -(-chunk // self.hop_length)
+        return frames
+
+    def stream(self) -> "CodecStream":
+        return CodecStream(self)
+
+    def render(self, tokens: Tensor, *, num_samples: int | None = None) -> Tensor:
+        """Turns tokens [K, T] into samples [C, N], float32: those that the stream gives.
+
+        Args:
+            num_samples: the length to cut to; all samples of the T frames by default.
+        """
+        stream = self.stream()
+        samples = torch.cat([stream.push(tokens), stream.finish()], dim=1)
+        if num_samples is not None and not 0 <= num_samples <= samples.shape[1]:
+            raise ValueError(
+                f"Got num_samples={num_samples}; these tokens render to {samples.shape[1]} samples."
+            )
+        return samples[:, :num_samples]
+
+    def encode(self, samples: Tensor) -> Tensor:
+        """Turns samples [C, N], float32 at `sample_rate`, into tokens [K, T], int64."""
+        if samples.ndim != 2 or len(samples) != self.num_channels:
+            raise ValueError(
+                f"Got samples of shape {list(samples.shape)}; expected "
+                f"[{self.num_channels}, N], mix or repeat the channels."
+            )
+        rows = samples.unflatten(0, (self._token_sets, -1))  # [token sets, codec's C, N]
+        tokens = self.codec.encode(rows, num_codebooks=self.codec_codebooks)
+        return interleave_channels(tokens[None])[0]
+
+    def split(self, tokens: Tensor) -> Tensor:
+        """Tokens [K, T] as a batch for the codec: [1 or 2, K of the codec, T]."""
+        return split_channels(tokens[None], self._token_sets)[0]
+
+    @property
+    def _chunk_length(self) -> int | None:
+        return getattr(self.codec, "chunk_length", None)
+
+    def _chunks(self, num_samples: int) -> list[int]:
+        """The samples of each chunk that the codec codes by itself."""
+        length = self._chunk_length
+        if length is None:
+            return [num_samples]
+        stride = self.codec.chunk_stride  # type: ignore[attr-defined]  # EnCodec at 48 kHz alone
+        return [min(length, num_samples - start) for start in range(0, num_samples, stride)]
+
+
+class CodecStream:
+    """Renders piece by piece; holds back the tokens of an unfinished block."""
+
+    def __init__(self, renderer: CodecRenderer) -> None:
+        self._renderer = renderer
+        self._decoder: DecoderStream = renderer.codec.decoder_stream()
+        self._waiting = torch.zeros(renderer.num_codebooks, 0, dtype=torch.int64)  # [K, T < block]
+        self._has_begun = False
+        self._progress = StreamProgress()
+
+    def push(self, tokens: Tensor) -> Tensor:
+        """Takes the next tokens [K, T >= 0], returns the samples [C, N >= 0] that are final."""
+        if tokens.ndim != 2 or len(tokens) != self._renderer.num_codebooks:
+            raise ValueError(
+                f"Got tokens of shape {list(tokens.shape)}; this renderer takes "
+                f"[{self._renderer.num_codebooks}, T]."
+            )
+        self._progress.advance(tokens[None])
+        size = self._renderer.block_frames
+        waiting = torch.cat([self._waiting.to(tokens.device), tokens], dim=1)
+        whole = waiting.shape[1] // size * size
+        self._waiting = waiting[:, whole:].clone()
+        blocks = waiting[:, :whole].split(size, dim=1)
+        return torch.cat([self._decode(block) for block in blocks], dim=1)
+
+    def finish(self) -> Tensor:
+        """Ends the tokens and returns the remaining samples: [C, N >= 0]."""
+        self._progress.end(self._renderer.num_channels, torch.float32)
+        samples = self._decode(self._waiting)
+        if not self._has_begun:
+            return samples
+        return torch.cat([samples, self._decoder.finish().flatten(0, 1)], dim=1)
+
+    def _decode(self, block: Tensor) -> Tensor:
+        if block.shape[1] == 0:
+            return torch.zeros(self._renderer.num_channels, 0, device=block.device)
+        self._has_begun = True
+        rows = self._renderer.split(block)  # [token sets, codec's K, T]
+        return self._decoder.push(rows).flatten(0, 1)  # [C, N]
