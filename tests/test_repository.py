@@ -102,7 +102,26 @@ def test_importing_the_packages_is_quiet_and_changes_no_global_state() -> None:
 def test_the_public_names_are_pinned() -> None:
     import lm_audio
 
-    assert lm_audio.__all__ == ["__version__"]
+    names = ["AudioPipeline", "Clip", "Sampling", "__version__", "load", "models"]
+    assert lm_audio.__all__ == names
+    assert [name for name in names if not hasattr(lm_audio, name)] == []
+
+
+def test_models_can_be_listed_after_the_package_of_that_name_is_imported() -> None:
+    import lm_audio
+    import lm_audio.models.presets  # it sets the attribute `models` of what it is imported into
+
+    assert "musicgen-small" in [model.name for model in lm_audio.models()]
+
+
+def test_importing_the_package_takes_no_torch() -> None:
+    code = (
+        "import sys, lm_audio\n"
+        "lm_audio.models()\n"
+        "assert 'torch' not in sys.modules\n"
+        "assert 'load' in dir(lm_audio)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_links_between_documents_lead_somewhere() -> None:
