@@ -62,7 +62,8 @@ def make_bark() -> Callable[..., BarkModel]:
             model = BarkModel(config)
         for name, weight in model.named_parameters():
             if "codec" not in name:
-                torch.nn.init.normal_(weight, float("norm" in name), 0.3)
+                is_scale = "norm" in name and name.endswith("weight")
+                torch.nn.init.normal_(weight, float(is_scale), 0.3)
         for name, buffer in model.codec_model.named_buffers():
             if name.endswith("embed"):
                 torch.nn.init.normal_(buffer)
