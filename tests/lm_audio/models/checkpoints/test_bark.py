@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import torch
 from transformers import BarkModel
 
 from lm_audio.models.checkpoints.bark import holds_bark, read_bark
+from lm_audio.models.checkpoints.bark_parts import BarkSettings
+from lm_audio.models.checkpoints.bark_transformers import read_settings
 
 SHAPES = [
     {"bias": True},
@@ -94,6 +97,21 @@ def test_constants_come_from_the_generation_config(folder: Path) -> None:
     settings = read_bark(folder).settings
     assert (settings.semantic_start, settings.coarse_window, settings.fine_hop) == (94, 6, 8)
     assert settings.semantic_rate * 10 == 499
+
+
+def test_constants_that_are_not_stated_are_those_of_transformers() -> None:
+    from transformers.models.bark import generation_configuration_bark as theirs
+
+    stated = {
+        "codebook_size": 1024,
+        "semantic_config": vars(theirs.BarkSemanticGenerationConfig()),
+        "coarse_acoustics_config": vars(theirs.BarkCoarseGenerationConfig()),
+        "fine_acoustics_config": vars(theirs.BarkFineGenerationConfig()),
+    }
+    assert read_settings(stated) == read_settings({})
+    published = BarkSettings()
+    unsampled = {"semantic": published.semantic, "coarse": published.coarse, "fine": published.fine}
+    assert replace(read_settings({}), **unsampled) == published
 
 
 def test_stages_are_sampled_as_the_generation_config_says(folder: Path) -> None:
