@@ -1,0 +1,116 @@
+"""Conditioners as plain values for config.json, and back.
+
+A description has all but the weights, and the width, which is that of the model. It is data: the
+name of a type in a fixed table, and its settings.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from fractions import Fraction
+from typing import Any
+
+from torch import nn
+
+from audio_tokenizers.text import SentencePieceTokenizer
+from lm_audio.conditioners.fuser import Conditioners
+from lm_audio.conditioners.label import LabelConditioner
+from lm_audio.conditioners.number import NumberConditioner
+from lm_audio.conditioners.text import (
+    OwnTextEncoder,
+    OwnTextEncoderConfig,
+    T5Encoder,
+    TextConditioner,
+    TextEncoder,
+)
+from lm_audio.conditioners.tokens import AlignedTokens, TokenConditioner
+
+Description = dict[str, Any]
+T5 = "t5"
+"""Described as the encoder of a text: one that is kept apart, since conditioners share it."""
+
+_TYPES: dict[str, tuple[type[nn.Module], tuple[str, ...]]] = {
+    "aligned_tokens": (AlignedTokens, ("num_tokens", "look_ahead")),
+    "label": (LabelConditioner, ("labels",)),
+    "number": (NumberConditioner, ("low", "high", "num_waves")),
+    "text": (TextConditioner, ()),
+    "tokens": (TokenConditioner, ("num_tokens", "num_codebooks", "deduplicate")),
+}
+"""The classes by name, and which of their attributes are settings as they are."""
+
+
+def describe_conditioners(conditioners: Conditioners) -> dict[str, Description]:
+    """What `build_conditioners` needs to make such conditioners, by name."""
+    return {
+        name: {**_describe(name, conditioners[name]), "fuse": fuse}
+        for name, fuse in conditioners.fuse.items()
+    }
+
+
+def build_conditioners(
+    descriptions: Mapping[str, Description],
+    *,
+    dim: int,
+    t5: T5Encoder | None,
+    own_tokenizer: Callable[[str], SentencePieceTokenizer],
+) -> Conditioners:
+    """Conditioners of width `dim` with new weights.
+
+    Args:
+        t5: for texts that are described as read by one.
+        own_tokenizer: gives that of our own text encoder, for the name of its condition.
+    """
+    made, fuse = dict[str, nn.Module](), {}
+    for name, description in descriptions.items():
+        settings = dict(description)
+        fuse[name], kind = settings.pop("fuse"), settings.pop("type")
+        if kind not in _TYPES:
+            known = ", ".join(_TYPES)
+            raise ValueError(
+                f"Unknown type {kind!r} of condition {name!r}; this version has: {known}."
+            )
+        if kind == "text":
+            encoder = settings["encoder"]
+            settings["encoder"] = t5 if encoder == T5 else _own(encoder, own_tokenizer(name))
+        if "ratio" in settings:
+            settings["ratio"] = Fraction(*map(int, settings["ratio"].split("/")))
+        made[name] = _TYPES[kind][0](dim=dim, **settings)
+    return Conditioners(made, fuse)
+
+
+def text_encoders(conditioners: Conditioners) -> dict[str, TextEncoder]:
+    """The encoders of the texts, by the name of the condition."""
+    every = {name: conditioners[name] for name in conditioners.fuse}
+    return {name: one.encoder for name, one in every.items() if isinstance(one, TextConditioner)}
+
+
+def _describe(name: str, conditioner: nn.Module) -> Description:
+    names = {cls: kind for kind, (cls, _) in _TYPES.items()}
+    kind = names.get(type(conditioner))
+    if kind is None:
+        raise ValueError(
+            f"The conditioner {name!r} is a {type(conditioner).__name__}, which cannot be saved; "
+            f"those of these types can: {', '.join(_TYPES)}."
+        )
+    description: Description = {"type": kind}
+    description |= {setting: getattr(conditioner, setting) for setting in _TYPES[kind][1]}
+    if isinstance(conditioner, AlignedTokens):
+        return {**description, "ratio": "{}/{}".format(*conditioner.ratio.as_integer_ratio())}
+    if isinstance(conditioner, TextConditioner):
+        description["encoder"] = _describe_encoder(name, conditioner.encoder)
+        description["project"] = isinstance(conditioner.projection, nn.Linear)
+    return {**description, "null": conditioner.null.kind}  # type: ignore[union-attr]
+
+
+def _describe_encoder(name: str, encoder: TextEncoder) -> str | Description:
+    if isinstance(encoder, T5Encoder):
+        return T5
+    if isinstance(encoder, OwnTextEncoder):
+        return asdict(encoder.config)
+    raise ValueError(
+        f"The text encoder of {name!r} is a {type(encoder).__name__}, which cannot be saved; use "
+        "T5Encoder or OwnTextEncoder."
+    )
+
+
+def _own(config: Description, tokenizer: SentencePieceTokenizer) -> OwnTextEncoder:
+    return OwnTextEncoder(OwnTextEncoderConfig(**config), tokenizer)
