@@ -38,6 +38,11 @@ def check_weights(
     _refuse(found.keys() ^ expected.keys(), misshapen, source=source, settings=settings)
 
 
+def fit_float16(weights: Mapping[str, Tensor]) -> bool:
+    """Whether float16 holds all of these exactly, as when they were read from a file of it."""
+    return all(torch.equal(weight, weight.half().to(weight.dtype)) for weight in weights.values())
+
+
 def load_transformers(cls: Any, source: str | Path, *, kind: str) -> Any:
     """Loads a model class of transformers from a folder or hub id, in float32.
 

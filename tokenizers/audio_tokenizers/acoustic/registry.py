@@ -1,13 +1,15 @@
-"""Finds a codec by name, by path or on the hub."""
+"""Finds a codec by name, by path or on the hub, and saves it."""
 
 import json
 from collections.abc import Callable
 from pathlib import Path
 
-from audio_tokenizers.acoustic.dac import load_dac
+from audio_tokenizers.acoustic.dac import DacTokenizer, load_dac
+from audio_tokenizers.acoustic.encodec import EncodecTokenizer
 from audio_tokenizers.acoustic.encodec_checkpoints import AUDIOCRAFT_FILE, load_encodec
-from audio_tokenizers.acoustic.mimi import load_mimi
+from audio_tokenizers.acoustic.mimi import MimiTokenizer, load_mimi
 from audio_tokenizers.protocol import AcousticTokenizer
+from audio_tokenizers.weights import fit_float16
 
 NAMES = {
     "encodec-24khz": "facebook/encodec_24khz",
@@ -63,6 +65,26 @@ def load_codec(name_or_path: str | Path, *, device: str = "cpu") -> AcousticToke
         )
     codec.to(device)
     return codec
+
+
+def save_codec(codec: AcousticTokenizer, folder: str | Path, *, half: bool = False) -> None:
+    """Writes a codec for `load_codec`, which gives it the same identity.
+
+    Args:
+        half: store float16 where that is exact.
+    """
+    from audio_tokenizers.acoustic.frame_codec import FrameCodec, save_frame_codec
+
+    if isinstance(codec, FrameCodec):
+        half = half and fit_float16(codec.inference_weights())
+        save_frame_codec(codec, folder, half=half)
+    elif isinstance(codec, DacTokenizer | EncodecTokenizer | MimiTokenizer):
+        codec.model.save_pretrained(folder)
+    else:
+        raise ValueError(
+            f"The codec is a {type(codec).__name__}, which cannot be saved; those of these types "
+            f"can: {', '.join(LOADERS)}."
+        )
 
 
 def _hub_file(hub_id: str, name: str) -> Path | None:

@@ -23,12 +23,17 @@ from audio_tokenizers.identity import hash_tensors
 from audio_tokenizers.semantic.frames import windows
 from audio_tokenizers.semantic.inputs import check_layer, mix_to_mono
 from audio_tokenizers.semantic.masked_model import MODEL_TYPE as MASKED_MODEL_TYPE
-from audio_tokenizers.semantic.masked_model import load_masked_model
+from audio_tokenizers.semantic.masked_model import (
+    MaskedAudioModel,
+    load_masked_model,
+    save_masked_model,
+)
 from audio_tokenizers.semantic.speech_inputs import (
     SAMPLE_RATE,
     LogMelSpectra,
     measure_level,
 )
+from audio_tokenizers.weights import fit_float16
 
 WINDOW_SECONDS = 20.0
 SPECTRA_PER_FRAME = 2  # of w2v-BERT
@@ -231,6 +236,31 @@ def load_features(
     return TransformersFeatures(
         model.to(device), normalize=normalize, window_seconds=window_seconds
     )
+
+
+def save_features(extractor: FeatureExtractor, folder: str | Path, *, half: bool = False) -> None:
+    """Writes a model for `load_features`, which gives it the same identity.
+
+    The length of windows is not the model's own: `save_feature_tokenizer` keeps it.
+
+    Args:
+        half: store float16 where that is exact.
+    """
+    import transformers
+
+    if isinstance(extractor, MaskedAudioModel):
+        half = half and fit_float16(extractor.state_dict())
+        save_masked_model(extractor, folder, half=half)
+    elif isinstance(extractor, TransformersFeatures):
+        extractor.model.save_pretrained(folder)
+        if extractor.model.config.model_type != "wav2vec2-bert":
+            preparation: Any = transformers.Wav2Vec2FeatureExtractor
+            preparation(do_normalize=extractor.normalize).save_pretrained(folder)
+    else:
+        raise ValueError(
+            f"The model of features is a {type(extractor).__name__}, which cannot be saved; those "
+            f"of these types can: {', '.join([*_CLASSES, MASKED_MODEL_TYPE])}."
+        )
 
 
 def _reads_normalized(source: str | Path) -> bool:
