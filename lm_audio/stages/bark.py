@@ -144,7 +144,7 @@ class CoarseStage(Stage):
         source, s = run.source, self.settings
         if source is None or not source.done:
             return
-        num_frames = int(source.num_frames * s.coarse_rate / float(s.semantic_rate))
+        num_frames = int(source.num_frames * s.coarse_per_semantic / s.coarse_codebooks)
         if num_frames >= run.num_frames - 1:  # a part of a frame may be missing through rounding
             return
         if source.num_frames == s.semantic_length:
@@ -243,11 +243,11 @@ class CoarseWindow(_ContextWindow):
             return torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int64)
         semantic, coarse = self.voice.semantic, self._flat(self.voice.coarse)
         num_semantic = min(
-            int(s.coarse_history / self._ratio),
+            s.semantic_history,
             len(semantic) - len(semantic) % 2,
-            int(len(coarse) / self._ratio),
+            int(len(coarse) / s.coarse_per_semantic),
         )
-        num_coarse = round(num_semantic * self._ratio)
+        num_coarse = round(num_semantic * s.coarse_per_semantic)
         # As trained: the last frame of the voice is left out.
         coarse = coarse[len(coarse) - num_coarse :][: -s.coarse_codebooks]
         return semantic[len(semantic) - num_semantic :], coarse
@@ -255,15 +255,9 @@ class CoarseWindow(_ContextWindow):
     @property
     def _first_semantic(self) -> int:
         """Where the semantic tokens of the context begin, counted from those of the voice."""
-        made = self.start * self.stage.settings.coarse_codebooks
-        here = len(self.history[0]) + round(made / self._ratio)
-        return max(0, here - int(self.stage.settings.coarse_history / self._ratio))
-
-    @property
-    def _ratio(self) -> float:
-        """Coarse tokens per semantic token: a float, since the original's rounding is trained."""
         s = self.stage.settings
-        return s.coarse_rate / float(s.semantic_rate) * s.coarse_codebooks
+        made = round(self.start * s.coarse_codebooks / s.coarse_per_semantic)
+        return max(0, len(self.history[0]) + made - s.semantic_history)
 
     def _flat(self, tokens: Tensor) -> Tensor:
         """Tokens [K, T] one by one, those of codebook k from k * codebook_size on."""

@@ -91,6 +91,16 @@ class BarkSettings:
         """The tokens of all coarse codebooks."""
         return self.coarse_codebooks * self.codebook_size
 
+    @property
+    def coarse_per_semantic(self) -> float:
+        """Coarse tokens per semantic one; a float, as the rounding that the models have learned."""
+        return self.coarse_rate / float(self.semantic_rate) * self.coarse_codebooks
+
+    @property
+    def semantic_history(self) -> int:
+        """The semantic tokens before a window that its coarse tokens cover."""
+        return int(self.coarse_history / self.coarse_per_semantic)
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class BarkParts:

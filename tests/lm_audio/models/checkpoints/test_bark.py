@@ -3,16 +3,19 @@
 import json
 import os
 import shutil
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import BarkModel
 
 from lm_audio.models.checkpoints.bark import holds_bark, read_bark
+from lm_audio.models.checkpoints.bark_files import read_pickle
 from lm_audio.models.checkpoints.bark_parts import BarkSettings
 from lm_audio.models.checkpoints.bark_transformers import read_settings
 
@@ -198,6 +201,24 @@ def test_a_pickle_that_runs_code_is_refused_and_does_not_run(
     with pytest.raises(ValueError, match=r"Refused to read .*could run code"):
         read_bark([tmp_path / "text.pt"])
     assert not (tmp_path / "malicious-code-ran").exists()
+
+
+def test_numpy_scalars_of_both_generations_are_read_and_objects_refused(tmp_path: Path) -> None:
+    file, old = tmp_path / "new.pt", tmp_path / "old.pt"
+    torch.save({"best_val_loss": np.float64(2.5)}, file)
+    with zipfile.ZipFile(file) as new, zipfile.ZipFile(old, "w") as archive:
+        for name in new.namelist():
+            archive.writestr(name, new.read(name).replace(b"numpy._core", b"numpy.core"))
+    assert b"numpy.core.multiarray" in old.read_bytes()
+    assert read_pickle(file) == read_pickle(old) == {"best_val_loss": 2.5}
+    torch.save({"best_val_loss": ObjectScalar()}, file)
+    with pytest.raises(ValueError, match="Refused to read"):
+        read_pickle(file)
+
+
+class ObjectScalar:
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
+        return np._core.multiarray.scalar, (np.dtype("O"), b"cos\nmkdir\n(S'x'\ntR.")
 
 
 def test_truncated_files_are_refused(
