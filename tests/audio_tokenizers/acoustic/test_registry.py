@@ -1,15 +1,21 @@
-"""Codecs are found by name, path or hub id, and told apart by what they hold."""
+"""Codecs are found by name, path or hub id, told apart by what they hold, and saved."""
 
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from audio_tokenizers.acoustic.dac import DacTokenizer
+from audio_tokenizers.acoustic.encodec import EncodecTokenizer
 from audio_tokenizers.acoustic.frame_codec import FrameCodec, save_frame_codec, tiny
-from audio_tokenizers.acoustic.registry import LOADERS, load_codec
+from audio_tokenizers.acoustic.mimi import MimiTokenizer
+from audio_tokenizers.acoustic.registry import LOADERS, load_codec, save_codec
+from audio_tokenizers.protocol import AcousticTokenizer
 
 
 def test_a_local_folder_is_told_by_its_config(tmp_path: Path) -> None:
@@ -74,3 +80,53 @@ def test_a_name_whose_file_points_to_another_is_followed(tmp_path: Path) -> None
 
 def test_every_loader_is_named_by_a_model_type() -> None:
     assert set(LOADERS) == {"dac", "encodec", "frame-codec", "mimi"}
+
+
+@pytest.fixture(params=["dac", "encodec-24k", "encodec-48k", "frame-codec", "mimi"])
+def codec(
+    request: pytest.FixtureRequest,
+    make_dac: Callable[..., Any],
+    make_encodec: Callable[..., Any],
+    make_mimi: Callable[..., Any],
+) -> AcousticTokenizer:
+    torch.manual_seed(0)
+    makers: dict[str, Callable[[], AcousticTokenizer]] = {
+        "dac": lambda: DacTokenizer(make_dac(24_000)),
+        "encodec-24k": lambda: EncodecTokenizer(make_encodec("24k")),
+        "encodec-48k": lambda: EncodecTokenizer(make_encodec("48k")),
+        "frame-codec": lambda: FrameCodec(tiny()).eval(),
+        "mimi": lambda: MimiTokenizer(make_mimi()),
+    }
+    return makers[request.param]()
+
+
+def test_a_saved_codec_comes_back_to_the_bit(codec: AcousticTokenizer, tmp_path: Path) -> None:
+    save_codec(codec, tmp_path / "codec")
+    loaded = load_codec(tmp_path / "codec")
+    assert loaded.identity == codec.identity
+    samples = torch.randn(1, codec.num_channels, 4000) * 0.1
+    tokens = codec.encode(samples)
+    assert torch.equal(loaded.encode(samples), tokens)
+    assert torch.equal(loaded.decode(tokens), codec.decode(tokens))
+
+
+def test_a_codec_is_stored_as_float16_only_where_that_is_exact(tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    codec = FrameCodec(tiny()).eval()
+    for times, dtype in enumerate([torch.float32, torch.float16]):
+        folder = tmp_path / str(times)
+        save_codec(codec, folder, half=True)
+        loaded = load_codec(folder)
+        assert {w.dtype for w in load_file(folder / "model.safetensors").values()} == {dtype}
+        assert loaded.identity == codec.identity
+        save_frame_codec(codec, tmp_path / "half", half=True)
+        codec = load_codec(tmp_path / "half")  # type: ignore[assignment]
+
+
+def test_a_codec_of_another_kind_cannot_be_saved(tmp_path: Path) -> None:
+    class Other:
+        pass
+
+    with pytest.raises(ValueError, match=r"is a Other, which cannot be saved; those of"):
+        save_codec(Other(), tmp_path)  # type: ignore[arg-type]

@@ -8,7 +8,11 @@ import torch
 from torch import Tensor
 
 from audio_tokenizers.protocol import SemanticTokenizer
-from audio_tokenizers.semantic.features import TransformersFeatures
+from audio_tokenizers.semantic.features import (
+    TransformersFeatures,
+    load_features,
+    save_features,
+)
 from audio_tokenizers.semantic.kmeans import FeatureSource, KMeansCodebook
 from audio_tokenizers.semantic.kmeans_training import KMeansConfig, train_kmeans
 from audio_tokenizers.semantic.masked_model import MaskedAudioModel, save_masked_model, tiny
@@ -170,3 +174,41 @@ def test_folders_without_a_tokenizer_are_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "hubert"}))
     with pytest.raises(ValueError, match=r"has no config\.json of a feature-tokenizer"):
         load_feature_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["hubert", "wavlm", "wav2vec2-bert", "masked"])
+def test_a_tokenizer_saved_with_its_model_comes_back_to_the_bit(
+    kind: str, make_model: Make, noise: Make, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    extractor = (
+        MaskedAudioModel(tiny()).eval()
+        if kind == "masked"
+        else TransformersFeatures(make_model(kind), normalize=False, window_seconds=7.0)
+    )
+    tokenizer = make_tokenizer(extractor)
+    save_features(extractor, tmp_path / "saved" / "model")
+    save_feature_tokenizer(tokenizer, tmp_path / "saved", model="model")
+    loaded = load_feature_tokenizer((tmp_path / "saved").rename(tmp_path / "moved"))
+    assert loaded.identity == tokenizer.identity
+    samples = noise(1, 1, 24_000)
+    assert torch.equal(loaded.encode(samples), tokenizer.encode(samples))
+
+
+def test_a_model_is_stored_as_float16_only_where_that_is_exact(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = MaskedAudioModel(tiny()).eval()
+    save_features(model, tmp_path / "whole", half=True)
+    assert load_features(tmp_path / "whole").identity == model.identity
+    save_features(model.half().float(), tmp_path / "half", half=True)
+    assert load_features(tmp_path / "half").identity == model.identity
+    sizes = [(tmp_path / x / "model.safetensors").stat().st_size for x in ("whole", "half")]
+    assert sizes[0] > 1.9 * sizes[1]
+
+
+def test_features_of_another_kind_cannot_be_saved(tmp_path: Path) -> None:
+    class Other:
+        pass
+
+    with pytest.raises(ValueError, match=r"features is a Other, which cannot be saved"):
+        save_features(Other(), tmp_path)  # type: ignore[arg-type]
