@@ -47,22 +47,21 @@ class DecodingBatch:
         return slot.tokens
 
     @torch.inference_mode()
-    def join(self, sequence: Sequence) -> None:
-        """Takes in the prompts of a sequence and the steps known at its start."""
+    def join(self, *sequences: Sequence) -> None:
+        """Takes in the prompts of sequences and the steps known at their starts."""
         self._drop_state()
-        J, S = sequence.tokens.shape
-        first = sequence.num_known  # the last known column goes into the first step, not in here
-        start = sequence.tokens.new_full((J, 1), sequence.start)
-        inputs = torch.cat([start, sequence.tokens], dim=1)[None, :, :first]
-        offsets = []
-        for row in sequence.rows:
-            prefix = row.fused.prepend
-            length = S + (0 if prefix is None else prefix.embeddings.shape[1])
-            self._cache.reserve(self._cache.num_rows + 1, length, 0)
-            fused = replace(row.fused, sum=_sums(row, 0, first))
-            taken = self._model.prefill(inputs, fused=fused, cache=self._cache)
-            offsets.append(taken - first)
-        self._slots.append(_Slot(sequence, sequence.tokens, first, offsets))
+        rows = [(row, x.tokens.shape[1]) for x in sequences for row in x.rows]
+        longest = max((S + _prefix_length(row) for row, S in rows), default=0)
+        self._cache.reserve(self._cache.num_rows + len(rows), longest, 0)
+        for sequence in sequences:
+            first = sequence.num_known  # the last known column goes into the first step, not here
+            start = sequence.tokens.new_full((len(sequence.tokens), 1), sequence.start)
+            inputs = torch.cat([start, sequence.tokens], dim=1)[None, :, :first]
+            for row in sequence.rows:
+                fused = replace(row.fused, sum=_sums(row, 0, first))
+                self._model.prefill(inputs, fused=fused, cache=self._cache)
+            offsets = [_prefix_length(row) for row in sequence.rows]
+            self._slots.append(_Slot(sequence, sequence.tokens, first, offsets))
 
     @torch.inference_mode()
     def leave(self, sequence: Sequence) -> None:
@@ -146,6 +145,10 @@ class _Slot:
     @property
     def done(self) -> bool:
         return self.step >= self.sequence.stop
+
+
+def _prefix_length(row: Row) -> int:
+    return 0 if row.fused.prepend is None else row.fused.prepend.embeddings.shape[1]
 
 
 def _sums(row: Row, start: int, stop: int) -> Tensor | None:

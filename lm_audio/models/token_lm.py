@@ -83,8 +83,8 @@ class TokenLM(nn.Module):
         x = self.transformer(x, positions=positions, mask=mask, condition=condition)
         return self.logits(x[:, -tokens.shape[2] :])
 
-    def prefill(self, tokens: Tensor, *, fused: Fused, cache: KVCache) -> int:
-        """Takes a prompt into a new row of the cache and returns how many positions it takes.
+    def prefill(self, tokens: Tensor, *, fused: Fused, cache: KVCache) -> None:
+        """Takes a prompt into a new row of the cache, the prefix first.
 
         Args:
             tokens: [1, J, S], S >= 0.
@@ -94,7 +94,6 @@ class TokenLM(nn.Module):
             x = torch.cat([fused.prepend.embeddings.to(x.dtype), x], dim=1)  # [1, P + S, D]
         condition = None if fused.cross is None else fused.cross.embeddings.to(x.dtype)
         self.transformer.prefill(x, condition=condition, cache=cache)
-        return x.shape[1]
 
     def step(
         self,

@@ -38,11 +38,12 @@ class TokenBatch:
         return bool(ready)
 
     def _open_ready(self) -> None:
-        for window in [window for window in self._waiting if window.ready(window.first)]:
-            sequence = window.sequence()
-            self._batch.join(sequence)
-            self._open.append((window, sequence))
-            self._waiting.remove(window)
+        ready = [window for window in self._waiting if window.ready(window.first)]
+        opened = [(window, window.sequence()) for window in ready]
+        if opened:
+            self._batch.join(*(sequence for _, sequence in opened))
+            self._open += opened
+            self._waiting = [window for window in self._waiting if window not in ready]
 
     def _ready(self) -> list[tuple[Window, Sequence]]:
         return [
