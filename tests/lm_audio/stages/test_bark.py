@@ -35,6 +35,8 @@ from lm_audio.models.checkpoints.bark_parts import (
     build_semantic,
     voices_of,
 )
+from lm_audio.pipeline import AudioPipeline
+from lm_audio.renderers.codec import CodecRenderer
 from lm_audio.sampling import Sampling
 from lm_audio.stages.bark import bark
 from lm_audio.stages.cascade import Cascade
@@ -321,3 +323,33 @@ def test_what_bark_cannot_use_is_refused(parts: BarkParts) -> None:
         attempt(values={"text": 7})
     with pytest.raises(ValueError, match="Found no voice 'nobody'"):
         attempt(values={"voice": "nobody"})
+
+
+@pytest.fixture(scope="module")
+def pipeline(parts: BarkParts) -> AudioPipeline:
+    return AudioPipeline(bark(parts), CodecRenderer(parts.codec, num_codebooks=8))
+
+
+def test_a_streamed_speech_equals_the_whole_one(pipeline: AudioPipeline) -> None:
+    request: dict[str, Any] = {"duration": 0.45, "seed": 3, "conditions": {"voice": VOICES[2]}}
+    clip = pipeline.generate(TEXTS[0], **request)
+    pieces = list(pipeline.stream(TEXTS[0], **request))
+    assert clip.samples.shape == (1, 10_800)
+    assert torch.equal(torch.cat(pieces, dim=1), clip.samples)
+
+
+def test_a_speech_that_ends_is_followed_by_silence(references: dict[str, Reference]) -> None:
+    parts = make_parts(references["ends early"])
+    pipeline = AudioPipeline(bark(parts), CodecRenderer(parts.codec, num_codebooks=8))
+    clip = pipeline.generate(TEXTS[0], duration=0.6, seed=3, conditions={"voice": VOICES[2]})
+    [num_tokens] = clip.stage_tokens["semantic"][0].shape
+    num_samples = int(num_tokens * 75 / 49.9) * 320
+    assert num_tokens < 24
+    assert clip.samples.shape == (1, 14_400)
+    assert clip.samples[:, num_samples - 320 : num_samples].any()
+    assert not clip.samples[:, num_samples:].any()
+
+
+def test_without_semantic_tokenizer_bark_continues_no_audio(pipeline: AudioPipeline) -> None:
+    with pytest.raises(ValueError, match="no semantic tokenizer, so it takes no audio"):
+        pipeline.continue_from((torch.zeros(1, 2400), 24_000), duration=0.1)
