@@ -1,0 +1,143 @@
+"""Inpainting: a span of audio made anew between what comes before and after it.
+
+A token language model sees only what came before. So each stage fills the span several times, each
+time from the same left context, and keeps the filling after which the true sound behind the span is
+the most likely under the model.
+
+Shapes: C channels, N samples, K codebooks, T frames.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from lm_audio.clip import Clip
+from lm_audio.pipeline.plan import make_runs, num_frames, prompt_frames
+from lm_audio.pipeline.prompt import Prompt, merge_repeats, tail_length
+from lm_audio.pipeline.request import Request
+from lm_audio.renderers.protocol import Renderer
+from lm_audio.renderers.seam import inpainted
+from lm_audio.stages.cascade import Cascade
+from lm_audio.stages.run import AnyStage, Run
+from lm_audio.stages.stage import Stage
+
+RIGHT_SHARE = 4  # a quarter of what a model sees beside the span lies behind it
+JUDGED_SECONDS = 1.0  # of the sound behind the span
+
+
+def inpaint(
+    request: Request,
+    samples: Tensor,
+    *,
+    start: float,
+    end: float,
+    stages: Sequence[AnyStage],
+    renderer: Renderer,
+    rendered: Sequence[str],
+    read: Callable[[Tensor], Prompt],
+    num_candidates: int,
+    progress: Callable[[float], None] | None,
+) -> Clip:
+    """The samples [C, N], those from `start` to `end` seconds made anew."""
+    first, last = _span(samples, start, end, renderer.sample_rate)
+    if num_candidates < 1:
+        raise ValueError(f"num_candidates is {num_candidates}; use at least 1.")
+    left, right = _context(samples.shape[1], first, last, stages, renderer)
+    prompt = read(samples[:, left:right])
+    plan = make_runs(
+        request,
+        stages=stages,
+        renderer=renderer,
+        num_samples=right - left,
+        prompt=None,
+    )
+    chosen: dict[str, Run] = {}
+    for i, stage in enumerate(stages):
+        if not isinstance(stage, Stage):
+            raise ValueError(f"The {stage.name} stage of this model cannot fill a span.")
+        tokens, behind = _with_span(stage, renderer, prompt, first - left, last - left)
+        source = None if stage.source is None else chosen[stage.source.stage]
+        run = replace(plan[stage.name], tokens=tokens, source=source)
+        count = num_candidates if behind < tokens.shape[1] else 1
+        candidates = [replace(run, tokens=tokens.clone(), variant=v) for v in range(count)]
+        report = None if progress is None else partial(_report, progress, i, len(stages))
+        chosen[stage.name] = _best(stage, candidates, behind, report=report)
+    tokens = torch.cat([chosen[name].tokens for name in rendered])
+    sound = renderer.render(tokens, num_samples=right - left).cpu().float()
+    filled = inpainted(
+        samples[:, left:right],
+        sound,
+        start=first - left,
+        end=last - left,
+        sample_rate=renderer.sample_rate,
+    )
+    return Clip(
+        samples=torch.cat([samples[:, :left], filled, samples[:, right:]], dim=1),
+        sample_rate=renderer.sample_rate,
+        tokens=tokens.cpu(),
+        stage_tokens={name: run.tokens.cpu() for name, run in chosen.items()},
+        seed=request.seed,
+        prompt=request.prompt,
+    )
+
+
+def _report(progress: Callable[[float], None], stage: int, num_stages: int, done: float) -> None:
+    progress((stage + done) / num_stages)
+
+
+def _best(
+    stage: Stage, candidates: list[Run], behind: int, *, report: Callable[[float], None] | None
+) -> Run:
+    """The candidate that what comes from frame `behind` on follows best."""
+    cascade = Cascade([stage])
+    for run in candidates:
+        cascade.add([run])
+    while cascade.step():
+        if report is not None:
+            report(min(run.num_done for run in candidates) / candidates[0].num_frames)
+    if len(candidates) == 1:
+        return candidates[0]
+    judged = behind + max(1, round(JUDGED_SECONDS * stage.frame_rate))
+    return max(candidates, key=lambda run: stage.likelihood(run, behind, judged))
+
+
+def _with_span(
+    stage: Stage, renderer: Renderer, prompt: Prompt, first: int, last: int
+) -> tuple[Tensor, int]:
+    """The prompt's tokens with -1 in the span, and the frame where what is behind it begins."""
+    start = prompt_frames(stage, renderer, first)
+    stop = num_frames(stage, renderer, last)
+    tokens = prompt.aligned(stage).to(stage.device)
+    if stage.repeats:
+        tokens = tokens.clone()
+        tokens[:, start:stop] = -1
+        return tokens, stop
+    before, after = merge_repeats(tokens[:, :start]), merge_repeats(tokens[:, stop:])
+    share = (before.shape[1] + after.shape[1]) / max(1, tokens.shape[1] - (stop - start))
+    span = tokens.new_full((1, max(1, round(share * (stop - start)))), -1)
+    return torch.cat([before, span, after], dim=1), before.shape[1] + span.shape[1]
+
+
+def _span(samples: Tensor, start: float, end: float, sample_rate: int) -> tuple[int, int]:
+    first, last = round(start * sample_rate), round(end * sample_rate)
+    N = samples.shape[1]
+    if not 0 <= first < last <= N:
+        raise ValueError(
+            f"Got a span from {start} to {end} s; give a start before the end, within the "
+            f"{N / sample_rate:.2f} s of the audio."
+        )
+    return first, last
+
+
+def _context(
+    num_samples: int, first: int, last: int, stages: Sequence[AnyStage], renderer: Renderer
+) -> tuple[int, int]:
+    """From where to where the models look: what they can see at once, on both sides."""
+    most = tail_length(num_samples, stages=stages, renderer=renderer)
+    beside = max(most - (last - first), most // 2)
+    right = min(num_samples, last + beside // RIGHT_SHARE)
+    left = max(0, first - (beside - (right - last)))
+    return left // renderer.hop_length * renderer.hop_length, right

@@ -1,0 +1,299 @@
+"""From a prompt to sound: stages of token language models, then a renderer.
+
+Shapes: C channels, N samples, K codebooks, T frames.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from audio_tokenizers.protocol import SemanticTokenizer
+from lm_audio.clip import Clip
+from lm_audio.pipeline.about import About
+from lm_audio.pipeline.inpainting import inpaint
+from lm_audio.pipeline.making import Making
+from lm_audio.pipeline.plan import make_runs
+from lm_audio.pipeline.prompt import Prompt, read_prompt, tail_length
+from lm_audio.pipeline.request import AudioLike, Request, as_audio, as_list, is_batch, make_requests
+from lm_audio.renderers.protocol import Renderer
+from lm_audio.sampling import Sampling
+from lm_audio.stages.cascade import Cascade
+from lm_audio.stages.run import AnyStage
+
+DEFAULT_SECONDS = 5.0
+MOST_AT_ONCE = 32  # clips; more of them wait until others are done
+
+Samplings = Sampling | Mapping[str, Sampling] | None
+"""One for all stages, or by the name of the stage; None: the stages' own."""
+
+
+class AudioPipeline:
+    """A loaded model. It holds no state of requests: calls may run side by side.
+
+    Args:
+        stages: in the order in which they condition each other.
+        rendered: the stages whose tokens are rendered; the last one by default.
+        semantic_tokenizer: for audio prompts of stages over semantic tokens.
+    """
+
+    def __init__(
+        self,
+        stages: Sequence[AnyStage],
+        renderer: Renderer,
+        *,
+        rendered: Sequence[str] | None = None,
+        semantic_tokenizer: SemanticTokenizer | None = None,
+        about: About | None = None,
+    ) -> None:
+        self.stages = {stage.name: stage for stage in stages}
+        self.renderer = renderer
+        self.rendered = tuple(rendered or [stages[-1].name])
+        self.semantic_tokenizer = semantic_tokenizer
+        self.about = about or About()
+        K = sum(self.stages[name].num_codebooks for name in self.rendered)
+        if renderer.num_codebooks != K:
+            raise ValueError(
+                f"The stages make {K} codebooks and the renderer takes {renderer.num_codebooks}; "
+                "give ones that fit."
+            )
+
+    @property
+    def sample_rate(self) -> int:
+        return self.renderer.sample_rate
+
+    @property
+    def num_channels(self) -> int:
+        return self.renderer.num_channels
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """What the model takes: `text` is the prompt, all others go into `conditions`."""
+        names = [name for stage in self.stages.values() for name in stage.conditions]
+        return tuple(dict.fromkeys(names))
+
+    def generate(
+        self,
+        prompt: str | Sequence[str | None] | None = None,
+        *,
+        duration: float | Sequence[float] = DEFAULT_SECONDS,
+        seed: int | Sequence[int] | None = None,
+        sampling: Samplings = None,
+        negative: str | None = None,
+        conditions: Mapping[str, Any] | None = None,
+        tokens: Mapping[str, Tensor] | None = None,
+        rows_per_pass: int | None = None,
+        progress: Callable[[float], None] | None = None,
+    ) -> Clip | list[Clip]:
+        """Makes sound from text, or from nothing; lists of prompts, durations or seeds give lists.
+
+        Args:
+            duration: seconds, exact to the sample.
+            seed: the same one gives the same clip, alone or in any list; None draws one.
+            negative: what the sound should not be like, for models with guidance.
+            conditions: others than text, by name, such as a label or a voice.
+            tokens: [K, T] of stages that are not to be run, by their name.
+            rows_per_pass: how many rows of the batch go through a model at once; fewer need less
+                memory and give the same tokens.
+            progress: called with the share that is done, from 0 to 1.
+        """
+        requests = make_requests(
+            prompt,
+            duration=duration,
+            seed=seed,
+            sample_rate=self.sample_rate,
+            negative=negative,
+            conditions=conditions,
+            sampling=sampling,
+            tokens=tokens,
+        )
+        makings = [self._begin(request) for request in requests]
+        clips = self._finish(makings, rows_per_pass=rows_per_pass, progress=progress)
+        return clips if is_batch(prompt, duration, seed) else clips[0]
+
+    def stream(
+        self,
+        prompt: str | None = None,
+        *,
+        duration: float = DEFAULT_SECONDS,
+        seed: int | None = None,
+        sampling: Samplings = None,
+        negative: str | None = None,
+        conditions: Mapping[str, Any] | None = None,
+        tokens: Mapping[str, Tensor] | None = None,
+    ) -> Iterator[Tensor]:
+        """Gives samples [C, N] as they are made: in pieces, those of the clip `generate` gives."""
+        (request,) = make_requests(
+            prompt,
+            duration=duration,
+            seed=seed,
+            sample_rate=self.sample_rate,
+            negative=negative,
+            conditions=conditions,
+            sampling=sampling,
+            tokens=tokens,
+        )
+        return self._pieces(self._begin(request))  # mistakes are told now, not at the first piece
+
+    def continue_from(
+        self,
+        audio: AudioLike | Sequence[AudioLike],
+        *,
+        duration: float | Sequence[float] = DEFAULT_SECONDS,
+        text: str | Sequence[str | None] | None = None,
+        seed: int | Sequence[int] | None = None,
+        sampling: Samplings = None,
+        negative: str | None = None,
+        conditions: Mapping[str, Any] | None = None,
+        rows_per_pass: int | None = None,
+        progress: Callable[[float], None] | None = None,
+    ) -> Clip | list[Clip]:
+        """Continues audio: a clip of its own samples, then `duration` seconds of new sound."""
+        audios = as_list(audio)
+        requests = make_requests(
+            text,
+            duration=duration,
+            seed=seed,
+            sample_rate=self.sample_rate,
+            negative=negative,
+            conditions=conditions,
+            sampling=sampling,
+            count=len(audios) if is_batch(audio) else None,
+        )
+        prompts = [
+            as_audio(one, sample_rate=self.sample_rate, num_channels=self.num_channels)
+            for one in audios
+        ]
+        prompts = prompts * len(requests) if len(prompts) == 1 else prompts
+        makings = [self._begin(*pair) for pair in zip(requests, prompts, strict=True)]
+        clips = self._finish(makings, rows_per_pass=rows_per_pass, progress=progress)
+        return clips if is_batch(audio, duration, text, seed) else clips[0]
+
+    def inpaint(
+        self,
+        audio: AudioLike,
+        *,
+        start: float,
+        end: float,
+        text: str | None = None,
+        seed: int | None = None,
+        sampling: Samplings = None,
+        negative: str | None = None,
+        conditions: Mapping[str, Any] | None = None,
+        num_candidates: int = 4,
+        progress: Callable[[float], None] | None = None,
+    ) -> Clip:
+        """Makes the sound from `start` to `end` seconds anew; all other samples are kept.
+
+        Args:
+            num_candidates: how many fillings each stage makes; it keeps the one that the sound
+                after the span follows best.
+        """
+        samples = as_audio(audio, sample_rate=self.sample_rate, num_channels=self.num_channels)
+        (request,) = make_requests(
+            text,
+            duration=samples.shape[1] / self.sample_rate,
+            seed=seed,
+            sample_rate=self.sample_rate,
+            negative=negative,
+            conditions=conditions,
+            sampling=sampling,
+        )
+        return inpaint(
+            request,
+            samples,
+            start=start,
+            end=end,
+            stages=self._stage_list,
+            renderer=self.renderer,
+            rendered=self.rendered,
+            read=self._prompt,
+            num_candidates=num_candidates,
+            progress=progress,
+        )
+
+    def save(self, folder: str | Path, *, half: bool = False) -> None:
+        """Writes the model for `load`, whole or not at all.
+
+        Args:
+            half: store float16, half the size; codec and tokenizers keep their values.
+        """
+        from lm_audio.pipeline.folder import save_pipeline  # it knows pipelines
+
+        save_pipeline(self, folder, half=half)
+
+    def push(self, repo_id: str, *, private: bool = True, half: bool = False) -> str:
+        """Writes the model to the Hugging Face hub, as "owner/name", and returns its address."""
+        from lm_audio.pipeline.folder import push_pipeline
+
+        return push_pipeline(self, repo_id, private=private, half=half)
+
+    @property
+    def _stage_list(self) -> list[AnyStage]:
+        return list(self.stages.values())
+
+    def _prompt(self, samples: Tensor) -> Prompt:
+        return read_prompt(
+            samples,
+            stages=self._stage_list,
+            renderer=self.renderer,
+            semantic_tokenizer=self.semantic_tokenizer,
+            device=self._stage_list[0].device,
+        )
+
+    def _begin(self, request: Request, samples: Tensor | None = None) -> Making:
+        """Plans a clip that begins with these samples [C, N]."""
+        tail, prompt = 0, None
+        if samples is not None:
+            tail = tail_length(samples.shape[1], stages=self._stage_list, renderer=self.renderer)
+            prompt = self._prompt(samples[:, samples.shape[1] - tail :])
+        runs = make_runs(
+            request,
+            stages=self._stage_list,
+            renderer=self.renderer,
+            num_samples=tail + request.num_samples,
+            prompt=prompt,
+        )
+        return Making(
+            request,
+            runs=runs,
+            rendered=self.rendered,
+            renderer=self.renderer,
+            prompt=samples,
+            prompt_tail=tail,
+        )
+
+    def _finish(
+        self,
+        makings: list[Making],
+        *,
+        rows_per_pass: int | None,
+        progress: Callable[[float], None] | None,
+    ) -> list[Clip]:
+        """Makes all clips, many at a time; one that is done makes room for the next."""
+        cascade = Cascade(self._stage_list, rows_per_pass=rows_per_pass)
+        sound: dict[Making, list[Tensor]] = {making: [] for making in makings}
+        coming, working = list(makings), list[Making]()
+        while coming or working:
+            while coming and len(working) < MOST_AT_ONCE:
+                working.append(coming.pop(0))
+                cascade.add(list(working[-1].runs.values()))
+            cascade.step()
+            for making in working:
+                sound[making].append(making.sound())
+            working = [making for making in working if not making.done]
+            if progress is not None:
+                progress(sum(making.progress for making in makings) / len(makings))
+        return [making.clip(sound[making]) for making in makings]
+
+    def _pieces(self, making: Making) -> Iterator[Tensor]:
+        cascade = Cascade(self._stage_list)
+        cascade.add(list(making.runs.values()))
+        while True:
+            cascade.step()
+            piece = making.sound()
+            if piece.shape[1]:
+                yield piece
+            if making.done:
+                return

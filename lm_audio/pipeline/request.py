@@ -1,0 +1,123 @@
+"""What a user asks a pipeline for, checked, one value per clip.
+
+Shapes: C channels, N samples, K codebooks, T frames.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from torch import Tensor
+
+from audio_tokenizers.audio_files import read_audio
+from audio_tokenizers.resampling import resample
+from lm_audio.clip import Clip
+from lm_audio.sampling import Sampling, random_seed
+
+Value = TypeVar("Value")
+AudioLike = str | Path | Clip | tuple[Tensor, int]
+"""A file, a clip, or samples [C, N] with their rate."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """One clip to make.
+
+    Args:
+        num_samples: of new sound.
+        values: the conditions, by name; negative: what stands in for those that guidance drops.
+        sampling: for all stages, or by the name of the stage; the stages' own by default.
+        tokens: of stages that need not be run, [K, T] by name.
+    """
+
+    num_samples: int
+    seed: int
+    prompt: str | None = None
+    values: Mapping[str, Any] = field(default_factory=dict)
+    negative: Mapping[str, Any] = field(default_factory=dict)
+    sampling: Sampling | Mapping[str, Sampling] | None = None
+    tokens: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+def make_requests(
+    prompt: str | Sequence[str | None] | None,
+    *,
+    duration: float | Sequence[float],
+    seed: int | Sequence[int] | None,
+    sample_rate: int,
+    negative: str | None = None,
+    conditions: Mapping[str, Any] | None = None,
+    sampling: Sampling | Mapping[str, Sampling] | None = None,
+    tokens: Mapping[str, Tensor] | None = None,
+    count: int | None = None,
+) -> list[Request]:
+    """One request for each of the prompts, durations and seeds, whichever are lists.
+
+    Args:
+        count: how many there must be, if that is known.
+    """
+    given = {"prompts": prompt, "durations": duration, "seeds": seed}
+    lengths = {name: len(_each(x, 1)) for name, x in given.items() if _is_list(x)}
+    if count is not None:
+        lengths["audio prompts"] = count
+    if len(set(lengths.values())) > 1 or 0 in lengths.values():
+        found = ", ".join(f"{length} {name}" for name, length in lengths.items())
+        raise ValueError(f"Got {found}; give equally many of each, at least one, or a single one.")
+    B = next(iter(lengths.values()), 1)
+    prompts, durations, seeds = (_each(x, B) for x in given.values())
+    return [
+        Request(
+            num_samples=_num_samples(one_duration, sample_rate),
+            seed=random_seed() if one_seed is None else one_seed,
+            prompt=text,
+            values={**({} if text is None else {"text": text}), **(conditions or {})},
+            negative={} if negative is None else {"text": negative},
+            sampling=sampling,
+            tokens=tokens or {},
+        )
+        for text, one_duration, one_seed in zip(prompts, durations, seeds, strict=True)
+    ]
+
+
+def as_audio(audio: AudioLike, *, sample_rate: int, num_channels: int) -> Tensor:
+    """Samples [C, N] of any audio, at this rate and with so many channels."""
+    if isinstance(audio, str | Path):
+        return read_audio(audio, sample_rate=sample_rate, num_channels=num_channels).samples
+    samples, rate = (audio.samples, audio.sample_rate) if isinstance(audio, Clip) else audio
+    if samples.ndim != 2 or not samples.shape[1]:
+        raise ValueError(f"Got samples of shape {list(samples.shape)}; give [C, N], N at least 1.")
+    samples = resample(samples.float(), rate, sample_rate)
+    if len(samples) == num_channels:
+        return samples
+    if num_channels > 1 and len(samples) > 1:
+        raise ValueError(f"Got {len(samples)} channels; give 1 or {num_channels}.")
+    return samples.mean(dim=0, keepdim=True).expand(num_channels, -1).contiguous()
+
+
+def as_list(audio: AudioLike | Sequence[AudioLike]) -> list[AudioLike]:
+    """One or many, as a list."""
+    return list(audio) if _is_list(audio) else [audio]  # type: ignore[arg-type, list-item]
+
+
+def is_batch(*values: object) -> bool:
+    """Whether a list was given, so that a list is expected."""
+    return any(_is_list(value) for value in values)
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, list | tuple) and not (
+        len(value) == 2 and isinstance(value[0], Tensor)  # samples and their rate
+    )
+
+
+def _each(value: object, count: int) -> list[Any]:
+    return list(value) if _is_list(value) else [value] * count  # type: ignore[call-overload]
+
+
+def _num_samples(duration: float, sample_rate: int) -> int:
+    number = isinstance(duration, int | float) and math.isfinite(duration)
+    if not number or round(duration * sample_rate) < 1:
+        raise ValueError(f"Got a duration of {duration!r}; give seconds above 0, such as 5.0.")
+    return round(duration * sample_rate)
