@@ -8,7 +8,6 @@ import torch
 from lm_audio.models.checkpoints.bark_original import (
     CODEC,
     TEXT_TOKENIZER,
-    holds_original_bark,
     read_original_bark,
 )
 from lm_audio.models.checkpoints.bark_parts import BarkParts
@@ -16,13 +15,6 @@ from lm_audio.models.checkpoints.bark_transformers import (
     holds_transformers_bark,
     read_transformers_bark,
 )
-
-
-def holds_bark(source: str | Path) -> bool:
-    """Whether a folder or hub repository holds Bark, told by what is in its files."""
-    if holds_transformers_bark(source):
-        return True
-    return Path(source).is_dir() and holds_original_bark(Path(source))
 
 
 def read_bark(

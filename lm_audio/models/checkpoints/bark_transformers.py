@@ -1,5 +1,6 @@
 """Reads Bark as transformers publishes it: all models in one, told apart by prefixes."""
 
+import logging
 from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
@@ -21,6 +22,7 @@ from lm_audio.models.checkpoints.bark_parts import (
 )
 from lm_audio.sampling import Sampling
 
+logger = logging.getLogger(__name__)
 _PREFIXES = ("semantic", "coarse_acoustics", "fine_acoustics", "codec_model")
 _DEFAULT_TOP_K = 50  # of transformers, where a file states none
 
@@ -72,6 +74,8 @@ def read_settings(generation: Mapping[str, Any]) -> BarkSettings:
         generation.get(name) or {}
         for name in ("semantic_config", "coarse_acoustics_config", "fine_acoustics_config")
     )
+    if semantic.get("min_eos_p") is not None:
+        logger.warning("min_eos_p of generation_config.json has no effect: speeches may be longer.")
     stated = {
         "codebook_size": generation.get("codebook_size"),
         "text_offset": semantic.get("text_encoding_offset"),

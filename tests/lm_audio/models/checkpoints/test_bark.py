@@ -14,8 +14,9 @@ import pytest
 import torch
 from transformers import BarkModel
 
-from lm_audio.models.checkpoints.bark import holds_bark, read_bark
+from lm_audio.models.checkpoints.bark import read_bark
 from lm_audio.models.checkpoints.bark_files import read_pickle
+from lm_audio.models.checkpoints.bark_original import holds_original_bark
 from lm_audio.models.checkpoints.bark_parts import BarkSettings
 from lm_audio.models.checkpoints.bark_transformers import read_settings
 
@@ -128,6 +129,13 @@ def test_stages_are_sampled_as_the_generation_config_says(folder: Path) -> None:
     assert (settings.coarse.temperature, settings.fine.temperature) == (0, 0.5)
 
 
+def test_an_early_stop_that_is_asked_for_and_not_offered_is_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    read_settings({"semantic_config": {"min_eos_p": 0.2}})
+    assert "min_eos_p of generation_config.json has no effect" in caplog.text
+
+
 def test_shards_and_pickles_load_as_one_file_does(folder: Path, tmp_path: Path) -> None:
     model = BarkModel.from_pretrained(folder)
     whole = read_bark(folder)
@@ -153,7 +161,7 @@ def test_the_original_files_load_to_bit_equal_models(
     originals = {names[role]: model for role, model in published_bark.items()}
     (tmp_path / "original").mkdir()
     save_original(originals, tmp_path / "original")
-    assert holds_bark(tmp_path / "original")
+    assert holds_original_bark(tmp_path / "original")
     codec = tmp_path / "codec"
     BarkModel.from_pretrained(folder).codec_model.save_pretrained(codec)
     got = read_bark(tmp_path / "original", codec=codec, text_tokenizer=folder)
@@ -279,16 +287,15 @@ def test_windows_that_exceed_the_positions_are_refused(folder: Path) -> None:
 
 
 def test_what_is_no_bark_is_told(tmp_path: Path) -> None:
-    assert not holds_bark(tmp_path)
-    assert not holds_bark(tmp_path / "nothing")
-    (tmp_path / "config.json").write_text('{"model_type": "musicgen"}')
+    assert not holds_original_bark(tmp_path)
     (tmp_path / "weights.pt").write_bytes(b"nothing of use")
-    assert not holds_bark(tmp_path)
+    torch.save({"other": torch.ones(1)}, tmp_path / "other.pt")
+    assert not holds_original_bark(tmp_path)
     with pytest.raises(ValueError, match="Found no Bark at nothing"):
         read_bark("nothing")
     (tmp_path / "config.json").write_text('{"model_type": ')
     with pytest.raises(ValueError, match=r"config\.json: it is no whole JSON file"):
-        holds_bark(tmp_path)
+        read_bark(tmp_path)
 
 
 def test_a_folder_without_a_tokenizer_is_refused(folder: Path) -> None:
