@@ -11,20 +11,24 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from lm_audio.catalogue import models
+from lm_audio.models.checkpoints.audiocraft import holds_audiocraft, read_audiocraft
+from lm_audio.models.checkpoints.bark import read_bark
+from lm_audio.models.checkpoints.bark_original import CODEC, TEXT_TOKENIZER, holds_original_bark
+from lm_audio.models.checkpoints.files import stated_licence
+from lm_audio.models.checkpoints.musicgen import read_musicgen
+from lm_audio.models.checkpoints.musicgen_parts import MusicGenParts
 from lm_audio.pipeline import AudioPipeline
+from lm_audio.pipeline.about import About
+from lm_audio.pipeline.folder import DTYPES, load_pipeline
 from lm_audio.pretrained import CODEC_FOLDER
 from lm_audio.renderers.codec import CodecRenderer
+from lm_audio.stages.audiogen import audiogen
+from lm_audio.stages.bark import bark
 
-DTYPES = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
 DEFAULT_FOLDER = CODEC_FOLDER.parent
 KEPT_SHARE = Fraction(2, 5)  # of a window of MusicGen and AudioGen, for the next one to follow
 
@@ -132,9 +136,6 @@ def find_checkpoint(source: str | Path | None) -> Checkpoint:
 
 def _format(folder: Path, source: object) -> str:
     """Which of the `FORMATS` a folder holds."""
-    from lm_audio.models.checkpoints.audiocraft import holds_audiocraft
-    from lm_audio.models.checkpoints.bark_original import holds_original_bark
-
     kind = _model_type(folder)
     if kind is not None:
         return _known(kind, source)
@@ -187,9 +188,9 @@ def _fetch(hub_id: str) -> Path:
 
 def _download(hub_id: str, patterns: Sequence[str]) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
+    from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError is another's
         GatedRepoError,
-        HTTPError,  # type: ignore[attr-defined]  # of its HTTP library
+        HTTPError,
         RepositoryNotFoundError,
     )
 
@@ -219,22 +220,16 @@ def _not_found(source: str) -> str:
 
 
 def _ours(checkpoint: Checkpoint, settings: Settings) -> AudioPipeline:
-    from lm_audio.pipeline.folder import load_pipeline
-
     return load_pipeline(checkpoint.folder, device=settings.device, dtype=settings.dtype)
 
 
 def _musicgen(checkpoint: Checkpoint, settings: Settings) -> AudioPipeline:
-    from lm_audio.models.checkpoints.musicgen import read_musicgen
-
     return _text_to_sound(
         read_musicgen(checkpoint.folder, device=settings.device, dtype=DTYPES[settings.dtype])
     )
 
 
 def _audiocraft(checkpoint: Checkpoint, settings: Settings) -> AudioPipeline:
-    from lm_audio.models.checkpoints.audiocraft import read_audiocraft
-
     return _text_to_sound(
         read_audiocraft(
             checkpoint.folder,
@@ -245,28 +240,21 @@ def _audiocraft(checkpoint: Checkpoint, settings: Settings) -> AudioPipeline:
     )
 
 
-def _text_to_sound(parts: Any) -> AudioPipeline:
-    from lm_audio.conditioners.fuser import Conditioners
-    from lm_audio.stages.audiogen import audiogen
-
-    codec = parts.codec
+def _text_to_sound(parts: MusicGenParts) -> AudioPipeline:
     stages = audiogen(
         parts.model,
         pattern=parts.pattern,
-        conditioners=Conditioners({"text": parts.text}, {"text": "cross"}),
-        frame_rate=Fraction(codec.sample_rate, codec.hop_length),
+        conditioners=parts.conditioners,
+        frame_rate=parts.frame_rate,
         context=parts.max_frames,
         keep=int(parts.max_frames * KEPT_SHARE),
         sampling=parts.sampling,
     )
-    return AudioPipeline(stages, CodecRenderer(codec, num_channels=parts.num_channels))
+    renderer = CodecRenderer(parts.codec, num_channels=parts.num_channels)
+    return AudioPipeline(stages, renderer, about=About(licence=parts.licence))
 
 
 def _bark(checkpoint: Checkpoint, settings: Settings) -> AudioPipeline:
-    from lm_audio.models.checkpoints.bark import read_bark
-    from lm_audio.models.checkpoints.bark_original import CODEC, TEXT_TOKENIZER
-    from lm_audio.stages.bark import bark
-
     # Voices are fetched one by one, when they are asked for: so the hub's own name.
     source = checkpoint.folder if checkpoint.hub_id is None else checkpoint.hub_id
     beside = checkpoint.folder / "codec"
@@ -278,7 +266,8 @@ def _bark(checkpoint: Checkpoint, settings: Settings) -> AudioPipeline:
         dtype=DTYPES[settings.dtype],
     )
     renderer = CodecRenderer(parts.codec, num_codebooks=parts.settings.fine_codebooks)
-    return AudioPipeline(bark(parts), renderer)
+    about = About(licence=stated_licence(checkpoint.folder))
+    return AudioPipeline(bark(parts), renderer, about=about)
 
 
 FORMATS: dict[str, tuple[Callable[[Checkpoint, Settings], AudioPipeline], bool]] = {
