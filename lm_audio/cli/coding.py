@@ -1,25 +1,18 @@
-"""The command line: parse, call, print. A user's mistake gets one line and exit status 2."""
+"""The verbs over tokens: encode, decode, demo."""
 
 import logging
-import sys
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
-from tqdm import tqdm
 
-from lm_audio.version import __version__
+from lm_audio.cli.console import progress_bar
 
 if TYPE_CHECKING:
     from audio_tokenizers.protocol import AcousticTokenizer
 
 # What needs torch is imported where it runs, so that --help answers at once.
-
-LONG_SECONDS = 20.0  # audio of this length gets a progress bar
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,62 +90,13 @@ class Demo:
         run_demo(self.output)
 
 
-Verb = (
-    Annotated[Encode, tyro.conf.subcommand("encode")]
-    | Annotated[Decode, tyro.conf.subcommand("decode")]
-    | Annotated[Demo, tyro.conf.subcommand("demo")]
-)
-
-
-def main(arguments: list[str] | None = None) -> None:
-    arguments = sys.argv[1:] if arguments is None else arguments
-    if arguments == ["--version"]:
-        print(f"lm-audio {__version__}")
-        return
-    verb: Encode | Decode | Demo = tyro.cli(
-        Verb,
-        args=arguments,
-        prog="lm-audio",
-        description="Sound to tokens and back: the ground floor of audio language models.",
-    )
-    warnings.showwarning = _show_warning
-    try:
-        verb.run()
-    except (ValueError, OSError) as error:
-        print(f"lm-audio: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("lm-audio: stopped; no output was written.", file=sys.stderr)
-        sys.exit(130)
-
-
 def load(name: str, device: str) -> "AcousticTokenizer":
     """A codec by name, `default` being the one in this package."""
-    import torch
-
     from audio_tokenizers.acoustic.registry import load_codec
+    from lm_audio.loading import find_device
     from lm_audio.pretrained import CODEC_FOLDER
 
-    try:
-        torch.empty(0, device=device)
-    except (AssertionError, RuntimeError) as error:
-        first = str(error).splitlines()[0]
-        raise ValueError(f"The device {device!r} cannot be used here: {first}") from None
-
+    device = find_device(device)
     # Its retries are no news to a user: what comes of them is one sentence.
     logging.getLogger("huggingface_hub.utils._http").setLevel(logging.CRITICAL)
     return load_codec(CODEC_FOLDER if name == "default" else name, device=device)
-
-
-@contextmanager
-def progress_bar(what: str, seconds: float) -> Iterator[Callable[[float], None]]:
-    """Shows progress on stderr in seconds of audio, for audio long enough to wait for."""
-    layout = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s [{elapsed}<{remaining}]"
-    with tqdm(
-        total=round(seconds, 1), desc=what, bar_format=layout, disable=seconds < LONG_SECONDS
-    ) as bar:
-        yield lambda done: bar.update(min(done, bar.total - bar.n)) and None
-
-
-def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
-    print(f"lm-audio: warning: {message}", file=sys.stderr)

@@ -1,0 +1,45 @@
+"""The command line: parse, call, print. A user's mistake gets one line and exit status 2."""
+
+import sys
+
+from lm_audio.cli.catalogue import Info, Models
+from lm_audio.cli.coding import Decode, Demo, Encode
+from lm_audio.cli.console import parse, show_warnings
+from lm_audio.cli.making import Continue, Generate, Inpaint
+from lm_audio.version import __version__
+
+VERBS = {
+    "generate": Generate,
+    "continue": Continue,
+    "inpaint": Inpaint,
+    "models": Models,
+    "info": Info,
+    "encode": Encode,
+    "decode": Decode,
+    "demo": Demo,
+}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments == ["--version"]:
+        print(f"lm-audio {__version__}")
+        return
+    try:
+        verb = parse(VERBS, arguments, description="Sound from text or from sound, and its tokens.")
+        show_warnings()
+        verb.run()
+    except (ValueError, OSError) as error:
+        _stop(str(error))
+    except (RuntimeError, OverflowError) as error:
+        if isinstance(error, RuntimeError) and "memory" not in str(error):
+            raise
+        _stop("There is not enough memory for this; ask for shorter or fewer clips at once.")
+    except KeyboardInterrupt:
+        print("lm-audio: stopped; no output was written.", file=sys.stderr)
+        sys.exit(130)
+
+
+def _stop(reason: str) -> None:
+    print(f"lm-audio: {' '.join(reason.split())}", file=sys.stderr)
+    sys.exit(2)

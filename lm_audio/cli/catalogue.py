@@ -1,0 +1,106 @@
+"""The verbs that tell of models: models, info."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import tyro
+
+from lm_audio.catalogue import ModelInfo, models
+from lm_audio.cli.making import ModelOptions
+
+if TYPE_CHECKING:
+    from lm_audio.pipeline import AudioPipeline
+    from lm_audio.stages.run import AnyStage
+
+
+@dataclass(frozen=True, kw_only=True)
+class Models:
+    """Lists the models that can be loaded by name."""
+
+    def run(self) -> None:
+        titles = ("name", "from", "parameters", "download", "sound", "makes sound from", "licence")
+        rows = [titles, *(_row(model) for model in models())]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        for row in rows:
+            cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+            print("  ".join(cells).rstrip())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Info:
+    """Tells what a model is made of; of a public one that is not here, what its card says."""
+
+    model: tyro.conf.Positional[str]
+    """A folder, a name that `lm-audio models` lists, or a hub id."""
+    text_encoder: str | None = None
+    """A folder or hub id of what reads the text, for files that lack it."""
+
+    def run(self) -> None:
+        known = [m for m in models() if self.model in (m.name, m.source)]
+        if known and not Path(self.model).is_dir():
+            lines = _of_card(known[0])
+        else:
+            from lm_audio.loading import find_checkpoint
+
+            kind = find_checkpoint(self.model).format
+            options = ModelOptions(model=self.model, device="cpu", text_encoder=self.text_encoder)
+            lines = _of_model(options.load(), kind)
+        for title, text in lines:
+            print(f"{title:10}  {text}")
+
+
+def _row(model: ModelInfo) -> tuple[str, ...]:
+    return (
+        model.name,
+        model.source if model.place == "hub" else "this package",
+        _count(model.num_parameters),
+        "?" if model.download is None else f"{model.download / 1e9:.1f} GB",
+        _sound(model.sample_rate, model.num_channels),
+        ", ".join(model.abilities),
+        model.licence,
+    )
+
+
+def _of_card(model: ModelInfo) -> Iterator[tuple[str, str]]:
+    """A title and a text for each line."""
+    titles = ("name", "from", "parameters", "download", "sound", "takes", "licence")
+    return zip(titles, _row(model), strict=True)
+
+
+def _of_model(model: "AudioPipeline", kind: str) -> Iterator[tuple[str, str]]:
+    renderer = model.renderer
+    yield "format", kind
+    yield "licence", model.about.licence or "not stated"
+    yield "sound", _sound(model.sample_rate, model.num_channels)
+    tokens = f"{renderer.num_codebooks} codebooks of {renderer.codebook_size}"
+    yield "codec", f"{renderer.identity}, {tokens}"
+    yield "takes", ", ".join(model.conditions) or "no condition"
+    for stage in model.stages.values():
+        yield "stage", f"{stage.name}: {_stage(stage)}"
+
+
+def _stage(stage: "AnyStage") -> str:
+    model: Any = stage.model  # type: ignore[attr-defined]  # each kind has its own
+    count = sum(weight.numel() for weight in model.parameters())
+    seconds = stage.context / float(stage.frame_rate)
+    return (
+        f"{_count(count)} parameters, {stage.num_codebooks} codebooks at "
+        f"{float(stage.frame_rate):g} Hz, sees {seconds:.1f} s at once"
+    )
+
+
+def _sound(sample_rate: int, num_channels: int) -> str:
+    channels = {1: "mono", 2: "stereo"}.get(num_channels, f"{num_channels} channels")
+    return f"{sample_rate} Hz {channels}"
+
+
+def _count(number: int | None) -> str:
+    """A count, rounded as people say it."""
+    if number is None:
+        return "?"
+    for unit, name in ((10**9, "billion"), (10**6, "million")):
+        if number >= unit:
+            return f"{number / unit:.3g} {name}"
+    return str(number)

@@ -1,0 +1,263 @@
+"""The verbs that make sound: generate, continue, inpaint."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from lm_audio.cli.console import quiet_libraries, share_bar, waiting_for
+
+if TYPE_CHECKING:
+    from lm_audio.clip import Clip
+    from lm_audio.pipeline import AudioPipeline
+    from lm_audio.sampling import Sampling
+
+# What needs torch is imported where it runs, so that --help answers at once.
+
+LONGEST_SLUG = 40  # characters of a prompt in a file name
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    model: str | None = None
+    """A folder, a name that `lm-audio models` lists, or a hub id."""
+    device: str | None = None
+    """Such as cpu, cuda or cuda:1; CUDA where there is any by default."""
+    dtype: str = "float32"
+    """Of the language models: float32 (exact), bfloat16 or float16."""
+    text_encoder: str | None = None
+    """A folder or hub id of what reads the text, for files that lack it."""
+
+    def load(self) -> "AudioPipeline":
+        from lm_audio.loading import load
+
+        quiet_libraries()
+        with waiting_for(self.model or "the default model"):
+            return load(
+                self.model, device=self.device, dtype=self.dtype, text_encoder=self.text_encoder
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingOptions:
+    """What is not given stays as the model has it."""
+
+    guidance_scale: float | None = None
+    """How closely to follow the prompt; 1 is no guidance."""
+    temperature: float | None = None
+    """0 always picks the likeliest token."""
+    top_k: int | None = None
+    """Only the k likeliest tokens; 0 is all."""
+    top_p: float | None = None
+    """Of these, the fewest that hold this share; 0 is all."""
+    min_p: float | None = None
+    """Of these, those at least so likely, compared to the likeliest; 0 is all."""
+    repetition_penalty: float | None = None
+    """Above 1, recent tokens become less likely."""
+
+    def of(self, model: "AudioPipeline") -> "dict[str, Sampling]":
+        """The sampling of each stage of a model, by name."""
+        given = {name: value for name, value in asdict(self).items() if value is not None}
+        return {name: replace(stage.sampling, **given) for name, stage in model.stages.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RequestOptions:
+    seed: int | None = None
+    """The same one gives the same clip; a new one is drawn by default, and printed."""
+    negative: str | None = None
+    """What the sound should not be like."""
+    condition: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """NAME=VALUE, such as voice=v2/en_speaker_6; may be given several times."""
+    output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
+    """The suffix says the format: .wav, .flac, .ogg, .opus or .mp3; a file in out/ by default."""
+
+    def seeds(self, count: int) -> list[int]:
+        from lm_audio.sampling import random_seed
+
+        if count < 1:
+            raise ValueError(f"Got --num-samples {count}; ask for at least 1.")
+        first = random_seed() if self.seed is None else self.seed
+        return list(range(first, first + count))
+
+    def paths(self, name: str, seeds: Sequence[int]) -> list[Path]:
+        """Where clips of these seeds go, once it is sure that they can be written there."""
+        from audio_tokenizers.audio_writer import AudioWriter
+
+        if self.output is None:
+            paths = [Path("out") / f"{name}-{seed}.wav" for seed in seeds]
+        elif len(seeds) == 1:
+            paths = [self.output]
+        else:
+            stem = self.output.stem
+            paths = [self.output.with_stem(f"{stem}-{seed}") for seed in seeds]
+        for path in paths:
+            AudioWriter(path, 24_000)  # its suffix is one that can be written
+            if path.is_dir():
+                raise ValueError(f"{path} is a folder; give the name of a file.")
+        return paths
+
+    def conditions(self, model: "AudioPipeline") -> dict[str, Any]:
+        """The conditions by name; numbers where the model takes numbers."""
+        from lm_audio.conditioners.number import NumberConditioner
+        from lm_audio.stages.stage import Stage
+
+        numbers = {
+            name
+            for stage in model.stages.values()
+            if isinstance(stage, Stage)
+            for name, conditioner in stage.conditioners.items()
+            if isinstance(conditioner, NumberConditioner)
+        }
+        values: dict[str, Any] = {}
+        for given in self.condition:
+            name, equals, value = given.partition("=")
+            if not (name and equals) or name in values or name == "text":
+                raise ValueError(
+                    f"Got --condition {given!r}; give NAME=VALUE, each name once, the text apart."
+                )
+            values[name] = _number(name, value) if name in numbers else value
+        return values
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generate:
+    """Makes sound from a text, or from nothing."""
+
+    prompt: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="PROMPT")] = None
+    """What the sound should be like."""
+    duration: float = 5.0
+    """Seconds."""
+    num_samples: int = 1
+    """How many clips, with the seeds seed, seed + 1 and so on."""
+    model: Annotated[ModelOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=ModelOptions)
+    request: Annotated[RequestOptions, tyro.conf.OmitArgPrefixes] = field(
+        default_factory=RequestOptions
+    )
+    sampling: Annotated[SamplingOptions, tyro.conf.OmitArgPrefixes] = field(
+        default_factory=SamplingOptions
+    )
+
+    def run(self) -> None:
+        seeds = self.request.seeds(self.num_samples)
+        paths = self.request.paths(_slug(self.prompt or "sound"), seeds)
+        model = self.model.load()
+        with share_bar("generating") as progress:
+            clips = model.generate(
+                [self.prompt] * len(seeds),
+                duration=self.duration,
+                seed=seeds,
+                sampling=self.sampling.of(model),
+                negative=self.request.negative,
+                conditions=self.request.conditions(model),
+                progress=progress,
+            )
+        assert isinstance(clips, list)
+        for clip, path in zip(clips, paths, strict=True):
+            _save(clip, path)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Continue:
+    """Continues audio: its own samples, then new sound."""
+
+    audio: tyro.conf.Positional[Path]
+    """Any WAV, FLAC, OGG, Opus or MP3 file."""
+    duration: float = 5.0
+    """Seconds of new sound."""
+    text: str | None = None
+    """What the sound should be like."""
+    model: Annotated[ModelOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=ModelOptions)
+    request: Annotated[RequestOptions, tyro.conf.OmitArgPrefixes] = field(
+        default_factory=RequestOptions
+    )
+    sampling: Annotated[SamplingOptions, tyro.conf.OmitArgPrefixes] = field(
+        default_factory=SamplingOptions
+    )
+
+    def run(self) -> None:
+        from audio_tokenizers.audio_files import audio_info
+
+        audio_info(self.audio)  # what is wrong with it is told before the model is loaded
+        (seed,) = self.request.seeds(1)
+        (path,) = self.request.paths(f"{_slug(self.audio.stem)}-continued", [seed])
+        model = self.model.load()
+        with share_bar("continuing") as progress:
+            clip = model.continue_from(
+                self.audio,
+                duration=self.duration,
+                text=self.text,
+                seed=seed,
+                sampling=self.sampling.of(model),
+                negative=self.request.negative,
+                conditions=self.request.conditions(model),
+                progress=progress,
+            )
+        assert not isinstance(clip, list)
+        _save(clip, path)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inpaint:
+    """Makes a span of audio anew; all other samples are kept."""
+
+    audio: tyro.conf.Positional[Path]
+    """Any WAV, FLAC, OGG, Opus or MP3 file."""
+    start: float
+    """Seconds from its beginning."""
+    end: float
+    """Seconds from its beginning."""
+    text: str | None = None
+    """What the sound should be like."""
+    num_candidates: int = 4
+    """How many fillings to choose from."""
+    model: Annotated[ModelOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=ModelOptions)
+    request: Annotated[RequestOptions, tyro.conf.OmitArgPrefixes] = field(
+        default_factory=RequestOptions
+    )
+    sampling: Annotated[SamplingOptions, tyro.conf.OmitArgPrefixes] = field(
+        default_factory=SamplingOptions
+    )
+
+    def run(self) -> None:
+        from audio_tokenizers.audio_files import audio_info
+
+        audio_info(self.audio)
+        (seed,) = self.request.seeds(1)
+        (path,) = self.request.paths(f"{_slug(self.audio.stem)}-inpainted", [seed])
+        model = self.model.load()
+        with share_bar("inpainting") as progress:
+            clip = model.inpaint(
+                self.audio,
+                start=self.start,
+                end=self.end,
+                text=self.text,
+                seed=seed,
+                sampling=self.sampling.of(model),
+                negative=self.request.negative,
+                conditions=self.request.conditions(model),
+                num_candidates=self.num_candidates,
+                progress=progress,
+            )
+        _save(clip, path)
+
+
+def _save(clip: "Clip", path: Path) -> None:
+    clip.save(path)
+    print(f"{path}: {clip.duration:.2f} s at {clip.sample_rate} Hz, seed {clip.seed}")
+
+
+def _slug(text: str) -> str:
+    """A text as a part of a file name."""
+    words = re.findall(r"\w+", text.lower())
+    return "-".join(words)[:LONGEST_SLUG].rstrip("-") or "sound"
+
+
+def _number(name: str, value: str) -> float:
+    try:
+        return float(value)
+    except ValueError:
+        raise ValueError(f"Got --condition {name}={value}; the model takes a number.") from None
