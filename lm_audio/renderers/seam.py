@@ -1,0 +1,165 @@
+"""Seams between the user's own samples and rendered ones, which cannot be heard.
+
+A codec's version of a prompt differs from the prompt, so that a plain cut from one to the other
+clicks. Here the user's samples stay as they are, and the rendered ones beside them are corrected:
+the error of the rendering just before the seam, the user's samples minus the rendered, is
+extrapolated across the seam and faded out. The extrapolation has two parts:
+
+- What linear prediction (Burg's method) knows of the error goes on: value, slope, tones and level.
+  Chance does not go on, and needs not: noise may jump as noise does.
+- Where the rendering lacks noise that the user's samples have, the prediction is driven by its own
+  residual, mirrored at the seam, at the level that is missing: the noise fades and does not stop.
+
+Nothing that follows a seam is needed before it, so a continuation streams without delay.
+
+Shapes: C channels, N samples, L samples beside the seam, P taps of the predictor.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+FADE_SECONDS = 0.03
+HISTORY_SECONDS = 0.04
+ORDER = 32
+TINY = 1e-30  # far below the power of a sample that float32 can change
+
+
+class Continuation:
+    """Takes rendered samples in a stream and returns those that follow the prompt.
+
+    However they are pushed, the samples are the same. Memory does not grow.
+
+    Args:
+        prompt: [C, N], or its last part; a few hundredths of a second are kept. The rendered
+            samples begin where it begins.
+    """
+
+    def __init__(self, prompt: Tensor, sample_rate: int) -> None:
+        self._history_length, self._fade_length = _lengths(sample_rate)
+        self._prompt = prompt[:, -self._history_length :].clone()
+        self._rendered = prompt[:, :0]  # [C, L], the last that stand for the prompt
+        self._to_skip = prompt.shape[1]
+        self._correction = prompt[:, :0]  # of the next samples
+
+    def push(self, rendered: Tensor) -> Tensor:
+        """Takes the next rendered samples [C, n >= 0], returns those behind the prompt."""
+        _check_channels(rendered, len(self._prompt))
+        if self._to_skip:
+            skipped, rendered = rendered[:, : self._to_skip], rendered[:, self._to_skip :]
+            self._to_skip -= skipped.shape[1]
+            seen = torch.cat([self._rendered, skipped], dim=1)
+            self._rendered = seen[:, -self._history_length :].clone()
+            if self._to_skip:
+                return rendered
+            self._correction = correction(self._prompt, self._rendered, length=self._fade_length)
+        n = min(rendered.shape[1], self._correction.shape[1])
+        now, self._correction = self._correction[:, :n], self._correction[:, n:]
+        return torch.cat([rendered[:, :n] + now, rendered[:, n:]], dim=1)
+
+    def finish(self) -> Tensor:
+        """Ends the stream; no samples [C, 0] are left, since none are held back."""
+        return self._prompt[:, :0]
+
+
+def continued(prompt: Tensor, rendered: Tensor, *, sample_rate: int) -> Tensor:
+    """The prompt [C, N] as it is, then what follows it of the rendered samples [C, M]: [C, M].
+
+    The rendered samples begin where the prompt begins.
+    """
+    return torch.cat([prompt, Continuation(prompt, sample_rate).push(rendered)], dim=1)
+
+
+def inpainted(
+    samples: Tensor, rendered: Tensor, *, start: int, end: int, sample_rate: int
+) -> Tensor:
+    """The samples [C, N] with those from `start` to `end` replaced by rendered ones: [C, N].
+
+    Args:
+        rendered: [C, M], beginning where `samples` begin, M at least `end`; a few hundredths of a
+            second more, where the samples go on, show how the right seam must be.
+    """
+    _check_channels(rendered, len(samples))
+    if not 0 <= start < end <= min(samples.shape[1], rendered.shape[1]):
+        raise ValueError(
+            f"Got a span from {start} to {end}; expected one within the {samples.shape[1]} samples "
+            f"and the {rendered.shape[1]} rendered ones."
+        )
+    history, fade = _lengths(sample_rate)
+    fade = min(fade, end - start)
+    left = slice(max(0, start - history), start)
+    right = slice(end, min(end + history, samples.shape[1], rendered.shape[1]))
+    filled = rendered[:, start:end].clone()
+    filled[:, :fade] += correction(samples[:, left], rendered[:, left], length=fade)
+    backwards = correction(samples[:, right].flip(1), rendered[:, right].flip(1), length=fade)
+    filled[:, -fade:] += backwards.flip(1)
+    return torch.cat([samples[:, :start], filled, samples[:, end:]], dim=1)
+
+
+def correction(original: Tensor, rendered: Tensor, *, length: int) -> Tensor:
+    """What to add to the `length` rendered samples behind a seam: [C, length].
+
+    Args:
+        original: [C, L], before the seam.
+        rendered: [C, L], the same as rendered.
+    """
+    C, L = original.shape
+    if L == 0:
+        return original.new_zeros(C, length)
+    error = (original - rendered).double()
+    taps = burg(error, order=min(ORDER, L // 2))
+    residual = _residual(error, taps)
+    wanted, given = (_power(_residual(x.double(), taps)) for x in (original, rendered))
+    share = ((wanted - given) / _power(residual).clamp(min=TINY)).clamp(0, 1).sqrt()  # [C]
+    drive = (residual.flip(1) * share[:, None])[:, :length]
+    drive = F.pad(drive, (0, length - drive.shape[1]))
+    P, peak = taps.shape[1], error.abs().amax(1, keepdim=True)
+    extended = torch.cat([error[:, L - P :], drive], dim=1)
+    for i in range(P, P + length):
+        extended[:, i] -= (taps * extended[:, i - P : i]).sum(1)
+    phase = (torch.arange(length, dtype=torch.float64, device=error.device) + 0.5) / length
+    fade = 0.5 + 0.5 * torch.cos(math.pi * phase)
+    # An error that grew up to the seam would go on growing.
+    return (extended[:, P:].clamp(-peak, peak) * fade).to(original.dtype)
+
+
+def burg(x: Tensor, *, order: int) -> Tensor:
+    """The linear predictor of x [C, L] by Burg's method, which is always stable: taps [C, order].
+
+    A sample is predicted as minus the sum of the taps times the samples before it, oldest first.
+    """
+    forward, backward = x[:, 1:], x[:, :-1]
+    taps = x.new_ones(len(x), 1)  # newest first, beginning with the sample itself
+    for _ in range(order):
+        power = (forward.square() + backward.square()).sum(1)
+        k = (-2 * (forward * backward).sum(1) / power.clamp(min=TINY))[:, None]
+        taps = F.pad(taps, (0, 1))
+        taps = taps + k * taps.flip(1)
+        forward, backward = (forward + k * backward)[:, 1:], (backward + k * forward)[:, :-1]
+    return taps[:, 1:].flip(1)
+
+
+def _check_channels(rendered: Tensor, num_channels: int) -> None:
+    if rendered.ndim != 2 or len(rendered) != num_channels:
+        raise ValueError(
+            f"Got rendered samples of shape {list(rendered.shape)}; expected [{num_channels}, N], "
+            "the channels of what they join."
+        )
+
+
+def _residual(x: Tensor, taps: Tensor) -> Tensor:
+    """What the predictor does not know of x [C, L]: [C, L - P]."""
+    P = taps.shape[1]
+    before = x.unfold(1, P, 1)[:, :-1] if P else x.new_zeros(*x.shape, 0)  # [C, L - P, P]
+    return x[:, P:] + (before * taps[:, None]).sum(2)
+
+
+def _power(x: Tensor) -> Tensor:
+    return x.square().sum(1)
+
+
+def _lengths(sample_rate: int) -> tuple[int, int]:
+    """Samples of the history and of the fade."""
+    return round(HISTORY_SECONDS * sample_rate), round(FADE_SECONDS * sample_rate)
