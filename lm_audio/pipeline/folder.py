@@ -102,10 +102,11 @@ def load_pipeline(
     semantic = None
     if config["semantic_tokenizer"]:
         semantic = _part(folder / _SEMANTIC, lambda s: load_feature_tokenizer(s, device=device))
-    renderer = CodecRenderer(codec, num_channels=num_channels, num_codebooks=num_codebooks)
-    return AudioPipeline(
-        stages, renderer, rendered=rendered, semantic_tokenizer=semantic, about=about
-    )
+    with fitting(path):
+        renderer = CodecRenderer(codec, num_channels=num_channels, num_codebooks=num_codebooks)
+        return AudioPipeline(
+            stages, renderer, rendered=rendered, semantic_tokenizer=semantic, about=about
+        )
 
 
 def push_pipeline(
@@ -117,16 +118,24 @@ def push_pipeline(
         repo_id: "owner/name"; the repository is made if there is none.
     """
     from huggingface_hub import HfApi
+    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # its HTTP library's
 
     api = HfApi(library_name="lm-audio")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "model"
         save_pipeline(pipeline, folder, half=half)
         (folder / "README.md").write_text(_card(pipeline.about, repo_id))
-        url = api.create_repo(repo_id, private=private, exist_ok=True)
-        api.upload_folder(
-            repo_id=repo_id, folder_path=folder, commit_message="Add a model of lm-audio"
-        )
+        try:
+            url = api.create_repo(repo_id, private=private, exist_ok=True)
+            api.upload_folder(
+                repo_id=url.repo_id, folder_path=folder, commit_message="Add a model of lm-audio"
+            )
+        except (HTTPError, OSError) as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(
+                f"{repo_id} cannot be written to ({reason}); connect to the hub, and log in with: "
+                "hf auth login."
+            ) from error
     return str(url)
 
 
