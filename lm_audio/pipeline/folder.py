@@ -12,6 +12,7 @@ import re
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -94,8 +95,9 @@ def load_pipeline(
     if t5_length is not None:
         t5 = _part(folder / _T5, lambda source: T5Encoder.load(source, device=device))
         t5.max_length = t5_length["max_length"]
+    given: dict[str, Any] = {"t5": t5, "device": device, "dtype": DTYPES[dtype]}
     stages = [
-        load_stage(stage, folder / stage["name"], t5=t5, device=device, dtype=DTYPES[dtype])
+        _part(folder / stage["name"], partial(load_stage, stage, **given))
         for stage in config["stages"]
     ]
     codec = _part(folder / _CODEC, lambda source: load_codec(source, device=str(device)))

@@ -180,3 +180,17 @@ def test_what_cannot_be_saved_is_refused_by_its_name(small: AudioPipeline, tmp_p
     with pytest.raises(ValueError, match=r"OtherText; only a CodecRenderer can"):
         small.save(tmp_path / "model")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "name", ["acoustic/model.safetensors", "codec/model.safetensors", "codec/config.json"]
+)
+def test_a_file_that_is_neither_there_nor_listed_gets_one_sentence(
+    small: AudioPipeline, tmp_path: Path, name: str
+) -> None:
+    small.save(tmp_path / "model")
+    edit(tmp_path / "model", lambda c: c["files"].pop(name))
+    (tmp_path / "model" / name).unlink()
+    part = name.split("/")[0]
+    with pytest.raises(ValueError, match=rf"{tmp_path}/model/{part}( cannot be read|/?.*without)"):
+        load_pipeline(tmp_path / "model")
