@@ -255,11 +255,10 @@ def _text_to_sound(parts: MusicGenParts) -> AudioPipeline:
 
 
 def _bark(checkpoint: Checkpoint, settings: Settings) -> AudioPipeline:
-    # Voices are fetched one by one, when they are asked for: so the hub's own name.
-    source = checkpoint.folder if checkpoint.hub_id is None else checkpoint.hub_id
     beside = checkpoint.folder / "codec"
     parts = read_bark(
-        source,
+        checkpoint.folder,
+        hub_id=checkpoint.hub_id,
         codec=beside if beside.is_dir() else CODEC,
         text_tokenizer=settings.text_encoder or TEXT_TOKENIZER,
         device=settings.device,

@@ -15,28 +15,26 @@ from lm_audio.models.checkpoints.bark_transformers import (
     holds_transformers_bark,
     read_transformers_bark,
 )
+from lm_audio.models.checkpoints.files import folder_of
 
 
 def read_bark(
     source: str | Path | Sequence[str | Path],
     *,
+    hub_id: str | None = None,
     codec: str | Path = CODEC,
     text_tokenizer: str | Path = TEXT_TOKENIZER,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> BarkParts:
-    """Reads a folder, a hub repository, or the original's three files.
+    """Reads a folder, or the original's three files.
 
     Args:
+        hub_id: where the folder came from, for voices that were not fetched with it.
         codec, text_tokenizer: folders or hub ids, for the original's files, which lack both.
     """
-    if isinstance(source, str | Path) and holds_transformers_bark(source):
-        parts = read_transformers_bark(source)
-    elif isinstance(source, str | Path) and not Path(source).is_dir():
-        raise ValueError(
-            f"Found no Bark at {source}: it is no folder with one, and the hub has none of that id "
-            "or cannot be reached."
-        )
+    if isinstance(source, str | Path) and holds_transformers_bark(folder_of(source)):
+        parts = read_transformers_bark(Path(source), hub_id=hub_id)
     else:
         parts = read_original_bark(source, codec=codec, text_tokenizer=text_tokenizer)
     return parts.to(device, dtype)

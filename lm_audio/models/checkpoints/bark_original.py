@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from audio_tokenizers.acoustic.encodec_checkpoints import load_encodec
-from lm_audio.models.checkpoints.bark_files import find_file, is_torch_file, read_pickle
 from lm_audio.models.checkpoints.bark_parts import (
     BarkParts,
     BarkSettings,
@@ -20,6 +19,7 @@ from lm_audio.models.checkpoints.bark_parts import (
     load_text_tokenizer,
     voices_of,
 )
+from lm_audio.models.checkpoints.pickles import is_torch_file, read_pickle
 
 CODEC = "facebook/encodec_24khz"
 TEXT_TOKENIZER = "google-bert/bert-base-multilingual-cased"
@@ -57,7 +57,7 @@ def read_original_bark(
         **models,
         codec=load_encodec(codec),
         text_tokenizer=load_text_tokenizer(text_tokenizer),
-        voices=voices_of(settings, lambda name: find_file(folder, name)),
+        voices=voices_of(settings, folder),
         settings=settings,
     )
     parts.check(source=folder)

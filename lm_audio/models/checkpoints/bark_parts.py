@@ -5,7 +5,7 @@ semantic tokens, those to two coarse codebooks, those to eight codebooks of EnCo
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -16,7 +16,6 @@ from torch import Tensor
 
 from audio_tokenizers.protocol import AcousticTokenizer
 from audio_tokenizers.weights import check_weights
-from lm_audio.models.checkpoints.bark_files import find_file
 from lm_audio.models.checkpoints.bark_voices import BarkVoices
 from lm_audio.models.fine_model import FineModel, FineModelConfig
 from lm_audio.models.token_lm import TokenLM, TokenLMConfig
@@ -268,20 +267,22 @@ def load_text_tokenizer(source: str | Path) -> "PreTrainedTokenizerBase":
     from transformers import AutoTokenizer
 
     try:
-        if not any(find_file(source, name) for name in ("tokenizer.json", "vocab.txt")):
-            raise OSError("no vocabulary")  # for which transformers 5 gives an empty tokenizer
-        return AutoTokenizer.from_pretrained(str(source), trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(str(source), trust_remote_code=False)
+        if not set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens):
+            raise ValueError("an empty one is what transformers 5 gives where there is none")
     except (OSError, ValueError, ImportError) as error:
         raise ValueError(
             f"There is no text tokenizer that can be read at {source}; give a folder with the "
             "tokenizer.json of bert-base-multilingual-cased, or a hub id."
         ) from error
+    return tokenizer
 
 
-def voices_of(settings: BarkSettings, find: Callable[[str], Path | None]) -> BarkVoices:
-    """The voices of a checkpoint whose files `find` gives."""
+def voices_of(settings: BarkSettings, folder: Path, hub_id: str | None = None) -> BarkVoices:
+    """The voices of a checkpoint, for a model of these settings."""
     return BarkVoices(
-        find,
+        folder,
+        hub_id=hub_id,
         sizes=(settings.semantic_size, settings.codebook_size),
         num_codebooks=(settings.coarse_codebooks, settings.fine_codebooks),
     )

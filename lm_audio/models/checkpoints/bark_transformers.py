@@ -9,7 +9,6 @@ from typing import Any
 from torch import Tensor
 
 from audio_tokenizers.acoustic.encodec_checkpoints import build_encodec
-from lm_audio.models.checkpoints.bark_files import find_file, read_json, read_weights
 from lm_audio.models.checkpoints.bark_parts import (
     BarkParts,
     BarkSettings,
@@ -20,6 +19,7 @@ from lm_audio.models.checkpoints.bark_parts import (
     load_text_tokenizer,
     voices_of,
 )
+from lm_audio.models.checkpoints.files import read_json, read_weights
 from lm_audio.sampling import Sampling
 
 logger = logging.getLogger(__name__)
@@ -27,44 +27,42 @@ _PREFIXES = ("semantic", "coarse_acoustics", "fine_acoustics", "codec_model")
 _DEFAULT_TOP_K = 50  # of transformers, where a file states none
 
 
-def holds_transformers_bark(source: str | Path) -> bool:
-    """Whether config.json of a folder or hub repository names Bark."""
-    config = find_file(source, "config.json")
-    return config is not None and read_json(config).get("model_type") == "bark"
+def holds_transformers_bark(folder: Path) -> bool:
+    """Whether config.json names Bark."""
+    return read_json(folder / "config.json").get("model_type") == "bark"
 
 
-def read_transformers_bark(source: str | Path) -> BarkParts:
-    """Reads a folder or hub repository in transformers' layout."""
+def read_transformers_bark(folder: Path, *, hub_id: str | None = None) -> BarkParts:
+    """Reads a folder in transformers' layout."""
     from transformers import BarkConfig
 
-    config: Any = BarkConfig.from_pretrained(str(source))
-    states = _split(read_weights(source), source=source)
+    config: Any = BarkConfig.from_pretrained(str(folder))
+    states = _split(read_weights(folder), source=folder)
     codec_settings = config.codec_config.to_dict()
     if (kind := codec_settings.pop("model_type", None)) != "encodec":
-        raise ValueError(f"Got {source}, whose codec is of type {kind}; expected type encodec.")
-    generation = find_file(source, "generation_config.json")
-    settings = read_settings({} if generation is None else read_json(generation))
+        raise ValueError(f"Got {folder}, whose codec is of type {kind}; expected type encodec.")
+    settings = read_settings(read_json(folder / "generation_config.json"))
     parts = BarkParts(
         semantic=build_semantic(
-            states["semantic"], _shape(config.semantic_config), source=f"{source}, semantic"
+            states["semantic"], _shape(config.semantic_config), source=f"{folder}, semantic"
         ),
         coarse=build_coarse(
             states["coarse_acoustics"],
             _shape(config.coarse_acoustics_config),
             settings=settings,
-            source=f"{source}, coarse_acoustics",
+            source=f"{folder}, coarse_acoustics",
         ),
         fine=build_fine_model(
             states["fine_acoustics"],
             _shape(config.fine_acoustics_config),
-            source=f"{source}, fine_acoustics",
+            source=f"{folder}, fine_acoustics",
         ),
-        codec=build_encodec(source, codec_settings, states["codec_model"]),
-        text_tokenizer=load_text_tokenizer(source),
-        voices=voices_of(settings, lambda name: find_file(source, name)),
+        codec=build_encodec(folder, codec_settings, states["codec_model"]),
+        text_tokenizer=load_text_tokenizer(folder),
+        voices=voices_of(settings, folder, hub_id),
         settings=settings,
     )
-    parts.check(source=source)
+    parts.check(source=folder)
     return parts
 
 

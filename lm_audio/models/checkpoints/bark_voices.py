@@ -6,9 +6,8 @@ files for each voice. NumPy files that hold objects are refused: reading them co
 Shapes: K codebooks, T frames.
 """
 
-import json
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -16,6 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+
+from lm_audio.models.checkpoints.files import read_json
 
 INDEX_FILE = "speaker_embeddings_path.json"
 _PARTS = ("semantic_prompt", "coarse_prompt", "fine_prompt")
@@ -40,19 +41,22 @@ class BarkVoices:
     """The voices that a checkpoint has, and those of files.
 
     Args:
-        find: gives the local copy of a file of the checkpoint, None if it has none of that name.
+        folder: that of the checkpoint.
+        hub_id: where the files of a voice are fetched from if the folder lacks them.
         sizes: the tokens of the semantic tokenizer and of a codebook.
         num_codebooks: coarse ones, and all.
     """
 
     def __init__(
         self,
-        find: Callable[[str], Path | None],
+        folder: Path,
         *,
+        hub_id: str | None = None,
         sizes: tuple[int, int],
         num_codebooks: tuple[int, int],
     ) -> None:
-        self._find = find
+        self._folder = folder
+        self._hub_id = hub_id
         self._semantic_size, self._codebook_size = sizes
         self._num_coarse, self._num_codebooks = num_codebooks
 
@@ -79,13 +83,21 @@ class BarkVoices:
 
     def _index(self) -> dict[str, Any]:
         file = self._find(INDEX_FILE)
-        if file is None:
-            return {}
-        try:
-            index = json.loads(file.read_text())
-        except ValueError:
-            raise ValueError(f"Could not read {file}: it is no JSON, fetch it again.") from None
+        index = {} if file is None else read_json(file)
         return {name: files for name, files in index.items() if isinstance(files, dict)}
+
+    def _find(self, name: str) -> Path | None:
+        if (self._folder / name).is_file():
+            return self._folder / name
+        if self._hub_id is None:
+            return None
+        from transformers.utils.hub import cached_file
+
+        try:
+            found = cached_file(self._hub_id, name, _raise_exceptions_for_missing_entries=False)
+        except (OSError, ValueError):  # not in the cache, and no connection
+            return None
+        return None if found is None else Path(found)
 
     def _named(self, name: str, files: Mapping[str, str]) -> dict[str, Any]:
         arrays = {}

@@ -1,6 +1,7 @@
 """Bark's three stages against transformers, token by token."""
 
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -158,7 +159,7 @@ def make_parts(reference: Reference) -> BarkParts:
         fine=build_fine_model(reference.fine.state_dict(), shape(reference.fine), source="test"),
         codec=EncodecTokenizer(codec),
         text_tokenizer=PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]"),
-        voices=voices_of(SETTINGS, lambda _: None),
+        voices=voices_of(SETTINGS, Path("no folder")),
         settings=SETTINGS,
     )
 

@@ -15,10 +15,10 @@ import torch
 from transformers import BarkModel
 
 from lm_audio.models.checkpoints.bark import read_bark
-from lm_audio.models.checkpoints.bark_files import read_pickle
 from lm_audio.models.checkpoints.bark_original import holds_original_bark
 from lm_audio.models.checkpoints.bark_parts import BarkSettings
 from lm_audio.models.checkpoints.bark_transformers import read_settings
+from lm_audio.models.checkpoints.pickles import read_pickle
 
 SHAPES = [
     {"bias": True},
@@ -291,7 +291,7 @@ def test_what_is_no_bark_is_told(tmp_path: Path) -> None:
     (tmp_path / "weights.pt").write_bytes(b"nothing of use")
     torch.save({"other": torch.ones(1)}, tmp_path / "other.pt")
     assert not holds_original_bark(tmp_path)
-    with pytest.raises(ValueError, match="Found no Bark at nothing"):
+    with pytest.raises(ValueError, match="There is no folder nothing"):
         read_bark("nothing")
     (tmp_path / "config.json").write_text('{"model_type": ')
     with pytest.raises(ValueError, match=r"config\.json: it is no whole JSON file"):

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from lm_audio.models.checkpoints.bark_files import find_file
 from lm_audio.models.checkpoints.bark_voices import INDEX_FILE, BarkVoice, BarkVoices
 
 ARRAYS: dict[str, Any] = {
@@ -32,7 +31,7 @@ def voices(tmp_path: Path) -> BarkVoices:
 
 
 def of_folder(folder: Path) -> BarkVoices:
-    return BarkVoices(lambda name: find_file(folder, name), sizes=(40, 16), num_codebooks=(2, 8))
+    return BarkVoices(folder, sizes=(40, 16), num_codebooks=(2, 8))
 
 
 def assert_right(voice: BarkVoice) -> None:
@@ -88,12 +87,30 @@ def test_an_index_that_leads_out_of_the_folder_is_refused(
             voices.load("v2/en_speaker_6")
 
 
+@pytest.mark.usefixtures("voices")
+def test_what_the_folder_lacks_comes_from_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers.utils import hub
+
+    def of_the_hub(hub_id: str, name: str, **_: Any) -> str | None:
+        assert hub_id == "suno/bark"
+        return str(tmp_path / name) if (tmp_path / name).is_file() else None
+
+    monkeypatch.setattr(hub, "cached_file", of_the_hub)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    settings: dict[str, Any] = {"sizes": (40, 16), "num_codebooks": (2, 8)}
+    assert_right(BarkVoices(empty, hub_id="suno/bark", **settings).load("v2/en_speaker_6"))
+    assert BarkVoices(empty, **settings).names() == []
+
+
 def test_an_incomplete_checkpoint_is_told(voices: BarkVoices, tmp_path: Path) -> None:
     (tmp_path / "speaker_embeddings" / "v2" / "en_speaker_6_coarse_prompt.npy").unlink()
     with pytest.raises(ValueError, match="Voice v2/en_speaker_6 lacks its coarse_prompt"):
         voices.load("v2/en_speaker_6")
     (tmp_path / INDEX_FILE).write_text("{")
-    with pytest.raises(ValueError, match="it is no JSON, fetch it again"):
+    with pytest.raises(ValueError, match="it is no whole JSON file"):
         voices.load("v2/en_speaker_6")
 
 
