@@ -270,7 +270,7 @@ def load_text_tokenizer(source: str | Path) -> "PreTrainedTokenizerBase":
         tokenizer = AutoTokenizer.from_pretrained(str(source), trust_remote_code=False)
         if not set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens):
             raise ValueError("an empty one is what transformers 5 gives where there is none")
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError, TypeError, ImportError) as error:  # TypeError: transformers 4.57
         raise ValueError(
             f"There is no text tokenizer that can be read at {source}; give a folder with the "
             "tokenizer.json of bert-base-multilingual-cased, or a hub id."
