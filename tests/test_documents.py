@@ -1,13 +1,26 @@
 """The Python code in the documents runs as it is printed, but for the names of downloads."""
 
 import re
+from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from audio_tokenizers.acoustic.frame_codec import FrameCodec, tiny
 from audio_tokenizers.audio_writer import write_audio
+from audio_tokenizers.text import SentencePieceTokenizer
+from lm_audio.conditioners.fuser import Conditioners
+from lm_audio.conditioners.text import OwnTextEncoder, OwnTextEncoderConfig, TextConditioner
+from lm_audio.models import presets
+from lm_audio.models.token_lm import TokenLM
+from lm_audio.patterns import delayed
+from lm_audio.pipeline import AudioPipeline
+from lm_audio.renderers.codec import CodecRenderer
+from lm_audio.sampling import Sampling
+from lm_audio.stages.audiogen import audiogen
 
 ROOT = Path(__file__).parents[1]
 
@@ -34,9 +47,57 @@ def run_code_of(document: str, replacements: dict[str, str]) -> dict[str, Any]:
     return scope
 
 
-def test_the_code_of_the_readme(workplace: Path) -> None:
-    run_code_of("README.md", {})
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of the shape of AudioGen, tiny and random, that reads any text."""
+    torch.manual_seed(0)
+    codec = FrameCodec(tiny()).eval()
+    for layer in codec.quantizer.layers:
+        layer._codebook.embed.normal_(std=0.3)
+        layer._codebook.initted.fill_(True)
+    tokenizer = SentencePieceTokenizer.train(["a dog barking", "rain on a tent"], vocab_size=273)
+    config = presets.tiny(num_streams=codec.num_codebooks, vocab_size=codec.codebook_size)
+    two_sided = replace(config.transformer, causal=False, cross_attention=False)
+    encoder = OwnTextEncoder(
+        OwnTextEncoderConfig(transformer=two_sided, vocab_size=tokenizer.vocab_size), tokenizer
+    )
+    text = TextConditioner(encoder, config.transformer.dim)
+    stages = audiogen(
+        TokenLM(config),
+        pattern=delayed(range(codec.num_codebooks)),
+        conditioners=Conditioners({"text": text}, {"text": "cross"}),
+        frame_rate=Fraction(50),
+        context=500,
+        keep=200,
+        sampling=Sampling(),
+    )
+    folder = tmp_path_factory.mktemp("models") / "audiogen"
+    AudioPipeline(stages, CodecRenderer(codec)).save(folder)
+    return folder
+
+
+SHORT = {
+    "duration=5.0": "duration=0.3",
+    "duration=30.0": "duration=0.6",
+    "[5.0, 8.0]": "[0.2, 0.4]",
+}
+
+
+def test_the_code_of_the_readme(workplace: Path, model_folder: Path) -> None:
+    write_audio(workplace / "prompt.wav", 0.1 * torch.randn(1, 24_000), 24_000)
+    scope = run_code_of("README.md", {"facebook/audiogen-medium": str(model_folder), **SHORT})
     assert (workplace / "again.wav").exists()
+    assert (workplace / "dog.wav").exists()
+    assert (workplace / "models/audiogen/config.json").exists()
+    assert [clip.seed for clip in scope["clips"]] == [1, 2]
+
+
+def test_the_code_of_generation(workplace: Path, model_folder: Path) -> None:
+    for name in ("prompt.wav", "clip.wav"):
+        write_audio(workplace / name, 0.1 * torch.randn(1, 60_000), 24_000)
+    changes = SHORT | {"[5.0, 8.0]": "[0.2, 0.4]", "facebook/audiogen-medium": str(model_folder)}
+    scope = run_code_of("docs/generation.md", changes)
+    assert scope["other"].duration == 2.5
 
 
 def test_the_code_of_semantic_tokens(workplace: Path) -> None:
