@@ -1,0 +1,54 @@
+"""The list of public models."""
+
+import pytest
+import torch
+
+import lm_audio
+from lm_audio.catalogue import ModelInfo
+from lm_audio.models import presets
+from lm_audio.models.token_lm import TokenLM
+
+SHAPES = {
+    "audiogen-medium": presets.medium,
+    "musicgen-small": presets.small,
+    "musicgen-medium": presets.medium,
+    "musicgen-large": presets.large,
+    "musicgen-stereo-small": presets.small,
+    "musicgen-stereo-medium": presets.medium,
+    "musicgen-stereo-large": presets.large,
+}
+
+
+def named(name: str) -> ModelInfo:
+    (found,) = [model for model in lm_audio.models() if model.name == name]
+    return found
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_the_number_of_parameters_is_that_of_the_shape(name: str) -> None:
+    info = named(name)
+    with torch.device("meta"):
+        model = TokenLM(SHAPES[name](num_streams=4 * info.num_channels))
+    assert info.num_parameters == sum(weight.numel() for weight in model.parameters())
+
+
+def test_every_name_stands_for_a_repository_of_its_own() -> None:
+    models = lm_audio.models()
+    assert len({model.name for model in models}) == len(models)
+    for model in models:
+        owner, name = model.source.split("/")
+        assert (owner, name) == ("suno" if "bark" in name else "facebook", model.name)
+
+
+def test_models_that_cannot_be_loaded_are_not_listed() -> None:
+    assert not [model.name for model in lm_audio.models() if "melody" in model.name]
+
+
+def test_only_bark_has_voices_and_only_the_others_take_audio() -> None:
+    for model in lm_audio.models():
+        assert ("voices" in model.abilities) == ("bark" in model.name)
+        assert ("continue" in model.abilities) == ("bark" not in model.name)
+
+
+def test_weights_of_others_state_a_licence() -> None:
+    assert {model.licence for model in lm_audio.models()} == {"CC-BY-NC-4.0", "MIT"}
