@@ -177,6 +177,9 @@ def make_tiny_t5(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path
         fast = tokenizers.Tokenizer(tokenizers.models.Unigram(vocabulary, unk_id=2))
         fast.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace()
         fast.decoder = tokenizers.decoders.Metaspace()
+        fast.post_processor = tokenizers.processors.TemplateProcessing(
+            single="$A </s>", special_tokens=[("</s>", 1)]
+        )
         fast.save(str(folder / "tokenizer.json"))
         names = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>", "extra_ids": 0}
         config = {"tokenizer_class": "T5Tokenizer", **names}

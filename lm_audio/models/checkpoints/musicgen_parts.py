@@ -135,8 +135,9 @@ def build_model(
 
 
 def weights_of(parts: MusicGenParts, layout: Layout) -> State:
-    """The weights of the model and its projection, by the names of a layout."""
-    return _convert(_state(parts.model, parts.text), parts.model.config, "ours", layout)
+    """The weights of the model and its projection, by the names of a layout, on the CPU."""
+    state = {name: x.cpu() for name, x in _state(parts.model, parts.text).items()}
+    return _convert(state, parts.model.config, "ours", layout)
 
 
 def _state(model: TokenLM, text: TextConditioner) -> State:

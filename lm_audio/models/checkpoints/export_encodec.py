@@ -1,0 +1,98 @@
+"""EnCodec's weights and settings as others keep them."""
+
+import re
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from audio_tokenizers.acoustic.encodec import EncodecTokenizer
+
+
+def normalised_encodec_weights(codec: EncodecTokenizer) -> dict[str, Tensor]:
+    """As transformers keeps them: convolutions as magnitudes and directions.
+
+    They stand for exactly the weights that there are: each magnitude is the norm that reading them
+    divides by.
+    """
+    state = {name: x.cpu() for name, x in codec.model.state_dict().items()}
+    if codec.model.config.norm_type != "weight_norm":
+        return state
+    for name, module in codec.model.named_modules():
+        if not isinstance(module, nn.Conv1d | nn.ConvTranspose1d):
+            continue
+        weight = state.pop(f"{name}.weight")
+        ones = weight.new_ones(len(weight), 1, 1)
+        norm = torch._weight_norm_interface(weight, ones, 0)[1]  # type: ignore[attr-defined]
+        direction = torch.where(norm == 0, 1.0, weight)  # nothing has no direction
+        state[f"{name}.parametrizations.weight.original0"] = norm
+        state[f"{name}.parametrizations.weight.original1"] = direction
+    return state
+
+
+def audiocraft_encodec_weights(codec: EncodecTokenizer) -> dict[str, Tensor]:
+    """By audiocraft's names, convolutions as they are."""
+    state = {}
+    for name, x in codec.model.state_dict().items():
+        if match := re.fullmatch(r"(.+)\.(conv|norm)\.(\w+)", name):
+            layer, part, kind = match.groups()
+            conv = codec.model.get_submodule(layer).conv
+            wrapper = "convtr" if isinstance(conv, nn.ConvTranspose1d) else "conv"
+            name = f"{layer}.{wrapper}.{wrapper if part == 'conv' else 'norm'}.{kind}"
+        name = name.replace("quantizer.layers.", "quantizer.vq.layers.")
+        name = name.replace(".codebook.", "._codebook.")
+        state[re.sub(r"^(encoder|decoder)\.layers\.", r"\1.model.", name)] = x.cpu()
+    return state
+
+
+def audiocraft_encodec_settings(codec: EncodecTokenizer) -> dict[str, Any]:
+    """What audiocraft builds the codec by."""
+    config = codec.model.config
+    if config.chunk_length_s is not None:
+        raise ValueError(
+            f"The layout of audiocraft cannot express this model: its codec works in chunks of "
+            f"{config.chunk_length_s} s; save it in our own format."
+        )
+    is_weight_norm = config.norm_type == "weight_norm"
+    return {
+        "compression_model": "encodec",
+        "sample_rate": config.sampling_rate,
+        "channels": config.audio_channels,
+        "encodec": {
+            "autoencoder": "seanet",
+            "quantizer": "rvq",
+            "sample_rate": config.sampling_rate,
+            "channels": config.audio_channels,
+            "causal": config.use_causal_conv,
+            "renormalize": config.normalize,
+        },
+        "seanet": {
+            "dimension": config.hidden_size,
+            "channels": config.audio_channels,
+            "causal": config.use_causal_conv,
+            "n_filters": config.num_filters,
+            "n_residual_layers": config.num_residual_layers,
+            "ratios": list(config.upsampling_ratios),
+            "activation": "ELU",
+            "activation_params": {"alpha": 1.0},
+            "norm": "none" if is_weight_norm else config.norm_type,
+            "norm_params": {},
+            "kernel_size": config.kernel_size,
+            "residual_kernel_size": config.residual_kernel_size,
+            "last_kernel_size": config.last_kernel_size,
+            "dilation_base": config.dilation_growth_rate,
+            "pad_mode": config.pad_mode,
+            "true_skip": not config.use_conv_shortcut,
+            "compress": config.compress,
+            "lstm": config.num_lstm_layers,
+            "disable_norm_outer_blocks": 0,
+            "decoder": {
+                "trim_right_ratio": config.trim_right_ratio,
+                "final_activation": None,
+                "final_activation_params": None,
+            },
+            "encoder": {},
+        },
+        "rvq": {"n_q": codec.num_codebooks, "q_dropout": False, "bins": config.codebook_size},
+        "device": "cpu",
+    }
