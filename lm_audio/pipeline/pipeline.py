@@ -5,7 +5,7 @@ Shapes: C channels, N samples, K codebooks, T frames.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -228,6 +228,22 @@ class AudioPipeline:
         from lm_audio.pipeline.folder import push_pipeline
 
         return push_pipeline(self, repo_id, private=private, half=half)
+
+    def export(
+        self,
+        folder: str | Path,
+        *,
+        layout: Literal["transformers", "audiocraft"],
+        t5_name: str | None = None,
+    ) -> None:
+        """Writes a model of MusicGen's shape as others load it, whole or not at all.
+
+        Args:
+            t5_name: the public T5 that reads its text, which audiocraft fetches by its name.
+        """
+        from lm_audio.pipeline.export import export_pipeline
+
+        export_pipeline(self, folder, layout=layout, t5_name=t5_name)
 
     @property
     def _stage_list(self) -> list[AnyStage]:
