@@ -52,8 +52,8 @@ def models() -> list[ModelInfo]:
         _musicgen("stereo-small", 436_365_312),
         _musicgen("stereo-medium", 1_862_728_704, download=4_070_000_000),
         _musicgen("stereo-large", 3_288_944_640, download=6_920_000_000),
-        _bark("bark", download=4_490_000_000),
-        _bark("bark-small", download=1_680_000_000),
+        _bark("bark", 1_085_739_008, download=4_490_000_000),
+        _bark("bark-small", 389_557_248, download=1_680_000_000),
     ]
 
 
@@ -70,10 +70,11 @@ def _musicgen(size: str, num_parameters: int, *, download: int | None = None) ->
     )
 
 
-def _bark(name: str, *, download: int | None = None) -> ModelInfo:
+def _bark(name: str, num_parameters: int, *, download: int | None = None) -> ModelInfo:
     return ModelInfo(
         name=name,
         source=f"suno/{name}",
+        num_parameters=num_parameters,
         download=download,
         licence="MIT",
         sample_rate=24_000,

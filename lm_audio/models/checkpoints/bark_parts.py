@@ -117,13 +117,13 @@ class BarkParts:
         """Moves the models, the codec in float32, in place."""
         for model in (self.semantic, self.coarse, self.fine):
             model.to(device=device, dtype=dtype)
-        self.codec.to(device)
+        self.codec.to(str(device))
         return self
 
     def check(self, *, source: object) -> None:
         """Raises ValueError if a model has fewer positions than its windows take."""
         s = self.settings
-        needed = {
+        needed: dict[str, tuple[TokenLM | FineModel, int]] = {
             "semantic": (self.semantic, s.text_length + s.semantic_length),
             "coarse": (self.coarse, s.coarse_context + s.coarse_history + s.coarse_window),
             "fine": (self.fine, s.fine_window),

@@ -98,8 +98,12 @@ def read_settings(generation: Mapping[str, Any]) -> BarkSettings:
     known = {name: value for name, value in stated.items() if value is not None}
     if "semantic_rate" in known:
         known["semantic_rate"] = Fraction(str(known["semantic_rate"]))  # 49.9 has no exact float
-    sampled = {"semantic": _sampling(semantic), "coarse": _sampling(coarse)}
-    return BarkSettings(**known, **sampled, fine=_fine_sampling(fine))
+    return BarkSettings(
+        **known,
+        semantic=_sampling(semantic),
+        coarse=_sampling(coarse),
+        fine=_fine_sampling(fine),
+    )
 
 
 def _sampling(stated: Mapping[str, Any]) -> Sampling:
@@ -115,9 +119,10 @@ def _sampling(stated: Mapping[str, Any]) -> Sampling:
 
 def _fine_sampling(stated: Mapping[str, Any]) -> Sampling:
     """Greedy where transformers is: at temperature 1 as well, which stands for none stated."""
-    temperature = stated.get("temperature")
-    greedy = temperature is None or temperature == 1
-    return Sampling(temperature=0 if greedy else temperature, top_k=0, guidance_scale=1.0)
+    temperature = stated.get("temperature") or 1.0
+    return Sampling(
+        temperature=0.0 if temperature == 1 else temperature, top_k=0, guidance_scale=1.0
+    )
 
 
 def _split(weights: Mapping[str, Tensor], *, source: object) -> dict[str, dict[str, Tensor]]:
