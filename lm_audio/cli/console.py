@@ -16,8 +16,7 @@ import tyro
 from tqdm import tqdm
 
 LONG_SECONDS = 20.0  # audio of this length gets a progress bar
-_BORDERS = "│╭╮╰╯"
-_RULE = "─"
+_FRAME = "│╭╮╰╯─ "
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -42,10 +41,16 @@ def parse(verbs: Mapping[str, type], arguments: list[str], *, description: str) 
 
 
 def _sentence(box: str) -> str:
-    """What tyro says in a box, without its title and the hints below its first line across."""
-    lines = [line.strip().strip(_BORDERS).strip() for line in _COLOUR.sub("", box).splitlines()]
-    said = itertools.takewhile(lambda line: not line.startswith(_RULE), lines[1:])
+    """What tyro says in a box, without its title and the hints below the next line across."""
+    lines = [line.strip(_FRAME) for line in _COLOUR.sub("", box).splitlines()[1:]]
+    below_title = itertools.dropwhile(_is_rule, lines)
+    said = itertools.takewhile(lambda line: not _is_rule(line), below_title)
     return " ".join(" ".join(said).split()).rstrip(".")
+
+
+def _is_rule(line: str) -> bool:
+    """Whether a line without its frame is one across; without Unicode those are of hyphens."""
+    return not line.strip("-")
 
 
 @contextmanager
