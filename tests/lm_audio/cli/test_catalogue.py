@@ -1,0 +1,54 @@
+"""models and info, as they are typed."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import lm_audio
+from lm_audio.cli import main
+
+
+def test_models_are_listed_with_size_licence_rate_and_abilities(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    main(["models"])
+    titles, *rows = capsys.readouterr().out.splitlines()
+    assert [row.split()[0] for row in rows] == [model.name for model in lm_audio.models()]
+    assert titles.split()[0] == "name"
+    (row,) = [row for row in rows if row.startswith("musicgen-small ")]
+    expected = ["420 million", "2.4 GB", "32000 Hz mono", "text, continue, inpaint", "CC-BY-NC-4.0"]
+    assert [text for text in expected if text not in row] == []
+
+
+def test_info_tells_what_a_folder_is_made_of(
+    model_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["info", str(model_folder)])
+    shown = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    model = lm_audio.load(model_folder)
+    count = sum(weight.numel() for weight in model.stages["acoustic"].model.parameters())
+    assert shown == {
+        "format": "lm-audio",
+        "licence": "Apache-2.0",
+        "sound": "24000 Hz mono",
+        "codec": f"{model.renderer.identity}, 4 codebooks of {model.renderer.codebook_size}",
+        "takes": "text, kind, pitch",
+        "stage": f"acoustic: {count} parameters, 4 codebooks at 50 Hz, sees 2.0 s at once",
+    }
+
+
+def test_info_of_a_public_model_is_what_its_card_says(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["info", "musicgen-stereo-large"])
+    by_name = capsys.readouterr().out
+    assert "3.29 billion" in by_name
+    assert "32000 Hz stereo" in by_name
+    main(["info", "facebook/musicgen-stereo-large"])
+    assert capsys.readouterr().out == by_name
+
+
+def test_info_of_no_model_gets_one_line(
+    tmp_path: Path, fails_with: Callable[[list[str]], str]
+) -> None:
+    assert "Found no model" in fails_with(["info", str(tmp_path)])
+    assert "did you mean bark-small" in fails_with(["info", "bark-smal"])
