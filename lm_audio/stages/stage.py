@@ -92,8 +92,9 @@ class Stage:
         return self._window(run, start, min(start + self.context, run.num_frames))
 
     def _window(self, run: Run, start: int, stop: int) -> "Window":
-        layout = self.pattern.layout(stop - start).to(self.device)
+        layout = self.pattern.layout(stop - start)
         frames = start + layout.frame.amax(dim=0).cummax(dim=0).values.clamp(min=0)  # [S]
+        layout = layout.to(self.device)
         window = Window(stage=self, run=run, start=start, stop=stop, layout=layout, frames=frames)
         unknown = (window.known() < 0).any(dim=0)
         return replace(window, first=int(unknown.int().argmax()))
@@ -144,7 +145,7 @@ class Window:
     """Some frames of a run, laid out.
 
     Args:
-        frames: [S], the latest frame that stands in each step.
+        frames: [S], the latest frame that stands in each step; on the CPU, where it is asked for.
         first: the first step to decide.
     """
 
@@ -245,7 +246,7 @@ class Window:
         tokens = torch.zeros(1, 0, dtype=torch.int64, device=self.stage.device)
         if source is not None and described.condition not in dropped:
             tokens = source.tokens[:, : source.num_done].to(self.stage.device)
-        added = aligned.frames(tokens, self.frames[start:stop])
+        added = aligned.frames(tokens, self.frames[start:stop].to(tokens.device))
         return added if fused.sum is None else added + fused.sum
 
     def _row(self, dropped: frozenset[str], weights: Tensor) -> Row:
