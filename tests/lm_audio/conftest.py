@@ -241,22 +241,19 @@ def save_musicgen(tiny_t5: Path) -> Callable[..., Path]:
 
 @pytest.fixture(scope="session")
 def save_audiocraft(tiny_t5: Path) -> Callable[..., Path]:
-    """Writes one as audiocraft does: `save_audiocraft(model, folder, change=("old", "new"))`.
+    """Writes one as audiocraft does: `save_audiocraft(model, folder)`.
 
-    The T5, which audiocraft does not keep, goes to the subfolder `t5`; `change` edits the settings.
+    The T5, which audiocraft does not keep, goes to the subfolder `t5`.
     """
 
     def save(
         model: MusicgenForConditionalGeneration,
         folder: Path,
         *,
-        change: tuple[str, str] = ("", ""),
         names: tuple[str, str] = ("state_dict.bin", "compression_state_dict.bin"),
     ) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         settings = audiocraft_settings(model)
-        assert change[0] in settings
-        settings = settings.replace(*change)
         stamp = {"version": "1.3.0", "exported": True}
         lm = {"best_state": audiocraft_state(model), "xp.cfg": settings, **stamp}
         codec_state = audiocraft_codec_state(model.audio_encoder)

@@ -77,8 +77,8 @@ def read_settings(given: Any, *, source: Path) -> AudiocraftSettings:
         model=_model(settings),
         pattern=_pattern(settings),
         interleaved=bool(settings.get("interleave_stereo_codebooks.use")),
-        seconds=settings.need("dataset.segment_duration"),
-        guidance_scale=settings.get("classifier_free_guidance.inference_coef", 3.0),
+        seconds=settings.number("dataset.segment_duration"),
+        guidance_scale=settings.number("classifier_free_guidance.inference_coef", 3.0),
         t5_name=settings.need(f"{_DESCRIPTION}.t5.name"),
         codec=pointer[1] if pointer else None,
     )
@@ -108,6 +108,12 @@ class _Settings:
             )
         return value
 
+    def number(self, dotted: str, default: float | None = None) -> Any:
+        value = self.need(dotted) if default is None else self.get(dotted, default)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise self.refuse(dotted, value, "a number")
+        return value
+
     def refuse(self, dotted: str, value: Any, expected: Any) -> ValueError:
         return ValueError(
             f"Got {dotted}={value} in the settings of {self.source}; expected {expected}, our "
@@ -120,7 +126,7 @@ def _parsed(given: Any, source: Path) -> dict[str, Any]:
 
     try:
         settings = yaml.safe_load(given) if isinstance(given, str) else plain(given)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, RecursionError):
         settings = None
     if not isinstance(settings, dict):
         raise ValueError(f"The xp.cfg in {source} holds no settings; fetch the file again.")
@@ -150,12 +156,12 @@ def _model(settings: _Settings) -> TokenLMConfig:
     bias = settings.get("transformer_lm.bias_attn", True)
     if (bias_ff := settings.get("transformer_lm.bias_ff", True)) != bias:
         raise settings.refuse("transformer_lm.bias_ff", bias_ff, f"{bias}, as bias_attn")
-    dim = settings.need("transformer_lm.dim")
+    dim = settings.number("transformer_lm.dim")
     transformer = TransformerConfig(
         dim=dim,
-        num_layers=settings.need("transformer_lm.num_layers"),
-        num_heads=settings.need("transformer_lm.num_heads"),
-        hidden_dim=int(settings.get("transformer_lm.hidden_scale", 4) * dim),
+        num_layers=settings.number("transformer_lm.num_layers"),
+        num_heads=settings.number("transformer_lm.num_heads"),
+        hidden_dim=int(settings.number("transformer_lm.hidden_scale", 4) * dim),
         positions="sinusoidal",
         norm="layer",
         activation="gelu",
@@ -164,13 +170,13 @@ def _model(settings: _Settings) -> TokenLMConfig:
     )
     return TokenLMConfig(
         transformer=transformer,
-        num_streams=settings.need("transformer_lm.n_q"),
-        vocab_size=settings.need("transformer_lm.card"),
+        num_streams=settings.number("transformer_lm.n_q"),
+        vocab_size=settings.number("transformer_lm.card"),
     )
 
 
 def _pattern(settings: _Settings) -> Pattern:
-    K = settings.need("transformer_lm.n_q")
+    K = settings.number("transformer_lm.n_q")
     kind = settings.get("codebooks_pattern.modeling")
     kind = kind or settings.get("transformer_lm.q_modeling")  # its name in early runs
     if kind == "parallel":
@@ -178,6 +184,6 @@ def _pattern(settings: _Settings) -> Pattern:
     if kind != "delay":
         raise settings.refuse("codebooks_pattern.modeling", kind, "delay or parallel")
     delays = settings.get("codebooks_pattern.delay.delays", list(range(K)))
-    if len(delays) != K:
+    if not isinstance(delays, list) or len(delays) != K:
         raise settings.refuse("codebooks_pattern.delay.delays", delays, f"{K} of them")
     return delayed(delays)

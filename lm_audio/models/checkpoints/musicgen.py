@@ -78,6 +78,7 @@ def read_musicgen(
 
 
 def _read_config(folder: Path) -> Any:
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import MusicgenConfig
 
     settings = read_json(folder / "config.json")
@@ -92,7 +93,11 @@ def _read_config(folder: Path) -> Any:
             raise ValueError(
                 f"Got {folder}, whose config.json has {found} as its {part}; expected {expected}."
             )
-    config = MusicgenConfig.from_dict(settings)
+    try:
+        config = MusicgenConfig.from_dict(settings)
+    except (StrictDataclassError, TypeError, ValueError) as error:
+        said = " ".join(str(error).split())
+        raise ValueError(f"Got {folder}, whose config.json is no MusicGen's: {said}") from error
     for name, expected in _FIXED.items():
         if (value := getattr(config.decoder, name, expected)) != expected:
             raise ValueError(

@@ -193,6 +193,8 @@ def test_what_our_model_cannot_express_is_refused_by_name(
         ("  segment_duration: 30", "  other: 1", "Found no dataset.segment_duration"),
         ("n_q: 4", "n_q: ${transformer_lm.n_q}", "Found no transformer_lm.n_q"),
         ("solver: musicgen", "solver: [", "holds no settings"),
+        ("  dim: 32", "  dim: wide", "Got transformer_lm.dim=wide in .*; expected a number"),
+        ("delays: [0, 1, 2, 3]", "delays: 4", "codebooks_pattern.delay.delays=4 in"),
         ("card: 64", "card: 65", "weights of a shape that its xp.cfg does not give: emb.0.weight"),
         ("num_layers: 2", "num_layers: 3", "missing or unexpected weights: transformer.layers.2"),
     ],
@@ -266,13 +268,17 @@ def test_a_pickle_that_would_run_code_is_refused(
 
 
 @pytest.fixture
-def edited(
-    make_musicgen: Callable[..., Any], save_audiocraft: Callable[..., Path], tmp_path: Path
-) -> Callable[[str, str], Path]:
-    """Writes a checkpoint whose settings have `new` for `old`."""
+def edited(audiocraft_folder: Path, tmp_path: Path) -> Callable[[str, str], Path]:
+    """Copies the checkpoint, with `new` for `old` in its settings."""
 
     def write(old: str, new: str) -> Path:
-        return save_audiocraft(make_musicgen(), tmp_path / "edited", change=(old, new))
+        folder = tmp_path / "edited"
+        shutil.copytree(audiocraft_folder, folder, dirs_exist_ok=True)
+        package = torch.load(folder / "state_dict.bin")
+        assert old in package["xp.cfg"]
+        package["xp.cfg"] = package["xp.cfg"].replace(old, new)
+        torch.save(package, folder / "state_dict.bin")
+        return folder
 
     return write
 

@@ -141,6 +141,7 @@ def test_dtype_is_that_of_the_model_alone(musicgen_folder: Path) -> None:
         ({"scale_embedding": True}, "decoder has scale_embedding=True; expected False"),
         ({"activation_function": "relu"}, "decoder has activation_function=relu; expected gelu"),
         ({"pad_token_id": 0}, "decoder has pad_token_id=0; expected 64"),
+        ({"audio_channels": 3}, "config.json is no MusicGen's: .*audio channels, got 3"),
         ({"num_codebooks": 8}, "missing or unexpected weights: decoder.lm_heads.4.weight"),
         ({"ffn_dim": 32}, r"weights of a shape .*fc1.weight .\[64, 32\] instead of \[32, 32\]"),
     ],
