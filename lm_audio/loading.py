@@ -32,16 +32,17 @@ from lm_audio.stages.bark import bark
 DEFAULT_FOLDER = CODEC_FOLDER.parent
 KEPT_SHARE = Fraction(2, 5)  # of a window of MusicGen and AudioGen, for the next one to follow
 
+_OF_TRANSFORMERS = (
+    ("*.json", "*.model", "*.txt", "model.safetensors", "model-*.safetensors"),
+    ("pytorch_model.bin", "pytorch_model-*.bin"),  # where there are no safetensors
+)
 # What is fetched of a repository, by the model_type of its config.json; None: it has none.
-_FILES: dict[str | None, Sequence[Sequence[str]]] = {
-    "lm-audio": [["*.json", "*.safetensors", "*.model", "*.txt"]],
-    "musicgen": [
-        ["*.json", "*.model", "*.txt", "model.safetensors", "model-*.safetensors"],
-        ["pytorch_model.bin", "pytorch_model-*.bin"],  # where there are no safetensors
-    ],
-    None: [["*.bin", "*.pt", "*.th"]],
+_FILES: dict[str | None, tuple[tuple[str, ...], ...]] = {
+    "lm-audio": (("*.json", "*.safetensors", "*.model", "*.txt"),),
+    "musicgen": _OF_TRANSFORMERS,
+    "bark": _OF_TRANSFORMERS,
+    None: (("*.bin", "*.pt", "*.th"),),
 }
-_FILES["bark"] = _FILES["musicgen"]
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -83,7 +84,8 @@ def load(
         device: such as "cpu", "cuda:1" or "mps"; by default CUDA where there is any, else the CPU.
         dtype: of the language models: float32 (exact), bfloat16 or float16.
         text_encoder: for files of audiocraft and of the original Bark, which lack it: a folder or
-            hub id of the T5, or of Bark's text tokenizer; by default what the files name.
+            hub id of the T5, or of Bark's text tokenizer; by default what the files name. Bark's
+            codec is read from a subfolder `codec`, or else from the hub.
     """
     if dtype not in DTYPES:
         raise ValueError(f"Unknown dtype {dtype!r}. Choose one of: {', '.join(DTYPES)}.")
@@ -206,6 +208,8 @@ def _download(hub_id: str, patterns: Sequence[str]) -> Path:
     except RepositoryNotFoundError as error:
         raise ValueError(_not_found(hub_id)) from error
     except (HTTPError, OSError, ValueError) as error:
+        if getattr(error, "errno", None):  # of this machine, such as a full disk
+            raise
         raise ValueError(
             f"{hub_id} is no folder here, is not whole in the cache, and the hub cannot be "
             "reached; connect, or give the folder of a model."

@@ -24,6 +24,14 @@ def tokens(model: AudioPipeline, **request: Any) -> torch.Tensor:
     return model.generate("a dog", **{"duration": 0.4, "seed": 7} | request).tokens
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # small models wait for other threads more than they gain
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def own_folder(musicgen_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("own") / "model"
@@ -265,6 +273,16 @@ def test_what_the_hub_cannot_give_is_told_in_one_sentence(
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # nobody answers there
     with pytest.raises(ValueError, match="the hub cannot be reached; connect, or give"):
         load("musicgen-small")
+
+
+def test_a_cache_that_cannot_be_written_is_told_apart_from_a_hub_that_does_not_answer(
+    hub: type[Hub], musicgen_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(musicgen_folder, hub.folder / "owner/name")
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "file"))
+    with pytest.raises(OSError, match=r"Not a directory|File exists"):
+        load("owner/name")
 
 
 def test_a_codec_on_the_hub_is_refused_before_its_weights_are_fetched(hub: type[Hub]) -> None:
