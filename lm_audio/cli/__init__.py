@@ -1,5 +1,6 @@
 """The command line: parse, call, print. A user's mistake gets one line and exit status 2."""
 
+import os
 import sys
 
 from lm_audio.cli.catalogue import Info, Models
@@ -29,6 +30,9 @@ def main(arguments: list[str] | None = None) -> None:
         verb = parse(VERBS, arguments, description="Sound from text or from sound, and its tokens.")
         show_warnings()
         verb.run()
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads the output has enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (ValueError, OSError) as error:
         _stop(str(error))
     except (RuntimeError, OverflowError) as error:

@@ -1,6 +1,8 @@
 """Mistakes on the command line itself: one line, whatever tyro draws."""
 
 import io
+import os
+import subprocess
 import sys
 from collections.abc import Callable
 
@@ -59,6 +61,15 @@ def test_help_of_every_verb_is_not_a_mistake(capsys: pytest.CaptureFixture[str])
             main([verb, "--help"])
         assert not stopped.value.code
         assert f"usage: lm-audio {verb}" in capsys.readouterr().out
+
+
+def test_a_reader_that_has_enough_is_not_a_mistake() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "lm_audio", "models"]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_bar_that_has_not_begun_leaves_nothing(capsys: pytest.CaptureFixture[str]) -> None:
