@@ -49,6 +49,7 @@ def write_musicgen(parts: MusicGenParts, folder: str | Path) -> None:
     with _new_folder(folder) as new:
         save_file({**weights, **t5, **audio}, new / "model.safetensors", metadata={"format": "pt"})
         _write_transformers_settings(parts, encoder, codec, new)
+        _write_card(parts, new)
 
 
 def write_audiocraft(parts: MusicGenParts, folder: str | Path) -> None:
@@ -76,6 +77,7 @@ def write_audiocraft(parts: MusicGenParts, folder: str | Path) -> None:
             audiocraft_encodec_weights(codec),
             audiocraft_encodec_settings(codec),
         )
+        _write_card(parts, new)
 
 
 def _checked(parts: MusicGenParts, layout: str) -> tuple[T5Encoder, EncodecTokenizer]:
@@ -239,6 +241,12 @@ def _write_package(path: Path, weights: dict[str, torch.Tensor], settings: dict[
     text = yaml.safe_dump(settings, sort_keys=False)
     stamp = {"version": _VERSION, "exported": True}
     torch.save({"best_state": weights, "xp.cfg": text, **stamp}, path)
+
+
+def _write_card(parts: MusicGenParts, folder: Path) -> None:
+    """Keeps the licence with the weights."""
+    if parts.licence is not None:
+        (folder / "README.md").write_text(f"---\nlicense: {parts.licence}\n---\n")
 
 
 @contextmanager

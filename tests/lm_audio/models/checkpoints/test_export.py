@@ -127,6 +127,16 @@ def test_the_files_of_audiocraft_are_stamped_and_their_settings_are_text(
         assert isinstance(yaml.safe_load(package["xp.cfg"]), dict)
 
 
+def test_the_licence_stays_with_the_weights(wide: MusicGenParts, tmp_path: Path) -> None:
+    licensed = dataclasses.replace(wide, licence="cc-by-nc-4.0")
+    write_musicgen(licensed, tmp_path / "transformers")
+    assert read_musicgen(tmp_path / "transformers").licence == "cc-by-nc-4.0"
+    write_audiocraft(licensed, tmp_path / "audiocraft")
+    wide.text.encoder.save(tmp_path / "t5")  # type: ignore[attr-defined]
+    parts = read_audiocraft(tmp_path / "audiocraft", text_encoder=tmp_path / "t5")
+    assert parts.licence == "cc-by-nc-4.0"
+
+
 @pytest.mark.parametrize("write", [write_musicgen, write_audiocraft])
 @pytest.mark.parametrize(
     ("change", "said"),
