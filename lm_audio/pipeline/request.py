@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from torch import Tensor
 
@@ -16,7 +16,7 @@ from audio_tokenizers.resampling import resample
 from lm_audio.clip import Clip
 from lm_audio.sampling import Sampling, random_seed
 
-Value = TypeVar("Value")
+LONGEST = 24 * 3600  # seconds
 AudioLike = str | Path | Clip | tuple[Tensor, int]
 """A file, a clip, or samples [C, N] with their rate."""
 
@@ -118,6 +118,8 @@ def _each(value: object, count: int) -> list[Any]:
 
 def _num_samples(duration: float, sample_rate: int) -> int:
     number = isinstance(duration, int | float) and math.isfinite(duration)
-    if not number or round(duration * sample_rate) < 1:
-        raise ValueError(f"Got a duration of {duration!r}; give seconds above 0, such as 5.0.")
+    if not number or not 1 <= round(duration * sample_rate) <= LONGEST * sample_rate:
+        raise ValueError(
+            f"Got a duration of {duration!r}; give seconds above 0, such as 5.0, and at most a day."
+        )
     return round(duration * sample_rate)

@@ -24,14 +24,6 @@ def tokens(model: AudioPipeline, **request: Any) -> torch.Tensor:
     return model.generate("a dog", **{"duration": 0.4, "seed": 7} | request).tokens
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # small models wait for other threads more than they gain
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def own_folder(musicgen_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("own") / "model"

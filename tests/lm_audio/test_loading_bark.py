@@ -1,7 +1,6 @@
 """Loading Bark, as transformers and as its authors publish it."""
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +34,6 @@ NAMES = (
     (r"^input_embeds_layer", "transformer.wte"),
     (r"^position_embeds_layer", "transformer.wpe"),
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # small models wait for other threads more than they gain
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

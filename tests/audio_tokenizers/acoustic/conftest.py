@@ -1,7 +1,7 @@
 """Small random codecs with filled codebooks, one of each public kind."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -90,15 +90,6 @@ rvq:
   bins: {codebook_size}
 device: cpu
 """
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """With several, oneDNN chooses kernels by length, and equal results to the bit are luck."""
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(num_threads)
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,6 @@
 """A tiny model of our own in a folder, and a command line that fails in one line."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
@@ -20,14 +20,6 @@ from lm_audio.pipeline.about import About
 from lm_audio.renderers.codec import CodecRenderer
 from lm_audio.sampling import Sampling
 from lm_audio.stages.audiogen import audiogen
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,5 @@
 """The three compositions at tiny size, with random weights."""
 
-from collections.abc import Iterator
 from fractions import Fraction
 
 import pytest
@@ -23,14 +22,6 @@ from lm_audio.stages.ours import ours
 
 NUM_SEMANTIC = 40
 TEXTS = ("rain", "a dog barking", "a violin")
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 class PitchTokens:

@@ -272,6 +272,7 @@ AUDIO = (torch.zeros(1, 24_000), 24_000)
         (lambda p: p.generate("thunder"), "Unknown label 'thunder'"),
         (lambda p: p.generate("rain", duration=0), "Got a duration of 0; give seconds"),
         (lambda p: p.generate("rain", duration=float("nan")), "Got a duration of nan"),
+        (lambda p: p.generate("rain", duration=1e300), "Got a duration of 1e+300"),
         (lambda p: p.generate("rain", seed=-1), "Got a seed of -1"),
         (lambda p: p.generate(["rain"], duration=[1.0, 2.0]), "Got 1 prompts, 2 durations"),
         (lambda p: p.generate([]), "Got 0 prompts"),

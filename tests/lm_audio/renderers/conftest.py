@@ -1,6 +1,6 @@
 """A tiny random codec of every kind."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 
 import pytest
@@ -12,15 +12,6 @@ from audio_tokenizers.acoustic.encodec import EncodecTokenizer
 from audio_tokenizers.acoustic.frame_codec import FrameCodec, tiny
 from audio_tokenizers.acoustic.mimi import MimiTokenizer
 from audio_tokenizers.protocol import AcousticTokenizer
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """With several, oneDNN chooses kernels by length, and equal results to the bit are luck."""
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(num_threads)
 
 
 def tiny_encodec(**settings: object) -> AcousticTokenizer:
