@@ -21,8 +21,9 @@ class StepState:
     tokens: Tensor  # [I, J, 1 + S], the start column first; -1 is not decided
     step: Tensor  # [I]
     owner: Tensor  # [R], the sequence of each row
+    rows: Tensor  # [I, G], the rows of each sequence; those it lacks are its first, of weight 0
     offset: Tensor  # [R]
-    weights: Tensor  # [R, S]
+    weights: Tensor  # [I, G, S]
     uniforms: Tensor  # [I, J, S]
     temperature: Tensor  # [I, J, S]
     allowed: Tensor  # [I, J, S, 2]
@@ -63,7 +64,8 @@ class StepState:
             step=torch.tensor(steps, device=device),
             owner=torch.tensor(owners, device=device),
             offset=torch.tensor([x for row in offsets for x in row], device=device),
-            weights=pad_sequence([r.weights for x in sequences for r in x.rows], batch_first=True),
+            rows=_rows(sequences).to(device),
+            weights=_weights(sequences),
             uniforms=per_step([x.uniforms for x in sequences]),
             temperature=per_step([x.temperature for x in sequences]),
             allowed=per_step([x.allowed for x in sequences]),
@@ -114,13 +116,12 @@ class StepState:
         self.step = self.step + moved
 
     def _guided(self, logits: Tensor) -> Tensor:
-        """The weighted sum [I, J, V] of each sequence's rows."""
-        step = self.step.clamp(max=self.weights.shape[1] - 1)
-        weights = self.weights.gather(1, step[self.owner][:, None])
-        weighted = logits * weights[..., None]
-        return weighted.new_zeros(len(self.step), *logits.shape[1:]).index_add_(
-            0, self.owner, weighted
-        )
+        """The weighted sum [I, J, V] of each sequence's rows, always in the same order."""
+        weights = self._at(self.weights, self.step)[..., None, None]  # [I, G, 1, 1]
+        total = logits[self.rows[:, 0]] * weights[:, 0]
+        for g in range(1, self.rows.shape[1]):
+            total = total + logits[self.rows[:, g]] * weights[:, g]
+        return total
 
     def _without_repeats(self, logits: Tensor) -> Tensor:
         if self.repeats is None:
@@ -147,3 +148,25 @@ class StepState:
         index = step.view(-1, 1, 1, *[1] * (table.dim() - 3))
         index = index.expand(-1, table.shape[1], 1, *table.shape[3:])
         return table.gather(2, index).squeeze(2)
+
+
+def _rows(sequences: List[Sequence]) -> Tensor:
+    """The rows [I, G] of each sequence; those it lacks are its first."""
+    most = max(len(x.rows) for x in sequences)
+    rows, first = [], 0
+    for sequence in sequences:
+        own = list(range(first, first + len(sequence.rows)))
+        rows.append(own + own[:1] * (most - len(own)))
+        first += len(own)
+    return torch.tensor(rows)
+
+
+def _weights(sequences: List[Sequence]) -> Tensor:
+    """The weights [I, G, S] of their rows, 0 for those that they lack."""
+    most = max(len(x.rows) for x in sequences)
+    longest = max(x.tokens.shape[1] for x in sequences)
+    weights = sequences[0].rows[0].weights.new_zeros(len(sequences), most, longest)
+    for i, sequence in enumerate(sequences):
+        for g, row in enumerate(sequence.rows):
+            weights[i, g, : len(row.weights)] = row.weights
+    return weights

@@ -113,7 +113,7 @@ class TokenLM(nn.Module):
         """
         x = self.embed(tokens[..., None])[:, 0]  # [R, D]
         if sums is not None:
-            x = x + sums
+            x = x + sums.to(x.dtype)
         x = self.transformer.step(x, rows=rows, positions=positions, length=length, cache=cache)
         return self.logits(x[:, None])[:, :, 0]
 

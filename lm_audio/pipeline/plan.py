@@ -42,6 +42,7 @@ def make_runs(
             source=None if stage.source is None else runs[stage.source.stage],
             open_end=stage.may_end,
         )
+        stage.check(runs[stage.name])
     return runs
 
 

@@ -103,11 +103,15 @@ class SemanticStage(Stage):
     def window(self, run: Run) -> "SemanticWindow":
         return _as(SemanticWindow, super().window(run))
 
+    def check(self, run: Run) -> None:
+        super().check(run)
+        _check_run(run, self.voices)
+        if not isinstance(text := run.values.get("text"), str | None):
+            raise ValueError(f"Got {text!r} as a text; give a string.")
+
     def text_tokens(self, text: str | None) -> Tensor:
         """The text [L] as the model numbers it, padded; no text is padding alone."""
         s = self.settings
-        if not isinstance(text, str | None):
-            raise ValueError(f"Got {text!r} as a text; give a string.")
         tokenizer: Any = self.tokenizer
         found = tokenizer(text or "", add_special_tokens=False, verbose=False)["input_ids"]
         if len(found) > s.text_length:
@@ -139,6 +143,10 @@ class CoarseStage(Stage):
     def new_batch(self, *, rows_per_pass: int | None = None) -> StageBatch:
         return _TrimmingBatch(self, rows_per_pass=rows_per_pass)
 
+    def check(self, run: Run) -> None:
+        super().check(run)
+        _check_run(run, self.voices)
+
     def trim(self, run: Run) -> None:
         """Ends the run where its semantic tokens do."""
         source, s = run.source, self.settings
@@ -158,6 +166,16 @@ class CoarseStage(Stage):
         return _as(CoarseWindow, super().window(run))
 
 
+def _check_run(run: Run, voices: BarkVoices) -> None:
+    if run.negative or run.sampling.guidance_scale not in _NO_GUIDANCE:
+        raise ValueError(
+            "Bark has no guidance: it was not trained to do without its prompts; leave out the "
+            "negative prompt and the guidance scale."
+        )
+    if (voice := run.values.get("voice")) is not None:
+        voices.load(voice)
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _ContextWindow(Window):
     """A window that follows embedded tokens, in a single row: nothing is ever dropped."""
@@ -170,11 +188,6 @@ class _ContextWindow(Window):
         return None if given is None else self.stage.voices.load(given)
 
     def rows(self) -> tuple[Row, ...]:
-        if self.run.negative or self.run.sampling.guidance_scale not in _NO_GUIDANCE:
-            raise ValueError(
-                "Bark has no guidance: it was not trained to do without its prompts; leave out the "
-                "negative prompt and the guidance scale."
-            )
         weights = torch.ones(len(self.frames), device=self.stage.device)
         return (Row(fused=self.fused(), weights=weights),)
 

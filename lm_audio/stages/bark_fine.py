@@ -24,7 +24,7 @@ from lm_audio.sampling import (
     choose,
     sampling_tensors,
 )
-from lm_audio.stages.run import Run, Source, StageBatch
+from lm_audio.stages.run import Run, Source, StageBatch, check_temperatures
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -56,6 +56,12 @@ class FineStage:
     @property
     def device(self) -> torch.device:
         return self.model.embedding.weight.device
+
+    def check(self, run: Run) -> None:
+        RandomNumbers(run.seed, self.name)
+        check_temperatures(run.sampling, stage=self.name, num_codebooks=self.num_codebooks)
+        if (voice := run.values.get("voice")) is not None:
+            self.voices.load(voice)
 
     def new_batch(self, *, rows_per_pass: int | None = None) -> StageBatch:  # noqa: ARG002
         return FineBatch(self)

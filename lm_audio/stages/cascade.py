@@ -9,7 +9,8 @@ class Cascade:
     """The runs of many items in all stages of a pipeline.
 
     The order of work is free: random numbers belong to the item and the stage. What is nearest to
-    sound goes first, so that the first sound comes early.
+    sound goes first, and earlier stages work for those that wait, so that sound comes early and no
+    item stands still because of others.
 
     Args:
         rows_per_pass: how many rows go through a model at once; all by default.
@@ -29,8 +30,13 @@ class Cascade:
             batch.remove(run)
 
     def step(self) -> bool:
-        """Takes one step in one of the stages; False if there is nothing left to do."""
+        """Takes a step in the last stage, and in those before it for what waits for them.
+
+        Returns False if there is nothing left to do.
+        """
+        stepped = False
         for batch in reversed(self._batches):
-            if not batch.waiting() and batch.step():
-                return True
-        return any(batch.step() for batch in self._batches)  # helps those that wait to catch up
+            stepped = batch.step() or stepped
+            if stepped and not batch.waiting():
+                break
+        return stepped

@@ -30,6 +30,7 @@ class Run:
         source: the run of the earlier stage whose tokens condition this one.
         open_end: whether the stage may end it before T frames.
         variant: tells apart runs that differ in their random numbers alone.
+        num_given: how many frames were known before the first that was not.
     """
 
     tokens: Tensor
@@ -41,9 +42,10 @@ class Run:
     open_end: bool = False
     variant: int = 0
     num_done: int = field(init=False)
+    num_given: int = field(init=False)
 
     def __post_init__(self) -> None:
-        self.num_done = leading_known(self.tokens)
+        self.num_given = self.num_done = leading_known(self.tokens)
 
     @property
     def num_frames(self) -> int:
@@ -125,7 +127,20 @@ class AnyStage(Protocol):
     @property
     def device(self) -> torch.device: ...
 
+    def check(self, run: Run) -> None:
+        """Raises ValueError for what the user gave wrongly, before any work is done."""
+
     def new_batch(self, *, rows_per_pass: int | None = None) -> StageBatch: ...
+
+
+def check_temperatures(sampling: Sampling, *, stage: str, num_codebooks: int) -> None:
+    """Raises ValueError unless there is one temperature, or one for each codebook."""
+    temperature = sampling.temperature
+    if isinstance(temperature, tuple) and len(temperature) != num_codebooks:
+        raise ValueError(
+            f"Got {len(temperature)} temperatures for the {stage} stage; give one, or "
+            f"{num_codebooks}, one for each codebook."
+        )
 
 
 def leading_known(tokens: Tensor) -> int:

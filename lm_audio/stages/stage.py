@@ -6,6 +6,7 @@ Shapes: K codebooks, T frames, J streams of the model, S steps after the pattern
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -18,7 +19,7 @@ from lm_audio.generation.sequence import Row, Sequence
 from lm_audio.models.token_lm import TokenLM
 from lm_audio.patterns import Layout, Pattern
 from lm_audio.sampling import RandomNumbers, Sampling
-from lm_audio.stages.run import Run, Source, StageBatch
+from lm_audio.stages.run import Run, Source, StageBatch, check_temperatures
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -81,6 +82,15 @@ class Stage:
 
         return TokenBatch(self, rows_per_pass=rows_per_pass)
 
+    @torch.inference_mode()
+    def check(self, run: Run) -> None:
+        """Raises ValueError for what the user gave wrongly, before any work is done."""
+        RandomNumbers(run.seed, self.name)
+        check_temperatures(run.sampling, stage=self.name, num_codebooks=self.num_codebooks)
+        for given in (run.values, run.negative):
+            for name in given.keys() & self.conditioners.fuse.keys():
+                self.conditioners[name]([given[name]])
+
     def window_start(self, run: Run) -> int:
         """Where the window that decides the run's next frame begins."""
         stride = self.context - self.keep
@@ -93,7 +103,9 @@ class Stage:
 
     def _window(self, run: Run, start: int, stop: int) -> "Window":
         layout = self.pattern.layout(stop - start)
-        frames = start + layout.frame.amax(dim=0).cummax(dim=0).values.clamp(min=0)  # [S]
+        latest = layout.frame.amax(dim=0)  # [S]; -1 where all cells are empty: as the step before
+        filled = torch.where(latest < 0, 0, torch.arange(len(latest))).cummax(dim=0).values
+        frames = start + latest[filled].clamp(min=0)
         layout = layout.to(self.device)
         window = Window(stage=self, run=run, start=start, stop=stop, layout=layout, frames=frames)
         unknown = (window.known() < 0).any(dim=0)
@@ -129,7 +141,7 @@ class Stage:
         found = self.conditioners[self.source.condition] if self.source is not None else None
         return found if isinstance(found, AlignedTokens) else None
 
-    @property
+    @cached_property
     def still_conditioners(self) -> Conditioners:
         """Those whose conditions are whole before a window begins."""
         fuse = {
@@ -165,7 +177,7 @@ class Window:
         if source.open_end:
             return False
         if stage.aligned is not None:
-            frame = int(self.frames[min(step, len(self.frames) - 1)])
+            frame = int(self.frames[: step + 1].max())
             return stage.aligned.needed(frame) <= source.num_done
         return stage.source_span(self.run, self.start, self.stop)[1] <= source.num_done
 
@@ -181,13 +193,8 @@ class Window:
         J, S = tokens.shape
         random = RandomNumbers(self.run.seed, f"{stage.name}/{self.run.variant}/{self.start}")
         temperature = sampling.temperature
-        if isinstance(temperature, float | int):
+        if not isinstance(temperature, tuple):
             temperature = (temperature,) * stage.num_codebooks
-        if len(temperature) != stage.num_codebooks:
-            raise ValueError(
-                f"Got {len(temperature)} temperatures for the {stage.name} stage; give one, or "
-                f"{stage.num_codebooks}, one for each codebook."
-            )
         per_codebook = torch.tensor(temperature, dtype=torch.float32, device=tokens.device)
         steps_per_frame = max(1, S // (self.stop - self.start))
         penalised = sampling.repetition_penalty != 1
@@ -221,7 +228,8 @@ class Window:
         prompts = [name for name in stage.conditioners.fuse if name in asked]
         scale = run.sampling.guidance_scale
         given = [*prompts, source] if isinstance(scale, Mapping) and source else prompts
-        seconds = [float(frame / stage.frame_rate) for frame in self.frames.tolist()]
+        new = (self.frames - run.num_given).clamp(min=0).tolist()
+        seconds = [float(frame / stage.frame_rate) for frame in new]
         return tuple(
             self._row(branch.dropped, torch.tensor(branch.weights, device=stage.device))
             for branch in branches(run.sampling, given, seconds)

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from fractions import Fraction
+from typing import Any
 
 import pytest
 import torch
@@ -172,6 +173,52 @@ def test_items_that_come_late_and_leave_early_change_no_other(our_stages: list[S
     assert late[1].done
     for run, tokens in zip(mine, expected, strict=True):
         assert torch.equal(run.tokens, tokens)
+
+
+def test_no_item_stands_still_while_others_come(audiolm_stages: list[Stage]) -> None:
+    cascade, first = Cascade(audiolm_stages), new_runs(audiolm_stages, 1.0, seed=1)
+    alone, steps = Cascade(audiolm_stages), 0
+    alone.add(new_runs(audiolm_stages, 1.0, seed=1))
+    while alone.step():
+        steps += 1
+    cascade.add(first)
+    for step in range(2 * steps):
+        if step % 10 == 0:
+            cascade.add(new_runs(audiolm_stages, 1.0, seed=2 + step))
+        cascade.step()
+        if first[-1].done:
+            break
+    assert step <= steps
+
+
+def test_a_schedule_of_guidance_counts_from_the_first_new_frame(our_stages: list[Stage]) -> None:
+    sampling = Sampling(guidance_schedule=((0.0, 1.0), (1.0, 0.0)))
+    for num_given in (0, 30):
+        tokens = torch.full((1, 100), -1)
+        tokens[:, :num_given] = 0
+        run = Run(tokens=tokens, seed=0, sampling=sampling, values={"text": "rain"})
+        without, full = our_stages[0].window(run).sequence().rows
+        assert float(full.weights[num_given]) == 3.0
+        assert float(full.weights[num_given + 25]) == 1.0
+        assert float(without.weights[num_given + 25]) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seed": -1}, "Got a seed of -1"),
+        ({"values": {"text": "hail"}}, "Unknown label 'hail'"),
+        ({"negative": {"text": "hail"}}, "Unknown label 'hail'"),
+        ({"sampling": Sampling(temperature=(1.0, 0.5))}, "Got 2 temperatures for the semantic"),
+    ],
+)
+def test_mistakes_are_told_before_any_work(
+    our_stages: list[Stage], changes: dict[str, Any], message: str
+) -> None:
+    run = new_runs(our_stages, 1.0)[0]
+    our_stages[0].check(run)
+    with pytest.raises(ValueError, match=message):
+        our_stages[0].check(replace(run, **changes))
 
 
 def test_every_stage_has_random_numbers_of_its_own(audiolm_stages: list[Stage]) -> None:
