@@ -121,11 +121,20 @@ class AlignedTokens(nn.Module):
         index = (first[..., None] + ahead).expand(B, -1, -1)  # [B, F, look_ahead + 1]
         padded = nn.functional.pad(tokens, (1, 1), value=NO_TOKEN)  # [B, T + 2]
         index = (index + 1).clamp(0, T + 1)
-        found = padded.gather(1, index.flatten(1)).view_as(index)
-        rows = torch.where(found == NO_TOKEN, self.num_tokens, found)
-        rows = rows + ahead * (self.num_tokens + 1)
-        x = self.embedding(rows[..., 0])  # [B, F, D]
-        for i in range(1, self.look_ahead + 1):  # one by one: the same sum for any F
+        return self.embed(padded.gather(1, index.flatten(1)).view_as(index))
+
+    def ahead(self, tokens: Tensor, frame: int) -> Tensor:
+        """The tokens [look_ahead + 1], out of all of them [T], that are added to a frame."""
+        first = frame * self.ratio.numerator // self.ratio.denominator
+        found = tokens[first : first + self.look_ahead + 1]
+        return nn.functional.pad(found, (0, self.look_ahead + 1 - len(found)), value=NO_TOKEN)
+
+    def embed(self, ahead: Tensor) -> Tensor:
+        """What tokens [..., look_ahead + 1] add to the frame that sees them: [..., D]."""
+        rows = torch.where(ahead == NO_TOKEN, self.num_tokens, ahead)
+        rows = rows + torch.arange(self.look_ahead + 1, device=rows.device) * (self.num_tokens + 1)
+        x = self.embedding(rows[..., 0])
+        for i in range(1, self.look_ahead + 1):  # one by one: the same sum for any number of frames
             x = x + self.embedding(rows[..., i])
         return x
 

@@ -58,7 +58,7 @@ class DecodingBatch:
             start = sequence.tokens.new_full((len(sequence.tokens), 1), sequence.start)
             inputs = torch.cat([start, sequence.tokens], dim=1)[None, :, :first]
             for row in sequence.rows:
-                fused = replace(row.fused, sum=_sums(row, 0, first))
+                fused = replace(row.fused, sum=row.sums(0, first))
                 self._model.prefill(inputs, fused=fused, cache=self._cache)
             offsets = [_prefix_length(row) for row in sequence.rows]
             self._slots.append(_Slot(sequence, sequence.tokens, first, offsets))
@@ -113,16 +113,16 @@ class DecodingBatch:
         return torch.cat(passes)
 
     def _sums(self, moving: "Collection[_Slot]") -> Tensor | None:
-        """What is added to the inputs of this step: [R, D], or None; 0 for rows that wait."""
-        found = [
-            _sums(row, slot.step, slot.step + 1) if slot in moving else None
-            for slot in self._slots
-            for row in slot.sequence.rows
-        ]
-        some = next((x for x in found if x is not None), None)
-        if some is None:
-            return None
-        return torch.cat([torch.zeros_like(some[0]) if x is None else x[0] for x in found])
+        """What is added to the inputs of this step, whatever it is for rows that wait: [R, D]."""
+        rows = [(slot, row) for slot in self._slots for row in slot.sequence.rows]
+        still = [row.fused.sum for _, row in rows]
+        total = None if still[0] is None else torch.cat([x[0] for x in still if x is not None])
+        aligned = rows[0][1].aligned
+        if aligned is None:
+            return total
+        ahead = [row.tokens_ahead(slot.step if slot in moving else None) for slot, row in rows]
+        added = aligned.embed(torch.stack(ahead))
+        return added if total is None else added + total
 
     def _drop_state(self) -> None:
         for slot in self._slots:
@@ -149,12 +149,3 @@ class _Slot:
 
 def _prefix_length(row: Row) -> int:
     return 0 if row.fused.prepend is None else row.fused.prepend.embeddings.shape[1]
-
-
-def _sums(row: Row, start: int, stop: int) -> Tensor | None:
-    """What is added to the inputs of these steps: [1, stop - start, D], or None."""
-    if start == stop:
-        return None
-    if row.sums is not None:
-        return row.sums(start, stop)
-    return None if row.fused.sum is None else row.fused.sum.expand(-1, stop - start, -1)

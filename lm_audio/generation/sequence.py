@@ -6,9 +6,11 @@ Shapes: J streams, S steps, V vocabulary, D width.
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from lm_audio.conditioners.fuser import Fused
+from lm_audio.conditioners.tokens import NO_TOKEN, AlignedTokens
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -18,13 +20,33 @@ class Row:
     Args:
         fused: the prompts of this branch, B = 1; its sum, if any, is the same for all steps.
         weights: [S], how much its logits count at each step.
-        sums: gives what is added to the inputs of steps from `start` to `stop` instead of that sum,
-            [1, stop - start, D]; asked for when the step is ready.
+        aligned: adds tokens of an earlier stage to each step; the same in all rows of a batch.
+        ahead: gives those that it adds to a step, [look-ahead + 1], asked when the step is ready;
+            None where they are dropped.
     """
 
     fused: Fused
     weights: Tensor
-    sums: Callable[[int, int], Tensor] | None = None
+    aligned: AlignedTokens | None = None
+    ahead: Callable[[int], Tensor] | None = None
+
+    def sums(self, start: int, stop: int) -> Tensor | None:
+        """What is added to the inputs of these steps: [1, stop - start, D], or None."""
+        if start == stop:
+            return None
+        sums = self.fused.sum
+        if self.aligned is None:
+            return None if sums is None else sums.expand(-1, stop - start, -1)
+        ahead = torch.stack([self.tokens_ahead(step) for step in range(start, stop)])
+        added = self.aligned.embed(ahead)[None]
+        return added if sums is None else added + sums
+
+    def tokens_ahead(self, step: int | None) -> Tensor:
+        """The tokens that are added to a step, [look-ahead + 1]; none where there is no step."""
+        assert self.aligned is not None
+        if self.ahead is None or step is None:
+            return torch.full((self.aligned.look_ahead + 1,), NO_TOKEN, device=self.weights.device)
+        return self.ahead(step)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -1,6 +1,6 @@
 """One item in one stage: what it asks for, and what is known of its tokens."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, Literal, Protocol
@@ -28,6 +28,8 @@ class Run:
         values: the conditions, by name; those that are not given are missing.
         negative: what stands in for conditions that guidance drops, instead of nothing.
         source: the run of the earlier stage whose tokens condition this one.
+        starts: the second at which each frame begins, for de-duplicated tokens that in part come
+            from sound; without it, all frames of a run are equally long.
         open_end: whether the stage may end it before T frames.
         variant: tells apart runs that differ in their random numbers alone.
         num_given: how many frames were known before the first that was not.
@@ -39,6 +41,7 @@ class Run:
     values: Mapping[str, Any] = field(default_factory=dict)
     negative: Mapping[str, Any] = field(default_factory=dict)
     source: "Run | None" = None
+    starts: Sequence[float] | None = None
     open_end: bool = False
     variant: int = 0
     num_done: int = field(init=False)

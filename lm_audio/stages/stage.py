@@ -3,6 +3,7 @@
 Shapes: K codebooks, T frames, J streams of the model, S steps after the pattern, D width.
 """
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -118,9 +119,8 @@ class Stage:
         window = self._window(run, max(0, last - self.context), last)
         tokens = window.known()[None]  # [1, J, S]
         inputs = torch.cat([torch.full_like(tokens[..., :1], self.start), tokens[..., :-1]], dim=-1)
-        fused = window.fused()
-        if self.aligned is not None:
-            fused = replace(fused, sum=window.sums(fused, frozenset(), 0, tokens.shape[2]))
+        row = window.full_row()
+        fused = replace(row.fused, sum=row.sums(0, tokens.shape[2]))
         logits = self.model(inputs, fused=fused).float()[0]  # [J, S, V]
         token, allowed = torch.arange(logits.shape[-1], device=logits.device), window.allowed()
         outside = (token < allowed[..., :1]) | (token >= allowed[..., 1:])
@@ -130,10 +130,19 @@ class Stage:
         return float(scores[judged].gather(1, tokens[0][judged][:, None]).mean())
 
     def source_span(self, run: Run, start: int, stop: int) -> tuple[int, int]:
-        """The source's frames that go before a window of these frames, in proportion."""
-        assert run.source is not None
-        first = start * run.source.num_frames // run.num_frames
-        return first, -(-stop * run.source.num_frames // run.num_frames)
+        """The source's frames that go before a window of these frames.
+
+        They are those that last into the window's time, where the source knows its times. Else
+        both runs are the same time in equal frames, and the span is in proportion.
+        """
+        source = run.source
+        assert source is not None
+        if source.starts is None:
+            first = start * source.num_frames // run.num_frames
+            return first, -(-stop * source.num_frames // run.num_frames)
+        begin, end = float(start / self.frame_rate), float(stop / self.frame_rate)
+        first = max(0, bisect_right(source.starts, begin) - 1)
+        return first, bisect_left(source.starts, end)
 
     @property
     def aligned(self) -> AlignedTokens | None:
@@ -246,26 +255,23 @@ class Window:
             values[name] = [run.negative.get(name) if name in dropped else value]
         return stage.still_conditioners(values)
 
-    def sums(self, fused: Fused, dropped: frozenset[str], start: int, stop: int) -> Tensor:
-        """What is added to the inputs of these steps, the source's tokens among it: [1, n, D]."""
-        aligned, described, source = self.stage.aligned, self.stage.source, self.run.source
-        assert aligned is not None
-        assert described is not None
-        tokens = torch.zeros(1, 0, dtype=torch.int64, device=self.stage.device)
-        if source is not None and described.condition not in dropped:
-            tokens = source.tokens[:, : source.num_done].to(self.stage.device)
-        added = aligned.frames(tokens, self.frames[start:stop].to(tokens.device))
-        return added if fused.sum is None else added + fused.sum
+    def ahead(self, step: int) -> Tensor:
+        """The source's tokens that an aligned condition adds to a step."""
+        assert self.stage.aligned is not None
+        assert self.run.source is not None
+        tokens = self.run.source.tokens[0]
+        return self.stage.aligned.ahead(tokens, int(self.frames[step])).to(self.stage.device)
+
+    def full_row(self) -> Row:
+        """The row that has all its conditions."""
+        return self._row(frozenset(), torch.ones(len(self.frames), device=self.stage.device))
 
     def _row(self, dropped: frozenset[str], weights: Tensor) -> Row:
-        fused = self.fused(dropped)
-        if self.stage.aligned is None:
-            return Row(fused=fused, weights=weights)
-        return Row(
-            fused=fused,
-            weights=weights,
-            sums=lambda start, stop: self.sums(fused, dropped, start, stop),
-        )
+        stage, fused = self.stage, self.fused(dropped)
+        is_kept = stage.source is not None and stage.source.condition not in dropped
+        is_given = stage.aligned is not None and self.run.source is not None
+        ahead = self.ahead if is_kept and is_given else None
+        return Row(fused=fused, weights=weights, aligned=stage.aligned, ahead=ahead)
 
     def _source_tokens(self) -> Tensor | None:
         source = self.run.source

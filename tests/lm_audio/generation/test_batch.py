@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lm_audio.conditioners.condition import Condition
 from lm_audio.conditioners.fuser import Fused
+from lm_audio.conditioners.tokens import AlignedTokens
 from lm_audio.generation.batch import DecodingBatch
 from lm_audio.generation.sequence import Row, Sequence
 from lm_audio.models.token_lm import TokenLM, TokenLMConfig
@@ -45,6 +46,7 @@ def condition(seed: int, length: int) -> Condition:
     return Condition(embeddings=embeddings, mask=torch.ones(1, length, dtype=torch.bool))
 
 
+ALIGNED = AlignedTokens(12, D, look_ahead=1, ratio=1).requires_grad_(False)
 NULL = Condition(embeddings=torch.zeros(1, 1, D), mask=torch.ones(1, 1, dtype=torch.bool))
 
 
@@ -57,7 +59,7 @@ class Ask:
     prompt: int = 0
     scales: tuple[float, ...] = (-2.0, 3.0)
     prefix: int = 0
-    sums: bool = False
+    follows: bool = False
     temperature: float = 1.0
     penalty: float = 1.0
     repeats: bool = True
@@ -68,17 +70,18 @@ class Ask:
         tokens[..., : self.prompt] = torch.randint(V, (1, J, self.prompt), generator=generator)
         laid_out = delayed([0, 1, 2]).layout(self.num_frames).build(tokens, empty=V)[0]
         S = laid_out.shape[1]
-        added = torch.randn(1, S, D, generator=generator)
+        seen = torch.randint(12, (S, 2), generator=generator)
         rows = []
         for i, scale in enumerate(self.scales):
             null = i == 0 and len(self.scales) > 1
             fused = Fused(
                 cross=NULL if null else condition(self.seed + i, 3 + i),
                 prepend=condition(self.seed + 9, self.prefix + i) if self.prefix else None,
-                sum=torch.full((1, 1, D), 0.1 * i) if not self.sums else None,
+                sum=torch.full((1, 1, D), 0.1 * i),
             )
-            give = (lambda start, stop: added[:, start:stop]) if self.sums else None
-            rows.append(Row(fused=fused, weights=torch.full((S,), scale), sums=give))
+            ahead = seen.__getitem__ if self.follows and not null else None
+            weights = torch.full((S,), scale)
+            rows.append(Row(fused=fused, weights=weights, aligned=ALIGNED, ahead=ahead))
         return Sequence(
             start=V,
             tokens=laid_out,
@@ -100,8 +103,8 @@ ASKS = (
     Ask(seed=2, num_frames=70, prompt=3),
     Ask(seed=3, scales=(1.0,), temperature=0.0),
     Ask(seed=4, scales=(-1.0, 0.5, 1.5), prefix=4, penalty=1.5),
-    Ask(seed=5, sums=True, prompt=8, repeats=False),
-    Ask(seed=6, num_frames=30, prefix=70, sums=True, prompt=1),
+    Ask(seed=5, follows=True, prompt=8, repeats=False),
+    Ask(seed=6, num_frames=30, prefix=70, follows=True, prompt=1),
 )
 
 
@@ -120,8 +123,7 @@ def naive_logits(model: TokenLM, sequence: Sequence, tokens: Tensor, step: int) 
     inputs = torch.cat([start, tokens[None, :, :step]], dim=-1)
     total = torch.zeros(J, V)
     for row in sequence.rows:
-        added = row.sums(0, step + 1) if row.sums is not None else row.fused.sum
-        logits = model(inputs, fused=replace(row.fused, sum=added))[0, :, -1]
+        logits = model(inputs, fused=replace(row.fused, sum=row.sums(0, step + 1)))[0, :, -1]
         total = total + row.weights[step] * logits
     return total
 
