@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from lm_audio.clip import Clip
-from lm_audio.pipeline.plan import make_runs, num_frames, prompt_frames
-from lm_audio.pipeline.prompt import Prompt, merge_repeats, tail_length
+from lm_audio.pipeline.plan import make_runs
+from lm_audio.pipeline.prompt import Prompt, tail_length
 from lm_audio.pipeline.request import Request
 from lm_audio.renderers.protocol import Renderer
 from lm_audio.renderers.seam import inpainted
@@ -58,10 +58,11 @@ def inpaint(
     for i, stage in enumerate(stages):
         if not isinstance(stage, Stage):
             raise ValueError(f"The {stage.name} stage of this model cannot fill a span.")
-        tokens, behind = _with_span(stage, renderer, prompt, first - left, last - left)
+        tokens, starts = prompt.around(stage, renderer, first=first - left, last=last - left)
         source = None if stage.source is None else chosen[stage.source.stage]
-        run = replace(plan[stage.name], tokens=tokens, source=source)
-        count = num_candidates if behind < tokens.shape[1] else 1
+        run = replace(plan[stage.name], tokens=tokens, starts=starts, source=source)
+        behind = _num_behind(tokens)
+        count = num_candidates if behind else 1
         candidates = [replace(run, tokens=tokens.clone(), variant=v) for v in range(count)]
         report = None if progress is None else partial(_report, progress, i, len(stages))
         chosen[stage.name] = _best(stage, candidates, behind, report=report)
@@ -91,7 +92,7 @@ def _report(progress: Callable[[float], None], stage: int, num_stages: int, done
 def _best(
     stage: Stage, candidates: list[Run], behind: int, *, report: Callable[[float], None] | None
 ) -> Run:
-    """The candidate that what comes from frame `behind` on follows best."""
+    """The candidate that the last `behind` frames, those of the sound, follow best."""
     cascade = Cascade([stage])
     for run in candidates:
         cascade.add([run])
@@ -100,25 +101,19 @@ def _best(
             report(min(run.num_done for run in candidates) / candidates[0].num_frames)
     if len(candidates) == 1:
         return candidates[0]
-    judged = behind + max(1, round(JUDGED_SECONDS * stage.frame_rate))
-    return max(candidates, key=lambda run: stage.likelihood(run, behind, judged))
+    judged = max(1, round(JUDGED_SECONDS * stage.frame_rate))
+
+    def score(run: Run) -> float:
+        first = run.num_frames - behind
+        return stage.likelihood(run, first, first + judged)
+
+    return max(candidates, key=score)
 
 
-def _with_span(
-    stage: Stage, renderer: Renderer, prompt: Prompt, first: int, last: int
-) -> tuple[Tensor, int]:
-    """The prompt's tokens with -1 in the span, and the frame where what is behind it begins."""
-    start = prompt_frames(stage, renderer, first)
-    stop = num_frames(stage, renderer, last)
-    tokens = prompt.aligned(stage).to(stage.device)
-    if stage.repeats:
-        tokens = tokens.clone()
-        tokens[:, start:stop] = -1
-        return tokens, stop
-    before, after = merge_repeats(tokens[:, :start]), merge_repeats(tokens[:, stop:])
-    share = (before.shape[1] + after.shape[1]) / max(1, tokens.shape[1] - (stop - start))
-    span = tokens.new_full((1, max(1, round(share * (stop - start)))), -1)
-    return torch.cat([before, span, after], dim=1), before.shape[1] + span.shape[1]
+def _num_behind(tokens: Tensor) -> int:
+    """How many frames at the end of tokens [K, T] are known."""
+    unknown = (tokens < 0).any(dim=0).nonzero()
+    return tokens.shape[1] - 1 - int(unknown[-1])
 
 
 def _span(samples: Tensor, start: float, end: float, sample_rate: int) -> tuple[int, int]:

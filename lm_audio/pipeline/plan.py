@@ -10,11 +10,11 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-from lm_audio.pipeline.prompt import Prompt, merge_repeats
+from lm_audio.pipeline.prompt import Prompt
 from lm_audio.pipeline.request import Request
 from lm_audio.renderers.protocol import Renderer
 from lm_audio.sampling import Sampling
-from lm_audio.stages.run import AnyStage, Run
+from lm_audio.stages.run import AnyStage, Run, unknown_tokens
 
 
 def make_runs(
@@ -33,8 +33,10 @@ def make_runs(
     _check(request, stages)
     runs: dict[str, Run] = {}
     for stage in stages:
+        tokens, starts = _tokens(stage, request, renderer, num_samples, prompt)
         runs[stage.name] = Run(
-            tokens=_tokens(stage, request, renderer, num_samples, prompt),
+            tokens=tokens,
+            starts=starts,
             seed=request.seed,
             sampling=_sampling(stage, request),
             values={k: v for k, v in request.values.items() if k in stage.conditions},
@@ -53,33 +55,20 @@ def num_frames(stage: AnyStage, renderer: Renderer, num_samples: int) -> int:
     return math.ceil(Fraction(num_samples, renderer.sample_rate) * stage.frame_rate)
 
 
-def prompt_frames(stage: AnyStage, renderer: Renderer, num_samples: int) -> int:
-    """How many frames of a stage so many samples fill; one filled in part is made anew."""
-    if stage.prompt == "acoustic":
-        return renderer.prompt_frames(num_samples)
-    return math.floor(Fraction(num_samples, renderer.sample_rate) * stage.frame_rate)
-
-
 def _tokens(
     stage: AnyStage,
     request: Request,
     renderer: Renderer,
     num_samples: int,
     prompt: Prompt | None,
-) -> Tensor:
-    """The run's tokens [K, T]: those of the prompt, those given, and -1 for all others."""
+) -> tuple[Tensor, list[float] | None]:
+    """The run's tokens [K, T], -1 where neither prompt nor user gives one, and their starts."""
     T = num_frames(stage, renderer, num_samples)
     if stage.name in request.tokens:
-        return _given(stage, request.tokens[stage.name], T)
-    known = torch.zeros(stage.num_codebooks, 0, dtype=torch.int64, device=stage.device)
-    if prompt is not None:
-        frames = prompt_frames(stage, renderer, prompt.samples.shape[1])
-        known = prompt.aligned(stage)[:, :frames]
-        if not stage.repeats:  # its tokens stand for no fixed time: the new ones come on top
-            known = merge_repeats(known)
-            T = known.shape[1] + num_frames(stage, renderer, request.num_samples)
-    unknown = torch.full((stage.num_codebooks, T - known.shape[1]), -1, device=stage.device)
-    return torch.cat([known.to(stage.device), unknown], dim=1)
+        return _given(stage, request.tokens[stage.name], T), None
+    if prompt is None:
+        return unknown_tokens(stage.num_codebooks, T, stage.device), None
+    return prompt.around(stage, renderer, first=prompt.samples.shape[1], last=num_samples)
 
 
 def _given(stage: AnyStage, tokens: Tensor, num_frames: int) -> Tensor:
