@@ -99,6 +99,8 @@ def _best(
     while cascade.step():
         if report is not None:
             report(min(run.num_done for run in candidates) / candidates[0].num_frames)
+    if not stage.repeats:
+        candidates = [_merged(run, run.num_frames - behind) for run in candidates]
     if len(candidates) == 1:
         return candidates[0]
     judged = max(1, round(JUDGED_SECONDS * stage.frame_rate))
@@ -114,6 +116,19 @@ def _num_behind(tokens: Tensor) -> int:
     """How many frames at the end of tokens [K, T] are known."""
     unknown = (tokens < 0).any(dim=0).nonzero()
     return tokens.shape[1] - 1 - int(unknown[-1])
+
+
+def _merged(run: Run, frame: int) -> Run:
+    """A de-duplicated run without this frame if it repeats the one before, which then lasts on."""
+    tokens, starts = run.tokens, run.starts
+    assert starts is not None
+    if not 0 < frame < run.num_frames or tokens[0, frame] != tokens[0, frame - 1]:
+        return run
+    return replace(
+        run,
+        tokens=torch.cat([tokens[:, :frame], tokens[:, frame + 1 :]], dim=1),
+        starts=[*starts[:frame], *starts[frame + 1 :]],
+    )
 
 
 def _span(samples: Tensor, start: float, end: float, sample_rate: int) -> tuple[int, int]:

@@ -1,6 +1,7 @@
 """De-duplicated semantic tokens stand where their sound does, in prompts, windows and fillings."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -174,6 +175,23 @@ def test_windows_over_a_filling_get_the_tokens_before_in_and_behind_it(
     assert stage.source_span(run, 150, 200) == (1, 1 + NEW_RATE)
     assert stage.source_span(run, 200, 400) == (1 + NEW_RATE, source.num_frames)
     assert stage.source_span(run, 175, 201) == (1 + NEW_RATE // 2, 2 + NEW_RATE)
+
+
+@pytest.mark.parametrize("num_candidates", [1, 2])
+def test_a_filling_never_ends_with_the_token_that_follows_it(
+    audiolm_mono: AudioPipeline, num_candidates: int
+) -> None:
+    semantic, *others = audiolm_mono.stages.values()
+    assert isinstance(semantic, Stage)
+    pipeline = AudioPipeline(  # between silences, with two tokens, none twice: always 1 0 ... 1 0
+        [replace(semantic, num_choices=2), *others],
+        audiolm_mono.renderer,
+        rendered=audiolm_mono.rendered,
+        semantic_tokenizer=audiolm_mono.semantic_tokenizer,
+    )
+    silence = (torch.zeros(1, RATE), RATE)
+    clip = pipeline.inpaint(silence, start=0.4, end=0.6, seed=1, num_candidates=num_candidates)
+    assert clip.stage_tokens["semantic"].tolist() == [[0, 1, 0, 1, 0]]
 
 
 def test_all_of_a_clip_made_anew_gets_as_many_tokens_as_its_time(
