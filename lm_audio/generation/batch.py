@@ -55,7 +55,7 @@ class DecodingBatch:
         self._cache.reserve(self._cache.num_rows + len(rows), longest, 0)
         for sequence in sequences:
             first = sequence.num_known  # the last known column goes into the first step, not here
-            start = sequence.tokens.new_full((len(sequence.tokens), 1), sequence.start)
+            start = sequence.tokens.new_full((len(sequence.tokens), 1), sequence.start_token)
             inputs = torch.cat([start, sequence.tokens], dim=1)[None, :, :first]
             for row in sequence.rows:
                 fused = replace(row.fused, sum=row.sums(0, first))

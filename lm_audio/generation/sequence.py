@@ -54,7 +54,7 @@ class Sequence:
     """Steps of J streams, known ones and those to be sampled.
 
     Args:
-        start: the token of the column before the first step.
+        start_token: in the column before the first step.
         tokens: [J, S], int64; -1 is to be sampled.
         uniforms: [J, S], a random number for each token.
         temperature, allowed: [J, S] and [J, S, 2], lowest token and one past the highest.
@@ -62,7 +62,7 @@ class Sequence:
         repeats: False forbids a token to follow itself.
     """
 
-    start: int
+    start_token: int
     tokens: Tensor
     rows: tuple[Row, ...]
     uniforms: Tensor

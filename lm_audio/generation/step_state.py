@@ -43,7 +43,7 @@ class StepState:
         """Puts sequences together, whose tokens [J, S] are decided up to `steps`."""
         device, J = tokens[0].device, tokens[0].shape[0]
         started = [
-            torch.cat([known.new_full((J, 1), sequence.start), known], dim=1)
+            torch.cat([known.new_full((J, 1), sequence.start_token), known], dim=1)
             for sequence, known in zip(sequences, tokens, strict=True)
         ]
 

@@ -35,7 +35,8 @@ from lm_audio.stages.stage import Stage
 MODEL_TYPE = "lm-audio-token-lm"
 _WEIGHTS = "model.safetensors"
 _PLAIN = (
-    "name", "context", "keep", "start", "end", "num_choices", "repeats", "prompt", "first_codebook",
+    "name", "context", "keep", "start_token", "end_token", "num_choices", "repeats", "prompt",
+    "first_codebook",
 )  # fmt: skip
 
 

@@ -34,6 +34,6 @@ def audiogen(
             context=context,
             keep=keep,
             sampling=sampling,
-            start=model.config.vocab_size,
+            start_token=model.config.vocab_size,
         )
     ]

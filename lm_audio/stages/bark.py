@@ -25,8 +25,9 @@ from lm_audio.patterns import flattened, parallel
 from lm_audio.sampling import Sampling
 from lm_audio.stages.bark_fine import FineStage
 from lm_audio.stages.run import AnyStage, Run, Source, StageBatch
-from lm_audio.stages.stage import Stage, Window
+from lm_audio.stages.stage import Stage
 from lm_audio.stages.token_batch import TokenBatch
+from lm_audio.stages.window import Window
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -50,8 +51,8 @@ def bark(parts: BarkParts) -> list[AnyStage]:
             frame_rate=s.semantic_rate,
             context=s.semantic_length,
             sampling=s.semantic,
-            start=s.semantic_start,
-            end=s.semantic_pad,
+            start_token=s.semantic_start,
+            end_token=s.semantic_pad,
             num_choices=s.semantic_pad + 1,
             prompt="semantic",
             tokenizer=parts.text_tokenizer,
@@ -64,7 +65,7 @@ def bark(parts: BarkParts) -> list[AnyStage]:
             frame_rate=Fraction(s.coarse_rate),
             context=s.coarse_window // s.coarse_codebooks,
             sampling=s.coarse,
-            start=s.coarse_start,
+            start_token=s.coarse_start,
             source=Source(stage="semantic", condition="semantic"),
             **common,
         ),
@@ -231,7 +232,7 @@ class CoarseWindow(_ContextWindow):
         return source.done or len(self.history[0]) + source.num_done >= needed
 
     def sequence(self) -> Sequence:
-        return replace(super().sequence(), start=int(self.tokens[-1]))
+        return replace(super().sequence(), start_token=int(self.tokens[-1]))
 
     def context(self) -> Tensor:
         return self.stage.model.embed(self.tokens[None, None, :-1].to(self.stage.device))

@@ -50,6 +50,10 @@ class FineStage:
         return self.settings.fine_codebooks
 
     @property
+    def num_tokens(self) -> int:
+        return self.settings.codebook_size
+
+    @property
     def context(self) -> int:
         return self.settings.fine_window
 

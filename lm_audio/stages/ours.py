@@ -96,7 +96,7 @@ def _stage(
         context=context,
         keep=context // KEPT_SHARE,
         sampling=Sampling(),
-        start=config.vocab_size,
+        start_token=config.vocab_size,
         source=source,
         prompt=prompt,
     )

@@ -101,6 +101,10 @@ class AnyStage(Protocol):
     def num_codebooks(self) -> int: ...
 
     @property
+    def num_tokens(self) -> int:
+        """How many tokens each codebook has, without one that ends a clip."""
+
+    @property
     def context(self) -> int:
         """How many frames it sees at once."""
 

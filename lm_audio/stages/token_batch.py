@@ -3,7 +3,8 @@
 from lm_audio.generation.batch import DecodingBatch
 from lm_audio.generation.sequence import Sequence
 from lm_audio.stages.run import Run, leading_known
-from lm_audio.stages.stage import Stage, Window
+from lm_audio.stages.stage import Stage
+from lm_audio.stages.window import Window
 
 
 class TokenBatch:
@@ -38,7 +39,7 @@ class TokenBatch:
         return bool(ready)
 
     def _open_ready(self) -> None:
-        ready = [window for window in self._waiting if window.ready(window.first)]
+        ready = [window for window in self._waiting if window.ready(window.first_step)]
         opened = [(window, window.sequence()) for window in ready]
         if opened:
             self._batch.join(*(sequence for _, sequence in opened))
@@ -59,7 +60,7 @@ class TokenBatch:
         steps = self._batch.position(sequence)
         done = leading_known(tokens) if finished else layout.complete_frames(steps)
         run.learn(tokens.to(run.tokens.device), start=window.start, num_done=window.start + done)
-        end = self._stage.end
+        end = self._stage.end_token
         if end is not None and (ends := (run.tokens[0, before : run.num_done] == end)).any():
             run.end(before + int(ends.int().argmax()))
         if finished or run.done:

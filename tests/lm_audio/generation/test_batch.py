@@ -83,7 +83,7 @@ class Ask:
             weights = torch.full((S,), scale)
             rows.append(Row(fused=fused, weights=weights, aligned=ALIGNED, ahead=ahead))
         return Sequence(
-            start=V,
+            start_token=V,
             tokens=laid_out,
             rows=tuple(rows),
             uniforms=RandomNumbers(self.seed, "test").uniforms(0, S, J),
@@ -119,7 +119,7 @@ def decode(model: TokenLM, asks: tuple[Ask, ...], **options: int) -> list[Tensor
 
 def naive_logits(model: TokenLM, sequence: Sequence, tokens: Tensor, step: int) -> Tensor:
     """The guided logits [J, V] of a step, from whole forward passes."""
-    start = torch.full((1, J, 1), sequence.start)
+    start = torch.full((1, J, 1), sequence.start_token)
     inputs = torch.cat([start, tokens[None, :, :step]], dim=-1)
     total = torch.zeros(J, V)
     for row in sequence.rows:

@@ -135,9 +135,9 @@ def test_a_window_waits_for_its_own_semantic_tokens_and_follows_no_others(
     needed = 1 + 5 * NEW_RATE
     semantic.tokens[0, 1:] = torch.arange(1, semantic.num_frames) % 7 + 20
     semantic.num_done = needed - 1
-    assert not window.ready(window.first)
+    assert not window.ready(window.first_step)
     semantic.num_done = needed
-    assert window.ready(window.first)
+    assert window.ready(window.first_step)
     prepend = window.fused().prepend
     assert prepend is not None
     assert prepend.embeddings.shape[1] == needed

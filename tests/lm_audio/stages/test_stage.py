@@ -99,7 +99,7 @@ def test_windows_lie_on_a_grid_and_keep_what_overlaps(
     assert stage.window_start(run) == start
     window = stage.window(run)
     assert (window.start, window.stop) == (start, start + 100)
-    assert window.first == num_done - start  # of codebook 0, which is not delayed
+    assert window.first_step == num_done - start  # of codebook 0, which is not delayed
 
 
 def test_a_window_is_what_the_model_makes_of_its_own_tokens_alone(
@@ -280,7 +280,7 @@ def test_flattened_tokens_keep_to_the_range_of_their_codebook(
 
 
 def test_a_stage_that_ends_by_itself_ends_the_run_there(our_stages: list[Stage]) -> None:
-    stage = replace(our_stages[0], end=29)
+    stage = replace(our_stages[0], end_token=29)
     free = finish([our_stages[0]], new_runs(our_stages[:1], 8.0, seed=1))[0][0]
     assert (free == 29).any(), "choose a seed that makes the token"
     first = int((free == 29).int().argmax())
