@@ -23,7 +23,7 @@ def normalised_encodec_weights(codec: EncodecTokenizer) -> dict[str, Tensor]:
             continue
         weight = state.pop(f"{name}.weight")
         ones = weight.new_ones(len(weight), 1, 1)
-        norm = torch._weight_norm_interface(weight, ones, 0)[1]  # type: ignore[attr-defined]
+        norm = torch._weight_norm_interface(weight, ones, 0)[1]
         direction = torch.where(norm == 0, 1.0, weight)  # nothing has no direction
         state[f"{name}.parametrizations.weight.original0"] = norm
         state[f"{name}.parametrizations.weight.original1"] = direction

@@ -158,7 +158,7 @@ def _convert(
     Args:
         rows: how many rows the weights have; equally many in each of a stack by default.
     """
-    converted = {}
+    converted: State = {}
     for group in _groups(config):
         for kind in ("weight", "bias"):
             old, new = ([_named(x, kind) for x in group[layout]] for layout in (found, wanted))

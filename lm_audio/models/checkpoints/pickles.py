@@ -31,9 +31,10 @@ _OMEGACONF = (
     "nodes.AnyNode", "nodes.StringNode", "nodes.IntegerNode", "nodes.FloatNode",
     "nodes.BooleanNode",
 )  # fmt: skip
+_SCALAR = np.float64(0).__reduce__()[0]  # what makes NumPy's scalars; no public name leads to it
 _ALLOWED: list[Any] = [
-    (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),  # as NumPy 1 and 2 name it
-    (np._core.multiarray.scalar, "numpy._core.multiarray.scalar"),
+    (_SCALAR, "numpy.core.multiarray.scalar"),  # as NumPy 1 and 2 name it
+    (_SCALAR, "numpy._core.multiarray.scalar"),
     np.dtype,
     type(np.dtype(np.float64)),
     type(np.dtype(np.float32)),
