@@ -18,6 +18,7 @@ from torch import Tensor
 
 _UNIT_BITS = 40  # the likeliest token weighs 2 ** 40, and 2 ** 20 such tokens fit an int64
 _UNIFORM_BITS = 24  # what a float32 in [0, 1) holds
+MOST = 10**6  # tokens or frames, so that no tensor of them can overflow
 _BLOCK = 256  # steps whose random numbers are made together
 
 
@@ -52,7 +53,7 @@ class Sampling:
         )
         for temperature in temperatures:
             _check_number("temperature", temperature)
-        _check_whole("top_k", self.top_k, least=0)
+        _check_whole("top_k", self.top_k, least=0, most=MOST)
         _check_number("top_p", self.top_p, most=1.0)
         _check_number("min_p", self.min_p, most=1.0)
         scales = self.guidance_scale
@@ -60,7 +61,7 @@ class Sampling:
             _check_number("guidance_scale", scale)
         _check_schedule(self.guidance_schedule)
         _check_number("repetition_penalty", self.repetition_penalty, least=0.01)
-        _check_whole("repetition_window", self.repetition_window, least=1)
+        _check_whole("repetition_window", self.repetition_window, least=1, most=MOST)
 
     def scale_at(self, scale: float, seconds: float) -> float:
         """A guidance scale as the schedule has it after so many seconds of sound."""
@@ -99,7 +100,7 @@ def sampling_tensors(
 
     return SamplingTensors(
         temperature=rows([sampling.temperature for sampling in samplings]),
-        top_k=rows([min(sampling.top_k, 2**31) for sampling in samplings], torch.int64),
+        top_k=rows([sampling.top_k for sampling in samplings], torch.int64),
         top_p=rows([sampling.top_p for sampling in samplings]),
         min_p=rows([sampling.min_p for sampling in samplings]),
         penalty=rows([sampling.repetition_penalty for sampling in samplings]),
@@ -245,6 +246,9 @@ def _check_number(name: str, value: float, *, least: float = 0.0, most: float = 
         )
 
 
-def _check_whole(name: str, value: int, *, least: int) -> None:
-    if not isinstance(value, (int, np.integer)) or value < least:
-        raise ValueError(f"Got a {name} of {value!r}; expected a whole number of {least} or more.")
+def _check_whole(name: str, value: int, *, least: int, most: int | None = None) -> None:
+    if not isinstance(value, (int, np.integer)) or value < least or value > (most or value):
+        limit = "" if most is None else f" and at most {most}"
+        raise ValueError(
+            f"Got a {name} of {value!r}; expected a whole number of {least} or more{limit}."
+        )
