@@ -51,6 +51,7 @@ def inpaint(
         request,
         stages=stages,
         renderer=renderer,
+        rendered=rendered,
         num_samples=right - left,
         prompt=None,
     )

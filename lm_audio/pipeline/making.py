@@ -19,7 +19,7 @@ class Making:
     """A clip in the making; sound comes as soon as its frames are decided.
 
     Args:
-        runs: one for each stage.
+        runs: one for each stage that is needed.
         rendered: those whose tokens, one set of codebooks after the other, are rendered.
         prompt: the samples [C, N] that come before the new ones, of which the runs' tokens hold
             the last `prompt_tail`.
@@ -55,6 +55,8 @@ class Making:
     @property
     def progress(self) -> float:
         """From 0 to 1."""
+        if self.done:
+            return 1.0
         runs = self.runs.values()
         return sum(run.num_done for run in runs) / max(1, sum(run.num_frames for run in runs))
 
@@ -79,7 +81,9 @@ class Making:
             samples=samples,
             sample_rate=self._renderer.sample_rate,
             tokens=self._tokens(0, self._pushed).cpu(),
-            stage_tokens={name: run.tokens.cpu() for name, run in self.runs.items()},
+            stage_tokens={
+                name: run.tokens[:, : run.num_done].cpu() for name, run in self.runs.items()
+            },
             seed=self._request.seed,
             prompt=self._request.prompt,
         )

@@ -12,11 +12,20 @@ from torch import Tensor
 from audio_tokenizers.protocol import SemanticTokenizer
 from lm_audio.clip import Clip
 from lm_audio.pipeline.about import About
+from lm_audio.pipeline.fit import check_renderer, check_semantic_tokenizer, check_stages
 from lm_audio.pipeline.inpainting import inpaint
 from lm_audio.pipeline.making import Making
 from lm_audio.pipeline.plan import make_runs
 from lm_audio.pipeline.prompt import Prompt, read_prompt, tail_length
-from lm_audio.pipeline.request import AudioLike, Request, as_audio, as_list, is_batch, make_requests
+from lm_audio.pipeline.request import (
+    AudioLike,
+    Request,
+    as_audio,
+    as_list,
+    check_single,
+    is_batch,
+    make_requests,
+)
 from lm_audio.renderers.protocol import Renderer
 from lm_audio.sampling import Sampling
 from lm_audio.stages.cascade import Cascade
@@ -47,17 +56,15 @@ class AudioPipeline:
         semantic_tokenizer: SemanticTokenizer | None = None,
         about: About | None = None,
     ) -> None:
+        check_stages(stages, rendered=rendered)
         self.stages = {stage.name: stage for stage in stages}
         self.renderer = renderer
         self.rendered = tuple(rendered or [stages[-1].name])
         self.semantic_tokenizer = semantic_tokenizer
         self.about = about or About()
-        K = sum(self.stages[name].num_codebooks for name in self.rendered)
-        if renderer.num_codebooks != K:
-            raise ValueError(
-                f"The stages make {K} codebooks and the renderer takes {renderer.num_codebooks}; "
-                "give ones that fit."
-            )
+        check_renderer(stages, renderer, rendered=self.rendered)
+        if semantic_tokenizer is not None:
+            check_semantic_tokenizer(stages, semantic_tokenizer)
 
     @property
     def sample_rate(self) -> int:
@@ -124,6 +131,7 @@ class AudioPipeline:
         tokens: Mapping[str, Tensor] | None = None,
     ) -> Iterator[Tensor]:
         """Gives samples [C, N] as they are made: in pieces, those of the clip `generate` gives."""
+        check_single(prompt=prompt, duration=duration, seed=seed)
         (request,) = make_requests(
             prompt,
             duration=duration,
@@ -190,6 +198,7 @@ class AudioPipeline:
             num_candidates: how many fillings each stage makes; it keeps the one that the sound
                 after the span follows best.
         """
+        check_single(audio=audio, text=text, seed=seed)
         samples = as_audio(audio, sample_rate=self.sample_rate, num_channels=self.num_channels)
         (request,) = make_requests(
             text,
@@ -268,6 +277,7 @@ class AudioPipeline:
             request,
             stages=self._stage_list,
             renderer=self.renderer,
+            rendered=self.rendered,
             num_samples=tail + request.num_samples,
             prompt=prompt,
         )
@@ -288,7 +298,11 @@ class AudioPipeline:
         progress: Callable[[float], None] | None,
     ) -> list[Clip]:
         """Makes all clips, many at a time; one that is done makes room for the next."""
-        cascade = Cascade(self._stage_list, rows_per_pass=rows_per_pass)
+        if rows_per_pass is not None and not (isinstance(rows_per_pass, int) and rows_per_pass > 0):
+            raise ValueError(
+                f"Got rows_per_pass={rows_per_pass!r}; give a whole number of at least 1, or None."
+            )
+        cascade = self._cascade(makings[0], rows_per_pass=rows_per_pass)
         sound: dict[Making, list[Tensor]] = {making: [] for making in makings}
         coming, working = list(makings), list[Making]()
         while coming or working:
@@ -298,13 +312,20 @@ class AudioPipeline:
             cascade.step()
             for making in working:
                 sound[making].append(making.sound())
-            working = [making for making in working if not making.done]
+            for making in [making for making in working if making.done]:
+                working.remove(making)
+                cascade.remove(list(making.runs.values()))
             if progress is not None:
                 progress(sum(making.progress for making in makings) / len(makings))
         return [making.clip(sound[making]) for making in makings]
 
+    def _cascade(self, making: Making, *, rows_per_pass: int | None = None) -> Cascade:
+        """For this clip, and for those of the same call, which need the same stages."""
+        stages = [self.stages[name] for name in making.runs]
+        return Cascade(stages, rows_per_pass=rows_per_pass)
+
     def _pieces(self, making: Making) -> Iterator[Tensor]:
-        cascade = Cascade(self._stage_list)
+        cascade = self._cascade(making)
         cascade.add(list(making.runs.values()))
         while True:
             cascade.step()

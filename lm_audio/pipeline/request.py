@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from audio_tokenizers.audio_files import read_audio
@@ -58,6 +59,7 @@ def make_requests(
     Args:
         count: how many there must be, if that is known.
     """
+    _check_kinds(prompt, negative=negative, conditions=conditions, sampling=sampling, tokens=tokens)
     given = {"prompts": prompt, "durations": duration, "seeds": seed}
     lengths = {name: len(_each(x, 1)) for name, x in given.items() if _is_list(x)}
     if count is not None:
@@ -85,10 +87,14 @@ def as_audio(audio: AudioLike, *, sample_rate: int, num_channels: int) -> Tensor
     """Samples [C, N] of any audio, at this rate and with so many channels."""
     if isinstance(audio, str | Path):
         return read_audio(audio, sample_rate=sample_rate, num_channels=num_channels).samples
+    if not isinstance(audio, Clip) and not _is_samples(audio):
+        raise ValueError(
+            f"Got a {type(audio).__name__} as audio; give a path, a Clip, or samples [C, N] and "
+            "their rate."
+        )
     samples, rate = (audio.samples, audio.sample_rate) if isinstance(audio, Clip) else audio
-    if samples.ndim != 2 or not samples.shape[1]:
-        raise ValueError(f"Got samples of shape {list(samples.shape)}; give [C, N], N at least 1.")
-    samples = resample(samples.float(), rate, sample_rate)
+    _check_samples(samples, rate)
+    samples = resample(samples.detach().cpu().float(), rate, sample_rate)
     if len(samples) == num_channels:
         return samples
     if num_channels > 1 and len(samples) > 1:
@@ -101,15 +107,56 @@ def as_list(audio: AudioLike | Sequence[AudioLike]) -> list[AudioLike]:
     return list(audio) if _is_list(audio) else [audio]  # type: ignore[arg-type, list-item]
 
 
+def check_single(**given: object) -> None:
+    """Raises ValueError if any of these is a list, where one clip is made."""
+    for name, value in given.items():
+        if _is_list(value):
+            raise ValueError(f"Got a list as {name}; this makes one clip, so give a single one.")
+
+
 def is_batch(*values: object) -> bool:
     """Whether a list was given, so that a list is expected."""
     return any(_is_list(value) for value in values)
 
 
 def _is_list(value: object) -> bool:
-    return isinstance(value, list | tuple) and not (
-        len(value) == 2 and isinstance(value[0], Tensor)  # samples and their rate
+    return isinstance(value, list | tuple) and not _is_samples(value)
+
+
+def _is_samples(value: object) -> bool:
+    """Whether these are meant as samples and their rate."""
+    return (
+        isinstance(value, list | tuple)
+        and len(value) == 2
+        and isinstance(value[0], Tensor | np.ndarray)
+        and not isinstance(value[1], list | tuple | Tensor | np.ndarray)
     )
+
+
+def _check_samples(samples: object, rate: object) -> None:
+    if not isinstance(samples, Tensor) or not samples.is_floating_point():
+        found = samples.dtype if isinstance(samples, Tensor) else type(samples).__name__
+        raise ValueError(f"Got samples of type {found}; give a tensor of floats within -1..1.")
+    if samples.ndim != 2 or not samples.numel():
+        raise ValueError(f"Got samples of shape {list(samples.shape)}; give [C, N], N at least 1.")
+    if not samples.isfinite().all():
+        raise ValueError("Got samples that are not finite; give numbers within -1..1.")
+    if not isinstance(rate, int) or rate < 1:
+        raise ValueError(f"Got a sample rate of {rate!r}; give a whole number, such as 24000.")
+
+
+def _check_kinds(prompt: object, *, negative: object, sampling: object, **mappings: object) -> None:
+    for text in (*_each(prompt, 1), negative):
+        if not isinstance(text, str | None):
+            raise ValueError(f"Got {text!r} as a text; give a string.")
+    for name, given in mappings.items():
+        if not isinstance(given, Mapping | None):
+            raise ValueError(f"Got a {type(given).__name__} as {name}; give a dict by name.")
+    for one in sampling.values() if isinstance(sampling, Mapping) else [sampling or Sampling()]:
+        if not isinstance(one, Sampling):
+            raise ValueError(
+                f"Got {one!r} as sampling; give a Sampling, or a dict of them by stage name."
+            )
 
 
 def _each(value: object, count: int) -> list[Any]:

@@ -64,8 +64,8 @@ class Stage:
     @property
     def num_tokens(self) -> int:
         """How many tokens each codebook has, without one that ends a clip."""
-        most = self.num_choices or self.model.config.vocab_size
-        without_end = most if self.end_token is None else min(most, self.end_token)
+        vocab_size = self.model.config.vocab_size
+        without_end = vocab_size if self.end_token is None else self.end_token
         return self.pattern.codebook_size or without_end
 
     @property
