@@ -89,12 +89,6 @@ def test_a_clip_beyond_the_context_is_made_in_windows_that_overlap(
     assert torch.equal(
         torch.cat(list(audiogen_mono.stream("rain", duration=7.0, seed=7)), 1), clip.samples
     )
-    (stage,) = audiogen_mono.stages.values()
-    second = audiogen_mono.generate(  # the second window, by hand: it keeps one second
-        "rain", duration=2.0, seed=7, tokens=None
-    )
-    assert stage.context == 100
-    assert second.duration == 2.0
 
 
 def test_a_continuation_begins_with_the_prompts_own_samples(pipeline: AudioPipeline) -> None:
@@ -285,7 +279,7 @@ AUDIO = (torch.zeros(1, 24_000), 24_000)
         ),
         (
             lambda p: p.generate("rain", negative="dog", sampling=Sampling(guidance_scale=1.0)),
-            "A negative prompt has no effect at a guidance scale of 1",
+            "A negative prompt has no effect where the guidance scale of text is 1",
         ),
         (
             lambda p: p.generate("rain", sampling=Sampling(guidance_scale={"mood": 2.0})),
