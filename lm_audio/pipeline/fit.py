@@ -40,7 +40,7 @@ def check_renderer(
         )
     frame_rate = Fraction(renderer.sample_rate, renderer.hop_length)
     for stage in stages:
-        if stage.prompt != "acoustic" and stage.name not in rendered:
+        if stage.token_kind != "acoustic" and stage.name not in rendered:
             continue
         if (stage.frame_rate, stage.num_tokens) != (frame_rate, renderer.codebook_size):
             raise ValueError(
@@ -53,7 +53,7 @@ def check_renderer(
 def check_semantic_tokenizer(stages: Sequence[AnyStage], tokenizer: SemanticTokenizer) -> None:
     """Raises ValueError unless its tokens are those of the semantic stage."""
     for stage in stages:
-        if stage.prompt == "semantic" and stage.num_tokens != tokenizer.num_tokens:
+        if stage.token_kind == "semantic" and stage.num_tokens != tokenizer.num_tokens:
             raise ValueError(
                 f"The {stage.name} stage has {stage.num_tokens} tokens and the semantic tokenizer "
                 f"{tokenizer.num_tokens}; give ones that fit."

@@ -67,7 +67,7 @@ def needed(
 
 def num_frames(stage: AnyStage, renderer: Renderer, num_samples: int) -> int:
     """How many frames of a stage so many samples need."""
-    if stage.prompt == "acoustic":
+    if stage.token_kind == "acoustic":
         return renderer.num_frames(num_samples)
     return math.ceil(Fraction(num_samples, renderer.sample_rate) * stage.frame_rate)
 

@@ -44,7 +44,7 @@ class Prompt:
         Returns:
             The tokens, and for de-duplicated ones the second at which each of them begins.
         """
-        if stage.prompt == "acoustic":
+        if stage.token_kind == "acoustic":
             k = stage.first_codebook
             tokens = self.acoustic[k : k + stage.num_codebooks]
             start, stop = renderer.prompt_frames(first), renderer.num_frames(last)
@@ -87,7 +87,7 @@ def read_prompt(
 ) -> Prompt:
     """Tokenizes samples [C, N] for all stages."""
     semantic, semantic_rate = None, None
-    if any(stage.prompt == "semantic" for stage in stages):
+    if any(stage.token_kind == "semantic" for stage in stages):
         if semantic_tokenizer is None:
             raise ValueError(
                 "This model has no semantic tokenizer, so it takes no audio; "

@@ -35,7 +35,7 @@ from lm_audio.stages.stage import Stage
 MODEL_TYPE = "lm-audio-token-lm"
 _WEIGHTS = "model.safetensors"
 _PLAIN = (
-    "name", "context", "keep", "start_token", "end_token", "num_choices", "repeats", "prompt",
+    "name", "context", "keep", "start_token", "end_token", "num_choices", "repeats", "token_kind",
     "first_codebook",
 )  # fmt: skip
 

@@ -50,7 +50,7 @@ def audiolm(
             sampling=_sampling("semantic"),
             start_token=num_semantic_tokens,
             repeats=False,
-            prompt="semantic",
+            token_kind="semantic",
         ),
         Stage(
             name="coarse",

@@ -54,7 +54,7 @@ def bark(parts: BarkParts) -> list[AnyStage]:
             start_token=s.semantic_start,
             end_token=s.semantic_pad,
             num_choices=s.semantic_pad + 1,
-            prompt="semantic",
+            token_kind="semantic",
             tokenizer=parts.text_tokenizer,
             **common,
         ),

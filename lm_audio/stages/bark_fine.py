@@ -42,7 +42,7 @@ class FineStage:
     conditions: tuple[str, ...] = ("voice",)
     repeats: bool = True
     may_end: bool = True
-    prompt: Literal["semantic", "acoustic"] = "acoustic"
+    token_kind: Literal["semantic", "acoustic"] = "acoustic"
     first_codebook: int = 0
 
     @property

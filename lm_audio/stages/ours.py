@@ -53,7 +53,7 @@ def ours(
         pattern=parallel(1),
         conditioners=Conditioners({"text": text(semantic.dim)}, {"text": "cross"}),
         frame_rate=semantic_rate,
-        prompt="semantic",
+        token_kind="semantic",
     )
     aligned = AlignedTokens(
         num_semantic_tokens,
@@ -84,7 +84,7 @@ def _stage(
     conditioners: Conditioners,
     frame_rate: Fraction,
     source: Source | None = None,
-    prompt: Literal["semantic", "acoustic"] = "acoustic",
+    token_kind: Literal["semantic", "acoustic"] = "acoustic",
 ) -> Stage:
     context = int(CONTEXT_SECONDS * frame_rate)
     return Stage(
@@ -98,5 +98,5 @@ def _stage(
         sampling=Sampling(),
         start_token=config.vocab_size,
         source=source,
-        prompt=prompt,
+        token_kind=token_kind,
     )

@@ -31,7 +31,7 @@ class Stage:
         end_token: by which the model ends a clip, if it does.
         num_choices: how many of the tokens that a head tells apart may be picked; all by default.
         repeats: False for de-duplicated tokens, none of which follows itself.
-        prompt: which tokens of an audio prompt are this stage's own.
+        token_kind: which tokens of an audio prompt are its own.
         first_codebook: where its codebooks begin among those of the renderer.
     """
 
@@ -48,7 +48,7 @@ class Stage:
     num_choices: int | None = None
     repeats: bool = True
     source: Source | None = None
-    prompt: Literal["semantic", "acoustic"] = "acoustic"
+    token_kind: Literal["semantic", "acoustic"] = "acoustic"
     first_codebook: int = 0
 
     def __post_init__(self) -> None:
