@@ -60,6 +60,8 @@ def make_requests(
         count: how many there must be, if that is known.
     """
     _check_kinds(prompt, negative=negative, conditions=conditions, sampling=sampling, tokens=tokens)
+    if "text" in (conditions or {}):
+        raise ValueError("Got a text among the conditions; give it as the prompt.")
     given = {"prompts": prompt, "durations": duration, "seeds": seed}
     lengths = {name: len(_each(x, 1)) for name, x in given.items() if _is_list(x)}
     if count is not None:
