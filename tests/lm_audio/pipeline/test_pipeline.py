@@ -268,6 +268,7 @@ AUDIO = (torch.zeros(1, 24_000), 24_000)
         (lambda p: p.generate("rain", duration=float("nan")), "Got a duration of nan"),
         (lambda p: p.generate("rain", duration=1e300), "Got a duration of 1e+300"),
         (lambda p: p.generate("rain", seed=-1), "Got a seed of -1"),
+        (lambda p: p.generate("rain", conditions={"text": "wind"}), "give it as the prompt"),
         (lambda p: p.generate(["rain"], duration=[1.0, 2.0]), "Got 1 prompts, 2 durations"),
         (lambda p: p.generate([]), "Got 0 prompts"),
         (lambda p: p.generate("rain", conditions={"mood": "sad"}), "takes no mood; it takes text"),

@@ -123,7 +123,6 @@ def test_what_is_given_for_a_stage_that_nobody_needs_is_refused(
     ("call", "name"),
     [
         (lambda p: p.stream(["rain", "a violin"]), "prompt"),
-        (lambda p: p.generate("rain", conditions={"text": "wind"}), "give it as the prompt"),
         (lambda p: p.stream("rain", duration=[0.1, 0.2]), "duration"),
         (lambda p: p.stream("rain", seed=(1, 2)), "seed"),
         (lambda p: p.inpaint(AUDIO, start=0, end=0.1, text=["rain"]), "text"),
