@@ -34,7 +34,7 @@ def reference_tokens(
     inputs = AutoTokenizer.from_pretrained(folder)([text], return_tensors="pt")
     if audio is not None:
         inputs["input_values"] = audio[None]
-        inputs["padding_mask"] = torch.ones_like(audio[None])
+        inputs["padding_mask"] = torch.ones_like(audio[None, :1])
     K = model.config.decoder.num_codebooks // model.config.decoder.audio_channels
     model.audio_encoder.decode = watch
     try:
@@ -69,18 +69,22 @@ def test_greedy_tokens_are_those_of_transformers(
 
 
 @pytest.mark.parametrize("num_prompt_frames", [1, 3, 11])
+@pytest.mark.parametrize("kind", ["mono", "stereo"])
 def test_greedy_continuations_are_those_of_transformers(
-    musicgen_folder: Path, num_prompt_frames: int
+    kind: str, num_prompt_frames: int, request: pytest.FixtureRequest
 ) -> None:
-    reference = MusicgenForConditionalGeneration.from_pretrained(musicgen_folder).eval()
-    model = lm_audio.load(musicgen_folder)
+    folder = request.getfixturevalue(f"{'stereo_' * (kind == 'stereo')}musicgen_folder")
+    reference = MusicgenForConditionalGeneration.from_pretrained(folder).eval()
     torch.manual_seed(0)
-    audio = 0.3 * torch.randn(1, num_prompt_frames * 640)
-    greedy = lm_audio.Sampling(temperature=0.0)
-    clip = model.continue_from(
-        (audio, 32_000), duration=13 / 50, text="rain", seed=0, sampling=greedy
+    audio = 0.3 * torch.randn(1 + (kind == "stereo"), num_prompt_frames * 640)
+    clip = lm_audio.load(folder).continue_from(
+        (audio, 32_000),
+        duration=13 / 50,
+        text="rain",
+        seed=0,
+        sampling=lm_audio.Sampling(temperature=0.0),
     )
-    expected = reference_tokens(reference, musicgen_folder, "rain", num_frames=13, audio=audio)
+    expected = reference_tokens(reference, folder, "rain", num_frames=13, audio=audio)
     assert torch.equal(clip.tokens, expected)
 
 
