@@ -3,16 +3,16 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-# Importing this package later would put it where the function of its name is.
-import lm_audio.models as _models  # noqa: F401
-from lm_audio.catalogue import models
 from lm_audio.version import __version__
 
 if TYPE_CHECKING:
+    from lm_audio.catalogue import models
     from lm_audio.clip import Clip
     from lm_audio.loading import load
     from lm_audio.pipeline import AudioPipeline
     from lm_audio.sampling import Sampling
+else:
+    from lm_audio import models  # a package that can be called like the function
 
 __all__ = ["AudioPipeline", "Clip", "Sampling", "__version__", "load", "models"]
 
