@@ -155,7 +155,6 @@ class Generate:
                 conditions=self.request.conditions(model),
                 progress=progress,
             )
-        assert isinstance(clips, list)
         for clip, path in zip(clips, paths, strict=True):
             _save(clip, path)
 
@@ -196,7 +195,6 @@ class Continue:
                 conditions=self.request.conditions(model),
                 progress=progress,
             )
-        assert not isinstance(clip, list)
         _save(clip, path)
 
 

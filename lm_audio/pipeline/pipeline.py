@@ -5,7 +5,7 @@ Shapes: C channels, N samples, K codebooks, T frames.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict, Unpack, overload
 
 from torch import Tensor
 
@@ -36,6 +36,20 @@ MOST_AT_ONCE = 32  # clips; more of them wait until others are done
 
 Samplings = Sampling | Mapping[str, Sampling] | None
 """One for all stages, or by the name of the stage; None: the stages' own."""
+
+
+class Settings(TypedDict, total=False):
+    """What the signatures below share, for type checkers."""
+
+    sampling: Samplings
+    negative: str | None
+    conditions: Mapping[str, Any] | None
+    rows_per_pass: int | None
+    progress: Callable[[float], None] | None
+
+
+class GenerateSettings(Settings, total=False):
+    tokens: Mapping[str, Tensor] | None
 
 
 class AudioPipeline:
@@ -79,6 +93,26 @@ class AudioPipeline:
         """What the model takes: `text` is the prompt, all others go into `conditions`."""
         names = [name for stage in self.stages.values() for name in stage.conditions]
         return tuple(dict.fromkeys(names))
+
+    @overload
+    def generate(
+        self,
+        prompt: str | None = None,
+        *,
+        duration: float = DEFAULT_SECONDS,
+        seed: int | None = None,
+        **settings: Unpack[GenerateSettings],
+    ) -> Clip: ...
+
+    @overload
+    def generate(
+        self,
+        prompt: str | Sequence[str | None] | None = None,
+        *,
+        duration: float | Sequence[float] = DEFAULT_SECONDS,
+        seed: int | Sequence[int] | None = None,
+        **settings: Unpack[GenerateSettings],
+    ) -> list[Clip]: ...
 
     def generate(
         self,
@@ -143,6 +177,28 @@ class AudioPipeline:
             tokens=tokens,
         )
         return self._pieces(self._begin(request))  # mistakes are told now, not at the first piece
+
+    @overload
+    def continue_from(  # type: ignore[overload-overlap]  # whatever is no list gives one clip
+        self,
+        audio: AudioLike,
+        *,
+        duration: float = DEFAULT_SECONDS,
+        text: str | None = None,
+        seed: int | None = None,
+        **settings: Unpack[Settings],
+    ) -> Clip: ...
+
+    @overload
+    def continue_from(
+        self,
+        audio: AudioLike | Sequence[AudioLike],
+        *,
+        duration: float | Sequence[float] = DEFAULT_SECONDS,
+        text: str | Sequence[str | None] | None = None,
+        seed: int | Sequence[int] | None = None,
+        **settings: Unpack[Settings],
+    ) -> list[Clip]: ...
 
     def continue_from(
         self,
