@@ -7,6 +7,7 @@ free: `generate(tokens={"semantic": ...})`.
 """
 
 from fractions import Fraction
+from typing import Any
 
 from lm_audio.conditioners.fuser import Conditioners
 from lm_audio.conditioners.tokens import TokenConditioner
@@ -37,59 +38,45 @@ def audiolm(
         transformer: the shape of each of them.
         semantic_rate: tokens per second that are left after de-duplication, on average.
     """
-    num_tokens = num_coarse * codebook_size
+    semantic = TokenConditioner(num_semantic_tokens, transformer.dim, deduplicate=True, null="none")
+    coarse = TokenConditioner(codebook_size, transformer.dim, num_codebooks=num_coarse, null="none")
+    semantic_context = int(SEMANTIC_SECONDS * semantic_rate)
+    coarse_context = int(COARSE_SECONDS * frame_rate)
     return [
         Stage(
             name="semantic",
-            model=_model(transformer, num_semantic_tokens),
             pattern=parallel(1),
             conditioners=Conditioners({}, {}),
             frame_rate=semantic_rate,
-            context=int(SEMANTIC_SECONDS * semantic_rate),
-            keep=int(SEMANTIC_SECONDS * semantic_rate) // 2,
-            sampling=_sampling("semantic"),
-            start_token=num_semantic_tokens,
+            context=semantic_context,
+            keep=semantic_context // 2,
             repeats=False,
             token_kind="semantic",
+            sampling=_sampling("semantic"),
+            **_model(transformer, num_semantic_tokens),
         ),
         Stage(
             name="coarse",
-            model=_model(transformer, num_tokens),
             pattern=flattened(num_coarse, codebook_size=codebook_size),
-            conditioners=Conditioners(
-                {
-                    "semantic": TokenConditioner(
-                        num_semantic_tokens, transformer.dim, deduplicate=True, null="none"
-                    )
-                },
-                {"semantic": "prepend"},
-            ),
+            conditioners=Conditioners({"semantic": semantic}, {"semantic": "prepend"}),
             frame_rate=frame_rate,
-            context=int(COARSE_SECONDS * frame_rate),
-            keep=int(COARSE_SECONDS * frame_rate) * 3 // 10,
-            sampling=_sampling("coarse"),
-            start_token=num_tokens,
+            context=coarse_context,
+            keep=coarse_context * 3 // 10,
             source=Source(stage="semantic", condition="semantic"),
+            sampling=_sampling("coarse"),
+            **_model(transformer, num_coarse * codebook_size),
         ),
         Stage(
             name="fine",
-            model=_model(transformer, num_fine * codebook_size),
             pattern=flattened(num_fine, codebook_size=codebook_size),
-            conditioners=Conditioners(
-                {
-                    "coarse": TokenConditioner(
-                        codebook_size, transformer.dim, num_codebooks=num_coarse, null="none"
-                    )
-                },
-                {"coarse": "prepend"},
-            ),
+            conditioners=Conditioners({"coarse": coarse}, {"coarse": "prepend"}),
             frame_rate=frame_rate,
             context=int(FINE_SECONDS * frame_rate),
             keep=0,
-            sampling=_sampling("fine"),
-            start_token=num_fine * codebook_size,
             source=Source(stage="coarse", condition="coarse"),
             first_codebook=num_coarse,
+            sampling=_sampling("fine"),
+            **_model(transformer, num_fine * codebook_size),
         ),
     ]
 
@@ -97,9 +84,10 @@ def audiolm(
 RENDERED = ("coarse", "fine")
 
 
-def _model(transformer: TransformerConfig, num_tokens: int) -> TokenLM:
+def _model(transformer: TransformerConfig, num_tokens: int) -> dict[str, Any]:
+    """A model over one stream, and the token that starts it."""
     config = TokenLMConfig(transformer=transformer, num_streams=1, vocab_size=num_tokens)
-    return TokenLM(config).eval()
+    return {"model": TokenLM(config).eval(), "start_token": num_tokens}
 
 
 def _sampling(stage: str) -> Sampling:
