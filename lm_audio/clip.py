@@ -36,7 +36,8 @@ class Clip:
 
     Args:
         samples: [C, N], float32 on the CPU, nominally within -1..1.
-        tokens: [K, T], int64, those that the renderer decoded.
+        tokens: [K, T], int64, those that the renderer decoded: of a long continuation or inpainting
+            only those of the part that the model saw.
         stage_tokens: the tokens of each stage, by its name.
     """
 
