@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lm_audio.conditioners.fuser import Fused
 from lm_audio.conditioners.tokens import NO_TOKEN, AlignedTokens
+from lm_audio.sampling import Sampling
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -58,6 +59,7 @@ class Sequence:
         tokens: [J, S], int64; -1 is to be sampled.
         uniforms: [J, S], a random number for each token.
         temperature, allowed: [J, S] and [J, S, 2], lowest token and one past the highest.
+        sampling: all else by which tokens are picked.
         penalty_window: how many steps back the repetition penalty looks; 0 if it is 1.
         repeats: False forbids a token to follow itself.
     """
@@ -68,10 +70,7 @@ class Sequence:
     uniforms: Tensor
     temperature: Tensor
     allowed: Tensor
-    top_k: int
-    top_p: float
-    min_p: float
-    penalty: float = 1.0
+    sampling: Sampling
     penalty_window: int = 0
     repeats: bool = True
     stop: int = field(init=False)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from lm_audio.generation.sequence import Sequence
-from lm_audio.sampling import SamplingTensors, choose
+from lm_audio.sampling import SamplingTensors, choose, sampling_tensors
 
 
 @dataclass(kw_only=True, eq=False)
@@ -47,17 +47,10 @@ class StepState:
             for sequence, known in zip(sequences, tokens, strict=True)
         ]
 
-        def per_item(name: str) -> Tensor:  # doubles would decide otherwise than single precision
-            values = [getattr(x, name) for x in sequences]
-            dtype = torch.float32 if isinstance(values[0], float) else None
-            return torch.tensor(values, device=device, dtype=dtype)
-
-        def per_token(name: str) -> Tensor:
-            return per_item(name)[:, None].expand(-1, J)
-
         def per_step(values: List[Tensor]) -> Tensor:
             return pad_sequence([x.movedim(1, 0) for x in values], batch_first=True).movedim(1, 2)
 
+        repeats = [x.repeats for x in sequences]
         owners = [i for i, x in enumerate(sequences) for _ in x.rows]
         return StepState(
             tokens=per_step(started),
@@ -69,16 +62,14 @@ class StepState:
             uniforms=per_step([x.uniforms for x in sequences]),
             temperature=per_step([x.temperature for x in sequences]),
             allowed=per_step([x.allowed for x in sequences]),
-            settings=SamplingTensors(
-                temperature=torch.ones(len(sequences), J, device=device),
-                top_k=per_token("top_k"),
-                top_p=per_token("top_p"),
-                min_p=per_token("min_p"),
-                penalty=per_token("penalty"),
+            settings=sampling_tensors(
+                [replace(x.sampling, temperature=1.0) for x in sequences],
+                num_codebooks=J,
+                device=device,
             ),
-            window=per_item("penalty_window"),
+            window=torch.tensor([x.penalty_window for x in sequences], device=device),
             longest_window=max(x.penalty_window for x in sequences),
-            repeats=None if all(x.repeats for x in sequences) else per_item("repeats"),
+            repeats=None if all(repeats) else torch.tensor(repeats, device=device),
         )
 
     def tokens_of(self, i: int, num_steps: int) -> Tensor:

@@ -74,10 +74,7 @@ class Window:
             uniforms=random.uniforms(0, S, J).to(tokens.device),
             temperature=per_codebook[self.layout.codebook.clamp(min=0)],
             allowed=self.allowed(),
-            top_k=sampling.top_k,
-            top_p=sampling.top_p,
-            min_p=sampling.min_p,
-            penalty=sampling.repetition_penalty,
+            sampling=sampling,
             penalty_window=sampling.repetition_window * steps_per_frame if penalised else 0,
             repeats=stage.repeats,
         )

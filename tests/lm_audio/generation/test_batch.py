@@ -15,7 +15,7 @@ from lm_audio.generation.sequence import Row, Sequence
 from lm_audio.models.token_lm import TokenLM, TokenLMConfig
 from lm_audio.modules.transformer import TransformerConfig
 from lm_audio.patterns import delayed
-from lm_audio.sampling import RandomNumbers
+from lm_audio.sampling import RandomNumbers, Sampling
 
 J, V, D = 3, 24, 32
 
@@ -89,10 +89,7 @@ class Ask:
             uniforms=RandomNumbers(self.seed, "test").uniforms(0, S, J),
             temperature=torch.full((J, S), self.temperature),
             allowed=torch.tensor([0, V]).expand(J, S, 2),
-            top_k=10,
-            top_p=0.0,
-            min_p=0.0,
-            penalty=self.penalty,
+            sampling=Sampling(top_k=10, repetition_penalty=self.penalty),
             penalty_window=4 if self.penalty != 1 else 0,
             repeats=self.repeats,
         )
