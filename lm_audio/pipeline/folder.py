@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import torch
 
 from audio_tokenizers.acoustic.registry import load_codec, save_codec
+from audio_tokenizers.atomic import replacing_folder
 from audio_tokenizers.identity import hash_tensors
 from audio_tokenizers.semantic.features import save_features
 from audio_tokenizers.semantic.tokenizer import (
@@ -31,7 +32,6 @@ from lm_audio.conditioners.text import T5Encoder
 from lm_audio.pipeline.about import About
 from lm_audio.pipeline.pipeline import AudioPipeline
 from lm_audio.pipeline.stage_folder import describe_stage, fitting, load_stage, save_stage
-from lm_audio.pipeline.whole_folder import replacing_folder
 from lm_audio.renderers.codec import CodecRenderer
 
 MODEL_TYPE = "lm-audio"

@@ -3,8 +3,6 @@
 What a layout cannot express is refused; a folder is written whole or not at all.
 """
 
-import secrets
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from audio_tokenizers.acoustic.encodec import EncodecTokenizer
+from audio_tokenizers.atomic import replacing_folder
 from lm_audio.conditioners.text import T5Encoder
 from lm_audio.models.checkpoints.export_encodec import (
     audiocraft_encodec_settings,
@@ -21,6 +20,7 @@ from lm_audio.models.checkpoints.export_encodec import (
     normalised_encodec_weights,
 )
 from lm_audio.models.checkpoints.musicgen_parts import MusicGenParts, weights_of
+from lm_audio.models.token_lm import TokenLMConfig
 from lm_audio.patterns import delayed, stereo
 
 _VERSION = "1.3.0"  # of audiocraft, whose files are written
@@ -160,10 +160,8 @@ def _write_transformers_settings(
 
 def _audiocraft_settings(parts: MusicGenParts, codec: EncodecTokenizer) -> dict[str, Any]:
     model = parts.model.config
-    shape = model.transformer
     seconds = parts.max_frames / parts.frame_rate
     sets = parts.num_channels // codec.num_channels
-    whole, rest = divmod(shape.hidden_dim, shape.dim)
     t5 = {"name": parts.t5_name, "finetune": False, "word_dropout": 0.0, "normalize_text": False}
     return {
         "solver": "musicgen",
@@ -195,29 +193,35 @@ def _audiocraft_settings(parts: MusicGenParts, codec: EncodecTokenizer) -> dict[
                 "empty_initial": 0,
             },
         },
-        "transformer_lm": {
-            "dim": shape.dim,
-            "num_heads": shape.num_heads,
-            "num_layers": shape.num_layers,
-            # Readers round the product down.
-            "hidden_scale": (shape.hidden_dim + 0.5) / shape.dim if rest else whole,
-            "n_q": model.num_streams,
-            "card": model.vocab_size,
-            "dropout": 0.0,
-            "activation": "gelu",
-            "norm_first": True,
-            "bias_ff": shape.bias,
-            "bias_attn": shape.bias,
-            "bias_proj": False,
-            "causal": True,
-            "custom": False,
-            "memory_efficient": True,
-            "positional_embedding": "sin",
-            "norm": "layer_norm",
-            "cross_attention": True,
-        },
+        "transformer_lm": _transformer_settings(model),
         "device": "cpu",
         "dtype": "float32",
+    }
+
+
+def _transformer_settings(model: TokenLMConfig) -> dict[str, Any]:
+    shape = model.transformer
+    whole, rest = divmod(shape.hidden_dim, shape.dim)
+    return {
+        "dim": shape.dim,
+        "num_heads": shape.num_heads,
+        "num_layers": shape.num_layers,
+        # Readers round the product down.
+        "hidden_scale": (shape.hidden_dim + 0.5) / shape.dim if rest else whole,
+        "n_q": model.num_streams,
+        "card": model.vocab_size,
+        "dropout": 0.0,
+        "activation": "gelu",
+        "norm_first": True,
+        "bias_ff": shape.bias,
+        "bias_attn": shape.bias,
+        "bias_proj": False,
+        "causal": True,
+        "custom": False,
+        "memory_efficient": True,
+        "positional_embedding": "sin",
+        "norm": "layer_norm",
+        "cross_attention": True,
     }
 
 
@@ -251,20 +255,9 @@ def _write_card(parts: MusicGenParts, folder: Path) -> None:
 
 @contextmanager
 def _new_folder(folder: str | Path) -> Iterator[Path]:
-    """Yields a temporary folder that becomes this one when the block ends without error."""
+    """Yields a folder that becomes this one, which must be new, when the block ends well."""
     folder = Path(folder)
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise ValueError(f"{folder} exists already; give the name of a new folder.")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(8)}")
-    temporary.mkdir()
-    try:
-        yield temporary
-        mode = temporary.stat().st_mode & 0o666
-        for path in temporary.iterdir():  # some writers, safetensors among them, are private
-            path.chmod(mode)
-        if folder.exists():
-            folder.rmdir()
-        temporary.rename(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with replacing_folder(folder) as new:
+        yield new
