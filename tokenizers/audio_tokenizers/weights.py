@@ -1,6 +1,8 @@
 """Weights from files: read without running code, and exactly those that a model expects."""
 
-from collections.abc import Collection, Mapping
+import pickle
+import zipfile
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,34 @@ def read_safetensors(path: str | Path) -> dict[str, Tensor]:
         return load_file(path)
     except SafetensorError as error:
         raise _not_whole(path) from error
+
+
+def read_pickle(path: str | Path, *, allowed: Sequence[Any] = ()) -> dict[str, Any]:
+    """Reads a dict of torch's pickle format; tensors stay on disk until they are used.
+
+    Args:
+        allowed: what it may hold besides tensors and plain values, as `safe_globals` takes it.
+    """
+    try:
+        is_zip = zipfile.is_zipfile(path)
+        with Path(path).open("rb") as file:
+            if not is_zip and file.read(1) != b"\x80":
+                raise EOFError("It is no whole zip file, and begins as no pickle does.")
+        with torch.serialization.safe_globals(list(allowed)):
+            package = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"Refused to read {path}: it holds more than tensors and plain values, which could run "
+            "code, or is damaged; fetch it again, or export its weights alone (audiocraft does so "
+            "by export_lm and export_encodec)."
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, TypeError, KeyError) as error:
+        raise ValueError(
+            f"Could not read {path}: it is no complete PyTorch file, fetch it again."
+        ) from error
+    if not isinstance(package, dict):
+        raise ValueError(f"Got a {type(package).__name__} in {path}; expected a dict of weights.")
+    return package
 
 
 def check_weights(

@@ -5,14 +5,14 @@ training leaves them in checkpoints; these are read into stand-ins that do nothi
 refused.
 """
 
-import pickle
 import zipfile
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+
+from audio_tokenizers import weights
 
 _ZIP_MAGIC = b"PK\x03\x04"
 _OLD_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9"  # torch before 1.6
@@ -60,24 +60,7 @@ def is_torch_file(path: Path) -> bool:
 
 def read_pickle(path: Path) -> dict[str, Any]:
     """Reads a dict; its tensors stay on disk until they are used."""
-    try:
-        with torch.serialization.safe_globals(_ALLOWED):
-            package = torch.load(
-                path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
-            )
-    except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"Refused to read {path}: it is damaged, or holds more than tensors and plain values, "
-            "which could run code; fetch it again, or export its weights alone with audiocraft's "
-            "export_lm or export_encodec."
-        ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, TypeError, KeyError) as error:
-        raise ValueError(
-            f"Could not read {path}: it is no complete PyTorch file, fetch it again."
-        ) from error
-    if not isinstance(package, dict):
-        raise ValueError(f"Got a {type(package).__name__} in {path}; expected a dict of weights.")
-    return package
+    return weights.read_pickle(path, allowed=_ALLOWED)
 
 
 def plain(node: Any) -> Any:

@@ -8,7 +8,6 @@ Weight normalisation may be spelled as g and v in the old or the new way, or fol
 never allowed to run code: safetensors, or pickles restricted to tensors and plain containers.
 """
 
-import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor
 
 from audio_tokenizers.acoustic.encodec import EncodecTokenizer, fold_weight_norm
-from audio_tokenizers.weights import check_weights, read_safetensors
+from audio_tokenizers.weights import check_weights, read_pickle, read_safetensors
 
 AUDIOCRAFT_FILE = "compression_state_dict.bin"
 _POINTERS = {
@@ -50,7 +49,7 @@ def load_encodec(source: str | Path) -> EncodecTokenizer:
             )
     if not path.is_file():
         return _load_transformers(source)
-    package = _read_pickle(path)
+    package = read_pickle(path)
     if "pretrained" in package:
         return load_encodec(_pointed_to(path, package["pretrained"]))
     if "xp.cfg" in package:
@@ -77,29 +76,12 @@ def _load_transformers(source: str | Path) -> EncodecTokenizer:
     settings, _ = EncodecConfig.get_config_dict(source)
     if (kind := settings.pop("model_type", None)) != "encodec":
         raise ValueError(f"Got {source}, a model of type {kind}; expected type encodec.")
-    readers = {"model.safetensors": read_safetensors, "pytorch_model.bin": _read_pickle}
+    readers = {"model.safetensors": read_safetensors, "pytorch_model.bin": read_pickle}
     for name, read in readers.items():
         file = cached_file(source, name, _raise_exceptions_for_missing_entries=False)
         if file is not None:
             return build_encodec(source, settings, read(Path(file)))
     raise ValueError(f"Found no weights in {source}; expected model.safetensors beside its config.")
-
-
-def _read_pickle(path: Path) -> dict[str, Any]:
-    try:
-        package = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"Refused to read {path}: it holds more than tensors and plain containers, and "
-            "unpickling that could run code; export it again with its weights alone."
-        ) from error
-    except (RuntimeError, EOFError) as error:
-        raise ValueError(
-            f"Could not read {path}: it is no complete PyTorch file, fetch it again."
-        ) from error
-    if not isinstance(package, dict):
-        raise ValueError(f"Got a {type(package).__name__} in {path}; expected a dict of weights.")
-    return package
 
 
 def build_encodec(
