@@ -1,0 +1,181 @@
+"""Prepared streams of tokens or samples, many examples to a file: what recipes train from.
+
+A folder of safetensors files, `train-00000.safetensors` and so on, that are mapped into memory and
+read in any order. Each holds for every stream one tensor [K, frames], all examples of the file one
+after the other, and in its header what they are. Reading them needs torch and safetensors alone.
+
+Shapes: K codebooks or channels, T frames.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from audio_tokenizers.atomic import replacing
+
+FORMAT = "lm-audio shard 1"
+MAX_INT16 = 2**15 - 1
+
+Conditions = Mapping[str, str | float | list[str]]
+"""What a model may be told of an example, by name; of a list, one is drawn each time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stream:
+    """What the numbers of a stream are.
+
+    Args:
+        rate: frames per second.
+        num_tokens: of each codebook; None for samples: 16-bit sound, K channels.
+        identity: that of the tokenizer that made them.
+    """
+
+    rate: Fraction
+    num_codebooks: int
+    num_tokens: int | None
+    identity: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """One clip: a tensor [K, T] for each stream, and its conditions."""
+
+    id: str
+    streams: Mapping[str, Tensor]
+    conditions: Conditions
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Place:
+    """Where the examples of one file begin, in each stream; one more for the end."""
+
+    path: Path
+    starts: Mapping[str, np.ndarray]
+
+
+def shard_path(folder: Path, split: str, number: int) -> Path:
+    return folder / f"{split}-{number:05}.safetensors"
+
+
+def write_shard(path: Path, examples: Sequence[Example], streams: Mapping[str, Stream]) -> None:
+    """Writes examples that all have these streams, whole or not at all."""
+    for example in examples:
+        if example.streams.keys() != streams.keys():
+            raise ValueError(
+                f"{example.id} has the streams {', '.join(example.streams)}; "
+                f"give it {', '.join(streams)}, as the others."
+            )
+    header = {
+        "format": FORMAT,
+        "streams": {
+            name: {**asdict(stream), "rate": list(stream.rate.as_integer_ratio())}
+            for name, stream in streams.items()
+        },
+        "examples": [
+            {
+                "id": example.id,
+                "frames": {name: tokens.shape[1] for name, tokens in example.streams.items()},
+                "conditions": example.conditions,
+            }
+            for example in examples
+        ],
+    }
+    tensors = {
+        name: torch.cat([example.streams[name] for example in examples], dim=1).to(_dtype(stream))
+        for name, stream in streams.items()
+    }
+    with replacing(path) as temporary:
+        save_file(tensors, temporary, metadata={"lm-audio": json.dumps(header)})
+
+
+class Shards(Sequence[Example]):
+    """The examples of one split of a folder, in the order of its files."""
+
+    def __init__(self, folder: str | Path, split: str = "train") -> None:
+        paths = sorted(Path(folder).glob(f"{split}-*.safetensors"))
+        if not paths:
+            raise ValueError(
+                f"{folder} has no shards of the split {split!r}; make some with "
+                "recipes/tokenize_dataset.py."
+            )
+        self.ids: list[str] = []
+        self.conditions: list[Conditions] = []
+        self.streams: dict[str, Stream] = {}
+        self._places: list[_Place] = []
+        self._rows: list[tuple[int, int]] = []  # file and place in it, of each example
+        self._files: dict[int, Any] = {}
+        for path in paths:
+            self._take_in(path)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> Example:  # type: ignore[override]  # no slices of it
+        return Example(
+            id=self.ids[index],
+            streams={name: self.read(index, name) for name in self.streams},
+            conditions=self.conditions[index],
+        )
+
+    def read(self, index: int, stream: str, start: int = 0, stop: int | None = None) -> Tensor:
+        """Frames [K, start:stop] of one stream of an example, as they are stored."""
+        number, row = self._rows[index]
+        first, end = self._places[number].starts[stream][row : row + 2]
+        stop = end if stop is None else min(first + stop, end)
+        if number not in self._files:
+            self._files[number] = safe_open(self._places[number].path, "pt")
+        return self._files[number].get_slice(stream)[:, min(first + start, stop) : stop]
+
+    def lengths(self, stream: str) -> np.ndarray:
+        """The frames of each example: [len], int64."""
+        if stream not in self.streams:
+            known = ", ".join(self.streams)
+            raise ValueError(f"There is no stream {stream!r}; the shards have: {known}.")
+        return np.concatenate([np.diff(place.starts[stream]) for place in self._places])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_files": {}}  # each process opens its own
+
+    def _take_in(self, path: Path) -> None:
+        header = _read_header(path)
+        streams = {
+            name: Stream(**{**stream, "rate": Fraction(*stream["rate"])})
+            for name, stream in header["streams"].items()
+        }
+        if self.streams and streams != self.streams:
+            raise ValueError(
+                f"{path} has other streams than {self._places[0].path.name} beside it; "
+                "make them anew with the same tokenizers."
+            )
+        self.streams = streams
+        frames = [example["frames"] for example in header["examples"]]
+        starts = {name: np.cumsum([0, *(each[name] for each in frames)]) for name in streams}
+        self._rows += [(len(self._places), row) for row in range(len(frames))]
+        self._places.append(_Place(path=path, starts=starts))
+        self.ids += [example["id"] for example in header["examples"]]
+        self.conditions += [example["conditions"] for example in header["examples"]]
+
+
+def _read_header(path: Path) -> dict[str, Any]:
+    try:
+        with safe_open(path, "pt") as file:
+            header = json.loads((file.metadata() or {})["lm-audio"])
+            if header["format"] == FORMAT:
+                return header
+    except (SafetensorError, LookupError, TypeError, ValueError):
+        pass
+    raise ValueError(f"{path} is no whole shard of this version; delete it and make it again.")
+
+
+def _dtype(stream: Stream) -> torch.dtype:
+    fits = stream.num_tokens is None or stream.num_tokens <= MAX_INT16 + 1
+    return torch.int16 if fits else torch.int32
