@@ -6,8 +6,10 @@ the distance between two of the generator's own answers. It is a proper score: s
 answers vary as the sounds themselves do.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import combinations
 
 import torch
 import torch.nn.functional as F
@@ -30,9 +32,14 @@ class SpectralConfig:
 def spectra(samples: Tensor, config: SpectralConfig) -> list[tuple[float, Tensor]]:
     """Weighted features of samples [B, N] at several resolutions, windows a quarter of a length
     apart: log-magnitudes, log-mels, and the complex spectrum with its magnitudes' roots."""
+    if samples.shape[1] < max(config.window_lengths):
+        raise ValueError(
+            f"Got segments of {samples.shape[1]} samples, shorter than the longest window, "
+            f"{max(config.window_lengths)}; take longer segments."
+        )
     features, scales = [], len(config.window_lengths)
     for length in config.window_lengths:
-        real, imaginary = _spectrum(samples, length)  # [B, frames, bins] each
+        real, imaginary = spectrum(samples, length)  # [B, frames, bins] each
         magnitude = (real.square() + imaginary.square() + 1e-9).sqrt()
         features.append((1 / scales, (magnitude + 1e-3).log()))
         bank = _filterbank(config.num_mels, length // 2, config.sample_rate)
@@ -52,15 +59,21 @@ def distance(a: list[tuple[float, Tensor]], b: list[tuple[float, Tensor]]) -> Te
     return torch.stack(terms).sum()
 
 
-def energy_score(samples: Tensor, answers: tuple[Tensor, Tensor], config: SpectralConfig) -> Tensor:
-    """The score of two waveforms that a generator answers independently with: all [B, N]."""
+def energy_score(samples: Tensor, answers: Sequence[Tensor], config: SpectralConfig) -> Tensor:
+    """The score of waveforms that a generator answers independently with, all [B, N]: a scalar.
+
+    That of a single answer is its distance.
+    """
     truth = spectra(samples, config)
-    first, second = (spectra(answer, config) for answer in answers)
-    to_truth = distance(first, truth) + distance(second, truth)
-    return 0.5 * (to_truth - distance(first, second))
+    heard = [spectra(answer, config) for answer in answers]
+    score = torch.stack([distance(answer, truth) for answer in heard]).mean()
+    if len(heard) > 1:
+        apart = [distance(first, second) for first, second in combinations(heard, 2)]
+        score = score - 0.5 * torch.stack(apart).mean()
+    return score
 
 
-def _spectrum(samples: Tensor, length: int) -> tuple[Tensor, Tensor]:
+def spectrum(samples: Tensor, length: int) -> tuple[Tensor, Tensor]:
     """[B, N] -> real and imaginary [B, frames, length // 2 + 1], of about unit level for noise."""
     hop = length // OVERLAP
     blocks = samples[:, : samples.shape[1] // hop * hop].unflatten(1, (-1, hop))

@@ -1,5 +1,6 @@
 """The energy score is smallest for the truth, and does not make noise shrink as a distance does."""
 
+import pytest
 import torch
 
 from lm_audio.training.spectral_distance import SpectralConfig, distance, energy_score, spectra
@@ -26,6 +27,21 @@ def test_the_score_of_two_equal_answers_is_their_distance() -> None:
     truth, answer = noise(0), noise(1)
     expected = distance(spectra(answer, CONFIG), spectra(truth, CONFIG))
     torch.testing.assert_close(energy_score(truth, (answer, answer), CONFIG), expected)
+
+
+def test_the_score_of_one_answer_is_its_distance_and_of_three_the_mean_over_pairs() -> None:
+    truth, *answers = (noise(seed, 0.1 + 0.1 * seed) for seed in range(4))
+    one = distance(spectra(answers[0], CONFIG), spectra(truth, CONFIG))
+    torch.testing.assert_close(energy_score(truth, answers[:1], CONFIG), one)
+    pairs = [
+        energy_score(truth, (answers[i], answers[j]), CONFIG) for i, j in ((0, 1), (0, 2), (1, 2))
+    ]
+    torch.testing.assert_close(energy_score(truth, answers, CONFIG), torch.stack(pairs).mean())
+
+
+def test_segments_shorter_than_a_window_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"Got segments of 2000 samples, shorter than .* 2048"):
+        spectra(noise(0)[:, :2000], CONFIG)
 
 
 def test_the_distance_is_zero_for_equals_and_symmetric() -> None:
