@@ -1,0 +1,319 @@
+"""Prepares your sounds: a folder of audio becomes a corpus that every other recipe reads.
+
+    python recipes/prepare_folder.py --preset tiny                           # made-up sounds
+    python recipes/prepare_folder.py --data sounds/ --out runs/corpus        # names are captions
+    python recipes/prepare_folder.py --data sounds/ --captions captions.csv  # or .tsv, .jsonl
+
+A table has a column `file` (a path below `--data`, or a name that only one file has) and `caption`;
+several rows of one file are paraphrases. `label`, `speaker`, `transcript` and any other column
+become conditions of a model; files of one `group` (clips of one recording, say) stay in one split.
+Captions are looked for in the table, then in a text file beside the audio (dog.txt for dog.wav, one
+a line), then, without a table, in the names: dog_bark-03.wav, or dog_bark/0001.wav, is "dog bark".
+
+`--out` gets train.jsonl.gz, held_out.jsonl.gz (see lm_audio/data/manifest.py), LICENCES.md and
+skipped.txt: each file or row that could not be used, and why. The audio stays where it is, in its
+format and rate. All of it is decoded once: an hour takes some seconds.
+"""
+
+import csv
+import dataclasses
+import io
+import json
+import os
+import re
+import shutil
+from collections import defaultdict
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import tyro
+from tqdm import tqdm
+
+from audio_tokenizers.atomic import replacing
+from audio_tokenizers.audio_files import AudioInfo, audio_info, stream_audio
+from audio_tokenizers.audio_writer import write_audio
+from lm_audio.data.manifest import (
+    Conditions,
+    Licence,
+    Split,
+    make_cut,
+    write_cuts,
+    write_licences,
+    write_shar,
+)
+from lm_audio.data.synthetic import synthetic_clips
+
+SOUNDS = {".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".caf"}
+# Not all versions of libsndfile read these; those that cannot be read are to be reported.
+OTHER_SOUNDS = {".w64", ".rf64", ".m4a", ".aac", ".wma"}
+TEXTS = {"label", "speaker", "transcript", "group"}
+"""Columns that are text even where all their values are numbers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    data: Path | None = None
+    """A folder of audio, nested as you like; without it the recipe makes sounds up."""
+    out: Path = Path("runs/corpus")
+    preset: Literal["default", "tiny"] = "default"
+    captions: Path | None = None
+    """A table: .csv, .tsv or .jsonl (one object a line)."""
+    file_column: str = "file"
+    caption_column: str = "caption"
+    uncaptioned: Literal["name", "skip", "keep"] | None = None
+    """What becomes of a file without a caption of its own: its name is taken, it is skipped, or it
+    is kept without one (enough for a codec). By default skip with a table, else name."""
+    group: Literal["file", "folder", "name"] = "file"
+    """What stays in one split where the table has no `group`: each file by itself, all files of a
+    folder, or files whose names differ only after their last hyphen (1-17092-A, 1-17092-B)."""
+    held_out: float = 0.05
+    """The share to hold out for validation."""
+    copy: bool = False
+    """Copies the audio into OUT/audio, so that the corpus can be moved."""
+    shar: bool = False
+    """Writes OUT/shar as well: shards of audio that clusters read as a stream."""
+    licence: str = "not stated"
+    """Written into LICENCES.md."""
+    num_workers: int = os.cpu_count() or 1
+    seed: int = 0
+
+
+@dataclass(kw_only=True)
+class Described:
+    """What a table says of one file."""
+
+    captions: list[str] = field(default_factory=list)
+    attributes: dict[str, Any] = field(default_factory=dict)
+
+
+def main(config: Config) -> dict[Split, int]:
+    """Prepares the corpus and returns the number of clips in each split."""
+    folder = config.data or make_up_sounds(config.out / "sounds")
+    paths = find_audio(folder, besides=config.out if config.data else None)
+    skipped: list[tuple[str, str]] = []
+    described: dict[Path, Described] = {}
+    if config.captions is not None:
+        described = read_table(config.captions, folder, paths, config=config, skipped=skipped)
+
+    cuts, seconds = [], 0.0
+    with ThreadPoolExecutor(config.num_workers) as pool:  # decoding does not hold the GIL
+        probed = tqdm(pool.map(probe, paths), total=len(paths), desc="reading", unit="file")
+        for path, found in zip(paths, probed, strict=True):
+            name = path.relative_to(folder).as_posix()
+            if isinstance(found, str):
+                skipped.append((name, found))
+                continue
+            entry = described.get(path, Described())
+            conditions = describe(path, folder, entry, config)
+            if conditions is None:
+                skipped.append((name, "it has no caption"))
+                continue
+            group = entry.attributes.get("group") or group_by(path, folder, config.group)
+            kept = copied(path, config.out / "audio" / name) if config.copy else path
+            try:
+                cuts.append(make_cut(name, kept, info=found, conditions=conditions, group=group))
+            except ValueError as error:  # an attribute that is neither text nor a number
+                skipped.append((name, str(error)))
+                continue
+            seconds += found.duration
+
+    with replacing(config.out / "skipped.txt") as file:
+        file.write_text("".join(f"{name}\t{why}\n" for name, why in skipped), encoding="utf-8")
+    if not cuts:
+        raise ValueError(
+            f"None of the {len(paths)} audio files below {folder} can be used; "
+            f"{config.out / 'skipped.txt'} says why."
+        )
+    counts = write_cuts(config.out, cuts, seed=config.seed, held_out=config.held_out)
+    write_licences(
+        config.out, [Licence(what=folder.name, author="", licence=config.licence, source="")]
+    )
+    if config.shar:
+        write_shar(config.out)
+    tqdm.write(
+        f"{config.out}: {len(cuts):,} clips, {seconds / 3600:.2f} h; {counts['train']:,} to train "
+        f"on, {counts['held_out']:,} held out; {len(skipped):,} skipped (skipped.txt says why).\n"
+        f"Next: python recipes/tokenize_dataset.py --data {config.out}"
+    )
+    return counts
+
+
+def find_audio(folder: Path, *, besides: Path | None) -> list[Path]:
+    """All audio below a folder, but hidden files and what this recipe copied."""
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is not a folder; give a folder of audio files as --data.")
+    paths = [
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.suffix.lower() in SOUNDS | OTHER_SOUNDS
+        and not path.name.startswith(".")
+        and not (besides and path.absolute().is_relative_to(besides.absolute()))
+    ]
+    if not paths:
+        raise ValueError(f"No audio files were found below {folder}; give a folder that has some.")
+    return paths
+
+
+def probe(path: Path) -> AudioInfo | str:
+    """Decodes a whole file: what is there, counted rather than promised; or why it is no use."""
+    try:
+        info = audio_info(path)
+        num_samples, peak = 0, 0.0
+        for block in stream_audio(path):
+            num_samples += block.shape[1]
+            peak = max(peak, block.abs().max().item())
+    except ValueError as error:
+        return str(error)
+    if peak < 1e-4:
+        return "it is silent"
+    return dataclasses.replace(info, num_samples=num_samples)
+
+
+def read_table(
+    table: Path,
+    folder: Path,
+    paths: list[Path],
+    *,
+    config: Config,
+    skipped: list[tuple[str, str]],
+) -> dict[Path, Described]:
+    """Reads captions and attributes of files; rows of no use go to `skipped`."""
+    rows = list(read_rows(table, skipped))
+    for column in (config.file_column, config.caption_column):
+        if rows and not any(column in row for _, row in rows):
+            names = ", ".join(rows[0][1])
+            raise ValueError(
+                f"{table} has no column {column!r}, only {names}; "
+                "name the right ones with --file-column and --caption-column."
+            )
+    if config.caption_column != "text" and any("text" in row for _, row in rows):
+        raise ValueError(
+            f"{table} has a column 'text' beside {config.caption_column!r}; rename it, "
+            "or make it the caption with --caption-column text."
+        )
+    files = defaultdict(list)
+    for path in paths:
+        relative = path.relative_to(folder)
+        for key in {relative.with_suffix("").as_posix(), path.name, path.stem}:
+            files[key].append(path)
+    exact = {path.relative_to(folder).as_posix(): path for path in paths}
+
+    described: dict[Path, Described] = defaultdict(Described)
+    for where, row in rows:
+        name = str(row.pop(config.file_column, "") or "")
+        found = [exact[name]] if name in exact else files.get(name, [])
+        if len(found) != 1:
+            skipped.append((where, f"{name!r} is the name of {len(found)} files"))
+            continue
+        entry = described[found[0]]
+        captions = row.pop(config.caption_column, None) or []
+        for caption in captions if isinstance(captions, list) else [captions]:
+            text = str(caption).strip()
+            if text and text not in entry.captions:
+                entry.captions.append(text)
+        for key, value in row.items():
+            value = str(value) if key in TEXTS and value is not None else value
+            if value not in (None, "") and entry.attributes.setdefault(key, value) != value:
+                skipped.append((where, f"its {key} is not that of an earlier row of {name!r}"))
+    return described
+
+
+def read_rows(table: Path, skipped: list[tuple[str, str]]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields where a row stands and what it holds; numbers of CSV files are numbers."""
+    if table.suffix not in (".csv", ".tsv", ".jsonl"):
+        raise ValueError(f"{table} is not a .csv, .tsv or .jsonl file; give one of these.")
+    try:
+        lines = io.StringIO(table.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError as error:
+        raise ValueError(f"{table} does not exist; give the path of a table.") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{table} is not UTF-8 text; save it as UTF-8.") from error
+    if table.suffix == ".jsonl":
+        for number, line in enumerate(lines, start=1):
+            where = f"{table.name} line {number}"
+            try:
+                row = json.loads(line) if line.strip() else {}
+            except json.JSONDecodeError:
+                row = None
+            if not isinstance(row, dict):
+                skipped.append((where, "it is not a JSON object"))
+            elif row:
+                yield where, row
+        return
+    reader = csv.DictReader(lines, delimiter="\t" if table.suffix == ".tsv" else ",")
+    rows = [(f"{table.name} line {reader.line_num}", row) for row in reader]
+    columns = [name for name in reader.fieldnames or [] if name not in TEXTS]
+    numeric = {name for name in columns if all(is_number(row[name] or "0") for _, row in rows)}
+    for where, row in rows:
+        if None in row:
+            skipped.append((where, "it has more cells than the first line"))
+        else:
+            yield where, {k: float(v) if v and k in numeric else v for k, v in row.items()}
+
+
+def is_number(text: str) -> bool:
+    return re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", text) is not None
+
+
+def describe(path: Path, folder: Path, entry: Described, config: Config) -> Conditions | None:
+    """The conditions of a file; None where it needs a caption and has none."""
+    attributes = {key: value for key, value in entry.attributes.items() if key != "group"}
+    captions = entry.captions
+    beside = path.with_suffix(".txt")
+    if not captions and beside.exists():
+        lines = beside.read_text(encoding="utf-8", errors="replace").splitlines()
+        captions = [line.strip() for line in lines if line.strip()]
+    uncaptioned = config.uncaptioned or ("skip" if config.captions else "name")
+    if not captions and uncaptioned == "name":
+        captions = [caption] if (caption := caption_from_name(path, folder)) else []
+    if captions:
+        return {"text": captions, **attributes}
+    return attributes if uncaptioned == "keep" else None
+
+
+def caption_from_name(path: Path, folder: Path) -> str:
+    """The words in a file's name, else in that of its folder, the next one up and so on."""
+    parts = path.relative_to(folder).with_suffix("").parts
+    for part in reversed(parts):
+        spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", part)  # dogBark
+        words = [re.sub(r"\d+$", "", word) for word in re.split(r"[\W_]+", spaced)]
+        # One letter is a take, and letters among digits are no word but an id.
+        words = [word.lower() for word in words if len(word) > 1 and word.isalpha()]
+        if words:
+            return " ".join(words)
+    return ""
+
+
+def group_by(path: Path, folder: Path, rule: Literal["file", "folder", "name"]) -> str:
+    relative = path.relative_to(folder)
+    if rule == "folder":
+        return relative.parent.as_posix()
+    if rule == "name":
+        return relative.with_name(path.stem.rpartition("-")[0] or path.stem).as_posix()
+    return relative.as_posix()
+
+
+def copied(path: Path, target: Path) -> Path:
+    """Copies a file, unless it has been: a copy has the size and time of the original."""
+    before, now = (p.stat() if p.exists() else None for p in (target, path))
+    assert now is not None
+    if before is None or (before.st_size, before.st_mtime) != (now.st_size, now.st_mtime):
+        with replacing(target) as file:
+            shutil.copy2(path, file)
+    return target
+
+
+def make_up_sounds(folder: Path) -> Path:
+    """Sounds whose names say what they are: folder/rain/rain-02.wav."""
+    for clip in synthetic_clips(num_clips=12, seconds=2.0, sample_rate=24_000, seed=0):
+        samples = torch.from_numpy(clip.samples).float() / 32767
+        write_audio(folder / clip.kind / f"{clip.name}.wav", samples, 24_000)
+    return folder
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config, description=__doc__))
