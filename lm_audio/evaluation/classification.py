@@ -1,0 +1,81 @@
+"""What a classifier hears: divergence of its labels, their accuracy, and neighbours in a space.
+
+Shapes: B clips, n vectors, D width, V labels.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lm_audio.evaluation.clips import ClipFile
+
+
+class AudioClassifier(Protocol):
+    """Tells how likely each of its labels is."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def sample_rate(self) -> int: ...
+
+    @property
+    def labels(self) -> Sequence[str]: ...
+
+    def __call__(self, samples: Tensor) -> Tensor:
+        """Probabilities [n, V] of the windows of samples [B, N]; each row sums to 1."""
+
+
+def classify_clips(classifier: AudioClassifier, clips: Iterable[ClipFile]) -> Tensor:
+    """The mean probabilities [B, V] over the windows of each clip."""
+    return torch.stack(
+        [
+            classifier(clip.audio(classifier.sample_rate).samples).float().cpu().mean(dim=0)
+            for clip in clips
+        ]
+    )
+
+
+def kl_divergence(generated: Tensor, real: Tensor, *, epsilon: float = 1e-6) -> Tensor:
+    """How far the labels [B, V] of generated clips are from those of their real pairs: [B].
+
+    KL(real || generated + epsilon), as audiocraft's `kl_divergence`, whose `kld` is its mean.
+    AudioGen (arXiv 2209.15352) uses the labels of PaSST, softmax of 527 logits; other classifiers
+    give other values.
+    """
+    return F.kl_div((generated + epsilon).log(), real, reduction="none").sum(dim=-1)
+
+
+def label_accuracy(probabilities: Tensor, truth: Sequence[str], labels: Sequence[str]) -> Tensor:
+    """1 where the likeliest label is the true one, else 0: [B], for probabilities [B, V]."""
+    unknown = sorted(set(truth) - set(labels))
+    if unknown:
+        raise ValueError(
+            f"The classifier has no label '{unknown[0]}'; name the clips by its {len(labels)} "
+            f"labels, such as '{labels[0]}'."
+        )
+    right = torch.tensor([list(labels).index(label) for label in truth])
+    return (probabilities.argmax(dim=-1) == right).float()
+
+
+def nearest_labels(
+    vectors: Tensor, known: Tensor, known_labels: Sequence[str], *, k: int = 5
+) -> list[str]:
+    """The commonest label of the k nearest by cosine of known vectors [m, D], for vectors [n, D].
+
+    Of labels that are equally common the first in order wins: scikit-learn's
+    `KNeighborsClassifier(k, metric="cosine")`.
+    """
+    k = min(k, len(known))
+    closeness = F.normalize(vectors.double(), dim=-1) @ F.normalize(known.double(), dim=-1).T
+    nearest = closeness.topk(k, dim=-1).indices
+    names = np.array(known_labels)
+    answers = []
+    for row in nearest:
+        found, counts = np.unique(names[row.numpy()], return_counts=True)
+        answers.append(str(found[counts.argmax()]))
+    return answers
