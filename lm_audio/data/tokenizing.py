@@ -1,0 +1,162 @@
+"""Turns sound into the streams of a shard: acoustic tokens, semantic tokens, 16-bit samples.
+
+Clips are encoded one at a time: only so do tokens never depend on their neighbours, and on a CPU a
+batch is no faster. Many processes are, see `shard_workers`.
+
+Shapes: C channels, N samples, K codebooks or channels, T frames.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+
+import torch
+from torch import Tensor
+
+from audio_tokenizers.acoustic.registry import load_codec
+from audio_tokenizers.protocol import AcousticTokenizer, SemanticTokenizer
+from audio_tokenizers.resampling import check_sample_rate
+from audio_tokenizers.semantic.tokenizer import load_feature_tokenizer
+from lm_audio.data.shards import Stream
+from lm_audio.patterns import interleave_channels
+
+FULL_SCALE = 2**15
+"""What 1.0 is in the stream "samples"; so 16-bit files come out as they were."""
+
+LEAST = {"num_channels": 1, "max_seconds": 1, "examples_per_shard": 1, "num_mixed": 0, "seed": 0}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizingConfig:
+    """Which streams to make, and of what.
+
+    Args:
+        codec: a name, a path or a hub id for the stream "acoustic", or None.
+        num_codebooks: how many of each channel to keep, the coarsest first; all by default.
+        semantic: the folder of a feature tokenizer for the stream "semantic", or None.
+        sample_rate: that of the stream "samples", or None.
+        num_channels: the codec's own, or 1, by default; 2 with a mono codec interleaves the tokens
+            of both channels, as `patterns.interleave_channels` does.
+        max_seconds: longer recordings are cut into equal parts.
+        num_mixed: the number of mixtures with other clips to add for each clip to train on.
+    """
+
+    codec: str | None = None
+    num_codebooks: int | None = None
+    semantic: str | None = None
+    sample_rate: int | None = None
+    num_channels: int | None = None
+    max_seconds: float = 60.0
+    examples_per_shard: int = 500
+    num_mixed: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.codec is None and self.semantic is None and self.sample_rate is None:
+            raise ValueError(
+                "No stream is asked for; give a codec, a semantic tokenizer or a rate."
+            )
+        if self.codec is None and self.num_codebooks is not None:
+            raise ValueError(
+                f"num_codebooks is {self.num_codebooks} and there is no codec; drop it."
+            )
+        if self.sample_rate is not None:
+            check_sample_rate(self.sample_rate)
+        if self.codec is None and self.sample_rate is None and self.num_channels is not None:
+            raise ValueError(
+                f"num_channels is {self.num_channels} and semantic tokens are of all; drop it."
+            )
+        for name, least in LEAST.items():
+            value = getattr(self, name)
+            if value is not None and not value >= least:
+                raise ValueError(f"{name} is {value}; use {least} or more.")
+
+
+class Tokenizers:
+    """All tokenizers of a config, loaded, and what their streams are.
+
+    Args:
+        device: where the models run; the streams come back on the CPU.
+    """
+
+    def __init__(self, config: TokenizingConfig, *, device: str = "cpu") -> None:
+        self.device = device
+        self.codec = None if config.codec is None else load_codec(config.codec, device=device)
+        self.semantic = (
+            None
+            if config.semantic is None
+            else load_feature_tokenizer(config.semantic, device=device)
+        )
+        own_channels = 1 if self.codec is None else self.codec.num_channels
+        self.num_channels = config.num_channels or own_channels
+        self.num_codebooks = config.num_codebooks
+        self._sample_rate = config.sample_rate
+        self.streams: dict[str, Stream] = {}
+        if self.codec is not None:
+            _check_codec(self.codec, config)
+            self.streams["acoustic"] = _acoustic_stream(self.codec, config)
+        if self.semantic is not None:
+            self.streams["semantic"] = _semantic_stream(self.semantic)
+        if config.sample_rate is not None:
+            self.streams["samples"] = Stream(
+                rate=Fraction(config.sample_rate),
+                num_codebooks=self.num_channels,
+                num_tokens=None,
+                identity=f"pcm16-{config.sample_rate}",
+            )
+
+    @property
+    def sample_rates(self) -> set[int]:
+        """The rates at which `encode` takes a clip."""
+        rates = {self._sample_rate} if self._sample_rate is not None else set()
+        rates |= {each.sample_rate for each in (self.codec, self.semantic) if each is not None}
+        return rates
+
+    @torch.no_grad()
+    def encode(self, samples: Mapping[int, Tensor]) -> dict[str, Tensor]:
+        """Turns a clip [C, N], float32, given at each of `sample_rates`, into streams [K, T]."""
+        streams = {}
+        if self.codec is not None:
+            channels = samples[self.codec.sample_rate].to(self.device)
+            rows = channels.unflatten(
+                0, (-1, self.codec.num_channels)
+            )  # [token sets, codec's C, N]
+            tokens = self.codec.encode(rows, num_codebooks=self.num_codebooks)
+            streams["acoustic"] = interleave_channels(tokens[None])[0].cpu()
+        if self.semantic is not None:
+            clip = samples[self.semantic.sample_rate][None].to(self.device)
+            streams["semantic"] = self.semantic.encode(clip)[0].cpu()
+        if self._sample_rate is not None:
+            scaled = (samples[self._sample_rate] * FULL_SCALE).round()
+            streams["samples"] = scaled.clamp(-FULL_SCALE, FULL_SCALE - 1).to(torch.int16)
+        return streams
+
+
+def _check_codec(codec: AcousticTokenizer, config: TokenizingConfig) -> None:
+    own, channels = codec.num_channels, config.num_channels
+    if channels not in (None, own) and (own, channels) != (1, 2):
+        choice = "1 or 2" if own == 1 else f"{own}"
+        raise ValueError(f"num_channels is {channels}; a codec of {own} takes {choice}.")
+    if not 1 <= (config.num_codebooks or 1) <= codec.num_codebooks:
+        raise ValueError(
+            f"num_codebooks is {config.num_codebooks}; this codec has 1 to {codec.num_codebooks}."
+        )
+
+
+def _acoustic_stream(codec: AcousticTokenizer, config: TokenizingConfig) -> Stream:
+    token_sets = (config.num_channels or codec.num_channels) // codec.num_channels
+    return Stream(
+        rate=Fraction(codec.sample_rate, codec.hop_length),
+        num_codebooks=token_sets * (config.num_codebooks or codec.num_codebooks),
+        num_tokens=codec.codebook_size,
+        identity=codec.identity if token_sets == 1 else f"{codec.identity}-{token_sets}-channels",
+    )
+
+
+def _semantic_stream(semantic: SemanticTokenizer) -> Stream:
+    return Stream(
+        rate=Fraction(semantic.frame_rate).limit_denominator(1000),
+        num_codebooks=1,
+        num_tokens=semantic.num_tokens,
+        identity=semantic.identity,
+    )
