@@ -1,0 +1,215 @@
+"""Augmentation of clips: two mixed into one with a caption for both, gain, crop, codec artefacts.
+
+Mixing is that of AudioGen (arXiv 2209.15352): two clips that overlap, at a signal-to-noise ratio
+drawn uniformly from -5 to 5 dB, teach a model scenes of which there is no recording.
+
+Each function draws from the generator that it is given, `np.random.default_rng([seed, number])` for
+the example of that number, so that an example does not depend on others. Shapes: C channels, N
+samples.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from audio_tokenizers.protocol import AcousticTokenizer
+
+PEAK = 0.99
+# A clip that is quieter in the overlap than this share of its power counts as if it were not: the
+# noise behind a bark is not raised to the level of the other clip, and the bark with it.
+LOWEST_SHARE = 0.5
+# Clips that begin this much of the mixture apart, and end in that order, follow one another.
+APART = 0.25
+BACKGROUND_DB = 2.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mixture:
+    """Two clips as one.
+
+    Args:
+        samples: [C, N], peak at most 0.99.
+        snr: how much louder the first clip is than the second, in dB.
+        first: the samples that the first clip fills, from and to.
+        second: the same of the second clip; one of the two begins at 0.
+    """
+
+    samples: Tensor
+    snr: float
+    first: tuple[int, int]
+    second: tuple[int, int]
+
+
+def mix(
+    first: Tensor,
+    second: Tensor,
+    *,
+    rng: np.random.Generator,
+    snr: tuple[float, float] = (-5.0, 5.0),
+    min_overlap: float = 0.5,
+    max_samples: int | None = None,
+) -> Mixture:
+    """Mixes two clips [C, N], of one rate; their lengths may differ, and one may be mono.
+
+    The ratio holds for their powers where both sound, unless one is nearly silent there.
+
+    Args:
+        snr: the range, in dB, that the ratio is drawn from.
+        min_overlap: the least share of the shorter clip that sounds with the other.
+        max_samples: the longest mixture, at least as long as each clip; else no limit.
+    """
+    first, second = _same_channels(first, second)
+    lengths = first.shape[1], second.shape[1]
+    if not 0 < min_overlap <= 1:
+        raise ValueError(f"min_overlap is {min_overlap}; use more than 0, at most 1.")
+    if max_samples is not None and max_samples < max(lengths):
+        raise ValueError(
+            f"The clips have {lengths[0]} and {lengths[1]} samples and the mixture may have "
+            f"{max_samples}; crop the clips first."
+        )
+    overlap = max(1, round(min_overlap * min(lengths)))
+    earliest, latest = overlap - lengths[1], lengths[0] - overlap
+    if max_samples is not None:
+        earliest, latest = (
+            max(earliest, lengths[0] - max_samples),
+            min(latest, max_samples - lengths[1]),
+        )
+    offset = int(rng.integers(earliest, latest + 1))  # of the second from the first
+    ratio = float(rng.uniform(*snr))
+
+    begin, end = max(0, offset), min(lengths[0], offset + lengths[1])
+    powers = [
+        max(_power(part), LOWEST_SHARE * _power(whole))
+        for part, whole in (
+            (first[:, begin:end], first),
+            (second[:, begin - offset : end - offset], second),
+        )
+    ]
+    gain = (powers[0] / powers[1]) ** 0.5 * 10 ** (-ratio / 20) if min(powers) > 0 else 1.0
+    at_first, at_second = max(0, -offset), max(0, offset)
+    num_samples = max(at_first + lengths[0], at_second + lengths[1])
+    samples = F.pad(first, (at_first, num_samples - at_first - lengths[0]))
+    samples = samples + gain * F.pad(second, (at_second, num_samples - at_second - lengths[1]))
+    return Mixture(
+        samples=peak_safe(samples),
+        snr=ratio,
+        first=(at_first, at_first + lengths[0]),
+        second=(at_second, at_second + lengths[1]),
+    )
+
+
+def mixed_conditions(
+    first: Mapping[str, str | float | list[str]],
+    second: Mapping[str, str | float | list[str]],
+    mixture: Mixture,
+    *,
+    rng: np.random.Generator,
+    num_captions: int = 4,
+) -> dict[str, str | float | list[str]]:
+    """The conditions of a mixture: captions of both clips joined in several ways, if both have any.
+
+    No other condition is true of the mixture: it has no one label, speaker or tempo.
+    """
+    texts = [_texts(conditions.get("text")) for conditions in (first, second)]
+    if not all(texts):
+        return {}
+    joined = []
+    for _ in range(num_captions):
+        one, other = (captions[int(rng.integers(len(captions)))] for captions in texts)
+        joined.append(join_captions(one, other, mixture, rng=rng))
+    return {"text": list(dict.fromkeys(joined))}
+
+
+def join_captions(first: str, second: str, mixture: Mixture, *, rng: np.random.Generator) -> str:
+    """One caption for both clips, by a wording drawn from those that are true of the mixture."""
+    first, second = (caption.strip().rstrip(".") for caption in (first, second))
+    pair, reverse = (first, second), (second, first)
+    either = pair if rng.integers(2) else reverse
+    wordings = [(wording, either) for wording in ("{} and {}", "{}, {}", "{} together with {}")]
+    if abs(mixture.snr) >= BACKGROUND_DB:
+        wordings.append(("{} with {} in the background", pair if mixture.snr > 0 else reverse))
+    distance = APART * mixture.samples.shape[1]
+    begin, end = (b - a for a, b in zip(mixture.first, mixture.second, strict=True))
+    if min(abs(begin), abs(end)) >= distance and begin * end > 0:
+        in_order = pair if begin > 0 else reverse
+        wordings += [("{} followed by {}", in_order), ("{}, then {}", in_order)]
+    wording, (before, after) = wordings[int(rng.integers(len(wordings)))]
+    return wording.format(before, _uncapitalised(after))
+
+
+def random_gain(
+    samples: Tensor, *, rng: np.random.Generator, low: float = -12.0, high: float = 3.0
+) -> Tensor:
+    """Samples [C, N] by a gain drawn uniformly in dB; less where the peak would be beyond 0.99."""
+    return peak_safe(samples * 10 ** (rng.uniform(low, high) / 20))
+
+
+def random_crop(samples: Tensor, num_samples: int, *, rng: np.random.Generator) -> Tensor:
+    """A piece [C, num_samples] of samples [C, N]; zeros follow a clip that is shorter."""
+    start = int(rng.integers(max(1, samples.shape[1] - num_samples + 1)))
+    piece = samples[:, start : start + num_samples]
+    return F.pad(piece, (0, num_samples - piece.shape[1]))
+
+
+@torch.no_grad()
+def through_codec(
+    samples: Tensor, codec: AcousticTokenizer, *, rng: np.random.Generator, min_codebooks: int = 1
+) -> Tensor:
+    """Samples [C, N], at the codec's rate, as they sound after a number of its codebooks.
+
+    Channels go through a mono codec one by one.
+    """
+    C, N = samples.shape
+    if codec.num_channels not in (1, C):
+        raise ValueError(
+            f"The samples have {C} channels and the codec {codec.num_channels}; give as many."
+        )
+    if not 1 <= min_codebooks <= codec.num_codebooks:
+        raise ValueError(
+            f"min_codebooks is {min_codebooks} and the codec has {codec.num_codebooks} codebooks; "
+            f"use 1 to {codec.num_codebooks}."
+        )
+    num_codebooks = int(rng.integers(min_codebooks, codec.num_codebooks + 1))
+    batch = samples[:, None] if codec.num_channels == 1 else samples[None]
+    tokens = codec.encode(batch, num_codebooks=num_codebooks)
+    decoded = codec.decode(tokens, num_samples=N, gains=codec.gains(batch))
+    return decoded.reshape(C, N)
+
+
+def peak_safe(samples: Tensor) -> Tensor:
+    """Samples of any shape, quieter if their peak is beyond 0.99."""
+    peak = samples.abs().max().item() if samples.numel() else 0.0
+    return samples * (PEAK / peak) if peak > PEAK else samples
+
+
+def _same_channels(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    counts = [len(first), len(second)]
+    if counts[0] != counts[1] and 1 not in counts:
+        raise ValueError(
+            f"The clips have {counts[0]} and {counts[1]} channels; give two of as many, or one "
+            "that is mono."
+        )
+    if not (first.shape[1] and second.shape[1]):
+        raise ValueError("A clip without samples cannot be mixed; leave it out.")
+    return first.expand(max(counts), -1), second.expand(max(counts), -1)
+
+
+def _power(samples: Tensor) -> float:
+    return samples.double().square().mean().item()
+
+
+def _texts(value: str | float | list[str] | None) -> list[str]:
+    if value is None:
+        return []
+    return value if isinstance(value, list) else [str(value)]
+
+
+def _uncapitalised(caption: str) -> str:
+    """A caption within a sentence: "A dog" as "a dog", but "TV noise" and "I sing" as they are."""
+    word = caption.split(" ", 1)[0]
+    is_name = word == "I" or word[1:] != word[1:].lower()
+    return caption if is_name else caption[:1].lower() + caption[1:]

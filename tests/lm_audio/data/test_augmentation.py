@@ -1,0 +1,264 @@
+"""Mixtures have the ratio and overlap that were drawn; their captions say nothing untrue."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from transformers import EncodecConfig, EncodecModel
+
+from audio_tokenizers.acoustic.encodec import EncodecTokenizer
+from audio_tokenizers.acoustic.frame_codec import FrameCodec, tiny
+from lm_audio.data.augmentation import (
+    Mixture,
+    join_captions,
+    mix,
+    mixed_conditions,
+    random_crop,
+    random_gain,
+    through_codec,
+)
+
+
+def noise(seed: int, num_samples: int, *, num_channels: int = 1, level: float = 0.1) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return level * torch.randn(num_channels, num_samples, generator=generator)
+
+
+def gains(mixture: Mixture, first: Tensor, second: Tensor) -> list[float]:
+    """How much of each clip is in the mixture, by least squares over the overlap."""
+    begin, end = overlap(mixture)
+    parts = [
+        clip.expand(len(mixture.samples), -1)[:, begin - start : end - start].flatten()
+        for clip, (start, _) in ((first, mixture.first), (second, mixture.second))
+    ]
+    both = mixture.samples[:, begin:end].flatten()
+    solution = torch.linalg.lstsq(torch.stack(parts, dim=1).double(), both[:, None].double())
+    return solution.solution[:, 0].tolist()
+
+
+def overlap(mixture: Mixture) -> tuple[int, int]:
+    begins, ends = zip(mixture.first, mixture.second, strict=True)
+    return max(begins), min(ends)
+
+
+def measured_snr(mixture: Mixture, first: Tensor, second: Tensor) -> float:
+    begin, end = overlap(mixture)
+    powers = [
+        (gain * clip.expand(len(mixture.samples), -1)[:, begin - start : end - start])
+        .square()
+        .sum()
+        for gain, clip, (start, _) in zip(
+            gains(mixture, first, second),
+            (first, second),
+            (mixture.first, mixture.second),
+            strict=True,
+        )
+    ]
+    return 10 * torch.log10(powers[0] / powers[1]).item()
+
+
+@pytest.mark.parametrize("lengths", [(8_000, 8_000), (8_000, 3_000), (3_000, 8_001)])
+@pytest.mark.parametrize("level", [0.001, 0.9])
+def test_the_ratio_in_the_overlap_is_the_one_drawn(lengths: tuple[int, int], level: float) -> None:
+    first, second = noise(0, lengths[0], level=level), noise(1, lengths[1])
+    ratios, offsets = [], set()
+    for number in range(40):
+        mixture = mix(first, second, rng=np.random.default_rng([7, number]))
+        assert measured_snr(mixture, first, second) == pytest.approx(mixture.snr, abs=1e-3)
+        begin, end = overlap(mixture)
+        assert end - begin >= min(lengths) // 2
+        assert min(mixture.first[0], mixture.second[0]) == 0
+        assert mixture.samples.shape == (1, max(mixture.first[1], mixture.second[1]))
+        assert mixture.samples.abs().max() <= 0.99 + 1e-6
+        ratios.append(mixture.snr)
+        offsets.add(mixture.second[0] - mixture.first[0])
+    assert min(ratios) < -4 < 4 < max(ratios)
+    assert all(-5 <= ratio <= 5 for ratio in ratios)
+    assert len(offsets) > 30
+
+
+def test_what_is_not_in_the_overlap_stays_as_it_was() -> None:
+    first, second = noise(0, 1_000), noise(1, 1_000)
+    for number in range(20):
+        mixture = mix(first, second, rng=np.random.default_rng(number))
+        begin, end = mixture.first
+        alone = slice(0, mixture.second[0]) if begin == 0 else slice(mixture.second[1], end)
+        torch.testing.assert_close(
+            mixture.samples[:, alone], first[:, alone.start - begin : alone.stop - begin]
+        )
+
+
+def test_the_ratio_of_clips_with_channels_is_that_of_all_of_them() -> None:
+    mono, stereo = noise(0, 4_000), noise(1, 4_000, num_channels=2)
+    stereo[1] *= 3
+    mixture = mix(mono, stereo, rng=np.random.default_rng(0))
+    assert mixture.samples.shape[0] == 2
+    assert measured_snr(mixture, mono, stereo) == pytest.approx(mixture.snr, abs=1e-3)
+    assert mix(stereo, mono, rng=np.random.default_rng(0)).samples.shape[0] == 2
+
+
+def test_a_mixture_is_no_longer_than_it_may_be() -> None:
+    first, second = noise(0, 1_000), noise(1, 700)
+    longest = 0
+    for number in range(50):
+        mixture = mix(first, second, rng=np.random.default_rng(number), max_samples=1_100)
+        longest = max(longest, mixture.samples.shape[1])
+    assert 1_050 < longest <= 1_100
+    exact = mix(first, first, rng=np.random.default_rng(0), max_samples=1_000)
+    assert exact.first == exact.second == (0, 1_000)
+
+
+def test_silence_is_not_raised_to_the_level_of_sound() -> None:
+    bark = noise(0, 1_000)
+    bark[:, 200:] *= 1e-4  # a bark, then the noise of the room
+    other = noise(1, 1_000)
+    for number in range(50):
+        mixture = mix(other, bark, rng=np.random.default_rng(number))
+        gain, bark_gain = gains(mixture, other, bark)
+        assert bark_gain / gain < 10  # to raise the noise to the other's level takes 10,000
+    silent = mix(torch.zeros(1, 100), noise(0, 100), rng=np.random.default_rng(0))
+    assert torch.isfinite(silent.samples).all()
+    assert silent.samples.abs().max() > 0
+
+
+def mixture_of(first: tuple[int, int], second: tuple[int, int], snr: float) -> Mixture:
+    num_samples = max(first[1], second[1])
+    return Mixture(samples=torch.zeros(1, num_samples), snr=snr, first=first, second=second)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "snr", "told"),
+    [
+        ((0, 100), (0, 100), 0.0, set()),
+        ((0, 100), (0, 100), 4.0, {"A dog barks with rain in the background"}),
+        ((0, 100), (0, 100), -4.0, {"Rain with a dog barks in the background"}),
+        ((0, 80), (40, 120), 0.0, {"A dog barks followed by rain", "A dog barks, then rain"}),
+        ((40, 120), (0, 80), 0.0, {"Rain followed by a dog barks", "Rain, then a dog barks"}),
+        ((0, 120), (60, 100), 0.0, set()),  # the second begins later and ends earlier
+    ],
+)
+def test_captions_say_what_is_true(
+    first: tuple[int, int], second: tuple[int, int], snr: float, told: set[str]
+) -> None:
+    mixture = mixture_of(first, second, snr)
+    captions = {
+        join_captions("A dog barks.", "Rain", mixture, rng=np.random.default_rng(n))
+        for n in range(200)
+    }
+    always = {
+        "A dog barks and rain",
+        "A dog barks, rain",
+        "A dog barks together with rain",
+        "Rain and a dog barks",
+        "Rain, a dog barks",
+        "Rain together with a dog barks",
+    }
+    assert captions == always | told
+
+
+def test_names_keep_their_capitals_in_joined_captions() -> None:
+    mixture = mixture_of((0, 9), (0, 9), 0.0)
+    captions = [
+        join_captions("TV noise", "I sing", mixture, rng=np.random.default_rng(n)) for n in range(9)
+    ]
+    assert all("TV noise" in caption and "I sing" in caption for caption in captions)
+
+
+def test_a_mixture_has_captions_and_no_other_condition() -> None:
+    mixture = mixture_of((0, 9), (0, 9), 0.0)
+    dog = {"text": ["a dog barks", "barking"], "label": "dog", "tempo": 92.0}
+    rng = np.random.default_rng(0)
+    mixed = mixed_conditions(dog, {"text": "rain"}, mixture, rng=rng, num_captions=8)
+    assert mixed.keys() == {"text"}
+    texts = mixed["text"]
+    assert isinstance(texts, list)
+    assert 2 < len(set(texts)) == len(texts) <= 8
+    assert all("rain" in text and "bark" in text for text in texts)
+    assert mixed_conditions(dog, {"label": "rain"}, mixture, rng=rng) == {}
+
+
+def test_gain_and_crop_are_drawn_in_their_range() -> None:
+    samples = noise(0, 1_000, num_channels=2)
+    gains, starts = [], set()
+    for number in range(100):
+        rng = np.random.default_rng(number)
+        louder = random_gain(samples, rng=rng)
+        gains.append(20 * torch.log10(louder.norm() / samples.norm()).item())
+        piece = random_crop(samples, 900, rng=rng)
+        start = int((samples[0] == piece[0, 0]).nonzero()[0])
+        assert torch.equal(piece, samples[:, start : start + 900])
+        starts.add(start)
+    assert -12 <= min(gains) < -10 < 1 < max(gains) <= 3
+    assert len(starts) > 50
+    rng = np.random.default_rng(0)
+    assert random_gain(9 * samples / samples.abs().max(), rng=rng).abs().max() <= 0.99 + 1e-6
+    padded = random_crop(samples, 1_200, rng=rng)
+    assert torch.equal(padded, torch.nn.functional.pad(samples, (0, 200)))
+
+
+def test_codec_artefacts_are_those_of_some_of_its_codebooks() -> None:
+    torch.manual_seed(0)
+    codec = FrameCodec(tiny()).eval()
+    codec.train()(noise(5, 48_000)[None])  # starts the codebooks
+    codec.eval()
+    samples = noise(0, 5_000, num_channels=2)
+    expected = [
+        codec.decode(codec.encode(samples[:, None], num_codebooks=k), num_samples=5_000)[:, 0]
+        for k in range(1, codec.num_codebooks + 1)
+    ]
+    found = set()
+    for number in range(20):
+        changed = through_codec(samples, codec, rng=np.random.default_rng(number), min_codebooks=2)
+        matches = [k for k, answer in enumerate(expected, start=1) if torch.equal(answer, changed)]
+        found.update(matches)
+        assert matches
+    assert found == set(range(2, codec.num_codebooks + 1))
+
+
+def stereo_codec() -> EncodecTokenizer:
+    """Random weights; it divides by the loudness of its input before it encodes."""
+    torch.manual_seed(0)
+    config = EncodecConfig(
+        audio_channels=2,
+        num_filters=2,
+        hidden_size=8,
+        codebook_size=16,
+        num_lstm_layers=1,
+        normalize=True,
+        target_bandwidths=[1.2],
+    )
+    model = EncodecModel(config).eval()
+    for layer in model.quantizer.layers:
+        layer.codebook.embed.normal_()
+    return EncodecTokenizer(model)
+
+
+def test_a_stereo_codec_takes_both_channels_at_their_level() -> None:
+    codec = stereo_codec()
+    rng = np.random.default_rng(0)
+    loud, quiet = (
+        through_codec(noise(0, 2_000, num_channels=2, level=level), codec, rng=rng, min_codebooks=4)
+        for level in (0.1, 0.01)
+    )
+    assert loud.shape == (2, 2_000)
+    torch.testing.assert_close(quiet, loud / 10, rtol=1e-3, atol=1e-5)
+    with pytest.raises(ValueError, match=r"have 1 channels and the codec 2; give as many"):
+        through_codec(noise(0, 100), codec, rng=rng)
+
+
+def test_mistakes_are_told() -> None:
+    rng = np.random.default_rng(0)
+    two, three = noise(0, 100, num_channels=2), noise(0, 100, num_channels=3)
+    with pytest.raises(
+        ValueError, match=r"have 2 and 3 channels; give two of as many, or one that"
+    ):
+        mix(two, three, rng=rng)
+    with pytest.raises(ValueError, match=r"A clip without samples cannot be mixed; leave it out"):
+        mix(two, two[:, :0], rng=rng)
+    with pytest.raises(ValueError, match=r"min_overlap is 0; use more than 0, at most 1"):
+        mix(two, two, rng=rng, min_overlap=0)
+    with pytest.raises(ValueError, match=r"have 100 and 100 samples and the mixture may have 99"):
+        mix(two, two, rng=rng, max_samples=99)
+    codec = FrameCodec(tiny())
+    with pytest.raises(ValueError, match=r"min_codebooks is 9 and the codec has 4 codebooks; use"):
+        through_codec(two, codec, rng=rng, min_codebooks=9)
