@@ -21,7 +21,7 @@ def load_pretrained(cls: Any, source: str | Path, *, device: str = "cpu") -> Any
         model, info = cls.from_pretrained(
             source, dtype=torch.float32, use_safetensors=True, output_loading_info=True
         )
-    except OSError as error:
+    except (OSError, ValueError) as error:  # of the hub: no such id, or none that is valid
         raise ValueError(
             f"Found no model with safetensors at {source}; give a folder or a hub id that has one."
         ) from error
