@@ -1,0 +1,196 @@
+"""Tokenizes a corpus: sound becomes shards of tokens, which language models are trained from.
+
+    python recipes/tokenize_dataset.py --preset tiny                       # seconds, made-up sounds
+    python recipes/tokenize_dataset.py --data runs/corpus --out runs/tokens --semantic runs/semantic
+    python recipes/tokenize_dataset.py --data runs/corpus --codec none --samples 24000  # sound only
+
+`--data` is a corpus that a recipe named prepare_... has written, a folder with a Shar for each
+split, or a plain folder of audio, which then has no captions. Each stream that is asked for is made
+of all clips: acoustic tokens of a codec, semantic tokens of a feature tokenizer, 16-bit samples.
+With `--mix N` each clip to train on is mixed with N others as well, captions and all (AudioGen).
+
+It can be stopped and started again at any time: shards that are there are kept, and they are the
+same however many workers made them. `--engine ray` spreads the work over a Ray cluster whose
+machines share the file system. Clips that cannot be used are listed in OUT/skipped.txt.
+One CPU core makes tokens of the default codec of about 100 s of sound in a second; a worker takes
+0.5 GB, and 60 s of stereo at 24 kHz 1 MB in tokens, 6 MB as samples.
+"""
+
+from collections.abc import Iterable
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+import tyro
+from tqdm import tqdm
+
+from audio_tokenizers.atomic import replacing
+from audio_tokenizers.audio_files import audio_info
+from audio_tokenizers.audio_writer import write_audio
+from lm_audio.data.manifest import SPLITS, Conditions, Split, make_cut, write_cuts
+from lm_audio.data.shard_jobs import Report, claim_folder, plan_jobs, read_report
+from lm_audio.data.shard_workers import make_shards, make_shards_on_ray
+from lm_audio.data.shards import Shards
+from lm_audio.data.synthetic import synthetic_clips
+from lm_audio.data.tokenizing import Tokenizers, TokenizingConfig
+from lm_audio.pretrained import CODEC_FOLDER
+
+SUFFIXES = {".wav", ".flac", ".ogg", ".opus", ".mp3"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    data: Path | None = None
+    """A prepared corpus, a Shar or a folder of audio; without it the recipe makes sounds up."""
+    out: Path = Path("runs/tokens")
+    preset: Literal["default", "tiny"] = "default"
+    codec: str = "default"
+    """A codec's name, path or hub id; "default" is that of the package, "none" makes no tokens."""
+    num_codebooks: int | None = None
+    """How many of the codec's codebooks to keep, the coarsest first; all by default."""
+    semantic: Path | None = None
+    """The folder of a feature tokenizer, see recipes/train_semantic_codebook.py."""
+    samples: int | None = None
+    """Keep samples as well, at this rate."""
+    channels: int | None = None
+    """2 for stereo, also through a mono codec; what the codec takes by default."""
+    max_seconds: float = 60.0
+    """Longer recordings are cut into equal parts."""
+    mix: int = 0
+    """How many mixtures with other clips to add for each clip to train on."""
+    examples_per_shard: int = 500
+    """Without the mixtures; of a Shar, each part becomes a shard."""
+    engine: Literal["processes", "ray"] = "processes"
+    num_workers: int | None = None
+    """One for each CPU core, or each GPU, by default."""
+    device: str | None = None
+    """cuda where there is one, else cpu."""
+    seed: int = 0
+
+
+def main(config: Config) -> dict[Split, Shards]:
+    """Makes the shards that are not there yet and returns those of each split."""
+    device = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    codec = {"default": str(CODEC_FOLDER), "none": None}.get(config.codec, config.codec)
+    tokenizing = TokenizingConfig(
+        # Workers may run elsewhere.
+        codec=str(Path(codec).absolute()) if codec and Path(codec).exists() else codec,
+        num_codebooks=config.num_codebooks,
+        semantic=None if config.semantic is None else str(config.semantic.absolute()),
+        sample_rate=config.samples,
+        num_channels=config.channels,
+        max_seconds=config.max_seconds,
+        num_mixed=config.mix,
+        examples_per_shard=4 if config.preset == "tiny" else config.examples_per_shard,
+        seed=config.seed,
+    )
+    corpus, unreadable = find_corpus(config)
+    jobs = plan_jobs(corpus.absolute(), tokenizing)
+    streams = Tokenizers(tokenizing).streams
+    claim_folder(config.out, config=tokenizing, streams=streams, jobs=jobs)
+
+    reports = {job: report for job in jobs if (report := read_report(config.out, job))}
+    waiting = [job for job in jobs if job not in reports]
+    make = make_shards_on_ray if config.engine == "ray" else make_shards
+    made = make(
+        waiting, config.out, config=tokenizing, num_workers=config.num_workers, device=device
+    )
+    total = sum(job.seconds for job in jobs)
+    with (
+        closing(made),
+        tqdm(total=round(total), unit="s", desc="tokenizing", smoothing=0) as progress,
+    ):
+        progress.update(round(total - sum(job.seconds for job in waiting)))
+        for job, report in made:
+            reports[job] = report
+            progress.update(round(job.seconds))
+            progress.set_postfix(shards=f"{len(reports)}/{len(jobs)}")
+
+    skipped = unreadable + [line for job in jobs for line in reports[job].skipped]
+    with replacing(config.out / "skipped.txt") as file:
+        file.write_text("".join(f"{name}\t{why}\n" for name, why in skipped), encoding="utf-8")
+    if not any(report.num_examples for report in reports.values()):
+        raise ValueError(
+            f"None of the {len(skipped)} clips of {corpus} can be used; "
+            f"{config.out / 'skipped.txt'} says why."
+        )
+    shards = {
+        split: Shards(config.out, split)
+        for split in SPLITS
+        if any(job.split == split and reports[job].num_examples for job in jobs)
+    }
+    summarise(shards, config, reports.values())
+    return shards
+
+
+def find_corpus(config: Config) -> tuple[Path, list[tuple[str, str]]]:
+    """A prepared corpus or a Shar, made of plain audio if need be, and files that are no use."""
+    if config.data is None:
+        if config.preset != "tiny":
+            raise ValueError("There is no data; give a corpus as --data, or use --preset tiny.")
+        return make_up_corpus(config.out / "corpus"), []
+    if not config.data.is_dir():
+        raise ValueError(f"{config.data} is not a folder; give a corpus or a folder of audio.")
+    is_prepared = (config.data / "train.jsonl.gz").exists() or any(
+        (config.data / "train").glob("cuts.*.jsonl*")
+    )
+    if is_prepared:
+        return config.data, []
+    paths = sorted(p for p in config.data.rglob("*") if p.suffix.lower() in SUFFIXES)
+    if not paths:
+        raise ValueError(f"There is no audio below {config.data}; give a folder that has some.")
+    cuts, skipped = [], []
+    for path in tqdm(paths, desc="reading headers", unit="file"):
+        name = path.relative_to(config.data).as_posix()
+        try:
+            cuts.append(make_cut(name, path, info=audio_info(path), conditions={}))
+        except ValueError as error:
+            skipped.append((name, str(error)))
+    if not cuts:
+        raise ValueError(
+            f"None of the {len(paths)} audio files below {config.data} can be read; the first: "
+            f"{skipped[0][1]}"
+        )
+    write_cuts(config.out / "corpus", cuts, seed=config.seed)
+    return config.out / "corpus", skipped
+
+
+def make_up_corpus(folder: Path) -> Path:
+    """Twelve short sounds with captions and labels, two of them held out or more."""
+    cuts = []
+    for clip in synthetic_clips(num_clips=12, seconds=1.0, sample_rate=24_000, seed=0):
+        path = folder / "audio" / f"{clip.name}.flac"
+        write_audio(path, torch.from_numpy(clip.samples)[None].float() / 2**15, 24_000)
+        captions = [f"the sound of {clip.kind}", clip.kind]
+        conditions: Conditions = {"text": captions, "label": clip.kind}
+        cuts.append(make_cut(clip.name, path, info=audio_info(path), conditions=conditions))
+    write_cuts(folder, cuts, held_out=0.2)
+    return folder
+
+
+def summarise(shards: dict[Split, Shards], config: Config, reports: Iterable[Report]) -> None:
+    """Says what was made, what was not, and what to do next."""
+    lines = []
+    for split, part in shards.items():
+        name, stream = next(iter(part.streams.items()))
+        hours = float(part.lengths(name).sum() / stream.rate) / 3600
+        size = sum(path.stat().st_size for path in config.out.glob(f"{split}-*.safetensors"))
+        lines.append(f"{split}: {len(part):,} examples, {hours:.3f} h, {size / 1e6:,.1f} MB")
+    for name, stream in part.streams.items():
+        K, rate = stream.num_codebooks, float(stream.rate)
+        lines.append(f"{name}: {K} x {rate:g} = {K * rate:,g} a second, {stream.identity}")
+    num_skipped = len((config.out / "skipped.txt").read_text(encoding="utf-8").splitlines())
+    if num_skipped:
+        lines.append(f"{num_skipped:,} could not be used; skipped.txt says why")
+    if num_clipped := sum(report.num_clipped for report in reports):
+        lines.append(f"{num_clipped:,} are louder than full scale; their samples were limited")
+    recipe = "train_text_to_audio" if "acoustic" in part.streams else "train_codec"
+    recipe = "train_semantic" if "semantic" in part.streams else recipe
+    lines.append(f"Next: python recipes/{recipe}.py --data {config.out}")
+    tqdm.write(f"{config.out}:\n  " + "\n  ".join(lines))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config, description=__doc__))
