@@ -217,6 +217,12 @@ class Layout:
         ranges = logits[:, 0, :, :size].unflatten(-1, (self.num_codebooks, -1))  # [B, S, K, v]
         return ranges[:, here.step, torch.arange(self.num_codebooks, device=logits.device)[:, None]]
 
+    def latest_frames(self) -> Tensor:
+        """The latest frame that stands in each step, or before it if the step is empty: [S]."""
+        latest = self.frame.amax(dim=0)
+        filled = torch.where(latest < 0, 0, torch.arange(len(latest), device=latest.device))
+        return latest[filled.cummax(dim=0).values].clamp(min=0)
+
     def complete_frames(self, num_steps: int) -> int:
         """How many leading frames lie wholly within the first `num_steps` steps."""
         if not 0 <= num_steps <= self.num_steps:

@@ -108,9 +108,7 @@ class Stage:
 
     def _window(self, run: Run, start: int, stop: int) -> Window:
         layout = self.pattern.layout(stop - start)
-        latest = layout.frame.amax(dim=0)  # [S]; -1 where all cells are empty: as the step before
-        filled = torch.where(latest < 0, 0, torch.arange(len(latest))).cummax(dim=0).values
-        frames = start + latest[filled].clamp(min=0)
+        frames = start + layout.latest_frames()
         layout = layout.to(self.device)
         window = Window(stage=self, run=run, start=start, stop=stop, layout=layout, frames=frames)
         unknown = (window.known() < 0).any(dim=0)
