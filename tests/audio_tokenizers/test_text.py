@@ -251,3 +251,12 @@ def test_folder_without_a_t5_tokenizer_is_refused(t5_folder: Path, tmp_path: Pat
     )
     with pytest.raises(ValueError, match="lacks a padding or end token; give one of a T5"):
         T5TextTokenizer.load(tmp_path)
+
+
+def test_a_vocabulary_that_is_too_large_may_be_taken_as_the_most() -> None:
+    sentences = ["rain on a roof", "a dog barks"]
+    with pytest.raises(ValueError, match="use at most"):
+        SentencePieceTokenizer.train(sentences, 5000)
+    tokenizer = SentencePieceTokenizer.train(sentences, 5000, exact=False)
+    assert 260 < tokenizer.vocab_size < 400
+    assert tokenizer.decode(tokenizer.encode(sentences).tokens) == sentences

@@ -89,11 +89,14 @@ class SentencePieceTokenizer:
         self._model = model
 
     @classmethod
-    def train(cls, sentences: Iterable[str], vocab_size: int) -> "SentencePieceTokenizer":
+    def train(
+        cls, sentences: Iterable[str], vocab_size: int, *, exact: bool = True
+    ) -> "SentencePieceTokenizer":
         """Trains on `sentences`, all in memory; the same ones give the same tokenizer.
 
         Args:
             vocab_size: the number of text tokens, with the 4 special ones and the 256 bytes.
+            exact: False takes fewer where the text has not the words for so many.
         """
         texts = [text for text in sentences if text.strip()]
         if not texts:
@@ -104,6 +107,7 @@ class SentencePieceTokenizer:
                 sentence_iterator=iter(texts),
                 model_writer=model,
                 vocab_size=vocab_size,
+                hard_vocab_limit=exact,
                 model_type="unigram",
                 byte_fallback=True,
                 character_coverage=0.9995,
