@@ -45,6 +45,23 @@ def audiolm(*, vocab_size: int, cross_attention: bool = False) -> TokenLMConfig:
     return TokenLMConfig(transformer=transformer, num_streams=1, vocab_size=vocab_size)
 
 
+def compact(*, dim: int, num_layers: int, reads: bool = False) -> TransformerConfig:
+    """What learns well with little data: heads of 64, rotary positions, SwiGLU.
+
+    Args:
+        reads: two-sided, for text, instead of causal with cross-attention.
+    """
+    return TransformerConfig(
+        dim=dim,
+        num_layers=num_layers,
+        num_heads=dim // 64,
+        hidden_dim=dim * 11 // 4,
+        causal=not reads,
+        cross_attention=not reads,
+        dropout=0.1,
+    )
+
+
 def _musicgen(
     dim: int, num_layers: int, num_heads: int, num_streams: int, vocab_size: int
 ) -> TokenLMConfig:

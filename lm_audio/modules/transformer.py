@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from lm_audio.modules.attention import (
     Attend,
@@ -80,8 +81,10 @@ class Transformer(nn.Module):
             self.positions = nn.Embedding(config.num_positions, config.dim)
         if config.positions == "relative":
             self.relative_bias = RelativeBias(config.num_heads, causal=config.causal)
-        self.blocks: Any = nn.ModuleList(Block(config, i) for i in range(config.num_layers))
+        kind = CausalBlock if config.causal else Block
+        self.blocks: Any = nn.ModuleList(kind(config, i) for i in range(config.num_layers))
         self.norm = make_norm(config)
+        self.recomputes = False  # activations in training, to save memory
 
     def forward(
         self,
@@ -164,7 +167,10 @@ class Transformer(nn.Module):
         elif self.config.positions == "learned":
             x = x + self.positions(positions)
         for block in self.blocks:
-            x = block(x, attend)
+            if self.recomputes and torch.is_grad_enabled():
+                x = checkpoint(block, x, attend, use_reentrant=False)
+            else:
+                x = block(x, attend)
         return self.norm(x)
 
     def _rotation(self, positions: Tensor) -> tuple[Tensor, Tensor] | None:
@@ -221,6 +227,13 @@ class Block(nn.Module):
             queries = self.cross_attention_norm(x)
             x = x + self.dropout(self.cross_attention(queries, self.layer, attend))
         return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
+
+
+class CausalBlock(Block):
+    """A block of a language model: the unit in which its weights are shared out in training.
+
+    Encoders, which some batches do not need, are not shared out.
+    """
 
 
 class FeedForward(nn.Module):
