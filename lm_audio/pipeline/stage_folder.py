@@ -5,6 +5,7 @@ semantic/model.safetensors   the weights of the model and of the conditioners
 semantic/text.model          the tokenizer of the text encoder that is trained with it, if any
 """
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -16,6 +17,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from audio_tokenizers.atomic import replacing_folder
 from audio_tokenizers.config_file import read_config, write_config
 from audio_tokenizers.text import SentencePieceTokenizer
 from audio_tokenizers.weights import check_weights, read_safetensors
@@ -34,6 +36,7 @@ from lm_audio.stages.stage import Stage
 
 MODEL_TYPE = "lm-audio-token-lm"
 _WEIGHTS = "model.safetensors"
+_DESCRIPTION, _T5 = "stage.json", "text_encoder"  # of a stage that is no part of a model
 _PLAIN = (
     "name", "context", "keep", "start_token", "end_token", "num_choices", "repeats", "token_kind",
     "first_codebook",
@@ -116,6 +119,36 @@ def load_stage(
         if isinstance(null, Null) and null.embedding.is_meta:  # its zeros are no weights
             null.embedding = torch.zeros(null.embedding.shape, device=device, dtype=dtype)
     return stage
+
+
+def write_stage(stage: Stage, folder: Path) -> None:
+    """Writes a stage that is no part of a model yet, whole or not at all, with its T5 if any."""
+    t5s = [e for e in text_encoders(stage.conditioners).values() if isinstance(e, T5Encoder)]
+    with replacing_folder(folder) as new:
+        save_stage(stage, new / stage.name, half=False)
+        description = describe_stage(stage)
+        if t5s:
+            t5s[0].save(new / _T5)
+            description["text_encoder"] = {"max_length": t5s[0].max_length}
+        (new / _DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
+
+
+def read_stage(folder: Path, *, device: torch.device | str = "cpu") -> Stage:
+    """Reads what `write_stage` wrote."""
+    path = folder / _DESCRIPTION
+    try:
+        description = json.loads(path.read_text())
+    except (OSError, ValueError):
+        raise ValueError(
+            f"{folder} has no readable {_DESCRIPTION}; give a stage's folder."
+        ) from None
+    t5 = None
+    with fitting(path):
+        name, t5_length = description["name"], description.pop("text_encoder", None)
+    if t5_length is not None:
+        t5 = T5Encoder.load(folder / _T5, device=device)
+        t5.max_length = t5_length["max_length"]
+    return load_stage(description, folder / name, t5=t5, device=device, dtype=torch.float32)
 
 
 @contextmanager
