@@ -44,6 +44,13 @@ class Stream:
     num_tokens: int | None
     identity: str
 
+    @property
+    def vocabulary(self) -> int:
+        """The number of tokens, of a stream that has tokens."""
+        if self.num_tokens is None:
+            raise ValueError(f"{self.identity} is sound and has no tokens; give a stream that has.")
+        return self.num_tokens
+
 
 @dataclass(frozen=True, kw_only=True)
 class Example:

@@ -1,0 +1,54 @@
+"""Prepared tokens of made-up sounds, for recipes that are given no data."""
+
+from fractions import Fraction
+from pathlib import Path
+
+import torch
+
+from audio_tokenizers.protocol import AcousticTokenizer
+from lm_audio.data.shards import Example, Stream, shard_path, write_shard
+from lm_audio.data.synthetic import synthetic_clips
+
+CAPTIONS = {
+    "pluck": ["plucked strings", "somebody plucks a string", "notes of a guitar"],
+    "chirp": ["a bird sings", "the chirps of a bird", "a small bird"],
+    "rain": ["rain", "heavy rain falls", "the noise of rain"],
+}
+NUM_SEMANTIC_TOKENS = 64
+
+
+@torch.no_grad()
+def make_up_shards(folder: Path, codec: AcousticTokenizer, *, num_clips: int = 27) -> Path:
+    """Writes both splits of clips of four seconds, and returns the folder.
+
+    Acoustic tokens are the codec's. Semantic ones, half as many, are drawn from its first codebook:
+    they go with the sound, but nobody made a model for them.
+    """
+    rate = Fraction(codec.frame_rate).limit_denominator(1000)
+    streams = {
+        "acoustic": Stream(
+            rate=rate,
+            num_codebooks=codec.num_codebooks,
+            num_tokens=codec.codebook_size,
+            identity=codec.identity,
+        ),
+        "semantic": Stream(
+            rate=rate / 2, num_codebooks=1, num_tokens=NUM_SEMANTIC_TOKENS, identity="made up"
+        ),
+    }
+    clips = synthetic_clips(num_clips=num_clips, seconds=4.0, sample_rate=codec.sample_rate, seed=0)
+    examples = []
+    for clip in clips:
+        samples = torch.from_numpy(clip.samples).float() / 32768
+        tokens = codec.encode(samples.expand(1, codec.num_channels, -1))[0]  # [K, T]
+        tokens = tokens[:, : tokens.shape[1] // 2 * 2]
+        examples.append(
+            Example(
+                id=clip.name,
+                streams={"acoustic": tokens, "semantic": tokens[:1, ::2] % NUM_SEMANTIC_TOKENS},
+                conditions={"text": CAPTIONS[clip.kind], "label": clip.kind},
+            )
+        )
+    write_shard(shard_path(folder, "train", 0), examples[3:], streams)
+    write_shard(shard_path(folder, "held_out", 0), examples[:3], streams)
+    return folder

@@ -1,0 +1,112 @@
+"""The state of a run on disk: the last few and the best, each file whole or not there.
+
+A file has all weights in one piece, however many processes made it, so that another number of them
+can go on. It is read as data: tensors and plain values.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from audio_tokenizers.atomic import replacing
+from audio_tokenizers.weights import read_pickle
+
+_NAME = re.compile(r"step-(\d+)(?:_(-?\d+\.\d+))?\.pt")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A file of a run, and the loss by which it is judged, where there is one."""
+
+    path: Path
+    step: int
+    loss: float | None
+
+
+class Checkpoints:
+    """The files of one run: `step-00001000_2.3456.pt`, the step and the held-out loss.
+
+    Args:
+        keep_last: how many are kept beside the best one.
+    """
+
+    def __init__(self, folder: str | Path, *, keep_last: int = 2) -> None:
+        if keep_last < 1:
+            raise ValueError(f"keep_last is {keep_last}; keep at least 1.")
+        self.folder = Path(folder)
+        self.keep_last = keep_last
+
+    def found(self) -> list[Checkpoint]:
+        """All of them, by step."""
+        matches = [(path, _NAME.fullmatch(path.name)) for path in self.folder.glob("step-*.pt")]
+        every = [
+            Checkpoint(
+                path=path,
+                step=int(match[1]),
+                loss=None if match[2] is None else float(match[2]),
+            )
+            for path, match in matches
+            if match is not None
+        ]
+        return sorted(every, key=lambda checkpoint: checkpoint.step)
+
+    def latest(self) -> Checkpoint | None:
+        return (self.found() or [None])[-1]  # type: ignore[list-item]
+
+    def best(self) -> Checkpoint | None:
+        judged = [each for each in self.found() if each.loss is not None]
+        return min(judged, key=lambda each: (each.loss, -each.step), default=None)
+
+    def save(self, state: Mapping[str, Any], *, step: int, loss: float | None = None) -> Path:
+        """Writes a state after `step` steps, then deletes those that need not be kept."""
+        suffix = "" if loss is None else f"_{loss:.4f}"
+        path = self.folder / f"step-{step:08}{suffix}.pt"
+        with replacing(path) as temporary:
+            torch.save(dict(state), temporary)
+        best, every = self.best(), self.found()
+        for each in every[: -self.keep_last]:
+            if each != best:
+                each.path.unlink(missing_ok=True)
+        return path
+
+    def read(self, checkpoint: Checkpoint) -> dict[str, Any]:
+        """Its state; the tensors stay on disk until they are used."""
+        return read_pickle(checkpoint.path)
+
+
+def check_same_settings(saved: Mapping[str, Any], now: Mapping[str, Any], *, path: Path) -> None:
+    """Raises ValueError if a run would go on with other settings than it was started with."""
+    other = [name for name in now if name not in saved or saved[name] != now[name]]
+    if other:
+        name = other[0]
+        raise ValueError(
+            f"{path} was made with {name}={saved.get(name)!r} and now it is {now[name]!r}; go on "
+            "with the same settings, or start anew in another folder."
+        )
+
+
+def check_finite(loss: float, norm: float, *, step: int, checkpoints: Checkpoints) -> None:
+    """Raises FloatingPointError, which names the last good state, if a run has gone astray."""
+    if math.isfinite(loss) and math.isfinite(norm):
+        return
+    latest = checkpoints.latest()
+    advice = (
+        "there is no earlier state" if latest is None else f"the last good one is {latest.path}"
+    )
+    raise FloatingPointError(
+        f"The loss is {loss} and the gradient's norm {norm} at step {step}; {advice}. "
+        "Start again with a lower learning rate."
+    )
+
+
+def check_identity(found: str, expected: str, *, option: str) -> None:
+    """Raises ValueError unless a tokenizer is the one that made the tokens of the data."""
+    if found != expected:
+        raise ValueError(
+            f"{option} is {found} and the data's tokens were made by {expected}; give that one."
+        )

@@ -1,0 +1,48 @@
+"""The loss of a stage: cross-entropy of each codebook's next token.
+
+Shapes: B batch, K codebooks, J streams of the model, S steps after the pattern, V vocabulary.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lm_audio.stages.stage import Stage
+from lm_audio.training.stage_batches import IGNORED, TrainingBatch
+
+
+class StageObjective(nn.Module):
+    """A stage's model and conditioners as one module, whose call is the loss.
+
+    A token is told apart from those of its own codebook alone, as in sampling.
+    """
+
+    def __init__(self, stage: Stage) -> None:
+        super().__init__()
+        self.stage = stage
+        self.model = stage.model
+        self.conditioners = stage.conditioners
+
+    def forward(self, batch: TrainingBatch) -> Tensor:
+        """The sum of the losses of each codebook's targets: [K]."""
+        fused = self.conditioners(batch.values, frames=batch.frames)
+        logits = self.model(batch.inputs, fused=fused)  # [B, J, S, V]
+        codebook, targets = batch.codebook, batch.targets
+        num_codebooks, size = self.stage.num_codebooks, self.stage.pattern.codebook_size
+        if size is not None:  # one stream; of it the range of the step's codebook
+            own = codebook.clamp(min=0)
+            ranges = logits[..., : num_codebooks * size].unflatten(-1, (num_codebooks, -1))
+            logits = ranges.take_along_dim(own[..., None, None], dim=-2)[..., 0, :]  # [B, 1, S, v]
+            targets = torch.where(codebook < 0, IGNORED, targets - own * size)
+        learned = targets != IGNORED
+        losses = F.cross_entropy(logits[learned].float(), targets[learned], reduction="none")
+        sums = torch.zeros(num_codebooks, device=losses.device)
+        return sums.index_add(0, codebook[learned], losses) + 0 * self._all_conditioners()
+
+    def _all_conditioners(self) -> Tensor:
+        """Something of each of their weights: all processes then have the same gradients to share.
+
+        A null, or an encoder whose texts were all forgotten, would have none.
+        """
+        trained = [weight for weight in self.conditioners.parameters() if weight.requires_grad]
+        return torch.stack([weight.sum().float() for weight in trained] or [torch.zeros(())]).sum()

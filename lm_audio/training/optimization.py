@@ -1,0 +1,93 @@
+"""The optimizer of a language model, its learning rate over time, and its averaged weights."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+Schedule = Literal["cosine", "inverse_sqrt"]
+
+
+def adamw(
+    module: nn.Module,
+    *,
+    learning_rate: float,
+    weight_decay: float,
+    betas: tuple[float, float] = (0.9, 0.95),
+) -> torch.optim.AdamW:
+    """AdamW that decays what multiplies, and leaves biases and norms alone."""
+    trained = [weight for weight in module.parameters() if weight.requires_grad]
+    groups = [
+        {"params": [w for w in trained if w.dim() >= 2], "weight_decay": weight_decay},
+        {"params": [w for w in trained if w.dim() < 2], "weight_decay": 0.0},
+    ]
+    fused = bool(trained) and trained[0].device.type == "cuda"
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]], lr=learning_rate, betas=betas, fused=fused
+    )
+
+
+def learning_rate_share(
+    step: int, *, steps: int, warmup_steps: int, schedule: Schedule, final: float = 0.1
+) -> float:
+    """The share of the highest learning rate at a step: a linear rise, then the schedule.
+
+    Args:
+        final: where a cosine ends.
+    """
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    if schedule == "inverse_sqrt":
+        return math.sqrt(max(1, warmup_steps) / (step + 1))
+    done = min(1.0, (step - warmup_steps) / max(1, steps - warmup_steps))
+    return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate
+
+
+class Average:
+    """An exponential moving average of a module's trained weights, which it can stand in for.
+
+    Args:
+        decay: reached slowly, so that the first steps are soon forgotten.
+    """
+
+    def __init__(self, module: nn.Module, *, decay: float) -> None:
+        self.decay = decay
+        self._weights = [weight for weight in module.parameters() if weight.requires_grad]
+        self._average = [weight.detach().clone() for weight in self._weights]
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Takes in the weights after step number `step`, from 0."""
+        share = 1 - min(self.decay, (1 + step) / (10 + step))
+        for mine, latest in zip(self._average, self._weights, strict=True):
+            mine.lerp_(latest, share)
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """While it lasts, the module has the averaged weights."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    @torch.no_grad()
+    def restart(self) -> None:
+        """Takes the weights as they are for the average."""
+        for mine, latest in zip(self._average, self._weights, strict=True):
+            mine.copy_(latest)
+
+    @torch.no_grad()
+    def _swap(self) -> None:
+        for mine, latest in zip(self._average, self._weights, strict=True):
+            other: Tensor = latest.detach().clone()
+            latest.copy_(mine)
+            mine.copy_(other)

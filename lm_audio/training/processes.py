@@ -1,0 +1,230 @@
+"""One process or many: accelerate starts and joins them, this is what a recipe asks of them.
+
+`accelerate launch` chooses between one process, DDP and FSDP; `recipes/fsdp.yaml` is a file for the
+last. Nothing in a recipe depends on the choice, and a run can go on with another.
+"""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from copy import deepcopy
+from itertools import islice
+from typing import Any, Literal
+
+import torch
+from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.distributed.fsdp import fully_shard
+from torch.utils.data import DataLoader
+
+from lm_audio.conditioners.description import text_encoders
+from lm_audio.conditioners.text import T5Encoder
+from lm_audio.modules.transformer import CausalBlock
+from lm_audio.stages.stage import Stage
+from lm_audio.training.objective import StageObjective
+from lm_audio.training.optimization import Average
+from lm_audio.training.stage_batches import TrainingBatch
+
+Precision = Literal["bfloat16", "float32"]
+_WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
+
+
+class Processes:
+    """The processes of a run, of which this is one.
+
+    Args:
+        accumulation: batches that each process takes in one step.
+    """
+
+    def __init__(self, *, precision: Precision, accumulation: int = 1) -> None:
+        self.accelerator = Accelerator(
+            cpu=not torch.accelerator.is_available(),  # or CPU processes would not find each other
+            mixed_precision="bf16" if precision == "bfloat16" else "no",
+        )
+        self.accumulation = accumulation
+        self._blank: Stage | None = None
+
+    @property
+    def count(self) -> int:
+        return self.accelerator.num_processes
+
+    @property
+    def is_main(self) -> bool:
+        return self.accelerator.is_main_process
+
+    @property
+    def device(self) -> torch.device:
+        return self.accelerator.device
+
+    @property
+    def batches_per_step(self) -> int:
+        return self.accumulation * self.count
+
+    def batch_numbers(self, step: int) -> list[int]:
+        """The batches of this process in a step; those of all processes are a range."""
+        first = step * self.batches_per_step + self.accelerator.process_index
+        return [first + i * self.count for i in range(self.accumulation)]
+
+    def prepare(
+        self, objective: StageObjective, optimizer: torch.optim.Optimizer
+    ) -> tuple[nn.Module, torch.optim.Optimizer]:
+        """Moves, wraps or shards what is to be trained."""
+        _move_t5(objective.stage, self.device)
+        if self._shards:
+            self._blank = _blank_copy(objective.stage)
+        if self._shards and self.device.type == "cpu":  # which accelerate leaves out
+            return _shard(objective, optimizer)
+        return self.accelerator.prepare(objective, optimizer)
+
+    def backward(self, module: nn.Module, loss: Tensor, *, is_last: bool) -> None:
+        """Adds a batch's gradients; those of the processes are averaged in a step's last batch."""
+        alone = is_last or self._shards
+        with nullcontext() if alone else self.accelerator.no_sync(module):
+            self.accelerator.backward(loss)
+
+    def step(
+        self, module: nn.Module, optimizer: torch.optim.Optimizer, *, max_norm: float
+    ) -> float:
+        """Clips the gradients and takes the step, unless they are not finite: the norm they had."""
+        weights = [weight for weight in module.parameters() if weight.requires_grad]
+        norm = torch.nn.utils.clip_grad_norm_(weights, max_norm)
+        norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+        if bool(torch.isfinite(norm)):
+            optimizer.step()
+        optimizer.zero_grad()
+        return float(norm)
+
+    def batches(
+        self, batches: Sequence[TrainingBatch], *, steps: range, num_workers: int = 0
+    ) -> Iterator[list[tuple[int, TrainingBatch]]]:
+        """The batches of this process, step by step, each with its number; workers read ahead."""
+        numbers = [number for step in steps for number in self.batch_numbers(step)]
+        loader: DataLoader[TrainingBatch] = DataLoader(
+            batches,  # type: ignore[arg-type]  # a Sequence is what it needs
+            sampler=numbers,
+            batch_size=None,
+            num_workers=num_workers,
+        )
+        numbered = zip(numbers, loader, strict=True)
+        for _ in steps:
+            yield list(islice(numbered, self.accumulation))
+
+    def mean_loss(
+        self, module: nn.Module, batches: Sequence[TrainingBatch], *, num_batches: int
+    ) -> Tensor:
+        """The loss of each codebook over the first batches, shared among the processes: [K]."""
+        module.eval()
+        sums = None
+        for round_ in range(-(-num_batches // self.count)):
+            batch = batches[round_ * self.count + self.accelerator.process_index].to(self.device)
+            with torch.no_grad():
+                losses = module(batch)
+            counts = batch.counts(len(losses)).to(losses)
+            pair = torch.stack([losses, counts])
+            sums = pair if sums is None else sums + pair
+        module.train()
+        assert sums is not None
+        losses, counts = self.sum(sums)
+        return losses / counts.clamp(min=1)
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum over all processes."""
+        return self.accelerator.reduce(values.to(self.device), "sum")
+
+    def state(
+        self, module: nn.Module, optimizer: torch.optim.Optimizer, average: Average
+    ) -> dict[str, Any]:
+        """All weights in one piece, for the main process to save; all processes have to ask."""
+        weights = get_model_state_dict(module, options=_WHOLE)
+        with average.in_place():
+            averaged = deepcopy(get_model_state_dict(module, options=_WHOLE))
+        made = get_optimizer_state_dict(module, _bare(optimizer), options=_WHOLE)
+        return {"weights": weights, "average": averaged, "optimizer": made}
+
+    def restore(
+        self,
+        state: Mapping[str, Any],
+        module: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        average: Average,
+    ) -> None:
+        """Goes on from a `state`, of however many processes."""
+        set_model_state_dict(module, state["average"], options=_WHOLE)
+        average.restart()
+        set_model_state_dict(module, state["weights"], options=_WHOLE)
+        set_optimizer_state_dict(module, _bare(optimizer), state["optimizer"], options=_WHOLE)
+
+    @contextmanager
+    def whole_stage(self, module: nn.Module, stage: Stage) -> Iterator[Stage]:
+        """The stage as it is now, whole and ready to generate, on the main process.
+
+        All processes have to enter.
+        """
+        if self._blank is None:
+            _set_training(stage, False)
+            yield stage
+            _set_training(stage, True)
+            return
+        weights = get_model_state_dict(module, options=_WHOLE)
+        copy = deepcopy(self._blank)
+        if self.is_main:
+            StageObjective(copy).load_state_dict(weights, assign=True)
+            StageObjective(copy).to(self.device)
+        yield copy
+
+    @property
+    def _shards(self) -> bool:
+        return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true" and self.count > 1
+
+
+def _shard(
+    objective: StageObjective, optimizer: torch.optim.Optimizer
+) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """Shards block by block, and hands the shards to the optimizer."""
+    names = {id(weight): name for name, weight in objective.named_parameters()}
+    for module in objective.modules():
+        if isinstance(module, CausalBlock):
+            fully_shard(module)
+    fully_shard(objective)
+    shards = dict(objective.named_parameters())
+    for group in optimizer.param_groups:
+        group["params"] = [shards[names[id(weight)]] for weight in group["params"]]
+    return objective, optimizer
+
+
+def _blank_copy(stage: Stage) -> Stage:
+    """The stage with weights that take no memory; a T5 is shared."""
+    objective = StageObjective(stage)
+    copies: dict[int, Any] = {
+        id(weight): nn.Parameter(weight.to("meta"), requires_grad=weight.requires_grad)
+        for weight in objective.parameters()
+    }
+    copies |= {id(encoder): encoder for encoder in _t5s(stage)}
+    return deepcopy(stage, copies)
+
+
+def _move_t5(stage: Stage, device: torch.device) -> None:
+    for encoder in _t5s(stage):
+        encoder.to(device)
+
+
+def _t5s(stage: Stage) -> list[T5Encoder]:
+    found = text_encoders(stage.conditioners).values()
+    return [encoder for encoder in found if isinstance(encoder, T5Encoder)]
+
+
+def _set_training(stage: Stage, training: bool) -> None:
+    stage.model.train(training)
+    stage.conditioners.train(training)
+
+
+def _bare(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    return optimizer.optimizer if isinstance(optimizer, AcceleratedOptimizer) else optimizer

@@ -1,0 +1,46 @@
+"""Tokens that a stage makes while it learns: alone, or after known tokens of its source.
+
+Shapes: K codebooks, T frames.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lm_audio.sampling import Sampling
+from lm_audio.stages.run import Run, unknown_tokens
+from lm_audio.stages.stage import Stage
+
+
+@torch.inference_mode()
+def sample_tokens(
+    stage: Stage,
+    *,
+    num_frames: int,
+    seed: int,
+    values: Mapping[str, Any] | None = None,
+    source: Tensor | None = None,
+    prompt: Tensor | None = None,
+    sampling: Sampling | None = None,
+) -> Tensor:
+    """Tokens [K, T] of one item.
+
+    Args:
+        values: what conditions it, by name.
+        source: tokens [K, T] of the stage whose tokens condition this one.
+        prompt: [K, T], how it begins.
+        sampling: that of the stage by default.
+    """
+    sampling = sampling or stage.sampling
+    tokens = unknown_tokens(stage.num_codebooks, num_frames, stage.device)
+    if prompt is not None:
+        tokens[:, : prompt.shape[1]] = prompt
+    known = Run(tokens=source.long(), seed=seed, sampling=sampling) if source is not None else None
+    run = Run(tokens=tokens, seed=seed, sampling=sampling, values=values or {}, source=known)
+    batch = stage.new_batch()
+    batch.add(run)
+    while batch.step():
+        pass
+    return run.tokens

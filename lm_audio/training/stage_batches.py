@@ -1,0 +1,210 @@
+"""What a stage learns from: crops of prepared tokens, laid out by its pattern, and its conditions.
+
+Shapes: B batch, K codebooks, T frames, J streams of the model, S steps after the pattern.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from lm_audio.conditioners.dropout import drop
+from lm_audio.data.batches import Batches, Crop, seed_of
+from lm_audio.data.shards import Shards
+from lm_audio.stages.stage import Stage
+
+IGNORED = -100
+"""The target of a cell that is empty or padding."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dropout:
+    """How often conditions are forgotten.
+
+    Args:
+        joint: all that a user gives at once, for guidance.
+        each: by the name of the condition; that of the source too.
+    """
+
+    joint: float = 0.1
+    each: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TrainingBatch:
+    """Tokens of B crops as a model reads and predicts them.
+
+    Args:
+        inputs: [B, J, S], what stands before each step.
+        targets: [B, J, S], `IGNORED` where nothing is to be learned.
+        codebook: [B, J, S], whose token a target is; -1 where there is none.
+        frames: [B, S], for conditions that are added frame by frame.
+        values: B values of each condition.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    codebook: Tensor
+    frames: Tensor
+    values: Mapping[str, Sequence[Any | None]]
+
+    def counts(self, num_codebooks: int) -> Tensor:
+        """How many targets each codebook has: [K], float32."""
+        return torch.bincount(self.codebook[self.codebook >= 0], minlength=num_codebooks).float()
+
+    def to(self, device: torch.device) -> "TrainingBatch":
+        """Moves what the model reads; conditioners move their own values."""
+        return replace(
+            self,
+            inputs=self.inputs.to(device, non_blocking=True),
+            targets=self.targets.to(device, non_blocking=True),
+            codebook=self.codebook.to(device, non_blocking=True),
+            frames=self.frames.to(device, non_blocking=True),
+        )
+
+
+class StageBatches(Sequence[TrainingBatch]):
+    """The endless batches of a stage; batch n is always the same (`lm_audio.data.batches`).
+
+    Args:
+        source: the stage whose tokens condition this one, if one does.
+        tokens: the most of a batch, counting padding.
+        dropout: None for measuring, when nothing is forgotten and the first caption is taken.
+    """
+
+    def __init__(
+        self,
+        stage: Stage,
+        shards: Shards,
+        *,
+        source: Stage | None = None,
+        tokens: int,
+        seed: int,
+        dropout: Dropout | None,
+    ) -> None:
+        if (stage.source is None) != (source is None):
+            raise ValueError(
+                f"The {stage.name} stage {'needs' if source is None else 'has no'} source."
+            )
+        if stage.end_token is not None:
+            raise ValueError(f"The {stage.name} stage ends clips itself; it cannot be trained.")
+        for each in (stage, source):
+            if each is not None:
+                _check_stream(each, shards)
+        self.stage, self.shards, self.source, self.dropout = stage, shards, source, dropout
+        self.seed = seed
+        rate = shards.streams[stage.token_kind].rate
+        self.crops = Batches(
+            shards.lengths(stage.token_kind),
+            longest=int(stage.context * rate / stage.frame_rate),
+            frames=tokens // stage.num_codebooks,
+            seed=seed,
+        )
+
+    def __len__(self) -> int:
+        return len(self.crops)
+
+    def __getitem__(self, number: int) -> TrainingBatch:  # type: ignore[override]  # no slices
+        crops, stage = self.crops[number], self.stage
+        inputs, targets, codebooks, frames = [], [], [], []
+        for crop in crops:
+            tokens = _tokens(stage, self.shards, crop.index, crop.start, crop.stop)
+            if not stage.repeats:
+                tokens = torch.unique_consecutive(tokens, dim=1)[:, : stage.context]
+            layout = stage.pattern.layout(tokens.shape[1])
+            sequence = layout.build(tokens[None], empty=stage.start_token)[0]  # [J, S]
+            inputs.append(F.pad(sequence[:, :-1], (1, 0), value=stage.start_token))
+            targets.append(sequence.masked_fill(layout.codebook < 0, IGNORED))
+            codebooks.append(layout.codebook)
+            frames.append(self._behind(crop) + layout.latest_frames())
+        return TrainingBatch(
+            inputs=_padded(inputs, stage.start_token),
+            targets=_padded(targets, IGNORED),
+            codebook=_padded(codebooks, -1),
+            frames=pad_sequence(frames, batch_first=True),
+            values=self._values(crops, number),
+        )
+
+    def _values(self, crops: list[Crop], number: int) -> Mapping[str, Sequence[Any | None]]:
+        random = np.random.default_rng([self.seed, number, 1])
+        pick = random if self.dropout is not None else None
+        given = [self.shards.conditions[crop.index] for crop in crops]
+        values = {
+            name: [_one(conditions.get(name), pick) for conditions in given]
+            for name in self.stage.conditions
+        }
+        generator = torch.Generator().manual_seed(seed_of(self.seed, number))
+        dropout, source = self.dropout, self.stage.source
+        if dropout is not None:
+            each = {name: p for name, p in dropout.each.items() if name in values}
+            values = drop(values, each, joint=dropout.joint, generator=generator)
+        if source is None:
+            return values
+        tokens: dict[str, list[Any | None]] = {
+            source.condition: [self._source_tokens(crop) for crop in crops]
+        }
+        if dropout is not None and source.condition in dropout.each:
+            tokens = drop(tokens, dropout.each, generator=generator)
+        return values | tokens
+
+    def _source_tokens(self, crop: Crop) -> Tensor:
+        """The source's tokens beside a crop: [K, T]; of aligned ones from the origin on."""
+        assert self.source is not None
+        streams = self.shards.streams
+        ratio = streams[self.source.token_kind].rate / streams[self.stage.token_kind].rate
+        first, last = (crop.start - self._behind(crop)) * ratio // 1, -(-crop.stop * ratio // 1)
+        if self.stage.aligned is not None:
+            last += self.stage.aligned.look_ahead
+        return _tokens(self.source, self.shards, crop.index, int(first), int(last))
+
+    def _behind(self, crop: Crop) -> int:
+        """How many frames a crop lies behind the last one at which an aligned token begins."""
+        aligned = self.stage.aligned
+        return 0 if aligned is None else crop.start % aligned.ratio.denominator
+
+
+def _tokens(stage: Stage, shards: Shards, index: int, start: int, stop: int) -> Tensor:
+    """The stage's own tokens [K, T] of an example."""
+    rows = slice(stage.first_codebook, stage.first_codebook + stage.num_codebooks)
+    return shards.read(index, stage.token_kind, start, stop)[rows].long()
+
+
+def _one(value: Any, random: np.random.Generator | None) -> Any:
+    """A value, one of several if there are several: the first without a generator."""
+    if not isinstance(value, list):
+        return value
+    if not value:
+        return None
+    return value[int(random.integers(len(value))) if random is not None else 0]
+
+
+def _padded(rows: list[Tensor], value: int) -> Tensor:
+    """Rows [J, S], each with its own S, as [B, J, S]."""
+    longest = max(row.shape[1] for row in rows)
+    return torch.stack([F.pad(row, (0, longest - row.shape[1]), value=value) for row in rows])
+
+
+def _check_stream(stage: Stage, shards: Shards) -> None:
+    kind = stage.token_kind
+    if kind not in shards.streams:
+        raise ValueError(
+            f"The {stage.name} stage learns from {kind} tokens and the shards have "
+            f"{', '.join(shards.streams)}; make them with recipes/tokenize_dataset.py."
+        )
+    stream = shards.streams[kind]
+    rows = stage.first_codebook + stage.num_codebooks
+    if rows > stream.num_codebooks or stage.num_tokens != stream.num_tokens:
+        raise ValueError(
+            f"The {stage.name} stage has {rows} codebooks of {stage.num_tokens} tokens and the "
+            f"shards {stream.num_codebooks} of {stream.num_tokens}; use those of its tokenizer."
+        )
+    if stage.repeats and stage.frame_rate != stream.rate:
+        raise ValueError(
+            f"The {stage.name} stage has {float(stage.frame_rate):g} frames a second and the "
+            f"shards {float(stream.rate):g}; use those of its tokenizer."
+        )

@@ -1,0 +1,52 @@
+"""Text conditioners to be trained with a stage, or around a T5 that is not."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from torch import nn
+
+from audio_tokenizers.text import SentencePieceTokenizer
+from lm_audio.conditioners.text import (
+    OwnTextEncoder,
+    OwnTextEncoderConfig,
+    T5Encoder,
+    TextConditioner,
+)
+from lm_audio.data.shards import Shards
+from lm_audio.modules.transformer import TransformerConfig
+
+
+def captions(shards: Shards) -> Iterable[str]:
+    """All captions of a corpus."""
+    for conditions in shards.conditions:
+        text = conditions.get("text", [])
+        yield from text if isinstance(text, list) else [str(text)]
+
+
+def own_text(
+    shards: Shards, transformer: TransformerConfig, *, vocab_size: int
+) -> Callable[[int], nn.Module]:
+    """Makes text conditioners of a width, around a new encoder of the words of a corpus.
+
+    Args:
+        transformer: two-sided, without cross-attention.
+        vocab_size: the most word pieces; fewer where the captions hold no more.
+    """
+    tokenizer = _tokenizer(list(captions(shards)), vocab_size)
+    config = OwnTextEncoderConfig(transformer=transformer, vocab_size=tokenizer.vocab_size)
+    return lambda dim: TextConditioner(OwnTextEncoder(config, tokenizer), dim)
+
+
+def t5_text(source: str | Path) -> Callable[[int], nn.Module]:
+    """Makes text conditioners of a width, all around one T5 from a folder or the hub."""
+    encoder = T5Encoder.load(source)
+    return lambda dim: TextConditioner(encoder, dim)
+
+
+def _tokenizer(sentences: list[str], vocab_size: int) -> SentencePieceTokenizer:
+    if not sentences:
+        raise ValueError(
+            "The data has no captions to learn words from; add them when it is prepared, or "
+            "train without text."
+        )
+    return SentencePieceTokenizer.train(sentences, vocab_size, exact=False)
