@@ -105,15 +105,18 @@ def write_shard(path: Path, examples: Sequence[Example], streams: Mapping[str, S
 
 
 class Shards(Sequence[Example]):
-    """The examples of one split of a folder, in the order of its files."""
+    """The examples of one split of a folder, or of several, in the order of their files."""
 
-    def __init__(self, folder: str | Path, split: str = "train") -> None:
-        paths = sorted(Path(folder).glob(f"{split}-*.safetensors"))
-        if not paths:
-            raise ValueError(
-                f"{folder} has no shards of the split {split!r}; make some with "
-                "recipes/tokenize_dataset.py."
-            )
+    def __init__(self, folder: str | Path | Sequence[str | Path], split: str = "train") -> None:
+        folders = [folder] if isinstance(folder, str | Path) else list(folder)
+        found = [sorted(Path(each).glob(f"{split}-*.safetensors")) for each in folders]
+        paths = [path for of_folder in found for path in of_folder]
+        for each in folders:
+            if not paths or not any(Path(each).glob("*-*.safetensors")):
+                raise ValueError(
+                    f"{each} has no shards of the split {split!r}; make some with "
+                    "recipes/tokenize_dataset.py."
+                )
         self.ids: list[str] = []
         self.conditions: list[Conditions] = []
         self.streams: dict[str, Stream] = {}

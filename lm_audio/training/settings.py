@@ -15,8 +15,9 @@ from lm_audio.training.processes import Precision
 @dataclass(frozen=True, kw_only=True)
 class LanguageModelSettings:
     preset: Literal["tiny", "small", "paper"] = "small"
-    data: Path | None = None
-    """Shards that recipes/tokenize_dataset.py made; without them, sounds that are made up."""
+    data: tuple[Path, ...] = ()
+    """Shards that recipes/tokenize_dataset.py made, one folder or several; without any, the tiny
+    preset makes sounds up."""
     out: Path
     """Takes the checkpoints, the log and the model; a run that was stopped here goes on."""
     steps: int = 100_000
@@ -66,7 +67,7 @@ def read_settings(presets: Mapping[str, Settings], *, description: str | None) -
         parser.error(f"unknown preset {name!r}; choose one of: {', '.join(presets)}")
     default = presets[name]
     settings = tyro.cli(type(default), default=default, description=description)
-    if settings.data is None and settings.preset != "tiny" and not settings.dry_run:
+    if not settings.data and settings.preset != "tiny" and not settings.dry_run:
         parser.error(
             f"the preset {name!r} needs data; give --data, a folder of shards that "
             "recipes/tokenize_dataset.py made"

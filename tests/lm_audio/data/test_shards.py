@@ -79,6 +79,17 @@ def test_files_of_other_tokenizers_are_refused(tmp_path: Path, written: list[Exa
         Shards(tmp_path)
 
 
+def test_several_folders_are_one_corpus(tmp_path: Path, written: list[Example]) -> None:
+    more = [example(number, seconds=1) for number in (7, 8)]
+    write_shard(shard_path(tmp_path / "more", "train", 0), more, STREAMS)
+    shards = Shards([tmp_path, tmp_path / "more"])
+    assert shards.ids == [each.id for each in [*written, *more]]
+    assert torch.equal(shards[6].streams["acoustic"].long(), more[1].streams["acoustic"])
+    assert len(Shards([tmp_path, tmp_path / "more"], "held_out")) == 1
+    with pytest.raises(ValueError, match="none has no shards of the split 'train'"):
+        Shards([tmp_path, tmp_path / "none"])
+
+
 def test_an_example_without_a_stream_is_refused(tmp_path: Path) -> None:
     lacking = Example(id="x", streams={"semantic": torch.zeros(1, 5)}, conditions={})
     with pytest.raises(ValueError, match="x has the streams semantic; give it semantic, acoustic"):
