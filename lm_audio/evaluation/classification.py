@@ -63,19 +63,28 @@ def label_accuracy(probabilities: Tensor, truth: Sequence[str], labels: Sequence
 
 
 def nearest_labels(
-    vectors: Tensor, known: Tensor, known_labels: Sequence[str], *, k: int = 5
+    vectors: Tensor,
+    known: Tensor,
+    known_labels: Sequence[str],
+    *,
+    k: int = 5,
+    own: Tensor | None = None,
 ) -> list[str]:
     """The commonest label of the k nearest by cosine of known vectors [m, D], for vectors [n, D].
 
     Of labels that are equally common the first in order wins: scikit-learn's
     `KNeighborsClassifier(k, metric="cosine")`.
+
+    Args:
+        own: [n, m], True for known vectors that a vector was made from: they are no neighbours.
     """
-    k = min(k, len(known))
     closeness = F.normalize(vectors.double(), dim=-1) @ F.normalize(known.double(), dim=-1).T
-    nearest = closeness.topk(k, dim=-1).indices
+    if own is not None:
+        closeness = closeness.masked_fill(own, -torch.inf)
+    nearest = closeness.topk(min(k, len(known)), dim=-1)
     names = np.array(known_labels)
     answers = []
-    for row in nearest:
-        found, counts = np.unique(names[row.numpy()], return_counts=True)
+    for row, near in zip(nearest.indices, nearest.values, strict=True):
+        found, counts = np.unique(names[row[near.isfinite()].numpy()], return_counts=True)
         answers.append(str(found[counts.argmax()]))
     return answers
