@@ -22,7 +22,9 @@ SLOPE = 0.2
 class DiscriminatorConfig:
     window_lengths: tuple[int, ...] = (2048, 1024, 512, 256, 128)
     periods: tuple[int, ...] = (2, 3, 5, 7, 11)
-    width: int = 32
+    spectrum_width: int = 32
+    period_width: int = 32
+    """Of the first layer; the last ones are 32 times as wide."""
 
     def __post_init__(self) -> None:
         if not self.window_lengths and not self.periods:
@@ -43,8 +45,8 @@ class Discriminators(nn.Module):
     def __init__(self, config: DiscriminatorConfig) -> None:
         super().__init__()
         self.parts = nn.ModuleList(
-            [SpectrumDiscriminator(n, width=config.width) for n in config.window_lengths]
-            + [PeriodDiscriminator(p, width=config.width) for p in config.periods]
+            [SpectrumDiscriminator(n, width=config.spectrum_width) for n in config.window_lengths]
+            + [PeriodDiscriminator(p, width=config.period_width) for p in config.periods]
         )
 
     def forward(self, samples: Tensor) -> list[Judgement]:
@@ -112,7 +114,7 @@ def adversarial_loss(fake: Sequence[Judgement]) -> Tensor:
 def feature_distance(real: Sequence[Judgement], fake: Sequence[Judgement]) -> Tensor:
     """The mean absolute difference of all layers' features, each over the mean of the real ones."""
     terms = [
-        F.l1_loss(b, a.detach()) / a.detach().abs().mean().clamp(min=1e-6)
+        F.l1_loss(b.float(), a.detach().float()) / a.detach().float().abs().mean().clamp(min=1e-6)
         for mine, other in zip(real, fake, strict=True)
         for a, b in zip(mine.features, other.features, strict=True)
     ]
@@ -124,4 +126,4 @@ def _judge(x: Tensor, layers: nn.ModuleList, out: nn.Module) -> Judgement:
     for layer in layers:
         x = F.leaky_relu(layer(x), SLOPE)
         features.append(x)
-    return Judgement(logits=out(x).flatten(1), features=features)
+    return Judgement(logits=out(x).float().flatten(1), features=features)

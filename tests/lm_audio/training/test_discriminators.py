@@ -15,7 +15,9 @@ from lm_audio.training.discriminators import (
     feature_distance,
 )
 
-TINY = DiscriminatorConfig(window_lengths=(256, 64), periods=(2, 3), width=4)
+TINY = DiscriminatorConfig(
+    window_lengths=(256, 64), periods=(2, 3), spectrum_width=4, period_width=2
+)
 
 
 def noise(seed: int, length: int = 1_200) -> Tensor:
