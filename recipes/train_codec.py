@@ -1,26 +1,27 @@
-"""Trains the frame codec: a folder of audio becomes a codec of 0.5 to 4 kb/s at 24 kHz.
+"""Trains the frame codec: sounds become a codec of 0.5 to 4 kb/s at 24 kHz.
 
-    python recipes/train_codec.py --preset tiny                    # under a minute, made-up sounds
-    python recipes/train_codec.py --data sounds/ --out runs/codec  # a day's worth of sounds or less
+    python recipes/train_codec.py --preset tiny                    # half a minute, made-up sounds
+    python recipes/train_codec.py --data sounds/ --out runs/codec  # one GPU, or a patient CPU
+    torchrun --nproc_per_node 8 recipes/train_codec.py --preset paper --data shards/
 
-`--data` is a folder of audio files of any format and rate, subfolders by kind (speech, music,
-rain ...). Training stops after `--steps` and can be stopped and started again at any time: it
-continues from `OUT/training.pt`. `OUT/model.safetensors` and `OUT/config.json` are the codec, the
-average of the latest weights; use them as `lm-audio encode --codec OUT`.
-A step of 12 x 1.28 s takes about 0.7 s on two CPU cores in bfloat16, and 2 GB of memory beside the
-audio, which takes 170 MB an hour. How it learns, and what failed: docs/log.md.
+`--data` is a folder of audio of any format and rate, with subfolders by kind (speech, music, rain
+...), a prepared corpus, or shards with samples. `--out` gets the codec, config.json and
+model.safetensors, from the averaged weights: use it as `lm-audio encode --codec OUT`. The last
+checkpoints and the best lie in OUT/checkpoints; a run that is started again goes on from there with
+the losses it would have had.
+
+Three phases: without the quantiser, with it, and with discriminators on top. How that came about:
+docs/log.md. Time and memory of the small preset: see docs/recipes.md.
 """
 
-import copy
-import dataclasses
-import math
-import time
-from dataclasses import dataclass
+import sys
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-import tyro
+import torch.nn.functional as F
+from accelerate import Accelerator
 from tqdm import tqdm
 
 from audio_tokenizers.acoustic.frame_codec import (
@@ -29,170 +30,331 @@ from audio_tokenizers.acoustic.frame_codec import (
     save_frame_codec,
     tiny,
 )
-from audio_tokenizers.atomic import replacing
-from lm_audio.data.corpus import Corpus, Recording, SegmentSampler, load_corpus
+from lm_audio.data.batches import seed_of
+from lm_audio.data.corpus import FULL_SCALE, Corpus, Recording, SegmentSampler, load_corpora
 from lm_audio.data.synthetic import synthetic_clips
+from lm_audio.training.checkpoints import Checkpoints, check_finite, check_same_settings
+from lm_audio.training.code_usage import code_usage
+from lm_audio.training.discriminators import (
+    DiscriminatorConfig,
+    Discriminators,
+    adversarial_loss,
+    discriminator_loss,
+    feature_distance,
+)
+from lm_audio.training.loss_balancer import LossBalancer
+from lm_audio.training.optimization import (
+    Average,
+    adamw,
+    learning_rate_share,
+    set_learning_rate,
+)
+from lm_audio.training.preset_cli import read_preset
 from lm_audio.training.spectral_distance import SpectralConfig, distance, energy_score, spectra
+from lm_audio.training.tracking import Tracker
+
+EVALUATED_SECONDS = 4.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    data: Path | None = None
-    """A folder of audio; without it the recipe learns from sounds that it makes up."""
+    preset: Literal["tiny", "small", "paper"] = "small"
+    data: tuple[Path, ...] = ()
+    """Where the sounds are, one folder or several; without any, the tiny preset makes sounds up."""
     out: Path = Path("runs/codec")
-    preset: Literal["default", "tiny"] = "default"
-    steps: int | None = None
-    """20,000 by default, 60 for the tiny preset."""
+    """Takes the checkpoints, the log and the codec; a run that was stopped here goes on."""
+    steps: int = 20_000
     batch_size: int = 12
+    """Segments in a step, of all processes together."""
     seconds: float = 1.28
-    learning_rate: float = 1e-3
-    warmup_steps: int = 200
-    unquantised_share: float = 0.25
+    """The length of a segment."""
+    answers: int = 2
+    """How often each segment is decoded, with other noise. 2: the energy score, for which noise is
+    right or wrong like all else, at no cost that shows. 1: a plain distance, which leaves noise
+    out, and so to the discriminators."""
+    quantised_from: float = 0.25
     """The share of steps before the quantiser joins in. Phases are learned slowly and through it
     hardly at all; the codebooks then start from k-means over the latents of 16 batches."""
+    judged_from: float = 0.5
+    """The share of steps before the discriminators join in; 1 for never."""
+    adversarial_weight: float = 1.0
+    """How hard the discriminators pull, beside 1 for the reconstruction (EnCodec: about 3)."""
+    feature_weight: float = 1.0
+    """The same for the distance of their features (EnCodec: about 3)."""
+    commitment_weight: float = 0.25
+    learning_rate: float = 1e-3
+    warmup_steps: int = 200
+    max_norm: float = 1.0
+    """Gradients longer than this are shortened."""
     average_decay: float = 0.999
+    """Of the averaged weights, which are those that are judged, heard and kept."""
     evaluate_every: int = 500
+    """Steps from one evaluation and checkpoint to the next."""
+    keep_last: int = 2
+    """Checkpoints to keep, beside the best."""
     precision: Literal["bfloat16", "float32"] = "bfloat16"
-    device: str | None = None
-    """cuda where there is one, else cpu."""
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.answers < 1 or not 0 <= self.quantised_from < 1 or not 0 <= self.judged_from <= 1:
+            raise ValueError(
+                f"Got answers={self.answers}, quantised_from={self.quantised_from} and "
+                f"judged_from={self.judged_from}; expected 1 or more, a share below 1 and a share."
+            )
+
+    def lasting(self) -> dict[str, Any]:
+        """What must stay the same when a run goes on."""
+        free = {"data", "out", "evaluate_every", "keep_last"}
+        return {name: value for name, value in asdict(self).items() if name not in free}
+
+
+SHAPES = {
+    "tiny": (
+        tiny(),
+        DiscriminatorConfig(window_lengths=(256,), periods=(3,), spectrum_width=4, period_width=2),
+    ),
+    "small": (
+        FrameCodecConfig(),
+        DiscriminatorConfig(
+            window_lengths=(1024,), periods=(2, 3, 5), spectrum_width=16, period_width=4
+        ),
+    ),
+    # The tokens of AudioLM's codec, the width of Vocos, all discriminators of EnCodec and HiFi-GAN.
+    "paper": (
+        FrameCodecConfig(encoder_width=512, decoder_width=512, num_codebooks=12),
+        DiscriminatorConfig(),
+    ),
+}
+PRESETS = {
+    "tiny": Config(
+        preset="tiny",
+        steps=60,
+        batch_size=4,
+        seconds=0.64,
+        learning_rate=3e-3,
+        warmup_steps=5,
+        average_decay=0.9,
+        precision="float32",
+    ),
+    "small": Config(),
+    "paper": Config(
+        preset="paper",
+        steps=600_000,
+        batch_size=64,
+        seconds=1.0,
+        adversarial_weight=3.0,
+        feature_weight=3.0,
+        learning_rate=3e-4,
+        warmup_steps=1000,
+        evaluate_every=5000,
+    ),
+}
 
 
 def main(config: Config) -> list[float]:
-    """Trains to the end and returns the loss of every step."""
-    torch.manual_seed(config.seed)
-    device = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    steps = config.steps or (60 if config.preset == "tiny" else 20_000)
-    unquantised_steps = round(config.unquantised_share * steps)
-    codec_config = tiny() if config.preset == "tiny" else FrameCodecConfig()
-    codec = FrameCodec(codec_config).to(device).train()
-    average = copy.deepcopy(codec)
-    optimizer = torch.optim.AdamW(
-        codec.parameters(), lr=config.learning_rate, betas=(0.8, 0.99), weight_decay=0.01
+    """Trains to the end and returns the reconstruction loss of every step."""
+    steps = config.steps
+    quantised_from, judged_from = (
+        round(share * steps) for share in (config.quantised_from, config.judged_from)
     )
-    corpus = read_corpus(config.data, codec_config.sample_rate)
-    length = int(config.seconds * codec.frame_rate) * codec.hop_length
-    sampler = SegmentSampler(corpus.train, length=length, seed=config.seed)
-    measure = SpectralConfig(sample_rate=codec_config.sample_rate)
-    # Half the resolutions at each step, in turn, at half the cost.
-    measures = [
-        dataclasses.replace(measure, window_lengths=measure.window_lengths[i::2]) for i in (0, 1)
+    # What is closest before the last phase is not the best of the run.
+    last_phase = judged_from if quantised_from < judged_from < steps else quantised_from
+    codec_config, discriminator_config = SHAPES[config.preset]
+    accelerator = Accelerator(mixed_precision="bf16" if config.precision == "bfloat16" else "no")
+    device, rank = accelerator.device, accelerator.process_index
+    if config.batch_size % accelerator.num_processes:
+        raise ValueError(
+            f"batch_size {config.batch_size} cannot be shared by {accelerator.num_processes} "
+            "processes; choose a multiple of their number."
+        )
+
+    torch.manual_seed(config.seed)
+    codec = FrameCodec(codec_config).to(device).train()
+    judges = Discriminators(discriminator_config).to(device)
+    optimizers = [
+        adamw(module, learning_rate=config.learning_rate, weight_decay=0.01, betas=(0.8, 0.99))
+        for module in (codec, judges)
     ]
+    average = Average(codec, decay=config.average_decay)
+    balancer = LossBalancer(
+        {
+            "reconstruction": 1.0,
+            "adversarial": config.adversarial_weight,
+            "features": config.feature_weight,
+        }
+    )
+    corpus = read_corpus(config, codec.sample_rate)
+    sampler = SegmentSampler(
+        corpus.train,
+        length=int(config.seconds * codec.frame_rate) * codec.hop_length,
+        batch_size=config.batch_size,
+        seed=config.seed,
+    )
+    measure = SpectralConfig(sample_rate=codec.sample_rate)
+    # Half the resolutions at each step, in turn, at half the cost.
+    measures = [replace(measure, window_lengths=measure.window_lengths[i::2]) for i in (0, 1)]
 
     first_step = 0
-    checkpoint = config.out / "training.pt"
-    if checkpoint.exists():
-        saved = torch.load(checkpoint, map_location=device, weights_only=True)
+    checkpoints = Checkpoints(config.out / "checkpoints", keep_last=config.keep_last)
+    if (latest := checkpoints.latest()) is not None:
+        saved = checkpoints.read(latest)
+        check_same_settings(saved["settings"], config.lasting(), path=latest.path)
+        codec.load_state_dict(saved["average"])
+        average.restart()
         codec.load_state_dict(saved["codec"])
-        average.load_state_dict(saved["average"])
-        optimizer.load_state_dict(saved["optimizer"])
-        sampler.random.bit_generator.state = saved["sampler"]
-        torch.set_rng_state(saved["random"].cpu())
-        first_step = saved["step"]
+        judges.load_state_dict(saved["judges"])
+        for optimizer, state in zip(optimizers, saved["optimizers"], strict=True):
+            optimizer.load_state_dict(state)
+        balancer.load_state_dict(saved["balancer"])
+        first_step = latest.step
 
+    tracker = Tracker(config.out / "log", active=rank == 0)
+    trained, trained_judges, *optimizers = accelerator.prepare(codec, judges, *optimizers)
     losses = []
-    progress = tqdm(range(first_step, steps), initial=first_step, total=steps)
+    progress = tqdm(range(first_step, steps), initial=first_step, total=steps, disable=rank > 0)
     for step in progress:
-        for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * schedule(step, steps, config)
-        quantize = step >= unquantised_steps
-        if quantize and not codec.has_codebooks:
-            start_codebooks(codec, sampler, config.batch_size, device)
-        samples = sampler.batch(config.batch_size).to(device)
-        noise_starts = torch.randint(2**30, (2,)).tolist()
-        with torch.autocast(device, torch.bfloat16, enabled=config.precision == "bfloat16"):
-            output = codec(samples, quantize=quantize, noise_starts=noise_starts)
-        first, second = (answer[:, 0] for answer in output.reconstructions)
-        score = energy_score(samples[:, 0], (first, second), measures[step % 2])
-        loss = score + 0.25 * output.commitment
-        if not torch.isfinite(loss):
-            raise FloatingPointError(
-                f"The loss is {loss.item()} at step {step}; the last good state is {checkpoint}."
-            )
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(codec.parameters(), 1.0)
-        optimizer.step()
-        update_average(average, codec, decay=min(config.average_decay, (step + 1) / (step + 10)))
-        losses.append(loss.item())
+        # All that a step draws belongs to its number, what the quantiser draws too.
+        torch.manual_seed(seed_of(config.seed, step))
+        share = learning_rate_share(
+            step, steps=steps, warmup_steps=config.warmup_steps, schedule="cosine", final=0.01
+        )
+        for optimizer in optimizers:
+            set_learning_rate(optimizer, share * config.learning_rate)
+        quantise, judge = step >= quantised_from, step >= judged_from
+        if quantise and not codec.has_codebooks:
+            start_codebooks(codec, sampler, steps, accelerator)
+        samples = sampler.batch(step, part=rank, num_parts=accelerator.num_processes).to(device)
+        noise_starts = torch.randint(2**30, (config.answers,)).tolist()
+        output = trained(samples, quantize=quantise, noise_starts=noise_starts)
+        heard = torch.cat(output.reconstructions)  # [answers * B, 1, N]
+        answers = heard.chunk(config.answers)
+        score = energy_score(samples[:, 0], [each[:, 0] for each in answers], measures[step % 2])
+        terms = {"reconstruction": score}
+        if judge:
+            real = trained_judges(samples)
+            judged = discriminator_loss(real, trained_judges(answers[0].detach()))
+            accelerator.backward(judged)
+            fake = judges(answers[0])
+            terms["adversarial"] = adversarial_loss(fake)
+            terms["features"] = feature_distance(real, fake)
+        pull = (heard * balancer.gradient(terms, heard)).sum()
+        accelerator.backward(pull + config.commitment_weight * output.commitment)
+        values = {**terms, "commitment": output.commitment}
+        norm = accelerator.clip_grad_norm_(trained.parameters(), config.max_norm)
+        if judge:
+            values["discriminators"] = judged
+            norm += accelerator.clip_grad_norm_(trained_judges.parameters(), config.max_norm)
+        values["gradient norm"] = norm
+        numbers = torch.stack([value.detach().float() for value in values.values()])
+        report = dict(zip(values, accelerator.reduce(numbers, "mean").tolist(), strict=True))
+        check_finite(sum(report.values()), norm.item(), step=step, checkpoints=checkpoints)
+        for optimizer in optimizers if judge else optimizers[:1]:
+            optimizer.step()
+            optimizer.zero_grad()
+        average.update(step)
+        losses.append(report["reconstruction"])
         progress.set_postfix(loss=f"{sum(losses[-50:]) / len(losses[-50:]):.3f}")
+        if step % 10 == 0:
+            tracker.numbers({f"train/{k}": v for k, v in report.items()}, step=step)
 
-        if (step + 1) % config.evaluate_every == 0 or step + 1 == steps:
-            report = evaluate(average, corpus.held_out, measure, device)
-            tqdm.write(f"step {step + 1}: {report}")
-            save_frame_codec(average, config.out)
-            with replacing(checkpoint) as path:
-                torch.save(
-                    {
-                        "codec": codec.state_dict(),
-                        "average": average.state_dict(),
-                        "optimizer": optimizer.state_dict(),
-                        "sampler": sampler.random.bit_generator.state,
-                        "random": torch.get_rng_state(),
-                        "step": step + 1,
-                    },
-                    path,
-                )
+        if ((step + 1) % config.evaluate_every == 0 or step + 1 == steps) and rank == 0:
+            with average.in_place():
+                error = evaluate(codec, corpus.held_out, measure, tracker, step=step + 1)
+                check_finite(error, report["gradient norm"], step=step, checkpoints=checkpoints)
+                averaged = {name: value.clone() for name, value in codec.state_dict().items()}
+                if codec.has_codebooks:
+                    save_frame_codec(codec, config.out)
+            checkpoints.save(
+                {
+                    "settings": config.lasting(),
+                    "codec": codec.state_dict(),
+                    "average": averaged,
+                    "judges": judges.state_dict(),
+                    "optimizers": [optimizer.state_dict() for optimizer in optimizers],
+                    "balancer": balancer.state_dict(),
+                },
+                step=step + 1,
+                loss=error if step >= last_phase else None,
+            )
+    tracker.close()
+    if rank == 0:
+        print(f"The codec is in {config.out}; try: lm-audio encode SOUND --codec {config.out}")
     return losses
-
-
-def read_corpus(folder: Path | None, sample_rate: int) -> Corpus:
-    if folder is not None:
-        return load_corpus(folder, sample_rate=sample_rate)
-    clips = synthetic_clips(num_clips=24, seconds=4.0, sample_rate=sample_rate, seed=0)
-    return Corpus(train=clips[4:], held_out=clips[:4])
-
-
-def schedule(step: int, steps: int, config: Config) -> float:
-    """A linear warm-up, then half a cosine down to a hundredth."""
-    if step < config.warmup_steps:
-        return (step + 1) / config.warmup_steps
-    done = (step - config.warmup_steps) / max(1, steps - config.warmup_steps)
-    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done))
-
-
-@torch.no_grad()
-def start_codebooks(
-    codec: FrameCodec, sampler: SegmentSampler, batch_size: int, device: str
-) -> None:
-    """Starts each codebook from k-means over many latents: one batch holds too few."""
-    batches = [sampler.batch(batch_size).to(device) for _ in range(16)]
-    codec.quantizer(torch.cat([codec.encoder(samples) for samples in batches]))
-
-
-@torch.no_grad()
-def update_average(average: FrameCodec, codec: FrameCodec, *, decay: float) -> None:
-    """Averages the parameters; the codebooks are averages already, kept in buffers."""
-    for mine, latest in zip(average.parameters(), codec.parameters(), strict=True):
-        mine.lerp_(latest, 1 - decay)
-    for buffer, latest_buffer in zip(average.buffers(), codec.buffers(), strict=True):
-        buffer.copy_(latest_buffer)
 
 
 @torch.no_grad()
 def evaluate(
-    codec: FrameCodec, clips: list[Recording], measure: SpectralConfig, device: str
-) -> str:
-    """The distance to held-out clips through all codebooks and half of them, and their use."""
-    began = time.monotonic()
+    codec: FrameCodec,
+    clips: list[Recording],
+    measure: SpectralConfig,
+    tracker: Tracker,
+    *,
+    step: int,
+) -> float:
+    """The mean distance to the first seconds of up to 12 held-out clips of each kind.
+
+    Tracks and shows it for each kind through half and all codebooks (0: not quantised), and how
+    much the codes are used.
+    """
     codec.eval()
-    totals: dict[str, list[float]] = {}
-    used = torch.zeros(codec.num_codebooks, codec.codebook_size, dtype=torch.bool)
+    device, K = next(codec.parameters()).device, codec.num_codebooks
+    errors: dict[str, list[float]] = {}
+    counts = torch.zeros(K, codec.codebook_size, dtype=torch.int64)
+    length = int(EVALUATED_SECONDS * codec.frame_rate) * codec.hop_length
     for kind in sorted({clip.kind for clip in clips}):
-        for clip in [clip for clip in clips if clip.kind == kind][:12]:
-            samples = torch.from_numpy(clip.samples[: 4 * codec.sample_rate]).float() / 32767
-            truth = samples.to(device)[None, None]
-            tokens = codec.encode(truth)
-            for level, codes in enumerate(tokens[0].cpu()):
-                used[level, codes] = True
-            for books in (codec.num_codebooks // 2, codec.num_codebooks):
-                answer = codec.decode(tokens[:, :books], num_samples=truth.shape[2])
+        for number, clip in enumerate([clip for clip in clips if clip.kind == kind][:12]):
+            samples = torch.from_numpy(clip.samples[:length]).float() / FULL_SCALE
+            filled = F.pad(samples, (0, -len(samples) % (50 * codec.hop_length)))
+            truth = filled.to(device)[None, None]
+            if codec.has_codebooks:
+                tokens = codec.encode(truth)
+                for level, codes in enumerate(tokens[0].cpu()):
+                    counts[level] += codes.bincount(minlength=codec.codebook_size)
+                answers = {books: codec.decode(tokens[:, :books]) for books in (K // 2, K)}
+            else:
+                answers = {0: codec(truth, quantize=False).reconstructions[0]}
+            for books, answer in answers.items():
                 error = distance(spectra(answer[:, 0], measure), spectra(truth[:, 0], measure))
-                totals.setdefault(f"{kind}/{books}", []).append(error.item())
+                errors.setdefault(f"{kind}/{books}", []).append(error.item())
+            best = answers[max(answers)][0]  # [1, N]
+            if number == 0 and best.isfinite().all():
+                tracker.sound(f"held out/{kind}", best, codec.sample_rate, step=step)
     codec.train()
-    errors = ", ".join(f"{name} {sum(v) / len(v):.3f}" for name, v in totals.items())
-    return f"{errors}; codes used {used.float().mean():.0%} ({time.monotonic() - began:.0f} s)"
+    report = {name: sum(values) / len(values) for name, values in errors.items()}
+    whole = [value for name, value in report.items() if name.endswith(f"/{max(answers)}")]
+    if codec.has_codebooks:
+        usage = code_usage(counts)
+        report |= {"share of codes used": usage.used, "perplexity": usage.perplexity}
+    tracker.numbers({f"held out/{name}": value for name, value in report.items()}, step=step)
+    shown = ", ".join(f"{name} {value:.3g}" for name, value in report.items())
+    tqdm.write(f"step {step}: {shown}", file=sys.stderr)
+    return sum(whole) / len(whole)
+
+
+@torch.no_grad()
+def start_codebooks(
+    codec: FrameCodec, sampler: SegmentSampler, first: int, accelerator: Accelerator
+) -> None:
+    """Starts each codebook from k-means over the latents of 16 batches: one holds too few."""
+    batches = [
+        sampler.batch(
+            first + i, part=accelerator.process_index, num_parts=accelerator.num_processes
+        ).to(accelerator.device)
+        for i in range(16)
+    ]
+    codec.quantizer(torch.cat([codec.encoder(samples) for samples in batches]))
+
+
+def read_corpus(config: Config, sample_rate: int) -> Corpus:
+    if config.data:
+        return load_corpora(config.data, sample_rate=sample_rate)
+    if config.preset != "tiny":
+        raise ValueError(
+            f"The preset {config.preset!r} needs sounds to learn from; give --data, a folder."
+        )
+    clips = synthetic_clips(num_clips=24, seconds=4.0, sample_rate=sample_rate, seed=0)
+    return Corpus(train=clips[4:], held_out=clips[:4])
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    main(read_preset(PRESETS, description=__doc__))

@@ -1,12 +1,14 @@
-"""A folder of audio as random training segments, all of it in memory as 16-bit samples.
+"""Audio as random training segments: from a plain folder, a prepared corpus or shards.
 
-For corpora of some hours. Larger ones belong in shards that are read as a stream.
+A plain folder and a prepared corpus are read into memory as 16-bit samples, for some hours of
+sound; shards are mapped into memory and may be of any size.
 """
 
-import hashlib
 import logging
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -14,16 +16,30 @@ from torch import Tensor
 from tqdm import tqdm
 
 from audio_tokenizers.audio_files import read_audio
+from lm_audio.data.manifest import SPLITS, Split, choose_held_out, read_cut_audio, read_cuts
+from lm_audio.data.shards import Shards, shard_path
 
 logger = logging.getLogger(__name__)
 SUFFIXES = {".wav", ".flac", ".ogg", ".opus", ".mp3"}
+HELD_OUT_SHARE = 0.05
+FULL_SCALE = 2**15
+
+
+class Samples(Protocol):
+    """An array [N], int16, or what is sliced like one."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, span: slice, /) -> Any: ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recording:
+    """Mono sound; a model hears a kind by the square root of its length."""
+
     kind: str
     name: str
-    samples: np.ndarray  # [N], int16
+    samples: Samples
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,17 +50,123 @@ class Corpus:
     held_out: list[Recording]
 
 
-def load_corpus(folder: Path, *, sample_rate: int, held_out: float = 0.05) -> Corpus:
-    """Reads all audio below `folder`, in mono; the first folder level is a clip's kind.
+def load_corpus(folder: Path, *, sample_rate: int) -> Corpus:
+    """Reads all audio of a folder, in mono.
 
     Args:
-        held_out: the share of clips to hold out, chosen by name. Names that differ only after
-            their last hyphen stay together: datasets cut clips of one recording like that.
+        folder: one of shards with a stream of samples; a prepared corpus; a folder of several of
+            these, each a kind of clips; or a plain folder, whose first level are the kinds. Of a
+            plain folder a share is held out by names: those that differ only after their last
+            hyphen stay together, as datasets name clips of one recording.
     """
+    candidates = [folder] if _is_prepared(folder) else _folders(folder)
+    prepared = [part for part in candidates if _is_prepared(part)]
+    if not prepared:
+        return _read_folder(folder, sample_rate=sample_rate)
+    parts: dict[Split, list[Recording]] = {
+        split: [
+            clip
+            for part in prepared
+            for clip in (
+                _map_shards(part, split, sample_rate=sample_rate)
+                if _has_shards(part)
+                else _read_manifest(part, split, sample_rate=sample_rate)
+            )
+        ]
+        for split in SPLITS
+    }
+    for split, clips in parts.items():
+        if not clips:
+            raise ValueError(
+                f"No clip of the split {split!r} in {folder} can be used; prepare more audio."
+            )
+    return Corpus(**parts)
+
+
+def load_corpora(folders: Sequence[Path], *, sample_rate: int) -> Corpus:
+    """`load_corpus` of several folders, together."""
+    parts = [load_corpus(folder, sample_rate=sample_rate) for folder in folders]
+    return Corpus(
+        train=[clip for part in parts for clip in part.train],
+        held_out=[clip for part in parts for clip in part.held_out],
+    )
+
+
+class SegmentSampler:
+    """Draws batches of random segments; a batch is a function of the seed and its number."""
+
+    def __init__(self, clips: list[Recording], *, length: int, batch_size: int, seed: int) -> None:
+        self.clips, self.length, self.batch_size, self.seed = clips, length, batch_size, seed
+        totals: dict[str, int] = {}
+        for clip in clips:
+            totals[clip.kind] = totals.get(clip.kind, 0) + len(clip.samples)
+        weights = [len(clip.samples) / totals[clip.kind] ** 0.5 for clip in clips]
+        self.ends = np.cumsum(weights) / np.sum(weights)
+
+    def batch(self, number: int, *, part: int = 0, num_parts: int = 1) -> Tensor:
+        """[batch_size, 1, length], float32, each at a random level.
+
+        Args:
+            part: with `num_parts`, which items of the batch to give: those of one process.
+        """
+        items = range(part, self.batch_size, num_parts)
+        return torch.from_numpy(np.stack([self._segment(number, item) for item in items]))[:, None]
+
+    def _segment(self, number: int, item: int) -> np.ndarray:
+        random = np.random.default_rng([self.seed, number, item])
+        index = int(np.searchsorted(self.ends, random.random(), side="right"))
+        samples = self.clips[min(index, len(self.clips) - 1)].samples
+        start = int(random.integers(max(1, len(samples) - self.length + 1)))
+        piece = samples[start : start + self.length].astype(np.float32) / FULL_SCALE
+        piece = np.pad(piece, (0, self.length - len(piece)))
+        level = 10 ** (random.uniform(-12, 3) / 20)
+        return piece * np.float32(min(level, 0.99 / max(np.abs(piece).max(), 1e-4)))
+
+
+class _ShardSamples:
+    """The samples of one example of shards, in mono; they are read when they are sliced."""
+
+    def __init__(self, shards: Shards, index: int, length: int) -> None:
+        self.shards, self.index, self.length = shards, index, length
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, span: slice, /) -> np.ndarray:
+        start, stop, _ = span.indices(self.length)
+        samples = self.shards.read(self.index, "samples", start, stop)  # [C, n]
+        return (samples[0] if len(samples) == 1 else samples.float().mean(0).short()).numpy()
+
+
+def _map_shards(folder: Path, split: Split, *, sample_rate: int) -> Iterator[Recording]:
+    shards = Shards(folder, split)
+    lengths = shards.lengths("samples")
+    if shards.streams["samples"].rate != sample_rate:
+        raise ValueError(
+            f"The samples in {folder} are at {shards.streams['samples'].rate} Hz, but the model "
+            f"takes {sample_rate} Hz; make the shards anew at that rate."
+        )
+    for index, length in enumerate(lengths.tolist()):
+        yield Recording(
+            kind=folder.name, name=shards.ids[index], samples=_ShardSamples(shards, index, length)
+        )
+
+
+def _read_manifest(folder: Path, split: Split, *, sample_rate: int) -> Iterator[Recording]:
+    for cut in tqdm(read_cuts(folder, split), desc=f"reading {folder.name}/{split}", unit="clip"):
+        try:
+            samples = read_cut_audio(cut, sample_rate=sample_rate, num_channels=1).samples[0]
+        except ValueError as error:
+            logger.warning("skipped: %s", error)
+            continue
+        yield Recording(kind=folder.name, name=cut.id, samples=_pcm(samples))
+
+
+def _read_folder(folder: Path, *, sample_rate: int) -> Corpus:
     paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
     if not paths:
         raise ValueError(f"No audio files were found below {folder}; give a folder that has some.")
-    parts: dict[bool, list[Recording]] = {False: [], True: []}
+    groups: dict[str, list[Recording]] = {}
     for path in tqdm(paths, desc="reading audio", unit="file"):
         try:
             samples = read_audio(path, sample_rate=sample_rate, num_channels=1).samples[0]
@@ -52,50 +174,35 @@ def load_corpus(folder: Path, *, sample_rate: int, held_out: float = 0.05) -> Co
             logger.warning("skipped: %s", error)
             continue
         relative = path.relative_to(folder)
-        pcm = (samples.clamp(-1, 1) * 32767).round().to(torch.int16).numpy()
         kind = relative.parts[0] if len(relative.parts) > 1 else "audio"
-        clip = Recording(kind=kind, name=str(relative), samples=pcm)
-        parts[_share(path.stem.rpartition("-")[0] or path.stem) < held_out].append(clip)
-    if not parts[False]:
+        clip = Recording(kind=kind, name=str(relative), samples=_pcm(samples))
+        groups.setdefault(path.stem.rpartition("-")[0] or path.stem, []).append(clip)
+    if len(groups) < 2:
         raise ValueError(
-            f"All {len(paths)} audio files below {folder} are bad or held out; give more of them."
+            f"Of {len(paths)} audio files below {folder}, {len(groups)} recordings can be used; "
+            "give two or more: one is held out."
         )
-    return Corpus(train=parts[False], held_out=parts[True])
+    chosen = choose_held_out(groups, seed=0, share=HELD_OUT_SHARE)
+    return Corpus(
+        train=[clip for name in groups if name not in chosen for clip in groups[name]],
+        held_out=[clip for name in groups if name in chosen for clip in groups[name]],
+    )
 
 
-class SegmentSampler:
-    """Draws batches of random segments; a kind is heard by the square root of its length."""
-
-    def __init__(self, clips: list[Recording], *, length: int, seed: int) -> None:
-        self.length = length
-        self.random = np.random.default_rng(seed)
-        self.kinds: dict[str, list[Recording]] = {}
-        for clip in clips:
-            self.kinds.setdefault(clip.kind, []).append(clip)
-        lengths = {kind: _lengths(group) for kind, group in self.kinds.items()}
-        self.clip_weights = {kind: sizes / sizes.sum() for kind, sizes in lengths.items()}
-        totals = np.sqrt([sizes.sum() for sizes in lengths.values()])
-        self.kind_weights = totals / totals.sum()
-
-    def batch(self, size: int) -> Tensor:
-        """[size, 1, length], float32, each at a random level."""
-        return torch.from_numpy(np.stack([self._segment() for _ in range(size)]))[:, None]
-
-    def _segment(self) -> np.ndarray:
-        kind = list(self.kinds)[self.random.choice(len(self.kinds), p=self.kind_weights)]
-        group = self.kinds[kind]
-        clip = group[self.random.choice(len(group), p=self.clip_weights[kind])]
-        start = self.random.integers(max(1, len(clip.samples) - self.length + 1))
-        piece = clip.samples[start : start + self.length].astype(np.float32) / 32767
-        piece = np.pad(piece, (0, self.length - len(piece)))
-        level = 10 ** (self.random.uniform(-12, 3) / 20)
-        return piece * min(level, 0.99 / max(np.abs(piece).max(), 1e-4))
+def _pcm(samples: Tensor) -> np.ndarray:
+    """[N], float32 -> [N], int16"""
+    scaled = (samples * FULL_SCALE).round().clamp(-FULL_SCALE, FULL_SCALE - 1)
+    return scaled.to(torch.int16).numpy()
 
 
-def _lengths(group: list[Recording]) -> np.ndarray:
-    return np.array([len(clip.samples) for clip in group], dtype=np.float64)
+def _folders(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
 
 
-def _share(name: str) -> float:
-    """A number in [0, 1) that depends on the name alone."""
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
+def _has_shards(folder: Path) -> bool:
+    return shard_path(folder, "train", 0).exists()
+
+
+def _is_prepared(folder: Path) -> bool:
+    has_manifest = (folder / "train.jsonl.gz").exists()
+    return has_manifest or _has_shards(folder) or any((folder / "train").glob("cuts.*.jsonl*"))

@@ -1,66 +1,133 @@
 """The codec recipe: its first losses are pinned, a killed run goes on as if it had not been."""
 
+import re
 from collections.abc import Callable
+from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from audio_tokenizers.acoustic.frame_codec import load_frame_codec
-from lm_audio.data.synthetic import demo_clip
+from lm_audio.data.shards import Example, Stream, shard_path, write_shard
+from lm_audio.data.synthetic import demo_clip, synthetic_clips
 
 LoadRecipe = Callable[[str], ModuleType]
 
 
-def config(recipe: ModuleType, out: Path, **changes: Any) -> Any:
-    settings = {
-        "out": out,
-        "preset": "tiny",
-        "batch_size": 2,
-        "seconds": 0.4,
-        "precision": "float32",
-        "device": "cpu",
-        **changes,
-    }
-    return recipe.Config(**settings)
+@pytest.fixture
+def recipe(load_recipe: LoadRecipe, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    return load_recipe("train_codec")
 
 
-def test_the_loss_after_five_steps_is_pinned(load_recipe: LoadRecipe, tmp_path: Path) -> None:
-    recipe = load_recipe("train_codec")
-    losses = recipe.main(config(recipe, tmp_path, steps=5))
-    assert losses[-1] == pytest.approx(6.3772, rel=5e-3)
-    codec = load_frame_codec(tmp_path)
-    samples = demo_clip(sample_rate=24_000)[None, None, :4800]
-    assert codec.encode(recipe.torch.from_numpy(samples)).shape == (1, 4, 10)
+@pytest.fixture(scope="module")
+def sounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shards of samples: nine seconds of made-up sounds, three of them held out."""
+    folder = tmp_path_factory.mktemp("sounds")
+    stream = Stream(rate=Fraction(24_000), num_codebooks=1, num_tokens=None, identity="sounds")
+    clips = synthetic_clips(num_clips=9, seconds=1.0, sample_rate=24_000, seed=0)
+    for split, part in (("train", clips[:6]), ("held_out", clips[6:])):
+        examples = [
+            Example(
+                id=clip.name, streams={"samples": torch.tensor(clip.samples)[None]}, conditions={}
+            )
+            for clip in part
+        ]
+        write_shard(shard_path(folder, split, 0), examples, {"samples": stream})
+    return folder
 
 
-def test_a_killed_run_goes_on_with_the_same_losses(load_recipe: LoadRecipe, tmp_path: Path) -> None:
-    recipe = load_recipe("train_codec")
-    settings = {"steps": 12, "evaluate_every": 6}
-    whole = recipe.main(config(recipe, tmp_path / "whole", **settings))
-
-    evaluate, calls = recipe.evaluate, []
-
-    def killed_the_second_time(*arguments: Any) -> str:
-        calls.append(1)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return evaluate(*arguments)
-
-    recipe.evaluate = killed_the_second_time
-    with pytest.raises(KeyboardInterrupt):
-        recipe.main(config(recipe, tmp_path / "killed", **settings))
-    recipe.evaluate = evaluate
-    rest = recipe.main(config(recipe, tmp_path / "killed", **settings))
-    assert rest == whole[6:]
+def config(recipe: ModuleType, data: Path, out: Path, **changes: Any) -> Any:
+    tiny = recipe.PRESETS["tiny"]
+    return replace(tiny, data=(data,), out=out, batch_size=2, seconds=0.4, **changes)
 
 
-def test_a_loss_that_is_not_finite_stops_with_the_checkpoint_named(
-    load_recipe: LoadRecipe, tmp_path: Path
+def test_the_loss_after_five_steps_is_pinned(
+    recipe: ModuleType, sounds: Path, tmp_path: Path
 ) -> None:
-    recipe = load_recipe("train_codec")
-    with pytest.raises(
-        FloatingPointError, match=r"The loss is (nan|inf) at step \d+; the last good"
-    ):
-        recipe.main(config(recipe, tmp_path, steps=40, learning_rate=float("inf")))
+    losses = recipe.main(config(recipe, sounds, tmp_path, steps=5))
+    assert losses[-1] == pytest.approx(10.6723, rel=5e-3)
+    codec = load_frame_codec(tmp_path)
+    samples = torch.from_numpy(demo_clip(sample_rate=24_000)[None, None, :4800])
+    assert codec.encode(samples).shape == (1, 4, 10)
+
+
+def test_the_tiny_preset_learns_and_leaves_a_codec_and_its_log(
+    recipe: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    losses = recipe.main(replace(recipe.PRESETS["tiny"], out=tmp_path, steps=16))
+    assert np.mean(losses[-3:]) < 0.8 * np.mean(losses[:3])
+    captured = capsys.readouterr()
+    assert f"The codec is in {tmp_path}; try: lm-audio encode" in captured.out
+    report = captured.err.replace("\r", "\n")
+    assert re.search(r"step 16: chirp/2 .*share of codes used 0.*, perplexity \d", report)
+    assert list((tmp_path / "log").glob("events.*"))
+
+
+def test_a_run_killed_at_any_step_goes_on_with_the_same_losses(
+    recipe: ModuleType, sounds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"steps": 10, "evaluate_every": 3}
+    whole = recipe.main(config(recipe, sounds, tmp_path / "whole", **settings))
+    last = int(np.random.default_rng().integers(3, 10))
+    draw = recipe.SegmentSampler.batch
+
+    def killed(sampler: Any, number: int, **part: int) -> torch.Tensor:
+        if number == last:
+            raise KeyboardInterrupt
+        return draw(sampler, number, **part)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(recipe.SegmentSampler, "batch", killed)
+        with pytest.raises(KeyboardInterrupt):
+            recipe.main(config(recipe, sounds, tmp_path / "killed", **settings))
+    rest = recipe.main(config(recipe, sounds, tmp_path / "killed", **settings))
+    assert rest == whole[last // 3 * 3 :], f"killed at step {last}"
+    weights = [(tmp_path / run / "model.safetensors").read_bytes() for run in ("whole", "killed")]
+    assert weights[0] == weights[1]
+
+
+def test_the_last_checkpoints_and_the_best_of_the_last_phase_are_kept(
+    recipe: ModuleType, sounds: Path, tmp_path: Path
+) -> None:
+    recipe.main(config(recipe, sounds, tmp_path, steps=8, evaluate_every=1, keep_last=1))
+    names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    steps = [int(re.match(r"step-(\d+)", name)[1]) for name in names]  # type: ignore[index]
+    assert steps[-1] == 8
+    assert len(steps) <= 2
+    assert all(step > 4 for step in steps)  # the discriminators joined after 4 steps
+
+
+def test_a_run_that_goes_astray_stops_with_the_last_good_checkpoint_named(
+    recipe: ModuleType, sounds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recipe, "learning_rate_share", lambda step, **_: 1 if step < 3 else 1e35)
+    with pytest.raises(FloatingPointError, match=r"The loss is (nan|inf) .*step-00000002.*\.pt"):
+        recipe.main(config(recipe, sounds, tmp_path, steps=40, evaluate_every=2))
+    names = [path.name for path in (tmp_path / "checkpoints").iterdir()]
+    assert len(names) == 1
+    assert names[0].startswith("step-00000002")
+
+
+def test_another_setting_does_not_go_on_with_a_run(
+    recipe: ModuleType, sounds: Path, tmp_path: Path
+) -> None:
+    recipe.main(config(recipe, sounds, tmp_path, steps=2))
+    with pytest.raises(ValueError, match=r"was made with steps=2 and now it is 3; go on with"):
+        recipe.main(config(recipe, sounds, tmp_path, steps=3))
+
+
+def test_shares_that_leave_no_phase_are_refused(recipe: ModuleType) -> None:
+    with pytest.raises(ValueError, match=r"quantised_from=1.0 .*; expected 1 or more, a share be"):
+        recipe.Config(quantised_from=1.0)
+
+
+def test_presets_for_real_sounds_ask_for_them(recipe: ModuleType, tmp_path: Path) -> None:
+    settings = replace(recipe.PRESETS["tiny"], preset="small", out=tmp_path)
+    with pytest.raises(ValueError, match=r"The preset 'small' needs sounds .*; give --data"):
+        recipe.read_corpus(settings, 24_000)
