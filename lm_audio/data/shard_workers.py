@@ -7,6 +7,8 @@ many threads shared it, and the shards are the same however many workers there a
 import multiprocessing
 import os
 import pickle
+import signal
+import threading
 from collections.abc import Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -136,8 +138,18 @@ class _Actor:
 
 def _start(folder: Path, config: TokenizingConfig, devices: Any) -> None:
     global _worker
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # else it ends one job and begins the next
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     tokenizers = Tokenizers(config, device=devices.get())
     _worker = Worker(folder=folder, config=config, tokenizers=tokenizers)
+
+
+def _end_with_parent() -> None:
+    """Workers of a pool would wait for ever for a parent that was killed."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _make(job: Job) -> Report:
