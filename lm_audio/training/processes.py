@@ -35,6 +35,10 @@ from lm_audio.training.stage_batches import TrainingBatch
 
 Precision = Literal["bfloat16", "float32"]
 _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
+# What is not trained is in the model that a run started from.
+_TRAINED = StateDictOptions(
+    full_state_dict=True, cpu_offload=True, ignore_frozen_params=True, strict=False
+)
 
 
 class Processes:
@@ -142,11 +146,11 @@ class Processes:
     def state(
         self, module: nn.Module, optimizer: torch.optim.Optimizer, average: Average
     ) -> dict[str, Any]:
-        """All weights in one piece, for the main process to save; all processes have to ask."""
-        weights = get_model_state_dict(module, options=_WHOLE)
+        """What is trained, in one piece, for the main process to save; all processes have to ask."""
+        weights = get_model_state_dict(module, options=_TRAINED)
         with average.in_place():
-            averaged = deepcopy(get_model_state_dict(module, options=_WHOLE))
-        made = get_optimizer_state_dict(module, _bare(optimizer), options=_WHOLE)
+            averaged = deepcopy(get_model_state_dict(module, options=_TRAINED))
+        made = get_optimizer_state_dict(module, _bare(optimizer), options=_TRAINED)
         return {"weights": weights, "average": averaged, "optimizer": made}
 
     def restore(
@@ -157,10 +161,10 @@ class Processes:
         average: Average,
     ) -> None:
         """Goes on from a `state`, of however many processes."""
-        set_model_state_dict(module, state["average"], options=_WHOLE)
+        set_model_state_dict(module, state["average"], options=_TRAINED)
         average.restart()
-        set_model_state_dict(module, state["weights"], options=_WHOLE)
-        set_optimizer_state_dict(module, _bare(optimizer), state["optimizer"], options=_WHOLE)
+        set_model_state_dict(module, state["weights"], options=_TRAINED)
+        set_optimizer_state_dict(module, _bare(optimizer), state["optimizer"], options=_TRAINED)
 
     @contextmanager
     def whole_stage(self, module: nn.Module, stage: Stage) -> Iterator[Stage]:
