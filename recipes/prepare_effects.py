@@ -34,8 +34,12 @@ from audio_tokenizers.atomic import replacing
 from audio_tokenizers.audio_files import audio_info, read_audio
 from audio_tokenizers.audio_writer import write_audio
 from lm_audio.data.captions import with_article
-from lm_audio.data.effects.catalogue import EffectPlan, effect_captions, plan_effect
-from lm_audio.data.effects.files import write_effect
+from lm_audio.data.effects.catalogue import (
+    EffectPlan,
+    effect_captions,
+    plan_effect,
+    write_effect,
+)
 from lm_audio.data.manifest import (
     Conditions,
     Cut,

@@ -6,15 +6,17 @@ captions = effect_captions(plan, count=4)
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from lm_audio.data.captions import with_article, write_captions
+from lm_audio.data.clip_files import is_whole, write_clip
 from lm_audio.data.effects import alarms, creatures, impacts, machines, nature
 from lm_audio.data.effects.effect import OUTDOORS, Effect
-from lm_audio.data.effects.rooms import at_level, from_afar, in_room
-from lm_audio.data.effects.signals import band, noise
+from lm_audio.data.effects.rooms import from_afar, in_room
 from lm_audio.data.effects.wordings import LEAD_IN, WORDINGS
+from lm_audio.data.signals import at_level, band, noise
 
 EFFECTS: dict[str, Effect] = {
     **alarms.EFFECTS,
@@ -96,6 +98,12 @@ def render_effect(plan: EffectPlan, *, sample_rate: int) -> np.ndarray:
     air = noise(plan.seconds, band(60, 900, order=1), sample_rate=sample_rate, rng=rng)
     sound += 10 ** (rng.uniform(-62, -50) / 20) * float(np.abs(sound).max()) * air
     return at_level(sound, decibels=plan.decibels, fade=0.01, sample_rate=sample_rate)
+
+
+def write_effect(path: Path, plan: EffectPlan, *, sample_rate: int) -> None:
+    """Writes a clip, unless a whole one is there already; recipes run it in many processes."""
+    if not is_whole(path, seconds=plan.seconds, sample_rate=sample_rate):
+        write_clip(path, render_effect(plan, sample_rate=sample_rate), sample_rate)
 
 
 def effect_captions(plan: EffectPlan, *, count: int, unseen: bool = False) -> list[str]:

@@ -4,7 +4,7 @@ import numpy as np
 
 from lm_audio.data.effects.effect import OUTDOORS, Effect
 from lm_audio.data.effects.rooms import in_room
-from lm_audio.data.effects.signals import (
+from lm_audio.data.signals import (
     add,
     band,
     beats,

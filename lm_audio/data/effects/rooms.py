@@ -1,8 +1,8 @@
-"""The place around a sound: walls that reflect, air that dulls, and the level at which it comes."""
+"""The place around a sound: walls that reflect, air that dulls."""
 
 import numpy as np
 
-from lm_audio.data.effects.signals import band, convolved, filtered, num_samples, times
+from lm_audio.data.signals import band, convolved, filtered, num_samples, times
 
 
 def in_room(
@@ -37,17 +37,3 @@ def in_room(
 def from_afar(samples: np.ndarray, *, cutoff: float, sample_rate: int) -> np.ndarray:
     """What the air leaves of a distant sound: its highs are gone."""
     return filtered(samples, band(0, cutoff, order=1), sample_rate=sample_rate)
-
-
-def at_level(samples: np.ndarray, *, decibels: float, fade: float, sample_rate: int) -> np.ndarray:
-    """[N], float32: the loudest 50 ms have this level, and no sample is above -0.5 dB."""
-    block = num_samples(0.05, sample_rate)
-    padded = np.pad(samples, (0, -len(samples) % block)).reshape(-1, block)
-    loudest = np.sqrt(np.square(padded).mean(axis=1).max())
-    scaled = samples * (10 ** (decibels / 20) / max(loudest, 1e-12))
-    scaled *= min(1.0, 0.944 / max(float(np.abs(scaled).max()), 1e-12))
-    ramp = num_samples(fade, sample_rate)
-    edge = np.linspace(0, 1, ramp, endpoint=False)
-    scaled[:ramp] *= edge[: len(scaled)]
-    scaled[-ramp:] *= edge[::-1][-len(scaled) :]
-    return scaled.astype(np.float32)

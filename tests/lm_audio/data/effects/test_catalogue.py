@@ -15,8 +15,8 @@ from lm_audio.data.effects.catalogue import (
 )
 from lm_audio.data.effects.impacts import heartbeat, knocking
 from lm_audio.data.effects.machines import passing_car
-from lm_audio.data.effects.signals import num_samples
 from lm_audio.data.effects.wordings import WORDINGS
+from lm_audio.data.signals import num_samples
 
 
 def onsets(sound: np.ndarray, *, sample_rate: int, apart: float) -> int:

@@ -175,3 +175,17 @@ def beats(
 def poisson(seconds: float, rate: float, *, rng: np.random.Generator) -> np.ndarray:
     """Times of independent events, `rate` of them a second."""
     return np.sort(rng.uniform(0, seconds, rng.poisson(rate * seconds)))
+
+
+def at_level(samples: np.ndarray, *, decibels: float, fade: float, sample_rate: int) -> np.ndarray:
+    """[N], float32: the loudest 50 ms have this level, and no sample is above -0.5 dB."""
+    block = num_samples(0.05, sample_rate)
+    padded = np.pad(samples, (0, -len(samples) % block)).reshape(-1, block)
+    loudest = np.sqrt(np.square(padded).mean(axis=1).max())
+    scaled = samples * (10 ** (decibels / 20) / max(loudest, 1e-12))
+    scaled *= min(1.0, 0.944 / max(float(np.abs(scaled).max()), 1e-12))
+    ramp = num_samples(fade, sample_rate)
+    edge = np.linspace(0, 1, ramp, endpoint=False)
+    scaled[:ramp] *= edge[: len(scaled)]
+    scaled[-ramp:] *= edge[::-1][-len(scaled) :]
+    return scaled.astype(np.float32)

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from lm_audio.data.effects import signals
-from lm_audio.data.effects.rooms import at_level, in_room
+from lm_audio.data import signals
+from lm_audio.data.effects.rooms import in_room
+from lm_audio.data.signals import at_level
 
 RATE = 16_000
 
