@@ -146,7 +146,7 @@ class Processes:
     def state(
         self, module: nn.Module, optimizer: torch.optim.Optimizer, average: Average
     ) -> dict[str, Any]:
-        """What is trained, in one piece, for the main process to save; all processes have to ask."""
+        """What is trained, in one piece, for the main process to save; all have to ask."""
         weights = get_model_state_dict(module, options=_TRAINED)
         with average.in_place():
             averaged = deepcopy(get_model_state_dict(module, options=_TRAINED))
