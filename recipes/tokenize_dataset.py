@@ -12,8 +12,8 @@ With `--mix N` each clip to train on is mixed with N others as well, captions an
 It can be stopped and started again at any time: shards that are there are kept, and they are the
 same however many workers made them. `--engine ray` spreads the work over a Ray cluster whose
 machines share the file system. Clips that cannot be used are listed in OUT/skipped.txt.
-One CPU core makes tokens of the default codec of about 100 s of sound in a second; a worker takes
-0.5 GB, and 60 s of stereo at 24 kHz 1 MB in tokens, 6 MB as samples.
+A CPU core tokenizes about 70 s of sound in a second with the default codec. A worker takes 0.5 GB,
+and twice its shard; an hour is 3 MB of that codec's tokens, and 170 MB of samples at 24 kHz.
 """
 
 from collections.abc import Iterable
@@ -60,8 +60,8 @@ class Config:
     """Longer recordings are cut into equal parts."""
     mix: int = 0
     """How many mixtures with other clips to add for each clip to train on."""
-    examples_per_shard: int = 500
-    """Without the mixtures; of a Shar, each part becomes a shard."""
+    examples_per_shard: int | None = None
+    """Without the mixtures: 500 by default, 4 for the tiny preset. Each part of a Shar is one."""
     engine: Literal["processes", "ray"] = "processes"
     num_workers: int | None = None
     """One for each CPU core, or each GPU, by default."""
@@ -74,6 +74,11 @@ def main(config: Config) -> dict[Split, Shards]:
     """Makes the shards that are not there yet and returns those of each split."""
     device = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
     codec = {"default": str(CODEC_FOLDER), "none": None}.get(config.codec, config.codec)
+    examples_per_shard = config.examples_per_shard
+    if examples_per_shard is None:
+        examples_per_shard = 4 if config.preset == "tiny" else 500
+    if config.num_workers is not None and config.num_workers < 1:
+        raise ValueError(f"num_workers is {config.num_workers}; use 1 or more.")
     tokenizing = TokenizingConfig(
         # Workers may run elsewhere.
         codec=str(Path(codec).absolute()) if codec and Path(codec).exists() else codec,
@@ -83,7 +88,7 @@ def main(config: Config) -> dict[Split, Shards]:
         num_channels=config.channels,
         max_seconds=config.max_seconds,
         num_mixed=config.mix,
-        examples_per_shard=4 if config.preset == "tiny" else config.examples_per_shard,
+        examples_per_shard=examples_per_shard,
         seed=config.seed,
     )
     corpus, unreadable = find_corpus(config)
@@ -97,12 +102,9 @@ def main(config: Config) -> dict[Split, Shards]:
     made = make(
         waiting, config.out, config=tokenizing, num_workers=config.num_workers, device=device
     )
-    total = sum(job.seconds for job in jobs)
-    with (
-        closing(made),
-        tqdm(total=round(total), unit="s", desc="tokenizing", smoothing=0) as progress,
-    ):
-        progress.update(round(total - sum(job.seconds for job in waiting)))
+    total, left = (round(sum(job.seconds for job in some)) for some in (jobs, waiting))
+    progress = tqdm(total=total, initial=total - left, unit="s", desc="tokenizing", smoothing=0)
+    with closing(made), progress:
         for job, report in made:
             reports[job] = report
             progress.update(round(job.seconds))

@@ -91,10 +91,14 @@ def test_bad_files_of_a_plain_folder_are_listed(load_recipe: LoadRecipe, tmp_pat
     assert "is not audio that can be read" in why
 
 
-def test_a_folder_without_use_is_refused(load_recipe: LoadRecipe, tmp_path: Path) -> None:
+def test_a_request_without_sense_is_refused(load_recipe: LoadRecipe, tmp_path: Path) -> None:
     recipe = load_recipe("tokenize_dataset")
     with pytest.raises(ValueError, match="There is no data; give a corpus as --data"):
         run(recipe, tmp_path / "out", preset="default")
+    with pytest.raises(ValueError, match="num_workers is 0; use 1 or more"):
+        run(recipe, tmp_path / "out", num_workers=0)
+    with pytest.raises(ValueError, match="examples_per_shard is 0; use 1 or more"):
+        run(recipe, tmp_path / "out", examples_per_shard=0)
     with pytest.raises(ValueError, match="nowhere is not a folder"):
         run(recipe, tmp_path / "out", data=tmp_path / "nowhere")
     (tmp_path / "sounds").mkdir()
