@@ -102,6 +102,7 @@ def make_shards_on_ray(
         return
     if not ray.is_initialized():
         ray.init()
+    ray.data.DataContext.get_current().enable_progress_bars = False  # the recipe has its own
     on_gpu = device.startswith("cuda")
     resources = ray.cluster_resources()  # type: ignore[no-untyped-call]  # Ray types most others
     size = num_workers or int(resources.get("GPU" if on_gpu else "CPU", 1))
