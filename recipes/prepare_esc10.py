@@ -64,12 +64,18 @@ CLASSES = {
     "dog bark": Words(
         folders=("dog", "dog_bark"),
         names=("a dog barking", "a barking dog", "the bark of a dog"),
-        sentences=("a dog barks", "a dog is barking", "dog bark", "woof woof", "a pet dog barks"),
+        sentences=(
+            "a dog barks",
+            "a dog is barking",
+            "dog bark",
+            "woof woof",
+            "the barking of a dog",
+        ),
         unseen=("a hound lets out a bark", "barks from a puppy", "our dog won't stop barking"),
     ),
     "rain": Words(
         folders=("rain",),
-        names=("rain", "falling rain", "rain falling on the ground", "steady rain"),
+        names=("rain", "falling rain", "rain coming down", "the fall of rain"),
         sentences=(
             "rain falls",
             "it is raining",
@@ -149,7 +155,7 @@ CLASSES = {
             "a chainsaw runs",
             "a chainsaw is at work",
             "someone uses a chainsaw",
-            "a chainsaw buzzes loudly",
+            "a chainsaw buzzes",
             "a chainsaw revs",
         ),
         unseen=("a lumberjack's power saw", "a motor saw roars", "a tree is sawed with an engine"),
@@ -174,7 +180,7 @@ CLASSES = {
             "a fire burns and pops",
             "flames crackle",
             "wood burns in a fire",
-            "a campfire crackles",
+            "a fire snaps and crackles",
         ),
         unseen=("logs snap in the fireplace", "a bonfire blazes", "burning wood pops and hisses"),
     ),
