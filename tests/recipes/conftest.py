@@ -2,13 +2,44 @@
 
 import importlib.util
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from fractions import Fraction
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
+
+from lm_audio.data.shards import Example, Stream, shard_path, write_shard
+from lm_audio.data.synthetic import synthetic_clips
 
 FOLDER = Path(__file__).parents[2] / "recipes"
+
+
+@pytest.fixture(autouse=True)
+def accelerate_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Each test has an accelerate of its own, which else keeps the precision of the first."""
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    yield
+    if (state := sys.modules.get("accelerate.state")) is not None:
+        state.AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture(scope="session")
+def sounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shards of samples: nine seconds of made-up sounds, three of them held out."""
+    folder = tmp_path_factory.mktemp("sounds")
+    stream = Stream(rate=Fraction(24_000), num_codebooks=1, num_tokens=None, identity="sounds")
+    clips = synthetic_clips(num_clips=9, seconds=1.0, sample_rate=24_000, seed=0)
+    for split, part in (("train", clips[:6]), ("held_out", clips[6:])):
+        examples = [
+            Example(
+                id=clip.name, streams={"samples": torch.tensor(clip.samples)[None]}, conditions={}
+            )
+            for clip in part
+        ]
+        write_shard(shard_path(folder, split, 0), examples, {"samples": stream})
+    return folder
 
 
 @pytest.fixture

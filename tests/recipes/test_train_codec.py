@@ -3,7 +3,6 @@
 import re
 from collections.abc import Callable
 from dataclasses import replace
-from fractions import Fraction
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,33 +12,14 @@ import pytest
 import torch
 
 from audio_tokenizers.acoustic.frame_codec import load_frame_codec
-from lm_audio.data.shards import Example, Stream, shard_path, write_shard
-from lm_audio.data.synthetic import demo_clip, synthetic_clips
+from lm_audio.data.synthetic import demo_clip
 
 LoadRecipe = Callable[[str], ModuleType]
 
 
 @pytest.fixture
-def recipe(load_recipe: LoadRecipe, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+def recipe(load_recipe: LoadRecipe) -> ModuleType:
     return load_recipe("train_codec")
-
-
-@pytest.fixture(scope="module")
-def sounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Shards of samples: nine seconds of made-up sounds, three of them held out."""
-    folder = tmp_path_factory.mktemp("sounds")
-    stream = Stream(rate=Fraction(24_000), num_codebooks=1, num_tokens=None, identity="sounds")
-    clips = synthetic_clips(num_clips=9, seconds=1.0, sample_rate=24_000, seed=0)
-    for split, part in (("train", clips[:6]), ("held_out", clips[6:])):
-        examples = [
-            Example(
-                id=clip.name, streams={"samples": torch.tensor(clip.samples)[None]}, conditions={}
-            )
-            for clip in part
-        ]
-        write_shard(shard_path(folder, split, 0), examples, {"samples": stream})
-    return folder
 
 
 def config(recipe: ModuleType, data: Path, out: Path, **changes: Any) -> Any:

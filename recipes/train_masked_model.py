@@ -1,0 +1,267 @@
+"""Trains the masked audio model, whose features become semantic tokens (BEST-RQ).
+
+    python recipes/train_masked_model.py --preset tiny        # seconds, made-up sounds
+    python recipes/train_masked_model.py --data sounds/ --out runs/masked_model
+    torchrun --nproc_per_node 8 recipes/train_masked_model.py --preset paper --data shards/
+
+The model guesses what a fixed random quantiser says of patches that it cannot see; nothing else is
+needed, neither labels nor a teacher (docs/adr/0003-masked-model.md). `--data` is a folder of audio
+of any format and rate, with subfolders by kind, a prepared corpus, or shards with samples. `--out`
+gets config.json and model.safetensors, from the averaged weights; make a codebook over one of its
+layers with recipes/train_semantic_codebook.py. The last checkpoints and the best lie in
+OUT/checkpoints; a run that is started again goes on from there with the losses it would have had.
+
+small has 21 M parameters (1 GB with its optimizer and 16 x 8 s), paper the depth and width of the
+largest BEST-RQ (302 M: they are plain transformer blocks, not Conformers).
+"""
+
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from accelerate import Accelerator
+from tqdm import tqdm
+
+from audio_tokenizers.semantic.masked_model import (
+    MaskedAudioModel,
+    MaskedModelConfig,
+    save_masked_model,
+    tiny,
+)
+from audio_tokenizers.semantic.masked_prediction import (
+    MaskedPrediction,
+    PredictionConfig,
+    measure_patches,
+)
+from lm_audio.data.batches import seed_of
+from lm_audio.data.corpus import FULL_SCALE, Corpus, Recording, SegmentSampler, load_corpora
+from lm_audio.data.synthetic import synthetic_clips
+from lm_audio.training.checkpoints import Checkpoints, check_finite, check_same_settings
+from lm_audio.training.code_usage import code_usage
+from lm_audio.training.optimization import (
+    Average,
+    Schedule,
+    adamw,
+    learning_rate_share,
+    set_learning_rate,
+)
+from lm_audio.training.preset_cli import read_preset
+from lm_audio.training.tracking import Tracker
+
+MEASURED_BATCHES = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    preset: Literal["tiny", "small", "paper"] = "small"
+    data: tuple[Path, ...] = ()
+    """Where the sounds are, one folder or several; without any, the tiny preset makes sounds up."""
+    out: Path = Path("runs/masked_model")
+    """Takes the checkpoints, the log and the model; a run that was stopped here goes on."""
+    steps: int = 50_000
+    batch_size: int = 16
+    """Segments in a step, of all processes together."""
+    seconds: float = 8.0
+    """The length of a segment."""
+    mask_share: float = 0.4
+    """The expected share of frames behind the mask."""
+    learning_rate: float = 5e-4
+    warmup_steps: int = 1000
+    schedule: Schedule = "cosine"
+    weight_decay: float = 0.01
+    max_norm: float = 1.0
+    """Gradients longer than this are shortened."""
+    average_decay: float = 0.999
+    """Of the averaged weights, which are those that are judged and kept."""
+    evaluate_every: int = 500
+    """Steps from one evaluation and checkpoint to the next."""
+    keep_last: int = 2
+    """Checkpoints to keep, beside the best."""
+    precision: Literal["bfloat16", "float32"] = "bfloat16"
+    seed: int = 0
+
+    def lasting(self) -> dict[str, Any]:
+        """What must stay the same when a run goes on."""
+        free = {"data", "out", "evaluate_every", "keep_last"}
+        return {name: value for name, value in asdict(self).items() if name not in free}
+
+
+MODELS = {
+    "tiny": tiny(),
+    "small": MaskedModelConfig(),
+    "paper": MaskedModelConfig(width=1024, num_layers=24, num_heads=16),
+}
+PRESETS = {
+    "tiny": Config(
+        preset="tiny",
+        steps=60,
+        batch_size=4,
+        seconds=2.0,
+        learning_rate=5e-3,
+        warmup_steps=5,
+        average_decay=0.9,
+        precision="float32",
+    ),
+    "small": Config(),
+    "paper": Config(
+        preset="paper",
+        steps=400_000,
+        batch_size=256,
+        seconds=16.0,
+        warmup_steps=25_000,
+        schedule="inverse_sqrt",
+        evaluate_every=5000,
+    ),
+}
+
+
+def main(config: Config) -> list[float]:
+    """Trains to the end and returns the loss of every step."""
+    steps = config.steps
+    accelerator = Accelerator(mixed_precision="bf16" if config.precision == "bfloat16" else "no")
+    device, rank = accelerator.device, accelerator.process_index
+    if config.batch_size % accelerator.num_processes:
+        raise ValueError(
+            f"batch_size {config.batch_size} cannot be shared by {accelerator.num_processes} "
+            "processes; choose a multiple of their number."
+        )
+
+    torch.manual_seed(config.seed)
+    model = MaskedAudioModel(MODELS[config.preset])
+    prediction = MaskedPrediction(model, PredictionConfig(mask_share=config.mask_share))
+    prediction.to(device).train()
+    optimizer = adamw(
+        prediction, learning_rate=config.learning_rate, weight_decay=config.weight_decay
+    )
+    average = Average(prediction, decay=config.average_decay)
+    corpus = read_corpus(config, model.sample_rate)
+    sampler = SegmentSampler(
+        corpus.train,
+        length=int(config.seconds * model.sample_rate),
+        batch_size=config.batch_size,
+        seed=config.seed,
+    )
+
+    first_step = 0
+    checkpoints = Checkpoints(config.out / "checkpoints", keep_last=config.keep_last)
+    if (latest := checkpoints.latest()) is not None:
+        saved = checkpoints.read(latest)
+        check_same_settings(saved["settings"], config.lasting(), path=latest.path)
+        prediction.load_state_dict(saved["average"])
+        average.restart()
+        prediction.load_state_dict(saved["prediction"])
+        optimizer.load_state_dict(saved["optimizer"])
+        first_step = latest.step
+    else:
+        few = max(1, config.batch_size // 4)  # four segments of each batch are enough
+        first = [sampler.batch(number, num_parts=few) for number in range(MEASURED_BATCHES)]
+        measure_patches(model, [samples.to(device) for samples in first])
+
+    tracker = Tracker(config.out / "log", active=rank == 0)
+    trained, optimizer = accelerator.prepare(prediction, optimizer)
+    losses = []
+    progress = tqdm(range(first_step, steps), initial=first_step, total=steps, disable=rank > 0)
+    for step in progress:
+        share = learning_rate_share(
+            step, steps=steps, warmup_steps=config.warmup_steps, schedule=config.schedule
+        )
+        set_learning_rate(optimizer, share * config.learning_rate)
+        samples = sampler.batch(step, part=rank, num_parts=accelerator.num_processes).to(device)
+        mask_seed = seed_of(config.seed, step * accelerator.num_processes + rank)
+        result = trained(samples, generator=torch.Generator().manual_seed(mask_seed))
+        accelerator.backward(result.loss)
+        norm = accelerator.clip_grad_norm_(trained.parameters(), config.max_norm)
+        numbers = torch.stack([result.loss.detach(), result.accuracy, norm])
+        loss, accuracy, gradient = accelerator.reduce(numbers, "mean").tolist()
+        check_finite(loss, gradient, step=step, checkpoints=checkpoints)
+        optimizer.step()
+        optimizer.zero_grad()
+        average.update(step)
+        losses.append(loss)
+        progress.set_postfix(loss=f"{sum(losses[-50:]) / len(losses[-50:]):.3f}")
+        if step % 10 == 0:
+            values = {"loss": loss, "accuracy": accuracy, "gradient norm": gradient}
+            tracker.numbers({f"train/{name}": v for name, v in values.items()}, step=step)
+
+        if ((step + 1) % config.evaluate_every == 0 or step + 1 == steps) and rank == 0:
+            with average.in_place():
+                held_out = evaluate(prediction, corpus.held_out, config, tracker, step=step + 1)
+                check_finite(held_out, gradient, step=step, checkpoints=checkpoints)
+                averaged = {name: v.clone() for name, v in prediction.state_dict().items()}
+                save_masked_model(model, config.out)
+            checkpoints.save(
+                {
+                    "settings": config.lasting(),
+                    "prediction": prediction.state_dict(),
+                    "average": averaged,
+                    "optimizer": optimizer.state_dict(),
+                },
+                step=step + 1,
+                loss=held_out,
+            )
+    tracker.close()
+    if rank == 0:
+        print(
+            f"The model is in {config.out}; next: python recipes/train_semantic_codebook.py "
+            f"--model {config.out}"
+        )
+    return losses
+
+
+@torch.no_grad()
+def evaluate(
+    prediction: MaskedPrediction,
+    clips: list[Recording],
+    config: Config,
+    tracker: Tracker,
+    *,
+    step: int,
+) -> float:
+    """The mean loss on the beginnings of up to 24 held-out clips of each kind, always masked alike.
+
+    Tracks and shows it with the masked accuracy for each kind, and the perplexity of the targets,
+    whose logarithm is the loss of a model that hears nothing.
+    """
+    prediction.eval()
+    device = next(prediction.parameters()).device
+    length = int(config.seconds * prediction.model.sample_rate)
+    counts = torch.zeros(
+        prediction.config.num_codebooks, prediction.config.codebook_size, dtype=torch.int64
+    )
+    report: dict[str, float] = {}
+    losses = []
+    for kind in sorted({clip.kind for clip in clips}):
+        accuracies = []
+        for number, clip in enumerate([clip for clip in clips if clip.kind == kind][:24]):
+            samples = torch.from_numpy(clip.samples[:length]).float() / FULL_SCALE
+            generator = torch.Generator().manual_seed(number)
+            result = prediction(samples.to(device)[None, None], generator=generator)
+            losses.append(result.loss.item())
+            accuracies.append(result.accuracy.item())
+            for codebook, targets in enumerate(result.targets[result.mask].T.cpu()):
+                counts[codebook] += targets.bincount(minlength=counts.shape[1])
+        report[f"accuracy/{kind}"] = sum(accuracies) / len(accuracies)
+    prediction.train()
+    loss = sum(losses) / len(losses)
+    report |= {"loss": loss, "perplexity of targets": code_usage(counts).perplexity}
+    tracker.numbers({f"held out/{name}": value for name, value in report.items()}, step=step)
+    shown = ", ".join(f"{name} {value:.3g}" for name, value in report.items())
+    tqdm.write(f"step {step}: {shown}", file=sys.stderr)
+    return loss
+
+
+def read_corpus(config: Config, sample_rate: int) -> Corpus:
+    if config.data:
+        return load_corpora(config.data, sample_rate=sample_rate)
+    if config.preset != "tiny":
+        raise ValueError(
+            f"The preset {config.preset!r} needs sounds to learn from; give --data, a folder."
+        )
+    clips = synthetic_clips(num_clips=24, seconds=4.0, sample_rate=sample_rate, seed=0)
+    return Corpus(train=clips[4:], held_out=clips[:4])
+
+
+if __name__ == "__main__":
+    main(read_preset(PRESETS, description=__doc__))
