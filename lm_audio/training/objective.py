@@ -34,10 +34,16 @@ class StageObjective(nn.Module):
             ranges = logits[..., : num_codebooks * size].unflatten(-1, (num_codebooks, -1))
             logits = ranges.take_along_dim(own[..., None, None], dim=-2)[..., 0, :]  # [B, 1, S, v]
             targets = torch.where(codebook < 0, IGNORED, targets - own * size)
-        learned = targets != IGNORED
-        losses = F.cross_entropy(logits[learned].float(), targets[learned], reduction="none")
+        # In the order in which the heads wrote them, so that nothing is copied: [B, S, J, V].
+        losses = F.cross_entropy(
+            logits.transpose(1, 2).flatten(0, 2).float(),
+            targets.transpose(1, 2).flatten(),
+            ignore_index=IGNORED,
+            reduction="none",
+        )
         sums = torch.zeros(num_codebooks, device=losses.device)
-        return sums.index_add(0, codebook[learned], losses) + 0 * self._all_conditioners()
+        index = codebook.transpose(1, 2).flatten().clamp(min=0)  # the loss of empty cells is 0
+        return sums.index_add(0, index, losses) + 0 * self._all_conditioners()
 
     def _all_conditioners(self) -> Tensor:
         """Something of each of their weights: all processes then have the same gradients to share.
