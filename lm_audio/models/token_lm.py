@@ -121,9 +121,9 @@ class TokenLM(nn.Module):
         """The sum [B, S, D] of the embeddings of tokens [B, J, S]."""
         first = torch.arange(self.config.num_streams, device=tokens.device)
         rows = tokens + first[:, None] * self.config.num_inputs
-        x = self.embedding(rows[:, 0])
-        for j in range(1, self.config.num_streams):
-            x = x + self.embedding(rows[:, j])
+        x, *others = self.embedding(rows).unbind(1)  # looked up at once: one gradient of the table
+        for other in others:
+            x = x + other
         return x
 
     def logits(self, x: Tensor) -> Tensor:
