@@ -24,9 +24,8 @@ def adamw(
         {"params": [w for w in trained if w.dim() >= 2], "weight_decay": weight_decay},
         {"params": [w for w in trained if w.dim() < 2], "weight_decay": 0.0},
     ]
-    fused = bool(trained) and trained[0].device.type == "cuda"
     return torch.optim.AdamW(
-        [group for group in groups if group["params"]], lr=learning_rate, betas=betas, fused=fused
+        [group for group in groups if group["params"]], lr=learning_rate, betas=betas, fused=True
     )
 
 
