@@ -12,7 +12,7 @@ a line), then, without a table, in the names: dog_bark-03.wav, or dog_bark/0001.
 
 `--out` gets train.jsonl.gz, held_out.jsonl.gz (see lm_audio/data/manifest.py), LICENCES.md and
 skipped.txt: each file or row that could not be used, and why. The audio stays where it is, in its
-format and rate. All of it is decoded once: an hour takes some seconds.
+format and rate. All of it is decoded once: an hour of sound takes about 10 s of a core.
 """
 
 import csv
@@ -40,6 +40,8 @@ from lm_audio.data.manifest import (
     Conditions,
     Licence,
     Split,
+    check_condition,
+    import_lhotse,
     make_cut,
     write_cuts,
     write_licences,
@@ -87,11 +89,13 @@ class Described:
     """What a table says of one file."""
 
     captions: list[str] = field(default_factory=list)
-    attributes: dict[str, Any] = field(default_factory=dict)
+    attributes: Conditions = field(default_factory=dict)
+    group: str | None = None
 
 
 def main(config: Config) -> dict[Split, int]:
     """Prepares the corpus and returns the number of clips in each split."""
+    import_lhotse()
     folder = config.data or make_up_sounds(config.out / "sounds")
     paths = find_audio(folder, besides=config.out if config.data else None)
     skipped: list[tuple[str, str]] = []
@@ -99,27 +103,27 @@ def main(config: Config) -> dict[Split, int]:
     if config.captions is not None:
         described = read_table(config.captions, folder, paths, config=config, skipped=skipped)
 
-    cuts, seconds = [], 0.0
+    captioned: list[tuple[Path, Conditions]] = []
+    for path in paths:
+        conditions = describe(path, folder, described.get(path, Described()), config)
+        if conditions is None:
+            skipped.append((path.relative_to(folder).as_posix(), "it has no caption"))
+        else:
+            captioned.append((path, conditions))
     with ThreadPoolExecutor(config.num_workers) as pool:  # decoding does not hold the GIL
-        probed = tqdm(pool.map(probe, paths), total=len(paths), desc="reading", unit="file")
-        for path, found in zip(paths, probed, strict=True):
-            name = path.relative_to(folder).as_posix()
-            if isinstance(found, str):
-                skipped.append((name, found))
-                continue
-            entry = described.get(path, Described())
-            conditions = describe(path, folder, entry, config)
-            if conditions is None:
-                skipped.append((name, "it has no caption"))
-                continue
-            group = entry.attributes.get("group") or group_by(path, folder, config.group)
-            kept = copied(path, config.out / "audio" / name) if config.copy else path
-            try:
-                cuts.append(make_cut(name, kept, info=found, conditions=conditions, group=group))
-            except ValueError as error:  # an attribute that is neither text nor a number
-                skipped.append((name, str(error)))
-                continue
-            seconds += found.duration
+        probed = pool.map(probe, [path for path, _ in captioned])
+        infos = list(tqdm(probed, total=len(captioned), desc="reading", unit="file"))
+
+    cuts, seconds = [], 0.0
+    for (path, conditions), info in zip(captioned, infos, strict=True):
+        name = path.relative_to(folder).as_posix()
+        if isinstance(info, str):
+            skipped.append((name, info))
+            continue
+        group = described.get(path, Described()).group or group_by(path, folder, config.group)
+        kept = copied(path, config.out / "audio" / name) if config.copy else path
+        cuts.append(make_cut(name, kept, info=info, conditions=conditions, group=group))
+        seconds += info.duration
 
     with replacing(config.out / "skipped.txt") as file:
         file.write_text("".join(f"{name}\t{why}\n" for name, why in skipped), encoding="utf-8")
@@ -190,11 +194,12 @@ def read_table(
                 f"{table} has no column {column!r}, only {names}; "
                 "name the right ones with --file-column and --caption-column."
             )
-    if config.caption_column != "text" and any("text" in row for _, row in rows):
-        raise ValueError(
-            f"{table} has a column 'text' beside {config.caption_column!r}; rename it, "
-            "or make it the caption with --caption-column text."
-        )
+    for column in {"text", "captions"} - {config.caption_column}:  # they mean captions elsewhere
+        if any(column in row for _, row in rows):
+            raise ValueError(
+                f"{table} has a column {column!r} beside {config.caption_column!r}; rename it, "
+                f"or make it the caption with --caption-column {column}."
+            )
     files = defaultdict(list)
     for path in paths:
         relative = path.relative_to(folder)
@@ -215,9 +220,17 @@ def read_table(
             text = str(caption).strip()
             if text and text not in entry.captions:
                 entry.captions.append(text)
+        group = row.pop("group", None)
+        entry.group = entry.group or (str(group) if group else None)
         for key, value in row.items():
-            value = str(value) if key in TEXTS and value is not None else value
-            if value not in (None, "") and entry.attributes.setdefault(key, value) != value:
+            if value in (None, ""):
+                continue
+            try:
+                value = check_condition(where, key, str(value) if key in TEXTS else value)
+            except ValueError as error:
+                skipped.append((where, str(error)))
+                continue
+            if entry.attributes.setdefault(key, value) != value:
                 skipped.append((where, f"its {key} is not that of an earlier row of {name!r}"))
     return described
 
@@ -261,7 +274,6 @@ def is_number(text: str) -> bool:
 
 def describe(path: Path, folder: Path, entry: Described, config: Config) -> Conditions | None:
     """The conditions of a file; None where it needs a caption and has none."""
-    attributes = {key: value for key, value in entry.attributes.items() if key != "group"}
     captions = entry.captions
     beside = path.with_suffix(".txt")
     if not captions and beside.exists():
@@ -271,8 +283,8 @@ def describe(path: Path, folder: Path, entry: Described, config: Config) -> Cond
     if not captions and uncaptioned == "name":
         captions = [caption] if (caption := caption_from_name(path, folder)) else []
     if captions:
-        return {"text": captions, **attributes}
-    return attributes if uncaptioned == "keep" else None
+        return {"text": captions, **entry.attributes}
+    return entry.attributes if uncaptioned == "keep" else None
 
 
 def caption_from_name(path: Path, folder: Path) -> str:

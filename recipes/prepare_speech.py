@@ -34,7 +34,14 @@ from audio_tokenizers.atomic import replacing
 from audio_tokenizers.audio_files import AudioInfo, audio_info
 from audio_tokenizers.audio_writer import write_audio
 from lm_audio.data.augmentation import peak_safe
-from lm_audio.data.manifest import Licence, Split, make_cut, write_cuts, write_licences
+from lm_audio.data.manifest import (
+    Licence,
+    Split,
+    import_lhotse,
+    make_cut,
+    write_cuts,
+    write_licences,
+)
 from lm_audio.data.speech import formants
 from lm_audio.data.speech.kokoro import load_kokoro
 from lm_audio.data.speech.sentences import sentence
@@ -86,6 +93,7 @@ Engine = Callable[[Utterance, np.random.Generator], np.ndarray]
 
 def main(config: Config) -> dict[Split, int]:
     """Prepares the corpus and returns the number of utterances in each split."""
+    import_lhotse()
     skipped: list[str] = []
     if config.manifest:
         utterances = [u for path in config.manifest for u in read_manifest(path, skipped)]

@@ -57,7 +57,7 @@ def read_cuts(folder: str | Path, split: Split) -> Any:
     folder = Path(folder)
     if split not in SPLITS:
         raise ValueError(f"There is no split {split!r}; ask for one of: {', '.join(SPLITS)}.")
-    lhotse = _lhotse()
+    lhotse = import_lhotse()
     manifest = folder / f"{split}.jsonl.gz"
     if manifest.exists():
         cuts = lhotse.CutSet.from_jsonl_lazy(manifest)
@@ -136,10 +136,10 @@ def make_cut(
         group: what must stay in one split with it: the recording that clips were cut from, a
             score, a text. Its name by default.
     """
-    lhotse = _lhotse()
+    lhotse = import_lhotse()
     if "captions" in conditions:
         raise ValueError(f"{name} has 'captions'; put the paraphrases into the list 'text'.")
-    rest = {key: _checked(name, key, value) for key, value in conditions.items()}
+    rest = {key: check_condition(name, key, value) for key, value in conditions.items()}
     speaker, caption = rest.pop("speaker", None), rest.pop("text", None)
     if isinstance(caption, list):
         if caption[1:]:
@@ -193,7 +193,7 @@ def conditions_of(cut: Cut) -> Conditions:
         conditions["text"] = [supervision.text, *captions]
     if supervision.speaker:
         conditions["speaker"] = supervision.speaker
-    return conditions | {key: _checked(cut.id, key, value) for key, value in rest.items()}
+    return conditions | {key: check_condition(cut.id, key, value) for key, value in rest.items()}
 
 
 def group_of(cut: Cut) -> str:
@@ -258,6 +258,30 @@ def write_licences(folder: str | Path, licences: Iterable[Licence], *, note: str
         path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
+def check_condition(name: str, key: str, value: Any) -> str | float | list[str]:
+    """The value of a condition of what is called `name`: text, a finite number, a list of texts."""
+    if isinstance(value, str) and value:
+        return value
+    if isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value):
+        return float(value)
+    if isinstance(value, list) and value and all(isinstance(v, str) and v for v in value):
+        return value
+    raise ValueError(
+        f"{key!r} of {name} is {value!r}; give text, a finite number or a list of texts."
+    )
+
+
+def import_lhotse() -> ModuleType:
+    """lhotse; a recipe asks for it before hours of work."""
+    try:
+        import lhotse
+    except ImportError as error:
+        raise ValueError(
+            "A prepared corpus needs lhotse; install it with: pip install 'lm-audio[data]'."
+        ) from error
+    return lhotse
+
+
 def _is_plain(cut: Cut, recording: Any) -> bool:
     """Whether the cut is a span of one file, all of its channels, as it is."""
     return (
@@ -279,29 +303,6 @@ def _relative(cut: dict[str, Any], folder: Path) -> dict[str, Any]:
     return cut
 
 
-def _checked(name: str, key: str, value: Any) -> str | float | list[str]:
-    """The value of a condition, if it is text, a finite number or a list of texts."""
-    if isinstance(value, str) and value:
-        return value
-    if isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value):
-        return float(value)
-    if isinstance(value, list) and value and all(isinstance(v, str) and v for v in value):
-        return value
-    raise ValueError(
-        f"{key!r} of {name} is {value!r}; give text, a finite number or a list of texts."
-    )
-
-
 def _share(name: str) -> float:
     """A number in [0, 1) that depends on the name alone."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
-
-
-def _lhotse() -> ModuleType:
-    try:
-        import lhotse
-    except ImportError as error:
-        raise ValueError(
-            "A prepared corpus needs lhotse; install it with: pip install 'lm-audio[data]'."
-        ) from error
-    return lhotse

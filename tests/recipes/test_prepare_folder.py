@@ -1,6 +1,7 @@
 """A folder becomes a corpus: captions from where they are, what is bad is listed, never fatal."""
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -91,9 +92,12 @@ def test_a_table_gives_captions_and_attributes(
         ["dog.wav", "which one?", None, None, None],
         ["fish", "silence", None, None, None],
     ]
+    if kind == "jsonl":
+        rows[2].append({"a": 1})
+        columns.append("notes")
     table = tmp_path / f"captions.{kind}"
     if kind == "jsonl":
-        lines = [json.dumps(dict(zip(columns, row, strict=True))) for row in rows]
+        lines = [json.dumps(dict(zip(columns, row, strict=False))) for row in rows]
         table.write_text("\n".join([*lines, "no json"]))
     else:
         cells = [["" if cell is None else str(cell) for cell in row] for row in [columns, *rows]]
@@ -113,6 +117,8 @@ def test_a_table_gives_captions_and_attributes(
     assert reasons.pop(f"{table.name} line {first + 1}") == (
         "its speaker is not that of an earlier row of 'a/dog.wav'"
     )
+    notes = reasons.pop(f"{table.name} line {first + 2}", None)
+    assert (notes is not None and "'notes' of" in notes) == (kind == "jsonl")
     assert reasons.pop(f"{table.name} line {first + 3}") == "'dog.wav' is the name of 2 files"
     assert reasons.pop(f"{table.name} line {first + 4}") == "'fish' is the name of 0 files"
     assert reasons.pop(f"{table.name} line {first + 5}") in (
@@ -138,7 +144,9 @@ def test_files_without_captions_can_be_kept_and_grouped(
     assert {group_of(cut) for cut in by_folder.values()} == {"a"}
 
 
-def test_mistakes_are_told(load_recipe: LoadRecipe, tmp_path: Path) -> None:
+def test_mistakes_are_told(
+    load_recipe: LoadRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     recipe = load_recipe("prepare_folder")
     out = tmp_path / "out"
     with pytest.raises(ValueError, match=r"nowhere is not a folder; give a folder of audio"):
@@ -151,6 +159,7 @@ def test_mistakes_are_told(load_recipe: LoadRecipe, tmp_path: Path) -> None:
     for content, message in {
         "name,caption\n0,rain\n": r"has no column 'file', only name, caption; name the right ones",
         "file,caption,text\n0,rain,x\n": r"has a column 'text' beside 'caption'; rename it, or",
+        "file,caption,captions\n0,a,b\n": r"has a column 'captions' beside 'caption'; rename it",
     }.items():
         (tmp_path / "table.csv").write_text(content)
         with pytest.raises(ValueError, match=message):
@@ -162,3 +171,6 @@ def test_mistakes_are_told(load_recipe: LoadRecipe, tmp_path: Path) -> None:
         prepare(recipe, sounds, out, captions=tmp_path / "no.csv")
     with pytest.raises(ValueError, match=r"table.txt is not a .csv, .tsv or .jsonl file"):
         prepare(recipe, sounds, out, captions=tmp_path / "table.txt")
+    monkeypatch.setitem(sys.modules, "lhotse", None)
+    with pytest.raises(ValueError, match=r"needs lhotse; install it with: pip install 'lm-audio"):
+        prepare(recipe, sounds, out)
