@@ -14,7 +14,8 @@ from torch import Tensor
 
 SPEECHMOS = "speechmos"
 SAMPLE_RATE = 16_000
-WINDOW = round(9.01 * SAMPLE_RATE)
+SECONDS = 9.01
+WINDOW = int(SECONDS * SAMPLE_RATE)
 # The authors' calibration of each raw output, the highest power first.
 _CALIBRATION = {
     "speech": (-0.08397278, 1.22083953, 0.0052439),
@@ -71,11 +72,11 @@ def rating_windows(samples: Tensor) -> Tensor:
         raise ValueError("Got a clip without samples; DNSMOS rates sound only.")
     while len(samples) < WINDOW:
         samples = torch.cat([samples, samples])
-    # int(n - 9.01) + 1 of the authors, for n whole seconds
-    num_windows = max(1, int(len(samples) // SAMPLE_RATE - 9.01) + 1)
-    starts = range(0, num_windows * SAMPLE_RATE, SAMPLE_RATE)
-    whole = [samples[i : i + WINDOW] for i in starts if i + WINDOW <= len(samples)]
-    return torch.stack(whole)
+    # The authors' arithmetic, to the bit: a window that its rounding cuts short is left out.
+    num_windows = int(len(samples) // SAMPLE_RATE - SECONDS) + 1
+    spans = [(i * SAMPLE_RATE, int((i + SECONDS) * SAMPLE_RATE)) for i in range(num_windows)]
+    windows = [samples[first:last] for first, last in spans]
+    return torch.stack([window for window in windows if len(window) == WINDOW])
 
 
 def _installed() -> Path:
