@@ -4,7 +4,9 @@ Shapes: C channels, N samples, K codebooks, T frames.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -15,8 +17,25 @@ from audio_tokenizers.audio_writer import write_audio
 from audio_tokenizers.protocol import AcousticTokenizer
 from lm_audio.evaluation.clips import ClipFile, write_clips
 from lm_audio.evaluation.codebooks import bitrate, count_tokens
-from lm_audio.evaluation.report import Measurement, mean_of, missing
+from lm_audio.evaluation.report import Better, Measurement, mean_of, missing
 from lm_audio.evaluation.signals import mel_distance, pesq, si_sdr, stoi, visqol
+
+
+@dataclass(frozen=True, kw_only=True)
+class SignalMetric:
+    """A metric of an answer [N] and the truth [N]; `measure` gives None where it cannot tell.
+
+    Args:
+        package: what it needs; without it the metric is not measured.
+        reason: why it is not measured, if it is not.
+    """
+
+    name: str
+    implementation: str
+    measure: Callable[[Tensor, Tensor], float | None]
+    better: Better = "higher"
+    package: str = ""
+    reason: str = ""
 
 
 @torch.inference_mode()
@@ -57,69 +76,85 @@ def measure_signals(
     Args:
         speech: whether the clips are speech, which PESQ and STOI judge.
     """
-    if not pairs:
-        return [missing("signals", reason="no clips")]
-    signals = [_aligned(answer, truth, sample_rate) for answer, truth in pairs]
-    ratios = [float(si_sdr(*pair)) for pair in signals]
-    distances = [float(mel_distance(*pair, sample_rate=sample_rate)) for pair in signals]
-    found = [
-        mean_of(
-            ratios,
-            metric="SI-SDR (dB)",
+    metrics = signal_metrics(sample_rate, speech=speech, visqol_mode=visqol_mode)
+    reasons = {metric.name: metric.reason or _lacks(metric.package) for metric in metrics}
+    asked = [metric for metric in metrics if not reasons[metric.name]]
+    scores: dict[str, list[float | None]] = {metric.name: [] for metric in asked}
+    for clips in pairs:
+        answer, truth = _aligned(*clips, sample_rate=sample_rate)
+        for metric in asked:
+            scores[metric.name].append(metric.measure(answer, truth))
+    return [
+        *(_mean_of_known(metric, scores[metric.name]) for metric in asked),
+        *(missing(name, reason=reason) for name, reason in reasons.items() if reason),
+    ]
+
+
+def signal_metrics(
+    sample_rate: int, *, speech: bool, visqol_mode: Literal["audio", "speech"] | None
+) -> list[SignalMetric]:
+    """All of them, those that are not asked for with the reason."""
+    not_speech = "" if speech else "the clips are not said to be speech; give --speech"
+    no_visqol = "" if visqol_mode else "it was not asked for; give --visqol audio or speech"
+    return [
+        SignalMetric(
+            name="SI-SDR (dB)",
             implementation="torchmetrics scale_invariant_signal_distortion_ratio",
-            better="higher",
+            measure=lambda answer, truth: float(si_sdr(answer[None], truth[None])),
         ),
-        mean_of(
-            distances,
-            metric="mel distance",
+        SignalMetric(
+            name="mel distance",
             implementation="our own: mean |difference| of natural-log mels, 80 bands, 1024/256",
+            measure=lambda answer, truth: float(
+                mel_distance(answer[None], truth[None], sample_rate=sample_rate)
+            ),
             better="lower",
         ),
-    ]
-    if speech:
-        found += _speech_quality(signals, sample_rate)
-    else:
-        reason = "the clips are not said to be speech; give --speech"
-        found += [missing(metric, reason=reason) for metric in ("PESQ", "STOI")]
-    if visqol_mode is None:
-        reason = "it was not asked for; give --visqol audio or --visqol speech"
-        return [*found, missing("ViSQOL", reason=reason)]
-    scores = [visqol(a[0], b[0], sample_rate=sample_rate, mode=visqol_mode) for a, b in signals]
-    implementation = f"visqol-python, mode {visqol_mode}"
-    return [
-        *found,
-        mean_of(scores, metric="ViSQOL", implementation=implementation, better="higher"),
-    ]
-
-
-def _aligned(answer: ClipFile, truth: ClipFile, sample_rate: int) -> tuple[Tensor, Tensor]:
-    """Both in mono, [1, N], of one length."""
-    pair = [clip.audio(sample_rate).samples for clip in (answer, truth)]
-    N = min(samples.shape[1] for samples in pair)
-    return pair[0][:, :N], pair[1][:, :N]
-
-
-def _speech_quality(
-    signals: Sequence[tuple[Tensor, Tensor]], sample_rate: int
-) -> list[Measurement]:
-    scores = [pesq(a[0], b[0], sample_rate=sample_rate) for a, b in signals]
-    known = [score for score in scores if score is not None]
-    left_out = len(scores) - len(known)
-    return [
-        mean_of(
-            known,
-            metric="PESQ",
+        SignalMetric(
+            name="PESQ",
             implementation="pesq, wide band",
-            better="higher",
-            note=f"{left_out} clips without an utterance are left out" if left_out else "",
+            measure=partial(pesq, sample_rate=sample_rate),
+            package="pesq",
+            reason=not_speech,
         ),
-        mean_of(
-            [stoi(a[0], b[0], sample_rate=sample_rate) for a, b in signals],
-            metric="STOI",
+        SignalMetric(
+            name="STOI",
             implementation="pystoi",
-            better="higher",
+            measure=partial(stoi, sample_rate=sample_rate),
+            package="pystoi",
+            reason=not_speech,
+        ),
+        SignalMetric(
+            name="ViSQOL",
+            implementation=f"visqol-python, mode {visqol_mode}",
+            measure=partial(visqol, sample_rate=sample_rate, mode=visqol_mode or "audio"),
+            package="visqol",
+            reason=no_visqol,
         ),
     ]
+
+
+def _lacks(package: str) -> str:
+    return f"the package {package} is not installed" if package and not find_spec(package) else ""
+
+
+def _aligned(answer: ClipFile, truth: ClipFile, *, sample_rate: int) -> tuple[Tensor, Tensor]:
+    """Both in mono, [N], of one length."""
+    pair = [clip.audio(sample_rate).samples[0] for clip in (answer, truth)]
+    N = min(len(samples) for samples in pair)
+    return pair[0][:N], pair[1][:N]
+
+
+def _mean_of_known(metric: SignalMetric, values: Sequence[float | None]) -> Measurement:
+    known = [value for value in values if value is not None]
+    left_out = len(values) - len(known)
+    return mean_of(
+        known,
+        metric=metric.name,
+        implementation=metric.implementation,
+        better=metric.better,
+        note=f"{left_out} clips without an utterance are left out" if left_out else "",
+    )
 
 
 def measure_codebooks(

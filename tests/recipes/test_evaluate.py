@@ -1,6 +1,8 @@
 """The evaluation recipe: what is given is measured, what is not is said."""
 
+import dataclasses
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
@@ -108,7 +110,10 @@ def test_a_codec_of_speech_is_measured_at_each_number_of_codebooks(
     found = values(tmp_path / "out")
     rates = [found[f"codec, {k} codebooks: bit rate (kb/s)"]["value"] for k in (1, 4)]
     assert rates == pytest.approx([0.3, 1.2])
-    assert -1 <= found["codec, 4 codebooks: STOI"]["value"] <= 1
+    stoi = found["codec, 4 codebooks: STOI"]
+    assert stoi["num_items"] == 2
+    assert -1 <= stoi["value"] <= 1
+    assert found["codec, 1 codebooks: ViSQOL"]["note"].startswith("it was not asked for")
     assert audio_info(tmp_path / "out/reconstructed/1-codebooks/ann/a.wav").num_samples == 24_000
 
 
@@ -140,6 +145,14 @@ def test_a_model_continues_prompts_and_only_the_new_sound_is_measured(
     first = (generated / "a.wav").read_bytes()
     recipe.main(replace(config, most=1))
     assert (generated / "a.wav").read_bytes() == first  # alone as among others
+
+
+def test_the_document_names_options_that_there_are(load_recipe: LoadRecipe) -> None:
+    text = (Path(__file__).parents[2] / "docs/evaluation.md").read_text()
+    fields = {field.name for field in dataclasses.fields(load_recipe("evaluate").Config)}
+    options = {name.replace("-", "_") for name in re.findall(r"--([a-z][a-z-]*)", text)}
+    assert options <= fields
+    assert fields - options <= {"device", "out", "most", "duration", "semantic"}
 
 
 def test_tokens_are_measured_by_abx_and_by_pairs(
