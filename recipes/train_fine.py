@@ -1,0 +1,259 @@
+"""Trains AudioLM's fine stage: coarse codebooks become all others; then the model is whole.
+
+    python recipes/train_fine.py --preset tiny             # under a minute, made-up sounds
+    python recipes/train_fine.py --data shards --out runs/fine --semantic runs/semantic \\
+        --coarse runs/coarse --semantic-tokenizer runs/semantic_codebook
+    accelerate launch --config_file recipes/fsdp.yaml recipes/train_fine.py ...   # a cluster
+
+`--data` is what recipes/tokenize_dataset.py wrote, with acoustic tokens. `OUT/stage` is the trained
+stage; given the other two, `OUT/model` is a whole model for `lm_audio.load`.
+A run that was stopped goes on when it is started again, with the losses that it would have had.
+What a preset takes: `--dry-run`. AudioLM's batches of 256 are those of 16 devices.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from audio_tokenizers.acoustic.registry import load_codec
+from audio_tokenizers.protocol import AcousticTokenizer
+from audio_tokenizers.semantic.tokenizer import load_feature_tokenizer
+from lm_audio.data.batches import seed_of
+from lm_audio.data.shards import Shards
+from lm_audio.data.synthetic_shards import make_up_shards
+from lm_audio.models import presets
+from lm_audio.pipeline import AudioPipeline
+from lm_audio.pipeline.stage_folder import read_stage, write_stage
+from lm_audio.pretrained import CODEC_FOLDER
+from lm_audio.renderers.codec import CodecRenderer
+from lm_audio.stages.audiolm import RENDERED, audiolm
+from lm_audio.stages.stage import Stage
+from lm_audio.training.checkpoints import (
+    Checkpoints,
+    check_finite,
+    check_identity,
+    check_same_settings,
+)
+from lm_audio.training.estimate import print_estimate
+from lm_audio.training.objective import StageObjective
+from lm_audio.training.optimization import Average, adamw, learning_rate_share, set_learning_rate
+from lm_audio.training.processes import Processes
+from lm_audio.training.samples import sample_tokens
+from lm_audio.training.settings import LanguageModelSettings, read_settings
+from lm_audio.training.stage_batches import StageBatches
+from lm_audio.training.tracking import Tracker
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(LanguageModelSettings):
+    out: Path = Path("runs/fine")
+    codec: Path = CODEC_FOLDER
+    """The one that made the acoustic tokens."""
+    num_coarse: int = 4
+    """How many codebooks are coarse; all others are fine."""
+    semantic: Path | None = None
+    """The folder of a trained semantic stage of AudioLM, to write a whole model with."""
+    coarse: Path | None = None
+    """The folder of a trained coarse stage, likewise."""
+    semantic_tokenizer: Path | None = None
+    """The one that made the semantic tokens, for models that continue sound."""
+    context_seconds: float = 3.0
+
+
+SHAPES = {
+    "tiny": presets.tiny(cross_attention=False).transformer,
+    "small": dataclasses.replace(presets.compact(dim=512, num_layers=8), cross_attention=False),
+    "paper": presets.audiolm(vocab_size=1).transformer,
+}
+PRESETS = {
+    "tiny": Config(
+        preset="tiny",
+        num_coarse=2,
+        steps=60,
+        tokens_per_batch=1600,
+        learning_rate=1e-2,
+        warmup_steps=5,
+        average_decay=0.9,
+        precision="float32",
+        context_seconds=0.5,
+        evaluate_every=30,
+        evaluate_batches=2,
+        save_every=20,
+    ),
+    "small": Config(),
+    "paper": Config(
+        preset="paper",
+        steps=1_000_000,
+        tokens_per_batch=19_200,
+        warmup_steps=3000,
+    ),
+}
+
+
+def main(config: Config) -> list[float]:
+    """Trains to the end and returns the loss of every step."""
+    processes = Processes(precision=config.precision, accumulation=config.accumulation)
+    codec = load_codec(config.codec)
+    folder = config.data or make_up_shards(config.out / "data", codec)
+    shards, held_out = Shards(folder), Shards(folder, "held_out")
+    torch.manual_seed(config.seed)
+    source, stage = build(config, shards)
+    if config.dry_run:
+        print_estimate(stage, config)
+        return []
+    assemble = whole_model(config, shards, codec)
+    assemble(stage)  # mistakes are told now
+    check_identity(codec.identity, shards.streams["acoustic"].identity, option="--codec")
+    stage.model.transformer.recomputes = config.recompute
+    batches = partial(StageBatches, stage, source=source, tokens=config.tokens_per_batch)
+    learned = batches(shards, seed=config.seed, dropout=None)
+    judged = batches(held_out, seed=config.seed, dropout=None)
+    K = stage.num_codebooks
+
+    objective = StageObjective(stage).train()
+    optimizer: torch.optim.Optimizer = adamw(
+        objective, learning_rate=config.learning_rate, weight_decay=config.weight_decay
+    )
+    module, optimizer = processes.prepare(objective, optimizer)
+    average = Average(module, decay=config.average_decay)
+    checkpoints = Checkpoints(config.out / "checkpoints", keep_last=config.keep_last)
+    tracker = Tracker(config.out / "log", active=processes.is_main)
+    first_step, settings = 0, config.lasting(processes.batches_per_step)
+    if latest := checkpoints.latest():
+        state = checkpoints.read(latest)
+        check_same_settings(state["settings"], settings, path=latest.path)
+        processes.restore(state, module, optimizer, average)
+        first_step = latest.step
+
+    losses: list[float] = []
+    steps = range(first_step, config.steps)
+    taken = processes.batches(learned, steps=steps, num_workers=config.num_workers)
+    progress = tqdm(steps, initial=first_step, total=config.steps, disable=not processes.is_main)
+    for step, mine in zip(progress, taken, strict=True):
+        share = learning_rate_share(
+            step, steps=config.steps, warmup_steps=config.warmup_steps, schedule=config.schedule
+        )
+        set_learning_rate(optimizer, config.learning_rate * share)
+        counts = processes.sum(torch.stack([batch.counts(K) for _, batch in mine]).sum(dim=0))
+        sums = torch.zeros(K, device=processes.device)
+        for number, batch in mine:
+            torch.manual_seed(seed_of(config.seed, number))
+            loss = module(batch.to(processes.device))
+            scale = processes.count / counts.sum()
+            processes.backward(module, loss.sum() * scale, is_last=batch is mine[-1][1])
+            sums += loss.detach()
+        sums = processes.sum(sums)
+        losses.append(float(sums.sum() / counts.sum()))
+        norm = processes.step(module, optimizer, max_norm=config.max_norm)
+        check_finite(losses[-1], norm, step=step, checkpoints=checkpoints)
+        average.update(step)
+
+        done = step + 1
+        progress.set_postfix(loss=f"{sum(losses[-50:]) / len(losses[-50:]):.3f}")
+        numbers = {f"loss/codebook {k}": float(sums[k] / counts[k]) for k in range(K)}
+        numbers |= {"loss/train": losses[-1], "gradient norm": norm, "learning rate share": share}
+        tracker.numbers(numbers, step=done)
+        held_out_loss = None
+        if done % config.evaluate_every == 0 or done == config.steps:
+            with average.in_place():
+                num_batches = min(config.evaluate_batches, len(judged))
+                held_out_loss = float(
+                    processes.mean_loss(module, judged, num_batches=num_batches).mean()
+                )
+                with processes.whole_stage(module, stage) as whole:
+                    if processes.is_main:
+                        listen(whole, source, codec, held_out, tracker, done)
+                        write_stage(whole, config.out / "stage")
+                        if model := assemble(whole):
+                            model.save(config.out / "model")
+            tracker.numbers({"loss/held out": held_out_loss}, step=done)
+            if processes.is_main:
+                progress.write(f"step {done}: held-out loss {held_out_loss:.3f}")
+        if held_out_loss is not None or done % config.save_every == 0:
+            state = processes.state(module, optimizer, average)
+            if processes.is_main:
+                checkpoints.save({**state, "settings": settings}, step=done, loss=held_out_loss)
+    tracker.close()
+    if processes.is_main:
+        made = "stage" if config.coarse is None else "model"
+        progress.write(
+            f"The {made} is in {config.out / made}; the log: tensorboard --logdir {config.out}"
+        )
+    return losses
+
+
+def build(config: Config, shards: Shards) -> tuple[Stage, Stage]:
+    """AudioLM's last two stages with new weights; only the second is trained."""
+    if "acoustic" not in shards.streams:
+        raise ValueError(
+            f"The shards have {', '.join(shards.streams)} and no acoustic tokens; make them with "
+            "recipes/tokenize_dataset.py."
+        )
+    acoustic = shards.streams["acoustic"]
+    if not 1 <= config.num_coarse < acoustic.num_codebooks:
+        raise ValueError(
+            f"--num-coarse is {config.num_coarse} and the shards have {acoustic.num_codebooks} "
+            "codebooks; give fewer than these, for the fine stage needs some."
+        )
+    _, source, stage = audiolm(
+        SHAPES[config.preset],
+        num_semantic_tokens=1,
+        semantic_rate=acoustic.rate,
+        num_coarse=config.num_coarse,
+        num_fine=acoustic.num_codebooks - config.num_coarse,
+        codebook_size=acoustic.vocabulary,
+        frame_rate=acoustic.rate,
+    )
+    context = int(config.context_seconds * stage.frame_rate)
+    return source, dataclasses.replace(stage, context=context)
+
+
+def whole_model(
+    config: Config, shards: Shards, codec: AcousticTokenizer
+) -> Callable[[Stage], AudioPipeline | None]:
+    """Makes AudioLM of a fine stage and the two before it, if they are there."""
+    if config.semantic is None or config.coarse is None:
+        given = [config.semantic, config.coarse, config.semantic_tokenizer]
+        if any(given):
+            raise ValueError(
+                "A whole model needs both other stages; give --semantic and --coarse, or neither "
+                "of them and no --semantic-tokenizer."
+            )
+        return lambda _: None
+    earlier = [read_stage(folder / "stage") for folder in (config.semantic, config.coarse)]
+    tokenizer = None
+    if config.semantic_tokenizer is not None:
+        tokenizer = load_feature_tokenizer(config.semantic_tokenizer)
+        if "semantic" in shards.streams:
+            identity = shards.streams["semantic"].identity
+            check_identity(tokenizer.identity, identity, option="--semantic-tokenizer")
+    renderer = CodecRenderer(codec, num_codebooks=shards.streams["acoustic"].num_codebooks)
+    return lambda stage: AudioPipeline(
+        [*earlier, stage], renderer, rendered=RENDERED, semantic_tokenizer=tokenizer
+    )
+
+
+def listen(
+    stage: Stage,
+    source: Stage,
+    codec: AcousticTokenizer,
+    held_out: Shards,
+    tracker: Tracker,
+    step: int,
+) -> None:
+    """Logs the coarse tokens of held-out examples with what the stage makes of them."""
+    for index in range(min(3, len(held_out))):
+        coarse = held_out.read(index, "acoustic", 0, 2 * stage.context)[: source.num_codebooks]
+        fine = sample_tokens(stage, num_frames=coarse.shape[1], seed=index, source=coarse)
+        tokens = torch.cat([coarse.long(), fine.to("cpu")])
+        samples = codec.decode(tokens[None])[0]
+        tracker.sound(f"sample {index}", samples, codec.sample_rate, step=step)
+
+
+if __name__ == "__main__":
+    main(read_settings(PRESETS, description=__doc__))
