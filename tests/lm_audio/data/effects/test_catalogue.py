@@ -1,6 +1,7 @@
 """Every effect sounds, is what its caption says, and is the same each time."""
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -87,6 +88,7 @@ def test_captions_tell_the_words_and_read_well() -> None:
             assert not set("{}[]") & set(caption)
             assert ",," not in caption
             assert " ," not in caption
+            assert not re.search(r"\ba [aeio]|\ban [^aeiou]", caption), caption
             assert caption[0].islower() or caption[0].isdigit()
         said = WORDINGS[plan.label].phrases
         for attribute, word in plan.words.items():
