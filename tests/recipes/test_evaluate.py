@@ -99,6 +99,7 @@ def test_the_tiny_preset_measures_made_up_clips_and_an_untrained_codec(
 def test_a_codec_of_speech_is_measured_at_each_number_of_codebooks(
     load_recipe: LoadRecipe, tmp_path: Path
 ) -> None:
+    pytest.importorskip("pystoi")
     recipe = load_recipe("evaluate")
     write_noises(tmp_path / "real", "ann/a.wav", "bob/b.wav")
     codec = recipe.write_untrained_codec(tmp_path / "codec", seed=0)

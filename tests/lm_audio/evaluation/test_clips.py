@@ -41,6 +41,7 @@ def test_most_clips_are_spread_over_the_folder(write_noise: WriteNoise, tmp_path
 def test_a_prepared_corpus_gives_its_held_out_clips(
     write_noise: WriteNoise, tmp_path: Path
 ) -> None:
+    pytest.importorskip("lhotse")
     cuts = []
     for number in range(4):
         path = write_noise(f"audio/{number}.wav", seed=number)
