@@ -7,7 +7,6 @@ batches that one would take in turn. Nothing is drawn from a state that would ha
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 
@@ -52,7 +51,7 @@ class Batches(Sequence[list[Crop]]):
                 f"A batch of {frames} frames holds no crop of {most}; "
                 "make the batch larger or the crops shorter."
             )
-        self._epoch = lru_cache(maxsize=2)(self._make_epoch)
+        self._kept: dict[int, list[list[Crop]]] = {}  # the last two epochs that were asked for
 
     def __len__(self) -> int:
         """The batches of the first epoch; others may have a few more or less."""
@@ -64,6 +63,13 @@ class Batches(Sequence[list[Crop]]):
             self._ends.append(before + len(self._epoch(len(self._ends))))
         epoch = bisect_right(self._ends, number)
         return self._epoch(epoch)[number - (self._ends[epoch - 1] if epoch else 0)]
+
+    def _epoch(self, epoch: int) -> list[list[Crop]]:
+        if epoch not in self._kept:
+            if len(self._kept) == 2:
+                del self._kept[next(iter(self._kept))]
+            self._kept[epoch] = self._make_epoch(epoch)
+        return self._kept[epoch]
 
     def _make_epoch(self, epoch: int) -> list[list[Crop]]:
         random = np.random.default_rng([self._seed, epoch])
