@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from lm_audio.conditioners.dropout import drop
-from lm_audio.data.batches import Batches, Crop, seed_of
+from lm_audio.data.batches import Batches, Crop
 from lm_audio.data.shards import Shards
 from lm_audio.stages.stage import Stage
 
@@ -96,6 +96,12 @@ class StageBatches(Sequence[TrainingBatch]):
         for each in (stage, source):
             if each is not None:
                 _check_stream(each, shards)
+        names = stage.conditioners.fuse
+        if dropout is not None and (unknown := dropout.each.keys() - names.keys()):
+            raise ValueError(
+                f"There is no condition {min(unknown)!r} to forget; the {stage.name} stage has: "
+                f"{', '.join(names) or 'none'}."
+            )
         self.stage, self.shards, self.source, self.dropout = stage, shards, source, dropout
         self.seed = seed
         rate = shards.streams[stage.token_kind].rate
@@ -132,13 +138,14 @@ class StageBatches(Sequence[TrainingBatch]):
 
     def _values(self, crops: list[Crop], number: int) -> Mapping[str, Sequence[Any | None]]:
         random = np.random.default_rng([self.seed, number, 1])
+        # Apart from `seed_of`, with which recipes seed the model's own dropout.
+        generator = torch.Generator().manual_seed(int(random.integers(2**63)))
         pick = random if self.dropout is not None else None
         given = [self.shards.conditions[crop.index] for crop in crops]
         values = {
             name: [_one(conditions.get(name), pick) for conditions in given]
             for name in self.stage.conditions
         }
-        generator = torch.Generator().manual_seed(seed_of(self.seed, number))
         dropout, source = self.dropout, self.stage.source
         if dropout is not None:
             each = {name: p for name, p in dropout.each.items() if name in values}
@@ -152,15 +159,19 @@ class StageBatches(Sequence[TrainingBatch]):
             tokens = drop(tokens, dropout.each, generator=generator)
         return values | tokens
 
-    def _source_tokens(self, crop: Crop) -> Tensor:
-        """The source's tokens beside a crop: [K, T]; of aligned ones from the origin on."""
+    def _source_tokens(self, crop: Crop) -> Tensor | None:
+        """The source's tokens beside a crop: [K, T]; of aligned ones from the origin on.
+
+        None where there are none, as in a clip that is shorter than one of them.
+        """
         assert self.source is not None
         streams = self.shards.streams
         ratio = streams[self.source.token_kind].rate / streams[self.stage.token_kind].rate
         first, last = (crop.start - self._behind(crop)) * ratio // 1, -(-crop.stop * ratio // 1)
         if self.stage.aligned is not None:
             last += self.stage.aligned.look_ahead
-        return _tokens(self.source, self.shards, crop.index, int(first), int(last))
+        tokens = _tokens(self.source, self.shards, crop.index, int(first), int(last))
+        return tokens if tokens.numel() else None
 
     def _behind(self, crop: Crop) -> int:
         """How many frames a crop lies behind the last one at which an aligned token begins."""
