@@ -266,14 +266,14 @@ def build(
 
 def labels_of(conditions: Sequence[Conditions], name: str) -> list[str]:
     """All values of an attribute; what only held-out examples have must be known to judge them."""
-    found = {each[name] for each in conditions if name in each}
+    found = [each[name] for each in conditions if name in each]
     if name == "text" or not found or not all(isinstance(value, str) for value in found):
         given = [(key, value) for each in conditions for key, value in each.items()]
         known = {key for key, value in given if isinstance(value, str) and key != "text"}
         raise ValueError(
             f"The data has no labels {name!r}; it has: {', '.join(sorted(known)) or 'none'}."
         )
-    return sorted(map(str, found))
+    return sorted(set(map(str, found)))
 
 
 def identity(model: AudioPipeline) -> str:

@@ -1,0 +1,299 @@
+"""Trains a model further, on data of your own: all weights of a stage, or adapters beside them.
+
+    python recipes/finetune.py --preset tiny              # under a minute, made-up model and sounds
+    python recipes/finetune.py --model musicgen-small --data shards --out runs/finetune
+    python recipes/finetune.py --model musicgen-medium --data shards --lora 16 --learning-rate 2e-4
+
+`--model` is any that `lm_audio.load` reads and whose stages predict tokens: ours, MusicGen and
+AudioGen of transformers or audiocraft. Its tokenizers and conditions stay its own: `--data` is what
+recipes/tokenize_dataset.py wrote with the model's codec. `OUT/model` is the new model, under the
+licence of the old one; with `--lora`, `OUT/adapters` has what was learned alone, for peft.
+A run that was stopped goes on when it is started again, with the losses that it would have had.
+What a run takes: `--dry-run`. `paper` is for models of billions of weights on several devices.
+"""
+
+from contextlib import nullcontext
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import partial
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from audio_tokenizers.acoustic.registry import load_codec
+from lm_audio.conditioners.fuser import Conditioners
+from lm_audio.data.batches import seed_of
+from lm_audio.data.shards import Shards
+from lm_audio.data.synthetic_shards import make_up_shards
+from lm_audio.loading import load
+from lm_audio.models import presets
+from lm_audio.models.token_lm import TokenLM
+from lm_audio.modules.transformer import TransformerConfig
+from lm_audio.patterns import delayed
+from lm_audio.pipeline import AudioPipeline
+from lm_audio.pipeline.about import About
+from lm_audio.pretrained import CODEC_FOLDER
+from lm_audio.renderers.codec import CodecRenderer
+from lm_audio.sampling import Sampling
+from lm_audio.stages.audiogen import audiogen
+from lm_audio.stages.stage import Stage
+from lm_audio.training.checkpoints import (
+    Checkpoints,
+    check_finite,
+    check_same_settings,
+)
+from lm_audio.training.estimate import print_estimate
+from lm_audio.training.lora import add_adapters, merged, save_adapters
+from lm_audio.training.objective import StageObjective
+from lm_audio.training.optimization import Average, adamw, learning_rate_share, set_learning_rate
+from lm_audio.training.processes import Processes
+from lm_audio.training.settings import LanguageModelSettings, read_settings
+from lm_audio.training.stage_batches import Dropout, StageBatches
+from lm_audio.training.text import own_text
+from lm_audio.training.tracking import Tracker
+
+HEARD_SECONDS = 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(LanguageModelSettings):
+    out: Path = Path("runs/finetune")
+    model: str | None = None
+    """A folder, a name that `lm-audio models` lists, or a hub id; the tiny preset makes one up."""
+    text_encoder: str | None = None
+    """A folder or hub id of the T5, for files of audiocraft, which lack it."""
+    stage: str | None = None
+    """Which stage learns, of a model that has several."""
+    lora: int | None = None
+    """The rank of adapters that learn instead of the stage's weights, such as 16."""
+    lora_alpha: float | None = None
+    """What adapters add is scaled by alpha / rank; twice the rank by default."""
+    learning_rate: float = 1e-5
+    """A stage that can do something forgets it at a high rate; adapters take ten times as much."""
+    steps: int = 5000
+    warmup_steps: int = 100
+    joint_dropout: float = 0.1
+    """How often all conditions are forgotten at once, which guidance needs."""
+    source_dropout: float = 0.0
+    """How often the tokens of the stage before are forgotten, where that stage is guided too."""
+
+
+PRESETS = {
+    "tiny": Config(
+        preset="tiny",
+        steps=60,
+        tokens_per_batch=1600,
+        learning_rate=1e-2,
+        warmup_steps=5,
+        average_decay=0.9,
+        precision="float32",
+        evaluate_every=30,
+        evaluate_batches=2,
+        save_every=20,
+    ),
+    "small": Config(evaluate_every=500),
+    "paper": Config(preset="paper", steps=20_000, recompute=True, evaluate_every=500),
+}
+
+
+def main(config: Config) -> list[float]:
+    """Trains to the end and returns the loss of every step."""
+    processes = Processes(precision=config.precision, accumulation=config.accumulation)
+    torch.manual_seed(config.seed)
+    model, folder = start(config)
+    device = str(processes.device)
+    pipeline = load(model, device=device, text_encoder=config.text_encoder)
+    stage = find_stage(pipeline, config.stage)
+    shards, held_out = Shards(folder), Shards(folder, "held_out")
+    if config.lora is None:
+        stage.model.requires_grad_(True)
+        stage.conditioners.requires_grad_(True)
+    else:
+        stage.conditioners.requires_grad_(False)
+        alpha = 2.0 * config.lora if config.lora_alpha is None else config.lora_alpha
+        add_adapters(stage.model, rank=config.lora, alpha=alpha)
+    if config.dry_run:
+        print_estimate(stage, config)
+        return []
+    check_identities(pipeline, shards)
+    stage.model.transformer.recomputes = config.recompute
+    source = None if stage.source is None else find_stage(pipeline, stage.source.stage)
+    each = {} if stage.source is None else {stage.source.condition: config.source_dropout}
+    dropout = Dropout(joint=config.joint_dropout, each=each)
+    batches = partial(StageBatches, stage, source=source, tokens=config.tokens_per_batch)
+    learned = batches(shards, seed=config.seed, dropout=dropout)
+    judged = batches(held_out, seed=config.seed, dropout=None)
+    K = stage.num_codebooks
+
+    objective = StageObjective(stage).train()
+    optimizer: torch.optim.Optimizer = adamw(
+        objective, learning_rate=config.learning_rate, weight_decay=config.weight_decay
+    )
+    module, optimizer = processes.prepare(objective, optimizer)
+    average = Average(module, decay=config.average_decay)
+    checkpoints = Checkpoints(config.out / "checkpoints", keep_last=config.keep_last)
+    tracker = Tracker(config.out / "log", active=processes.is_main)
+    first_step, settings = 0, config.lasting(processes.batches_per_step)
+    if latest := checkpoints.latest():
+        state = checkpoints.read(latest)
+        check_same_settings(state["settings"], settings, path=latest.path)
+        processes.restore(state, module, optimizer, average)
+        first_step = latest.step
+
+    losses: list[float] = []
+    steps = range(first_step, config.steps)
+    taken = processes.batches(learned, steps=steps, num_workers=config.num_workers)
+    progress = tqdm(steps, initial=first_step, total=config.steps, disable=not processes.is_main)
+    for step, mine in zip(progress, taken, strict=True):
+        share = learning_rate_share(
+            step, steps=config.steps, warmup_steps=config.warmup_steps, schedule=config.schedule
+        )
+        set_learning_rate(optimizer, config.learning_rate * share)
+        counts = processes.sum(torch.stack([batch.counts(K) for _, batch in mine]).sum(dim=0))
+        sums = torch.zeros(K, device=processes.device)
+        for number, batch in mine:
+            torch.manual_seed(seed_of(config.seed, number))
+            loss = module(batch.to(processes.device))
+            scale = processes.count / counts.sum()
+            processes.backward(module, loss.sum() * scale, is_last=batch is mine[-1][1])
+            sums += loss.detach()
+        sums = processes.sum(sums)
+        losses.append(float(sums.sum() / counts.sum()))
+        norm = processes.step(module, optimizer, max_norm=config.max_norm)
+        check_finite(losses[-1], norm, step=step, checkpoints=checkpoints)
+        average.update(step)
+
+        done = step + 1
+        progress.set_postfix(loss=f"{sum(losses[-50:]) / len(losses[-50:]):.3f}")
+        numbers = {f"loss/codebook {k}": float(sums[k] / counts[k]) for k in range(K)}
+        numbers |= {"loss/train": losses[-1], "gradient norm": norm, "learning rate share": share}
+        tracker.numbers(numbers, step=done)
+        held_out_loss = None
+        if done % config.evaluate_every == 0 or done == config.steps:
+            with average.in_place():
+                num_batches = min(config.evaluate_batches, len(judged))
+                held_out_loss = float(
+                    processes.mean_loss(module, judged, num_batches=num_batches).mean()
+                )
+                with processes.whole_stage(module, stage) as whole:
+                    if processes.is_main:
+                        if config.lora is not None:
+                            save_adapters(whole.model, config.out / "adapters")
+                        with nullcontext() if config.lora is None else merged(whole.model):
+                            now = with_stage(pipeline, whole)
+                            listen(now, whole, held_out, tracker, done)
+                            now.save(config.out / "model")
+            tracker.numbers({"loss/held out": held_out_loss}, step=done)
+            if processes.is_main:
+                progress.write(f"step {done}: held-out loss {held_out_loss:.3f}")
+        if held_out_loss is not None or done % config.save_every == 0:
+            state = processes.state(module, optimizer, average)
+            if processes.is_main:
+                checkpoints.save({**state, "settings": settings}, step=done, loss=held_out_loss)
+    tracker.close()
+    if processes.is_main:
+        progress.write(
+            f"The model is in {config.out / 'model'}; the log: tensorboard --logdir {config.out}\n"
+            f'Try: lm-audio generate "rain" --model {config.out / "model"}'
+        )
+    return losses
+
+
+def start(config: Config) -> tuple[str | Path, tuple[Path, ...] | Path]:
+    """The model to start from and the data, made up if the tiny preset is given none."""
+    if config.model is not None:
+        if not config.data:
+            raise ValueError(
+                "There is no data to learn from; give --data, shards that "
+                "recipes/tokenize_dataset.py made with the codec of the model."
+            )
+        return config.model, config.data
+    if config.preset != "tiny":
+        raise ValueError(
+            "There is no model to start from; give one as --model, or try --preset tiny."
+        )
+    codec = load_codec(CODEC_FOLDER)
+    folder = make_up_shards(config.out / "made-up" / "data", codec)
+    K, rate = codec.num_codebooks, Fraction(codec.sample_rate, codec.hop_length)
+    lm = presets.tiny(num_streams=K, vocab_size=codec.codebook_size)
+    reader = TransformerConfig(dim=32, num_layers=1, num_heads=2, hidden_dim=64, causal=False)
+    text = own_text(Shards(folder), reader, vocab_size=4000)
+    stages = audiogen(
+        TokenLM(lm),
+        pattern=delayed(range(K)),
+        conditioners=Conditioners({"text": text(lm.transformer.dim)}, {"text": "cross"}),
+        frame_rate=rate,
+        context=int(2 * rate),
+        keep=int(rate),
+        sampling=Sampling(),
+    )
+    AudioPipeline(stages, CodecRenderer(codec)).save(config.out / "made-up" / "model")
+    return config.out / "made-up" / "model", config.data or folder
+
+
+def find_stage(pipeline: AudioPipeline, name: str | None) -> Stage:
+    """A stage by its name, or the only one, if it can be trained."""
+    names = ", ".join(pipeline.stages)
+    if name is None and len(pipeline.stages) > 1:
+        raise ValueError(f"The model has the stages {names}; choose one by --stage.")
+    if name is not None and name not in pipeline.stages:
+        raise ValueError(f"There is no stage {name!r}. Choose one of: {names}.")
+    stage = pipeline.stages[name] if name is not None else next(iter(pipeline.stages.values()))
+    if not isinstance(stage, Stage):
+        raise ValueError(
+            f"The {stage.name} stage is a {type(stage).__name__}, which cannot be trained; choose "
+            f"another of: {names}."
+        )
+    return stage
+
+
+def check_identities(pipeline: AudioPipeline, shards: Shards) -> None:
+    """Raises ValueError unless the data's tokens are those of the model."""
+    renderer, semantic = pipeline.renderer, pipeline.semantic_tokenizer
+    assert isinstance(renderer, CodecRenderer)
+    token_sets = renderer.num_channels // renderer.codec.num_channels
+    codec = renderer.codec.identity
+    expected = {"acoustic": codec if token_sets == 1 else f"{codec}-{token_sets}-channels"}
+    if semantic is not None:
+        expected["semantic"] = semantic.identity
+    for kind, identity in expected.items():
+        found = shards.streams[kind].identity if kind in shards.streams else identity
+        if found != identity:
+            raise ValueError(
+                f"The {kind} tokens of the data were made by {found} and the model's are those of "
+                f"{identity}; make the data again with recipes/tokenize_dataset.py and that one."
+            )
+
+
+def with_stage(pipeline: AudioPipeline, stage: Stage) -> AudioPipeline:
+    """The model with a stage in the place of that of its name; its licence stays."""
+    return AudioPipeline(
+        [stage if one.name == stage.name else one for one in pipeline.stages.values()],
+        pipeline.renderer,
+        rendered=pipeline.rendered,
+        semantic_tokenizer=pipeline.semantic_tokenizer,
+        about=About(licence=pipeline.about.licence),
+    )
+
+
+def listen(
+    model: AudioPipeline, stage: Stage, held_out: Shards, tracker: Tracker, step: int
+) -> None:
+    """Logs what the model makes of the conditions of held-out examples."""
+    duration = min(HEARD_SECONDS, float(stage.context / stage.frame_rate))
+    for index in range(min(3, len(held_out))):
+        given = {
+            name: value[0] if isinstance(value, list) else value
+            for name, value in held_out.conditions[index].items()
+            if name in model.conditions and value
+        }
+        text = given.pop("text", None)
+        clip = model.generate(
+            None if text is None else str(text), duration=duration, seed=index, conditions=given
+        )
+        tracker.sound(f"sample {index}", clip.samples, clip.sample_rate, step=step)
+
+
+if __name__ == "__main__":
+    main(read_settings(PRESETS, description=__doc__))
