@@ -64,6 +64,11 @@ class Checkpoints:
 
     def save(self, state: Mapping[str, Any], *, step: int, loss: float | None = None) -> Path:
         """Writes a state after `step` steps, then deletes those that need not be kept."""
+        if loss is not None and not math.isfinite(loss):
+            raise FloatingPointError(
+                f"The held-out loss is {loss} after {step} steps; {_last_good(self.latest())}. "
+                "Start again with a lower learning rate."
+            )
         suffix = "" if loss is None else f"_{loss:.4f}"
         path = self.folder / f"step-{step:08}{suffix}.pt"
         with replacing(path) as temporary:
@@ -94,12 +99,9 @@ def check_finite(loss: float, norm: float, *, step: int, checkpoints: Checkpoint
     """Raises FloatingPointError, which names the last good state, if a run has gone astray."""
     if math.isfinite(loss) and math.isfinite(norm):
         return
-    latest = checkpoints.latest()
-    advice = (
-        "there is no earlier state" if latest is None else f"the last good one is {latest.path}"
-    )
     raise FloatingPointError(
-        f"The loss is {loss} and the gradient's norm {norm} at step {step}; {advice}. "
+        f"The loss is {loss} and the gradient's norm {norm} at step {step}; "
+        f"{_last_good(checkpoints.latest())}. "
         "Start again with a lower learning rate."
     )
 
@@ -110,3 +112,7 @@ def check_identity(found: str, expected: str, *, option: str) -> None:
         raise ValueError(
             f"{option} is {found} and the data's tokens were made by {expected}; give that one."
         )
+
+
+def _last_good(latest: Checkpoint | None) -> str:
+    return "there is no earlier state" if latest is None else f"the last good one is {latest.path}"
