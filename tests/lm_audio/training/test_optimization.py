@@ -1,0 +1,124 @@
+"""Weights that decay, learning rates that rise and fall, averages that follow."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from lm_audio.training.optimization import Average, adamw, learning_rate_share, set_learning_rate
+
+
+def test_only_what_multiplies_decays_and_only_what_is_trained_is_changed() -> None:
+    module = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Embedding(5, 4), nn.Linear(4, 4))
+    module[3].requires_grad_(False)
+    optimizer = adamw(module, learning_rate=0.1, weight_decay=0.5)
+    before = {name: weight.detach().clone() for name, weight in module.named_parameters()}
+    for weight in module.parameters():
+        weight.grad = torch.zeros_like(weight)  # so that nothing but decay changes them
+    optimizer.step()
+    for name, weight in module.named_parameters():
+        decays = name in ("0.weight", "2.weight")
+        assert torch.allclose(weight, before[name] * (0.95 if decays else 1.0)), name
+    assert {group["betas"] for group in optimizer.param_groups} == {(0.9, 0.95)}
+
+
+def test_an_optimizer_step_is_that_of_the_formula() -> None:
+    module = nn.Linear(3, 2, bias=False)
+    optimizer = adamw(module, learning_rate=0.01, weight_decay=0.1)
+    weight = module.weight.detach().double().clone()
+    mean = square = torch.zeros_like(weight)
+    random = torch.Generator().manual_seed(0)
+    for step in range(1, 6):
+        gradient = torch.randn(2, 3, generator=random)
+        module.weight.grad = gradient.clone()
+        optimizer.step()
+        mean = 0.9 * mean + 0.1 * gradient
+        square = 0.95 * square + 0.05 * gradient**2
+        update = (mean / (1 - 0.9**step)) / ((square / (1 - 0.95**step)).sqrt() + 1e-8)
+        weight = weight * (1 - 0.01 * 0.1) - 0.01 * update
+        assert torch.allclose(module.weight.double(), weight, atol=1e-6)
+
+
+def test_the_learning_rate_rises_and_then_falls_as_a_cosine() -> None:
+    def share(step: int) -> float:
+        return learning_rate_share(step, steps=110, warmup_steps=10, schedule="cosine")
+
+    assert [share(step) for step in range(10)] == pytest.approx([0.1 * (i + 1) for i in range(10)])
+    assert share(10) == 1.0
+    assert share(60) == pytest.approx(0.55)  # half way, between 1 and 0.1
+    assert share(35) == pytest.approx(0.1 + 0.9 * 0.5 * (1 + math.sqrt(0.5)))
+    assert share(110) == pytest.approx(0.1)
+    assert share(500) == pytest.approx(0.1)
+    assert share(109) > share(110)
+
+
+def test_the_learning_rate_can_fall_as_an_inverse_root() -> None:
+    def share(step: int) -> float:
+        return learning_rate_share(step, steps=10, warmup_steps=100, schedule="inverse_sqrt")
+
+    assert share(99) == 1.0
+    assert share(100) == pytest.approx(1.0, abs=0.01)
+    assert share(399) == pytest.approx(0.5)
+    assert share(9_999) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "inverse_sqrt"])
+def test_a_run_without_warm_up_begins_at_the_highest_rate(schedule: str) -> None:
+    share = learning_rate_share(0, steps=10, warmup_steps=0, schedule=schedule)  # type: ignore[arg-type]
+    assert share == 1.0
+
+
+def test_the_learning_rate_of_all_groups_is_set() -> None:
+    optimizer = adamw(nn.Linear(2, 2), learning_rate=1.0, weight_decay=0.1)
+    set_learning_rate(optimizer, 0.25)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.25, 0.25]
+
+
+def test_an_average_is_that_of_the_closed_form() -> None:
+    module = nn.Linear(1, 1, bias=False)
+    module.weight.data.fill_(2.0)
+    average = Average(module, decay=0.9)
+    values = [1.0, -3.0, 0.5, 4.0] * 30
+    decays = [min(0.9, (1 + step) / (10 + step)) for step in range(len(values))]
+    for step, value in enumerate(values):
+        module.weight.data.fill_(value)
+        average.update(step)
+    # Each value counts by its own share and is forgotten by the decays of all later steps.
+    expected = 2.0 * math.prod(decays) + sum(
+        value * (1 - decays[step]) * math.prod(decays[step + 1 :])
+        for step, value in enumerate(values)
+    )
+    with average.in_place():
+        assert module.weight.item() == pytest.approx(expected, rel=1e-5)
+    assert module.weight.item() == 4.0
+    average.restart()
+    with average.in_place():
+        assert module.weight.item() == 4.0
+
+
+def test_the_weights_come_back_even_after_an_error() -> None:
+    module = nn.Linear(1, 1)
+    average = Average(module, decay=0.9)
+    before = module.weight.item()
+    module.weight.data += 1
+    now = module.weight.item()
+
+    def fail() -> None:
+        with average.in_place():
+            assert module.weight.item() == before
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert module.weight.item() == now
+
+
+def test_weights_that_are_not_trained_are_not_averaged() -> None:
+    module = nn.Linear(1, 1)
+    module.bias.requires_grad_(False)
+    average = Average(module, decay=0.9)
+    module.bias.data += 1
+    now = module.bias.item()
+    with average.in_place():
+        assert module.bias.item() == now
