@@ -92,7 +92,7 @@ def render_effect(plan: EffectPlan, *, sample_rate: int) -> np.ndarray:
         "distant": (1.2, 0.5),
         "hall": (rng.uniform(1.6, 2.6), 0.5),
         "wall": (0.5, 0.8),
-        "": (0.4, 0.02) if effect.places == OUTDOORS else (rng.uniform(0.25, 0.45), 0.12),
+        "": (0.4, 0.02) if effect.places == OUTDOORS else (rng.uniform(0.25, 0.45), 0.05),
     }[place]
     sound = in_room(sound, reverberation=reverberation, wet=wet, sample_rate=sample_rate, rng=rng)
     air = noise(plan.seconds, band(60, 900, order=1), sample_rate=sample_rate, rng=rng)

@@ -190,23 +190,24 @@ def applause(
     events = np.zeros((num_shapes, length))
     for person in range(int(people)):
         rate = rng.uniform(2.5, 6.5)
-        jitter = 0.08 if people < 50 else 0.3
+        jitter = 0.08 if people < 50 else 0.3  # in a crowd no one hears the others' rhythm
         start = rng.uniform(0, 1 / rate)
         moments = beats(seconds, 1 / rate, jitter=jitter, rng=rng, start=start)
         index = (np.array(moments) * sample_rate).astype(int)
-        shape = (4 * person + rng.integers(0, 4, len(index))) % num_shapes
+        variety = 4 if people < 50 else num_shapes
+        shape = (4 * person + rng.integers(0, variety, len(index))) % num_shapes
         nearness = np.exp(rng.normal(0, 0.7))
         events[shape, index] += nearness * rng.uniform(0.6, 1, len(index))
     mix = np.zeros(length)
     for number in range(num_shapes):
         palm = np.exp(rng.uniform(np.log(750), np.log(1900)))
-        hands = resonances([palm, palm * 2.1], [1.2 * palm] * 2, [1, 0.5], floor=0.28)
-        clap = burst(rng.uniform(0.01, 0.02), hands, sample_rate=sample_rate, rng=rng)
+        hands = resonances([palm, palm * 2.1], [1.3 * palm] * 2, [1, 0.5], floor=0.22)
+        clap = burst(rng.uniform(0.007, 0.014), hands, sample_rate=sample_rate, rng=rng)
         mix += convolved(events[number], clap)
     mix /= max(mix.std(), 1e-9)
     if people > 50:
         mix += 0.45 * noise(seconds, band(800, 3000, order=1), sample_rate=sample_rate, rng=rng)
-    mix = filtered(mix, band(800, 4_500), sample_rate=sample_rate)
+    mix = filtered(mix, band(700, 3_800), sample_rate=sample_rate)
     return in_room(mix, reverberation=1.6, wet=0.3, sample_rate=sample_rate, rng=rng)
 
 
@@ -307,7 +308,7 @@ EFFECTS = {
     ),
     "applause": Effect(
         make=applause,
-        attributes={"people": {"one": (1, 1), "few": (5, 9), "many": (100, 250)}},
+        attributes={"people": {"one": (1, 1), "few": (5, 9), "many": (220, 350)}},
     ),
     "bouncing ball": Effect(
         make=ball, attributes={"speed": {"slow": (0.9, 1.2), "": (1.6, 1.9), "fast": (2.8, 3.5)}}

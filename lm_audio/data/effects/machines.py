@@ -84,17 +84,17 @@ def train(
     """Wheels over rail joints in pairs, above the rumble of the cars; at times the horn."""
     mix = np.zeros(num_samples(seconds, sample_rate))
     body = np.array([90, 190, 420, 1100]) * rng.uniform(0.9, 1.1, 4)
-    rail = resonances(body, body * 0.6, [1, 0.9, 0.6, 0.35], floor=0.04)
+    rail = resonances(body, body * 1.5, [0.6, 0.9, 0.8, 0.5], floor=0.15)
     now, gap = 0.1, 0.16 / speed**0.5
     while now < seconds:
         for delay in (0, gap):
             clack = burst(
-                rng.uniform(0.03, 0.05), rail, attack=0.004, sample_rate=sample_rate, rng=rng
+                rng.uniform(0.02, 0.05), rail, attack=0.004, sample_rate=sample_rate, rng=rng
             )
             at = num_samples(now + delay + rng.normal(0, 0.006), sample_rate)
             add(mix, clack * rng.uniform(0.6, 1), at=at)
         now += rng.uniform(0.93, 1.07) / speed
-    mix *= 0.6 / max(mix.std(), 1e-9)
+    mix *= 0.5 / max(mix.std(), 1e-9)
     rumble = noise(seconds, band(40, 200), sample_rate=sample_rate, rng=rng)
     roll = noise(seconds, resonances([600, 1500], [700, 1200], [1, 0.4]),
                  sample_rate=sample_rate, rng=rng)  # fmt: skip

@@ -162,7 +162,7 @@ EFFECTS = {
         make=dripping,
         attributes={
             "speed": {"slow": (0.7, 1.1), "": (1.8, 2.5), "fast": (5, 8)},
-            "pitch": {"low": (330, 450), "": (600, 800), "high": (1100, 1500)},
+            "pitch": {"low": (430, 520), "": (650, 800), "high": (1000, 1300)},
         },
     ),
     "brook": Effect(

@@ -23,13 +23,13 @@ def in_room(
     bright = filtered(tail, band(80, 12_000, order=1), sample_rate=sample_rate)
     dull = filtered(tail, band(80, 2_000, order=1), sample_rate=sample_rate)
     response = bright * np.exp(-13.8 * time / reverberation)  # highs die twice as fast
-    response += 2 * dull * np.exp(-6.9 * time / reverberation)
+    response += dull * np.exp(-6.9 * time / reverberation)
     response *= np.minimum(1, time / (0.02 + 0.03 * reverberation))
     for _ in range(6):
         delay = rng.uniform(0.003, 0.02 + 0.02 * reverberation)
         at = num_samples(delay, sample_rate)
         if at < len(response):
-            response[at] += 3 * rng.choice([-1, 1]) * np.exp(-delay / 0.02) * np.sqrt(len(time)) / 9
+            response[at] += rng.choice([-1, 1]) * np.exp(-delay / 0.02) * np.sqrt(len(time)) / 8
     reflected = convolved(samples, response / np.sqrt(np.square(response).sum()))
     return samples + np.sqrt(wet) * reflected
 
