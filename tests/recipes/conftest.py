@@ -10,8 +10,15 @@ from types import ModuleType
 import pytest
 import torch
 
+from audio_tokenizers.acoustic.frame_codec import (
+    FrameCodec,
+    load_frame_codec,
+    save_frame_codec,
+    tiny,
+)
 from lm_audio.data.shards import Example, Stream, shard_path, write_shard
 from lm_audio.data.synthetic import synthetic_clips
+from lm_audio.data.synthetic_shards import make_up_shards
 
 FOLDER = Path(__file__).parents[2] / "recipes"
 
@@ -42,7 +49,27 @@ def sounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
+def codec_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A codec of 4 codebooks of 64 tokens with random weights, 50 frames a second at 24 kHz."""
+    folder = tmp_path_factory.mktemp("codec")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        codec = FrameCodec(tiny()).eval()
+        for layer in codec.quantizer.layers:
+            layer._codebook.embed.normal_()
+            layer._codebook.initted.fill_(True)
+    save_frame_codec(codec, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def token_shards(codec_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shards of that codec's tokens and of 64 semantic ones: two minutes of made-up sounds."""
+    return make_up_shards(tmp_path_factory.mktemp("tokens"), load_frame_codec(codec_folder))
+
+
+@pytest.fixture(scope="session")
 def load_recipe() -> Callable[[str], ModuleType]:
     def load(name: str) -> ModuleType:
         spec = importlib.util.spec_from_file_location(f"recipe_{name}", FOLDER / f"{name}.py")
