@@ -43,7 +43,7 @@ def make_shards(tmp_path: Path) -> Callable[..., Shards]:
         for number, length in enumerate(lengths):
             num_semantic = int(length * semantic_rate / rate)
             # Few different tokens, so that some follow themselves.
-            semantic = torch.randint(3, (1, num_semantic), generator=random) + number % 10
+            semantic = torch.randint(3, (1, num_semantic), generator=random) + number % 4 * 3
             acoustic = torch.randint(16, (4, length), generator=random)
             examples.append(
                 Example(
