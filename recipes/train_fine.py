@@ -106,9 +106,9 @@ def main(config: Config) -> list[float]:
     if config.dry_run:
         print_estimate(stage, config)
         return []
+    check_identity(codec.identity, shards.streams["acoustic"].identity, option="--codec")
     assemble = whole_model(config, shards, codec)
     assemble(stage)  # mistakes are told now
-    check_identity(codec.identity, shards.streams["acoustic"].identity, option="--codec")
     stage.model.transformer.recomputes = config.recompute
     batches = partial(StageBatches, stage, source=source, tokens=config.tokens_per_batch)
     learned = batches(shards, seed=config.seed, dropout=None)

@@ -141,7 +141,6 @@ def main(config: Config) -> list[float]:
     if config.dry_run:
         print_estimate(stage, config)
         return []
-    check_identity(identity(model), shards.streams["acoustic"].identity, option="--codec")
     stage.model.transformer.recomputes = config.recompute
     each = dict.fromkeys(config.labels, config.label_dropout)
     dropout = Dropout(joint=config.joint_dropout, each=each)
@@ -231,11 +230,14 @@ def build(
             "recipes/tokenize_dataset.py."
         )
     acoustic = shards.streams["acoustic"]
-    channels = config.channels or codec.num_channels
-    codebooks = acoustic.num_codebooks * codec.num_channels // channels  # of a channel
+    channels = CodecRenderer(codec, num_channels=config.channels).num_channels
+    token_sets = channels // codec.num_channels
+    identity = codec.identity if token_sets == 1 else f"{codec.identity}-{token_sets}-channels"
+    check_identity(identity, acoustic.identity, option="--codec with --channels")
+    codebooks = acoustic.num_codebooks // token_sets  # of a channel
     renderer = CodecRenderer(codec, num_channels=channels, num_codebooks=codebooks)
     pattern = PATTERNS[config.pattern](codebooks, acoustic.vocabulary)
-    pattern = stereo(pattern) if channels > codec.num_channels else pattern
+    pattern = stereo(pattern) if token_sets == 2 else pattern
     vocab_size = acoustic.vocabulary * (pattern.num_codebooks // pattern.num_streams)
     transformer, reader = SHAPES[config.preset]
     if config.t5 is not None:
@@ -274,15 +276,6 @@ def labels_of(conditions: Sequence[Conditions], name: str) -> list[str]:
             f"The data has no labels {name!r}; it has: {', '.join(sorted(known)) or 'none'}."
         )
     return sorted(set(map(str, found)))
-
-
-def identity(model: AudioPipeline) -> str:
-    """What names the tokens of the model in shards."""
-    renderer = model.renderer
-    assert isinstance(renderer, CodecRenderer)
-    token_sets = renderer.num_channels // renderer.codec.num_channels
-    name = renderer.codec.identity
-    return name if token_sets == 1 else f"{name}-{token_sets}-channels"
 
 
 def listen(model: AudioPipeline, held_out: Shards, tracker: Tracker, step: int) -> None:
