@@ -95,8 +95,10 @@ def render_effect(plan: EffectPlan, *, sample_rate: int) -> np.ndarray:
         "": (0.4, 0.02) if effect.places == OUTDOORS else (rng.uniform(0.25, 0.45), 0.05),
     }[place]
     sound = in_room(sound, reverberation=reverberation, wet=wet, sample_rate=sample_rate, rng=rng)
-    air = noise(plan.seconds, band(60, 900, order=1), sample_rate=sample_rate, rng=rng)
-    sound += 10 ** (rng.uniform(-62, -50) / 20) * float(np.abs(sound).max()) * air
+    # No place is silent: recordings of the real thing have some air in them.
+    highest = 3_000 if effect.places == OUTDOORS else 900
+    air = noise(plan.seconds, band(60, highest, order=1), sample_rate=sample_rate, rng=rng)
+    sound += 10 ** (rng.uniform(-46, -34) / 20) * float(np.abs(sound).max()) * air
     return at_level(sound, decibels=plan.decibels, fade=0.01, sample_rate=sample_rate)
 
 

@@ -63,16 +63,19 @@ def owl(seconds: float, *, sample_rate: int, rng: np.random.Generator, pitch: fl
     """A long hoot, a pause, and a row of short ones that trembles."""
     mix = np.zeros(num_samples(seconds, sample_rate))
     now = 0.2
-    calls = [(0.5, 0.5), (0.2, 0.15), (0.18, 0.12), (0.7, 1.2)]
+    calls = [(0.5, 0.4), (0.3, 0.15), (0.3, 0.12), (0.7, 0.8)]
     while now < seconds:
         for length, pause in calls:
             length = length * rng.uniform(0.95, 1.05)
-            points = [(0, pitch * 0.93), (0.25 * length, pitch), (length, pitch * 0.9)]
-            hoot = tone(glide(points, length, sample_rate), (1, 0.12, 0.05, 0.02),
+            points = [(0, pitch * 0.93), (0.25 * length, pitch), (length, pitch * 0.84)]
+            hoot = tone(glide(points, length, sample_rate), (1, 0.15, 0.03),
                         sample_rate=sample_rate)  # fmt: skip
+            tremble = rng.uniform(0.25, 0.45)
+            time = np.arange(len(hoot)) / sample_rate
+            hoot *= 1 - tremble * (0.5 + 0.5 * np.sin(2 * np.pi * rng.uniform(11, 17) * time))
             breath = noise(length, band(pitch * 0.7, pitch * 2), sample_rate=sample_rate, rng=rng)
             hoot += 0.12 * breath[: len(hoot)]
-            hoot *= held(len(hoot), attack=0.06, release=0.09, sample_rate=sample_rate)
+            hoot *= held(len(hoot), attack=0.09, release=0.15, sample_rate=sample_rate)
             add(mix, hoot, at=num_samples(now, sample_rate))
             now += length + pause
         now += rng.uniform(0.8, 1.5)
@@ -199,7 +202,7 @@ EFFECTS = {
     ),
     "owl": Effect(
         make=owl,
-        attributes={"pitch": {"low": (280, 330), "": (380, 430), "high": (520, 600)}},
+        attributes={"pitch": {"low": (300, 340), "": (390, 430), "high": (480, 540)}},
         places=OUTDOORS,
         seconds=(4.0, 8.0),
     ),

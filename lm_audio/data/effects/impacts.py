@@ -105,20 +105,20 @@ def typing(
     now = 0.08
     while now < seconds - 0.15:
         space = rng.random() < 0.16
-        centres = case * np.array([250, 800, 1700] if space else [600, 2200, 4500])
+        centres = case * np.array([500, 1300, 3300] if space else [1200, 2900, 6000])
         key = resonances(
             centres * rng.uniform(0.8, 1.25, 3),
-            centres * 0.6,
+            centres * 0.45,
             rng.uniform(0.5, 1, 3),
-            floor=0.15,
+            floor=0.38,
         )
         for delay, level in ((0, 1.0), (rng.uniform(0.06, 0.11), rng.uniform(0.25, 0.5))):
-            for part in (0.0, rng.uniform(0.004, 0.012)):  # the switch, then the bottom
-                clack = burst(rng.uniform(0.003, 0.009), key, sample_rate=sample_rate, rng=rng)
+            for part in (0.0, rng.uniform(0.004, 0.01)):  # the switch, then the bottom
+                clack = burst(rng.uniform(0.01, 0.024), key, sample_rate=sample_rate, rng=rng)
                 at = num_samples(now + delay + part, sample_rate)
-                add(mix, level * rng.uniform(0.4, 1) * clack, at=at)
+                add(mix, level * rng.uniform(0.3, 1) * clack, at=at)
         now += rng.gamma(5, 1 / 5) / speed + (rng.uniform(0.2, 0.6) if rng.random() < 0.06 else 0)
-    return filtered(mix, band(200, 5000, order=1), sample_rate=sample_rate)
+    return filtered(mix, band(450, 6000, order=1), sample_rate=sample_rate)
 
 
 def hammering(

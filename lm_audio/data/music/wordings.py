@@ -61,6 +61,7 @@ TOGETHER = Wording(
         "{pace} {mood} music for {lead} with {others} in {key} {tempo} {density}",
         "{lead} playing a {pace} {mood} {tune} over {others} in {key} {tempo} {density}",
         "{pace} {mood} {name} {tune} with {others} in {key}",
+        "{pace} {mood} {name} and {others} {tempo}",
         "{lead} together with {others}, {mood}[ and {pace}]",
         "a {pace} {mood} piece for {lead} and {others}, {tempo}",
     ),
