@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 CARD := .venv-card
 CARD_GIB := 12
 
-.PHONY: help run setup format lint test test-slow test-gpu test-browser test-card check clean
+.PHONY: help run setup format lint test test-slow recipes-test test-gpu test-browser test-card check clean
 
 help:           ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -37,6 +37,9 @@ test: $(VENV)/.ready         ## the tests that need no GPU, no network and about
 
 test-slow: $(VENV)/.ready    ## the tests that take minutes
 	$(BIN)/pytest -q -m slow
+
+recipes-test: $(VENV)/.ready ## every recipe from raw audio to sound and figures, at tiny size
+	$(BIN)/pytest -q -m chain
 
 test-gpu: $(VENV)/.ready     ## the tests that need a CUDA device
 	$(BIN)/pytest -q -m gpu

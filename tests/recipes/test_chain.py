@@ -1,0 +1,164 @@
+"""From generated sound to a model that is heard and measured: the recipes one after the other.
+
+Each is run as a user runs it, on what those before it wrote. `make recipes-test` takes minutes.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import lm_audio
+from audio_tokenizers.audio_files import read_audio
+
+pytestmark = pytest.mark.chain
+RECIPES = Path(__file__).parents[2] / "recipes"
+CORPORA = ("effects", "music", "speech")
+TOKENS = tuple(f"tokens/{corpus}" for corpus in CORPORA)
+
+
+class Workshop:
+    """A folder in which recipes are run."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def run(self, recipe: str, *arguments: object) -> str:
+        """Runs a recipe at its tiny size, and returns what it printed."""
+        command = [RECIPES / f"{recipe}.py", "--preset", "tiny", *arguments]
+        return self.command(sys.executable, *command)
+
+    def command(self, *command: object) -> str:
+        words = [str(word) for word in command]
+        done = subprocess.run(words, cwd=self.folder, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{' '.join(words)}\n{done.stdout}\n{done.stderr[-3000:]}"
+        return done.stdout
+
+    def losses(self, run: str, name: str = "train/loss") -> list[float]:
+        """What a run has logged for tensorboard."""
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+        log = EventAccumulator(str(self.folder / run / "log"))
+        log.Reload()
+        return [event.value for event in log.Scalars(name)]
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
+    return Workshop(tmp_path_factory.mktemp("workshop"))
+
+
+def falls(losses: list[float], *, by: float) -> bool:
+    """Whether the last tenth is lower on average than the first, by this share."""
+    tenth = max(1, len(losses) // 10)
+    return sum(losses[-tenth:]) < (1 - by) * sum(losses[:tenth])
+
+
+def test_generated_sound_becomes_corpora(workshop: Workshop) -> None:
+    workshop.run("prepare_effects", "--out", "effects")
+    workshop.run("prepare_music", "--out", "music")
+    workshop.run("prepare_speech", "--out", "speech")
+    for corpus in CORPORA:
+        assert (workshop.folder / corpus / "train.jsonl.gz").is_file()
+        assert "|" in (workshop.folder / corpus / "LICENCES.md").read_text()
+
+
+def test_a_folder_of_sounds_becomes_a_corpus(workshop: Workshop) -> None:
+    sounds = workshop.folder / "sounds"
+    for number, path in enumerate(sorted((workshop.folder / "effects/audio").rglob("*.flac"))[:8]):
+        target = sounds / f"noise {number}{path.suffix}"
+        target.parent.mkdir(exist_ok=True)
+        target.write_bytes(path.read_bytes())
+    (sounds / "broken.wav").write_bytes(b"RIFF")
+    workshop.run("prepare_folder", "--data", "sounds", "--out", "mine")
+    assert "broken.wav" in (workshop.folder / "mine/skipped.txt").read_text()
+
+
+def test_a_codec_learns(workshop: Workshop) -> None:
+    workshop.run("train_codec", "--data", *CORPORA, "--out", "codec")
+    assert falls(workshop.losses("codec", "train/reconstruction"), by=0.05)
+
+
+def test_a_masked_model_learns(workshop: Workshop) -> None:
+    workshop.run("train_masked_model", "--data", *CORPORA, "--out", "masked")
+    assert falls(workshop.losses("masked"), by=0.02)
+
+
+def test_a_semantic_codebook_is_used(workshop: Workshop) -> None:
+    workshop.run(
+        "train_semantic_codebook", "--model", "masked", "--data", *CORPORA, "--out", "tokenizer"
+    )
+    report = json.loads((workshop.folder / "tokenizer/report.json").read_text())
+    assert report["num_used"] > 0.5 * report["num_clusters"]
+
+
+def test_corpora_become_tokens(workshop: Workshop) -> None:
+    for corpus in CORPORA:
+        workshop.run(
+            "tokenize_dataset",
+            *("--data", corpus, "--codec", "codec", "--semantic", "tokenizer"),
+            *("--mix", 1, "--out", f"tokens/{corpus}"),
+        )
+
+
+def test_both_stages_of_ours_learn(workshop: Workshop) -> None:
+    workshop.run("train_semantic", "--data", *TOKENS, "--codec", "codec", "--out", "semantic")
+    assert falls(workshop.losses("semantic"), by=0.05)
+    workshop.run(
+        "train_acoustic",
+        *("--data", *TOKENS, "--codec", "codec", "--semantic", "semantic"),
+        *("--semantic-tokenizer", "tokenizer", "--out", "acoustic"),
+    )
+    assert falls(workshop.losses("acoustic"), by=0.05)
+
+
+def test_the_model_generates_and_continues(workshop: Workshop) -> None:
+    model = lm_audio.load(workshop.folder / "acoustic/model")
+    clip = model.generate("a bell rings", duration=2.0, seed=1)
+    assert clip.duration == 2.0
+    assert torch.isfinite(clip.samples).all()
+    clip.save(workshop.folder / "prompt.wav")
+    (workshop.folder / "generated").mkdir()
+    for number in range(4):
+        clip = model.generate("a bell rings", duration=2.0, seed=number)
+        clip.save(workshop.folder / "generated" / f"{number}.wav")
+    longer = model.continue_from(workshop.folder / "prompt.wav", duration=1.0, seed=1)
+    assert longer.duration == 3.0
+    prompt = read_audio(workshop.folder / "prompt.wav").samples
+    assert torch.equal(longer.samples[:, : prompt.shape[1]], prompt)
+
+
+def test_the_three_stages_of_audiolm_learn(workshop: Workshop) -> None:
+    speech = ("--data", "tokens/speech", "--codec", "codec")
+    workshop.run("train_semantic", *speech, "--composition", "audiolm", "--out", "lm/semantic")
+    workshop.run("train_coarse", *speech, "--out", "lm/coarse")
+    workshop.run(
+        "train_fine",
+        *(*speech, "--semantic", "lm/semantic", "--coarse", "lm/coarse"),
+        *("--semantic-tokenizer", "tokenizer", "--out", "lm/fine"),
+    )
+    for stage in ("semantic", "coarse", "fine"):
+        assert falls(workshop.losses(f"lm/{stage}"), by=0.02), stage
+    clip = lm_audio.load(workshop.folder / "lm/fine/model").generate(duration=1.0, seed=1)
+    assert clip.duration == 1.0
+
+
+def test_text_becomes_sound_in_one_stage_and_is_refined(workshop: Workshop) -> None:
+    data = ("--data", *TOKENS)
+    workshop.run("train_text_to_audio", *data, "--codec", "codec", "--out", "text")
+    assert falls(workshop.losses("text"), by=0.05)
+    workshop.run("finetune", "--model", "text/model", *data, "--lora", 4, "--out", "finetuned")
+    clip = lm_audio.load(workshop.folder / "finetuned/model").generate("rain", duration=1.0, seed=1)
+    assert clip.duration == 1.0
+
+
+def test_what_was_made_is_measured(workshop: Workshop) -> None:
+    workshop.run("evaluate", "--real", "effects", "--codec", "codec", "--out", "codec_report")
+    workshop.run("evaluate", "--real", "effects", "--generated", "generated", "--out", "report")
+    for report in ("codec_report", "report"):
+        written = json.loads(next((workshop.folder / report).glob("*.json")).read_text())
+        assert written
+        assert "|" in next((workshop.folder / report).glob("*.md")).read_text()
