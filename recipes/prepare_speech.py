@@ -6,7 +6,7 @@
 
 `--kokoro` is a copy of onnx-community/Kokoro-82M-v1.0-ONNX of the Hugging Face hub (Apache-2.0):
 onnx/model.onnx or another one, voices/ and tokenizer.json. It needs
-pip install onnxruntime phonemizer-fork espeakng-loader; 28 voices x 50 sentences are 75 minutes of
+pip install 'lm-audio[speech]'; 28 voices x 50 sentences are 75 minutes of
 sound, and take about 40 on two cores. Every voice reads sentences of its own and some that all
 read, so that a model can tell what is said from who says it. A sentence is in one split, whoever
 reads it. `--manifest` has a line for each utterance: {"file", "voice", "text", "speed"}.

@@ -18,8 +18,7 @@ MAX_PHONEMES = 510
 STYLE_WIDTH = 256  # one style for each number of phonemes
 ENGLISH = {"a": "en-us", "b": "en-gb"}
 MISSING = (
-    "Kokoro needs ONNX Runtime and eSpeak NG; install them with: "
-    "pip install onnxruntime phonemizer-fork espeakng-loader."
+    "Kokoro needs ONNX Runtime and eSpeak NG; install them with: pip install 'lm-audio[speech]'."
 )
 
 Model = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
