@@ -2,7 +2,9 @@
 
 A loss then pulls as hard as its weight says, however large its values are. The gradients together
 are as long as that of the first loss alone: what does not pass through the output, a commitment
-loss or a limit on the gradient's norm, keeps its proportion when more losses join.
+loss or a limit on the gradient's norm, keeps its proportion when more losses join. Unlike in the
+paper, no other loss ever pulls harder than that: the gradients of a discriminator that has just
+begun grow a hundredfold within a few steps, and the running mean of their norms lags behind.
 """
 
 from collections.abc import Mapping
@@ -53,12 +55,13 @@ class LossBalancer:
         for name, norm in zip(gradients, norms.tolist(), strict=True):
             self.sums[name] = self.decay * self.sums[name] + norm
             self.counts[name] = self.decay * self.counts[name] + 1
-        scale = self.sums[first] / self.counts[first] / sum(self.weights[name] for name in losses)
-        total = torch.zeros_like(output)
-        for name, gradient in gradients.items():
-            mean = self.sums[name] / self.counts[name]
-            if mean > 0:
-                total += scale * self.weights[name] / mean * gradient
+        share = {name: self.weights[name] / sum(self.weights[n] for n in losses) for name in losses}
+        total = share[first] * gradients[first]
+        for name, norm in zip(gradients, norms.tolist(), strict=True):
+            longest = max(norm, self.sums[name] / self.counts[name])
+            if name != first and longest > 0:
+                scale = self.sums[first] / self.counts[first] / longest
+                total = total + share[name] * scale * gradients[name]
         return total
 
     def state_dict(self) -> dict[str, dict[str, float]]:

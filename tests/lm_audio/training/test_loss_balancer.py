@@ -35,14 +35,23 @@ def test_a_loss_alone_keeps_its_gradient_and_others_may_join() -> None:
     torch.testing.assert_close(both, 0.5 * random(1).norm() * direction)
 
 
-def test_norms_are_means_over_the_latest_steps() -> None:
-    balancer = LossBalancer({"first": 1.0}, decay=0.5)
+def pull_after(scales: list[float]) -> Tensor:
+    """The gradient where the second loss had these scales, one after the other."""
+    balancer = LossBalancer({"first": 1.0, "second": 1.0}, decay=0.5)
     output = random(0).requires_grad_()
-    for scale in (1.0, 2.0, 4.0):
-        gradient = balancer.gradient({"first": scale * (output * random(1)).sum()}, output)
-    torch.testing.assert_close(gradient, 4 * random(1))  # what is above the mean stays above it
-    mean = (0.25 * 1 + 0.5 * 2 + 4) / (0.25 + 0.5 + 1) * random(1).norm().item()
-    assert balancer.sums["first"] / balancer.counts["first"] == pytest.approx(mean)
+    for scale in scales:
+        gradient = balancer.gradient(losses(output, scale), output)
+    return gradient
+
+
+def test_norms_are_means_over_the_latest_steps() -> None:
+    mean = (0.25 * 4 + 0.5 * 2 + 1) / (0.25 + 0.5 + 1)
+    second = random(1).norm() * random(2) / random(2).norm() / mean
+    torch.testing.assert_close(pull_after([4.0, 2.0, 1.0]), 0.5 * random(1) + 0.5 * second)
+
+
+def test_a_sudden_gradient_pulls_no_harder_than_its_share() -> None:
+    torch.testing.assert_close(pull_after([1.0, 1.0, 1e4]), pull_after([1.0]))
 
 
 def test_a_saved_state_goes_on_with_the_same_gradients() -> None:
