@@ -231,23 +231,30 @@ def main(config: Config) -> list[float]:
         score = energy_score(samples[:, 0], [each[:, 0] for each in answers], measures[step % 2])
         terms = {"reconstruction": score}
         if judge:
-            real = trained_judges(samples)
-            judged = discriminator_loss(real, trained_judges(answers[0].detach()))
+            # At one level: else quiet segments, whose logarithms are steep, would decide how hard
+            # the reconstruction pulls, and loud ones how hard the discriminators do.
+            level = samples.square().mean(2, keepdim=True).sqrt().clamp(min=1e-3)
+            truth, answer = samples / level, answers[0] / level
+            real = trained_judges(truth)
+            judged = discriminator_loss(real, trained_judges(answer.detach()))
             accelerator.backward(judged)
-            fake = judges(answers[0])
+            fake = judges(answer)
             terms["adversarial"] = adversarial_loss(fake)
             terms["features"] = feature_distance(real, fake)
         pull = (heard * balancer.gradient(terms, heard)).sum()
         accelerator.backward(pull + config.commitment_weight * output.commitment)
         values = {**terms, "commitment": output.commitment}
-        norm = accelerator.clip_grad_norm_(trained.parameters(), config.max_norm)
+        values["gradient norm"] = accelerator.clip_grad_norm_(trained.parameters(), config.max_norm)
         if judge:
             values["discriminators"] = judged
-            norm += accelerator.clip_grad_norm_(trained_judges.parameters(), config.max_norm)
-        values["gradient norm"] = norm
+            values["gradient norm of discriminators"] = accelerator.clip_grad_norm_(
+                trained_judges.parameters(), config.max_norm
+            )
         numbers = torch.stack([value.detach().float() for value in values.values()])
         report = dict(zip(values, accelerator.reduce(numbers, "mean").tolist(), strict=True))
-        check_finite(sum(report.values()), norm.item(), step=step, checkpoints=checkpoints)
+        check_finite(
+            sum(report.values()), report["gradient norm"], step=step, checkpoints=checkpoints
+        )
         for optimizer in optimizers if judge else optimizers[:1]:
             optimizer.step()
             optimizer.zero_grad()
@@ -352,8 +359,8 @@ def read_corpus(config: Config, sample_rate: int) -> Corpus:
         raise ValueError(
             f"The preset {config.preset!r} needs sounds to learn from; give --data, a folder."
         )
-    clips = synthetic_clips(num_clips=24, seconds=4.0, sample_rate=sample_rate, seed=0)
-    return Corpus(train=clips[4:], held_out=clips[:4])
+    clips = synthetic_clips(num_clips=18, seconds=2.0, sample_rate=sample_rate, seed=0)
+    return Corpus(train=clips[3:], held_out=clips[:3])
 
 
 if __name__ == "__main__":

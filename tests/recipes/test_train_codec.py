@@ -1,6 +1,8 @@
 """The codec recipe: its first losses are pinned, a killed run goes on as if it had not been."""
 
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +14,7 @@ import pytest
 import torch
 
 from audio_tokenizers.acoustic.frame_codec import load_frame_codec
+from audio_tokenizers.weights import read_pickle
 from lm_audio.data.synthetic import demo_clip
 
 LoadRecipe = Callable[[str], ModuleType]
@@ -40,12 +43,12 @@ def test_the_loss_after_five_steps_is_pinned(
 def test_the_tiny_preset_learns_and_leaves_a_codec_and_its_log(
     recipe: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    losses = recipe.main(replace(recipe.PRESETS["tiny"], out=tmp_path, steps=16))
-    assert np.mean(losses[-3:]) < 0.8 * np.mean(losses[:3])
+    losses = recipe.main(replace(recipe.PRESETS["tiny"], out=tmp_path, steps=24))
+    assert np.mean(losses[-5:]) < 0.85 * np.mean(losses[:5])
     captured = capsys.readouterr()
     assert f"The codec is in {tmp_path}; try: lm-audio encode" in captured.out
     report = captured.err.replace("\r", "\n")
-    assert re.search(r"step 16: chirp/2 .*share of codes used 0.*, perplexity \d", report)
+    assert re.search(r"step 24: chirp/2 .*share of codes used 0.*, perplexity \d", report)
     assert list((tmp_path / "log").glob("events.*"))
 
 
@@ -111,3 +114,26 @@ def test_presets_for_real_sounds_ask_for_them(recipe: ModuleType, tmp_path: Path
     settings = replace(recipe.PRESETS["tiny"], preset="small", out=tmp_path)
     with pytest.raises(ValueError, match=r"The preset 'small' needs sounds .*; give --data"):
         recipe.read_corpus(settings, 24_000)
+
+
+@pytest.mark.slow
+def test_two_processes_learn_what_one_does(
+    recipe: ModuleType, sounds: Path, tmp_path: Path
+) -> None:
+    """Before the quantiser joins, whose random choices belong to a process."""
+    folders = [tmp_path / name for name in ("one", "two")]
+    for out, count in zip(folders, ("1", "2"), strict=True):
+        launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", count]
+        script = [str(Path(recipe.__file__ or "")), "--preset", "tiny", "--steps", "3"]
+        settings = ["--batch-size", "4", "--seconds", "0.4", "--quantised-from", "0.9"]
+        places = ["--data", str(sounds), "--out", str(out), "--judged-from", "0.5"]
+        subprocess.run(
+            [sys.executable, *launch, *script, *settings, *places], check=True, capture_output=True
+        )
+    one, two = (
+        read_pickle(next((out / "checkpoints").glob("step-00000003*.pt"))) for out in folders
+    )
+    for name in ("codec", "judges"):
+        for key, weight in one[name].items():
+            # AdamW moves even a weight whose gradient is rounding alone.
+            assert (weight - two[name][key]).abs().float().mean() < 2e-5, key
