@@ -209,8 +209,8 @@ def read_corpus(config: Config, sample_rate: int) -> Corpus:
         raise ValueError(
             f"The preset {config.preset!r} needs sounds to learn from; give --data, a folder."
         )
-    clips = synthetic_clips(num_clips=24, seconds=4.0, sample_rate=sample_rate, seed=0)
-    return Corpus(train=clips[4:], held_out=clips[:4])
+    clips = synthetic_clips(num_clips=18, seconds=2.0, sample_rate=sample_rate, seed=0)
+    return Corpus(train=clips[3:], held_out=clips[:3])
 
 
 def pieces(clips: list[Recording], config: Config, sample_rate: int) -> Iterator[Tensor]:

@@ -50,7 +50,7 @@ def test_the_tiny_preset_leaves_a_tokenizer_that_can_be_moved(
     assert report.held_out_tokens_per_second < report.frame_rate == 25
     written = json.loads((tmp_path / "moved" / "report.json").read_text())
     assert written["layer"] == 1
-    assert written["num_frames"] == report.num_frames == 20 * 4 * 25
+    assert written["num_frames"] == report.num_frames == 15 * 2 * 25
     assert "next: python recipes/tokenize_dataset.py --semantic" in capsys.readouterr().out
     assert not list((tmp_path / "moved").glob("features-*"))
 
