@@ -100,12 +100,13 @@ PRESETS = {
 def main(config: Config) -> list[float]:
     """Trains to the end and returns the loss of every step."""
     processes = Processes(precision=config.precision, accumulation=config.accumulation)
-    torch.manual_seed(config.seed)
-    model, folder = start(config)
+    with processes.accelerator.main_process_first():
+        model, folder = start(config)
     device = str(processes.device)
     pipeline = load(model, device=device, text_encoder=config.text_encoder)
     stage = find_stage(pipeline, config.stage)
     shards, held_out = Shards(folder), Shards(folder, "held_out")
+    torch.manual_seed(config.seed)
     if config.lora is None:
         stage.model.requires_grad_(True)
         stage.conditioners.requires_grad_(True)
@@ -119,6 +120,10 @@ def main(config: Config) -> list[float]:
     check_identities(pipeline, shards)
     stage.model.transformer.recomputes = config.recompute
     source = None if stage.source is None else find_stage(pipeline, stage.source.stage)
+    if source is None and config.source_dropout:
+        raise ValueError(
+            f"The {stage.name} stage follows no other, so --source-dropout has no effect; leave it out."
+        )
     each = {} if stage.source is None else {stage.source.condition: config.source_dropout}
     dropout = Dropout(joint=config.joint_dropout, each=each)
     batches = partial(StageBatches, stage, source=source, tokens=config.tokens_per_batch)
@@ -202,6 +207,10 @@ def main(config: Config) -> list[float]:
 
 def start(config: Config) -> tuple[str | Path, tuple[Path, ...] | Path]:
     """The model to start from and the data, made up if the tiny preset is given none."""
+    if config.lora is None and config.lora_alpha is not None:
+        raise ValueError(
+            "--lora-alpha has no effect without adapters; give --lora, or leave it out."
+        )
     if config.model is not None:
         if not config.data:
             raise ValueError(
@@ -213,11 +222,16 @@ def start(config: Config) -> tuple[str | Path, tuple[Path, ...] | Path]:
         raise ValueError(
             "There is no model to start from; give one as --model, or try --preset tiny."
         )
+    model, folder = (config.out / "made-up" / part for part in ("model", "data"))
+    data = config.data or folder
+    if (model / "config.json").is_file():
+        return model, data
     codec = load_codec(CODEC_FOLDER)
-    folder = make_up_shards(config.out / "made-up" / "data", codec)
+    make_up_shards(folder, codec)
     K, rate = codec.num_codebooks, Fraction(codec.sample_rate, codec.hop_length)
     lm = presets.tiny(num_streams=K, vocab_size=codec.codebook_size)
     reader = TransformerConfig(dim=32, num_layers=1, num_heads=2, hidden_dim=64, causal=False)
+    torch.manual_seed(config.seed)
     text = own_text(Shards(folder), reader, vocab_size=4000)
     stages = audiogen(
         TokenLM(lm),
@@ -228,8 +242,8 @@ def start(config: Config) -> tuple[str | Path, tuple[Path, ...] | Path]:
         keep=int(rate),
         sampling=Sampling(),
     )
-    AudioPipeline(stages, CodecRenderer(codec)).save(config.out / "made-up" / "model")
-    return config.out / "made-up" / "model", config.data or folder
+    AudioPipeline(stages, CodecRenderer(codec)).save(model)
+    return model, data
 
 
 def find_stage(pipeline: AudioPipeline, name: str | None) -> Stage:

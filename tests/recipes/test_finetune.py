@@ -191,7 +191,7 @@ def test_the_tiny_preset_makes_up_a_model_and_learns(
 ) -> None:
     monkeypatch.setattr(recipe, "CODEC_FOLDER", codec_folder)
     losses = recipe.main(replace(tiny, out=tmp_path))
-    assert losses[4] == pytest.approx(3.8170, rel=5e-3)
+    assert losses[4] == pytest.approx(3.6418, rel=5e-3)
     assert np.mean(losses[-3:]) < 0.95 * np.mean(losses[:3])
     clip = lm_audio.load(tmp_path / "model").generate("rain", duration=0.3, seed=0)
     assert clip.samples.shape == (1, 7200)
@@ -224,7 +224,7 @@ def test_a_model_of_any_layout_learns_and_keeps_all_that_was_its_own(
 
 def test_adapters_learn_while_the_model_stays_as_it_is(adapted: tuple[Any, list[float]]) -> None:
     config, losses = adapted
-    assert losses[4] == pytest.approx(4.0157, rel=5e-3)
+    assert losses[4] == pytest.approx(4.0416, rel=5e-3)
     assert np.mean(losses[-3:]) < 0.99 * np.mean(losses[:3])
     base = load_file(Path(config.model) / "acoustic" / "model.safetensors")
     made = load_file(config.out / "model" / "acoustic" / "model.safetensors")
@@ -295,6 +295,8 @@ def test_one_stage_of_a_cascade_learns_and_the_others_stay(
         same = [torch.equal(weight, made[name][key]) for key, weight in base[name].items()]
         assert all(same) == (name != "coarse")
     assert lm_audio.load(tmp_path / "model").generate(duration=0.4).samples.shape == (1, 9600)
+    with pytest.raises(ValueError, match="the semantic stage follows no other"):
+        recipe.main(replace(config, stage="semantic", source_dropout=0.1))
     for stage, message in (
         (None, "The model has the stages semantic, coarse, fine; choose one by --stage"),
         ("fined", "There is no stage 'fined'. Choose one of: semantic, coarse, fine"),
@@ -313,11 +315,12 @@ def test_data_of_another_codec_is_a_mistake(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"lora_alpha": 4.0}, "--lora-alpha has no effect without adapters"),
         ({"preset": "small"}, "There is no model to start from; give one as --model"),
         ({"model": "musicgen-small"}, "There is no data to learn from; give --data"),
     ],
 )
-def test_a_model_or_data_that_is_not_given_is_a_mistake(
+def test_what_is_not_given_is_a_mistake(
     recipe: ModuleType, tiny: Any, tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
