@@ -11,7 +11,8 @@ checkpoints and the best lie in OUT/checkpoints; a run that is started again goe
 the losses it would have had.
 
 Three phases: without the quantiser, with it, and with discriminators on top. How that came about:
-docs/log.md. Time and memory of the small preset: see docs/recipes.md.
+docs/log.md. A step of the small preset takes 0.7 s on one core, 2.5 s with the discriminators, and
+2.2 GB; `--dry-run` says what a preset takes on GPUs.
 """
 
 import sys
@@ -22,6 +23,7 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
+from torch import Tensor
 from tqdm import tqdm
 
 from audio_tokenizers.acoustic.frame_codec import (
@@ -51,6 +53,7 @@ from lm_audio.training.optimization import (
 )
 from lm_audio.training.preset_cli import read_preset
 from lm_audio.training.spectral_distance import SpectralConfig, distance, energy_score, spectra
+from lm_audio.training.step_cost import cost_table, step_cost
 from lm_audio.training.tracking import Tracker
 
 EVALUATED_SECONDS = 4.0
@@ -94,6 +97,8 @@ class Config:
     """Checkpoints to keep, beside the best."""
     precision: Literal["bfloat16", "float32"] = "bfloat16"
     seed: int = 0
+    dry_run: bool = False
+    """Print what a run takes, memory and time, and stop."""
 
     def __post_init__(self) -> None:
         if self.answers < 1 or not 0 <= self.quantised_from < 1 or not 0 <= self.judged_from <= 1:
@@ -104,7 +109,7 @@ class Config:
 
     def lasting(self) -> dict[str, Any]:
         """What must stay the same when a run goes on."""
-        free = {"data", "out", "evaluate_every", "keep_last"}
+        free = {"data", "out", "evaluate_every", "keep_last", "dry_run"}
         return {name: value for name, value in asdict(self).items() if name not in free}
 
 
@@ -153,6 +158,9 @@ PRESETS = {
 
 def main(config: Config) -> list[float]:
     """Trains to the end and returns the reconstruction loss of every step."""
+    if config.dry_run:
+        print(cost(config))
+        return []
     steps = config.steps
     quantised_from, judged_from = (
         round(share * steps) for share in (config.quantised_from, config.judged_from)
@@ -361,6 +369,30 @@ def read_corpus(config: Config, sample_rate: int) -> Corpus:
         )
     clips = synthetic_clips(num_clips=18, seconds=2.0, sample_rate=sample_rate, seed=0)
     return Corpus(train=clips[3:], held_out=clips[:3])
+
+
+def cost(config: Config) -> str:
+    """What a run takes, with the discriminators; choosing codes is little beside."""
+    codec_config, discriminator_config = SHAPES[config.preset]
+    with torch.device("meta"):
+        codec, judges = FrameCodec(codec_config), Discriminators(discriminator_config)
+        length = int(config.seconds * codec.frame_rate) * codec.hop_length
+        samples = torch.zeros(1, 1, length)
+    measure = SpectralConfig(sample_rate=codec.sample_rate)
+
+    def loss() -> Tensor:
+        output = codec(samples, quantize=False, noise_starts=range(config.answers))
+        answers = output.reconstructions
+        real, fake = judges(samples), judges(answers[0])
+        return (
+            energy_score(samples[:, 0], [each[:, 0] for each in answers], measure)
+            + discriminator_loss(real, judges(answers[0].detach()))
+            + adversarial_loss(fake)
+            + feature_distance(real, fake)
+        )
+
+    one = step_cost([codec, judges], loss, items=1)
+    return cost_table(one, batch_size=config.batch_size, steps=config.steps)
 
 
 if __name__ == "__main__":

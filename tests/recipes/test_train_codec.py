@@ -110,6 +110,19 @@ def test_shares_that_leave_no_phase_are_refused(recipe: ModuleType) -> None:
         recipe.Config(quantised_from=1.0)
 
 
+def test_a_dry_run_prints_what_the_paper_preset_takes(
+    recipe: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert recipe.main(replace(recipe.PRESETS["paper"], out=tmp_path / "x", dry_run=True)) == []
+    table = capsys.readouterr().out
+    parts = recipe.SHAPES["paper"]
+    modules = recipe.FrameCodec(parts[0]), recipe.Discriminators(parts[1])
+    number = sum(w.numel() for module in modules for w in module.parameters())
+    assert table.startswith(f"{number / 1e6:.1f} M parameters")
+    assert re.search(r"\n\| 64 \| 1 \|", table)
+    assert not (tmp_path / "x").exists()
+
+
 def test_presets_for_real_sounds_ask_for_them(recipe: ModuleType, tmp_path: Path) -> None:
     settings = replace(recipe.PRESETS["tiny"], preset="small", out=tmp_path)
     with pytest.raises(ValueError, match=r"The preset 'small' needs sounds .*; give --data"):

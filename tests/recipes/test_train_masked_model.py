@@ -80,6 +80,19 @@ def test_a_run_that_goes_astray_stops_with_the_last_good_checkpoint_named(
         recipe.main(config(recipe, sounds, tmp_path, steps=40, evaluate_every=2))
 
 
+def test_a_dry_run_prints_what_the_paper_preset_takes(
+    recipe: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert recipe.main(replace(recipe.PRESETS["paper"], out=tmp_path / "x", dry_run=True)) == []
+    table = capsys.readouterr().out
+    assert table.startswith("306.9 M parameters")
+    assert re.search(r"\n\| 256 \| 1 \|", table)
+    # Six for each weight and frame, and attention.
+    flops = float(re.search(r"([\d.e+]+) TFLOP a step of 256", table)[1])  # type: ignore[index]
+    assert flops * 1e12 == pytest.approx(6 * 306.9e6 * 400 * 256, rel=0.1)
+    assert not (tmp_path / "x").exists()
+
+
 def test_presets_for_real_sounds_ask_for_them(recipe: ModuleType, tmp_path: Path) -> None:
     settings = replace(recipe.PRESETS["tiny"], preset="small", out=tmp_path)
     with pytest.raises(ValueError, match=r"The preset 'small' needs sounds .*; give --data"):
