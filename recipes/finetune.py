@@ -122,7 +122,8 @@ def main(config: Config) -> list[float]:
     source = None if stage.source is None else find_stage(pipeline, stage.source.stage)
     if source is None and config.source_dropout:
         raise ValueError(
-            f"The {stage.name} stage follows no other, so --source-dropout has no effect; leave it out."
+            f"The {stage.name} stage follows no other, so --source-dropout has no effect; "
+            "leave it out."
         )
     each = {} if stage.source is None else {stage.source.condition: config.source_dropout}
     dropout = Dropout(joint=config.joint_dropout, each=each)

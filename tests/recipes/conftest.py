@@ -3,6 +3,7 @@
 import importlib.util
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from types import ModuleType
@@ -49,11 +50,29 @@ def sounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def steady_weights() -> Iterator[None]:
+    """Makes a seed give the same new weights in all versions of torch, for losses to be pinned."""
+    with _the_same_in_all_versions():
+        yield
+
+
+@contextmanager
+def _the_same_in_all_versions() -> Iterator[None]:
+    def trunc_normal(tensor: torch.Tensor, std: float = 1.0) -> torch.Tensor:
+        with torch.no_grad():
+            return tensor.normal_(std=std).clamp_(-2 * std, 2 * std)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.nn.init, "trunc_normal_", trunc_normal)  # torch drew otherwise once
+        yield
+
+
 @pytest.fixture(scope="session")
 def codec_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A codec of 4 codebooks of 64 tokens with random weights, 50 frames a second at 24 kHz."""
     folder = tmp_path_factory.mktemp("codec")
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), _the_same_in_all_versions():
         torch.manual_seed(0)
         codec = FrameCodec(tiny()).eval()
         for layer in codec.quantizer.layers:

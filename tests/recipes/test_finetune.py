@@ -33,6 +33,8 @@ from lm_audio.stages.audiogen import audiogen
 from lm_audio.stages.audiolm import RENDERED, audiolm
 from lm_audio.training.checkpoints import Checkpoints
 
+pytestmark = pytest.mark.usefixtures("steady_weights")
+
 STEPS = 20
 RANK = 2
 LICENCE = "CC-BY-NC-4.0"
@@ -56,8 +58,9 @@ def t5_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     names = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
     FastTokenizer(tokenizer_object=fast, **names).save_pretrained(folder)
     sizes = {"d_model": 512, "d_kv": 8, "d_ff": 16, "num_heads": 2, "num_layers": 1}
-    torch.manual_seed(0)
-    T5EncoderModel(T5Config(vocab_size=len(pieces), **sizes)).save_pretrained(folder)
+    model = T5EncoderModel(T5Config(vocab_size=len(pieces), **sizes))
+    _draw_weights(model)
+    model.save_pretrained(folder)
     return folder
 
 
@@ -65,7 +68,6 @@ def t5_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def encodec_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small random EnCodec of MusicGen's kind, 100 frames a second at 16 kHz."""
     folder = tmp_path_factory.mktemp("encodec")
-    torch.manual_seed(0)
     model = EncodecModel(
         EncodecConfig(
             sampling_rate=16_000,
@@ -79,10 +81,18 @@ def encodec_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             target_bandwidths=[4 * 100 * 6 / 1000],
         )
     )
+    _draw_weights(model)
     for layer in model.quantizer.layers:
         layer.codebook.embed.normal_()
     model.save_pretrained(folder)
     return folder
+
+
+def _draw_weights(model: torch.nn.Module) -> None:
+    """New weights, the same in all versions of transformers."""
+    torch.manual_seed(0)
+    for _, weight in sorted(model.named_parameters()):
+        torch.nn.init.normal_(weight, std=0.3)
 
 
 @pytest.fixture(scope="module")
@@ -191,7 +201,7 @@ def test_the_tiny_preset_makes_up_a_model_and_learns(
 ) -> None:
     monkeypatch.setattr(recipe, "CODEC_FOLDER", codec_folder)
     losses = recipe.main(replace(tiny, out=tmp_path))
-    assert losses[4] == pytest.approx(3.6418, rel=5e-3)
+    assert losses[4] == pytest.approx(3.6403, rel=5e-3)
     assert np.mean(losses[-3:]) < 0.95 * np.mean(losses[:3])
     clip = lm_audio.load(tmp_path / "model").generate("rain", duration=0.3, seed=0)
     assert clip.samples.shape == (1, 7200)
@@ -207,7 +217,7 @@ def test_a_model_of_any_layout_learns_and_keeps_all_that_was_its_own(
 ) -> None:
     config = replace(tiny, out=tmp_path, data=(encodec_shards,), steps=6, **checkpoint)
     losses = recipe.main(replace(config, learning_rate=1e-3))
-    assert losses[0] == pytest.approx(4.7053, rel=5e-3)
+    assert losses[0] == pytest.approx(4.7492, rel=5e-3)
     assert losses[-1] < losses[0]
     model = lm_audio.load(tmp_path / "model")
     assert model.about.licence == LICENCE
@@ -224,7 +234,7 @@ def test_a_model_of_any_layout_learns_and_keeps_all_that_was_its_own(
 
 def test_adapters_learn_while_the_model_stays_as_it_is(adapted: tuple[Any, list[float]]) -> None:
     config, losses = adapted
-    assert losses[4] == pytest.approx(4.0416, rel=5e-3)
+    assert losses[4] == pytest.approx(4.1190, rel=5e-3)
     assert np.mean(losses[-3:]) < 0.99 * np.mean(losses[:3])
     base = load_file(Path(config.model) / "acoustic" / "model.safetensors")
     made = load_file(config.out / "model" / "acoustic" / "model.safetensors")
@@ -295,7 +305,7 @@ def test_one_stage_of_a_cascade_learns_and_the_others_stay(
         same = [torch.equal(weight, made[name][key]) for key, weight in base[name].items()]
         assert all(same) == (name != "coarse")
     assert lm_audio.load(tmp_path / "model").generate(duration=0.4).samples.shape == (1, 9600)
-    with pytest.raises(ValueError, match="the semantic stage follows no other"):
+    with pytest.raises(ValueError, match="The semantic stage follows no other"):
         recipe.main(replace(config, stage="semantic", source_dropout=0.1))
     for stage, message in (
         (None, "The model has the stages semantic, coarse, fine; choose one by --stage"),

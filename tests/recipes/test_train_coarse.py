@@ -15,6 +15,8 @@ from lm_audio.pipeline.stage_folder import read_stage
 from lm_audio.pretrained import CODEC_FOLDER
 from lm_audio.training.samples import sample_tokens
 
+pytestmark = pytest.mark.usefixtures("steady_weights")
+
 STEPS = 30
 
 
@@ -45,7 +47,7 @@ def run(
 def test_the_loss_after_five_steps_is_pinned_and_it_falls(run: tuple[Path, list[float]]) -> None:
     losses = run[1]
     assert len(losses) == STEPS
-    assert losses[4] == pytest.approx(2.9372, rel=5e-3)
+    assert losses[4] == pytest.approx(2.9217, rel=5e-3)
     assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
 
 
