@@ -24,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor
+from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
 from tqdm import tqdm
 
 from audio_tokenizers.acoustic.frame_codec import (
@@ -378,6 +379,9 @@ def cost(config: Config) -> str:
         codec, judges = FrameCodec(codec_config), Discriminators(discriminator_config)
         length = int(config.seconds * codec.frame_rate) * codec.hop_length
         samples = torch.zeros(1, 1, length)
+    for layer in judges.modules():
+        if is_parametrized(layer):  # torch 2.9 cannot count the norms of weights
+            remove_parametrizations(layer, "weight")
     measure = SpectralConfig(sample_rate=codec.sample_rate)
 
     def loss() -> Tensor:
