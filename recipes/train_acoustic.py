@@ -11,6 +11,7 @@ What a preset takes: `--dry-run`.
 """
 
 import dataclasses
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -114,7 +115,7 @@ def main(config: Config) -> list[float]:
     torch.manual_seed(config.seed)
     source, stage = build(config, shards)
     if config.dry_run:
-        print_estimate(stage, config)
+        print_estimate(stage, config, source=source)
         return []
     check_identity(codec.identity, shards.streams["acoustic"].identity, option="--codec")
     stage.model.transformer.recomputes = config.recompute
@@ -202,16 +203,18 @@ def build(config: Config, shards: Shards) -> tuple[Stage, Stage]:
         text = t5_text(config.t5)
     else:
         text = own_text(shards, reader, vocab_size=4000)
-    source, stage = ours(
-        semantic=presets.tiny().transformer,
-        acoustic=transformer,
-        text=text,
-        num_semantic_tokens=semantic.vocabulary,
-        semantic_rate=semantic.rate,
-        num_codebooks=acoustic.num_codebooks,
-        codebook_size=acoustic.vocabulary,
-        frame_rate=acoustic.rate,
-    )
+    # Weights that are only counted take no memory.
+    with torch.device("meta") if config.dry_run else nullcontext():
+        source, stage = ours(
+            semantic=presets.tiny().transformer,
+            acoustic=transformer,
+            text=text,
+            num_semantic_tokens=semantic.vocabulary,
+            semantic_rate=semantic.rate,
+            num_codebooks=acoustic.num_codebooks,
+            codebook_size=acoustic.vocabulary,
+            frame_rate=acoustic.rate,
+        )
     context = int(config.context_seconds * acoustic.rate)
     return source, dataclasses.replace(stage, context=context, keep=context // 3)
 
