@@ -1,0 +1,62 @@
+"""The command line of a recipe, made from its settings: a user's mistake gets one line.
+
+With LM_AUDIO_TRACEBACK=1 in the environment it gets the traceback, for those who change a recipe.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+import tyro
+
+Config = TypeVar("Config")
+
+
+def run_recipe(
+    main: Callable[[Config], object],
+    settings: type[Config] | Mapping[str, Config],
+    *,
+    description: str | None,
+) -> None:
+    """Calls `main` with the settings of the command line; exit status 2 for a user's mistake.
+
+    Args:
+        settings: their type, or those of each preset, over which the command line goes.
+        description: the recipe's docstring.
+    """
+    try:
+        main(_read(settings, description))
+    except (ValueError, OSError) as error:
+        _stop(error, status=2)
+    except FloatingPointError as error:  # a run that has gone astray
+        _stop(error, status=1)
+    except KeyboardInterrupt:
+        print(f"{_name()}: stopped; start it again to go on.", file=sys.stderr)
+        sys.exit(130)
+
+
+def _read(settings: type[Config] | Mapping[str, Config], description: str | None) -> Config:
+    if isinstance(settings, type):
+        return tyro.cli(settings, description=description)
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--preset", default="small")
+    preset = parser.parse_known_args()[0].preset
+    if preset not in settings:
+        known = ", ".join(settings)
+        raise ValueError(f"unknown preset {preset!r}; choose one of: {known}.")
+    default = settings[preset]
+    return tyro.cli(type(default), default=default, description=description)
+
+
+def _stop(error: Exception, *, status: int) -> None:
+    if os.environ.get("LM_AUDIO_TRACEBACK"):
+        raise error
+    print(f"{_name()}: {' '.join(str(error).split())}", file=sys.stderr)
+    sys.exit(status)
+
+
+def _name() -> str:
+    return Path(sys.argv[0]).name

@@ -1,0 +1,88 @@
+"""A recipe's command line: presets, and one line for a mistake."""
+
+from dataclasses import dataclass
+from typing import NoReturn
+
+import pytest
+
+from lm_audio.cli.recipe import run_recipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    preset: str = "small"
+    steps: int = 100
+
+
+PRESETS = {"small": Config(), "tiny": Config(preset="tiny", steps=3)}
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> list[Config]:
+    monkeypatch.setattr("sys.argv", ["recipes/train_x.py", *arguments])
+    seen: list[Config] = []
+    run_recipe(seen.append, PRESETS, description="Makes x.")
+    return seen
+
+
+def test_the_command_line_goes_over_the_preset(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run(monkeypatch) == [Config()]
+    assert run(monkeypatch, "--preset", "tiny") == [PRESETS["tiny"]]
+    assert run(monkeypatch, "--steps", "7", "--preset", "tiny") == [Config(preset="tiny", steps=7)]
+    assert run(monkeypatch, "--preset=tiny") == [PRESETS["tiny"]]
+
+
+def test_an_unknown_preset_gets_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        run(monkeypatch, "--preset", "smal")
+    assert stopped.value.code == 2
+    expected = "train_x.py: unknown preset 'smal'; choose one of: small, tiny.\n"
+    assert capsys.readouterr().err == expected
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (ValueError("There is\nno data."), 2, "train_x.py: There is no data."),
+        (FileNotFoundError(2, "No such file", "a.wav"), 2, "No such file: 'a.wav'"),
+        (FloatingPointError("The loss is nan."), 1, "train_x.py: The loss is nan."),
+        (KeyboardInterrupt(), 130, "train_x.py: stopped; start it again to go on."),
+    ],
+)
+def test_a_mistake_gets_one_line_and_a_status(
+    error: BaseException,
+    status: int,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(_: Config) -> NoReturn:
+        raise error
+
+    monkeypatch.setattr("sys.argv", ["train_x.py"])
+    with pytest.raises(SystemExit) as stopped:
+        run_recipe(fail, Config, description=None)
+    assert stopped.value.code == status
+    shown = capsys.readouterr().err
+    assert said in shown
+    assert shown.count("\n") == 1
+
+
+def test_whoever_changes_a_recipe_may_see_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: Config) -> NoReturn:
+        raise ValueError("shapes differ")
+
+    monkeypatch.setattr("sys.argv", ["train_x.py"])
+    monkeypatch.setenv("LM_AUDIO_TRACEBACK", "1")
+    with pytest.raises(ValueError, match="shapes differ"):
+        run_recipe(fail, Config, description=None)
+
+
+def test_other_errors_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: Config) -> NoReturn:
+        raise KeyError("a bug")
+
+    monkeypatch.setattr("sys.argv", ["train_x.py"])
+    with pytest.raises(KeyError, match="a bug"):
+        run_recipe(fail, Config, description=None)
