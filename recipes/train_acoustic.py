@@ -251,7 +251,7 @@ def save(stage: Stage, codec: AcousticTokenizer, config: Config) -> None:
     tokenizer = config.semantic_tokenizer
     AudioPipeline(
         [read_stage(config.semantic / "stage"), stage],
-        CodecRenderer(codec),
+        CodecRenderer(codec, num_codebooks=stage.num_codebooks),
         semantic_tokenizer=None if tokenizer is None else load_feature_tokenizer(tokenizer),
     ).save(config.out / "model")
 

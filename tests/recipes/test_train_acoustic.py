@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import lm_audio
-from lm_audio.data.shards import Shards
+from lm_audio.data.shards import Shards, write_shard
 from lm_audio.pipeline.stage_folder import read_stage
 from lm_audio.pretrained import CODEC_FOLDER
 from lm_audio.training.checkpoints import Checkpoints
@@ -90,6 +90,23 @@ def test_the_whole_model_makes_sound(run: tuple[Any, list[float]]) -> None:
     model = lm_audio.load(run[0].out / "model")
     assert list(model.stages) == ["semantic", "acoustic"]
     assert model.generate("rain", duration=0.7, seed=1).samples.shape == (1, int(0.7 * 24_000))
+
+
+def test_fewer_codebooks_than_the_codec_has_are_enough(
+    recipe: ModuleType, tiny: Any, token_shards: Path, semantic: Path, tmp_path: Path
+) -> None:
+    for split in ("train", "held_out"):
+        shards = Shards(token_shards, split)
+        examples = [
+            replace(each, streams={**each.streams, "acoustic": each.streams["acoustic"][:2]})
+            for each in shards
+        ]
+        acoustic = replace(shards.streams["acoustic"], num_codebooks=2)
+        streams = {**shards.streams, "acoustic": acoustic}
+        write_shard(tmp_path / f"{split}-00000.safetensors", examples, streams)
+    out = tmp_path / "out"
+    recipe.main(replace(tiny, data=(tmp_path,), out=out, steps=1, semantic=semantic))
+    assert lm_audio.load(out / "model").generate("rain", duration=0.2, seed=0).tokens.shape[0] == 2
 
 
 def test_the_last_checkpoints_and_the_best_are_kept(run: tuple[Any, list[float]]) -> None:
