@@ -114,17 +114,17 @@ def main(config: Config) -> list[float]:
         stage.conditioners.requires_grad_(False)
         alpha = 2.0 * config.lora if config.lora_alpha is None else config.lora_alpha
         add_adapters(stage.model, rank=config.lora, alpha=alpha)
-    if config.dry_run:
-        print_estimate(stage, config)
-        return []
-    check_identities(pipeline, shards)
-    stage.model.transformer.recomputes = config.recompute
     source = None if stage.source is None else find_stage(pipeline, stage.source.stage)
     if source is None and config.source_dropout:
         raise ValueError(
             f"The {stage.name} stage follows no other, so --source-dropout has no effect; "
             "leave it out."
         )
+    if config.dry_run:
+        print_estimate(stage, config, source=source)
+        return []
+    check_identities(pipeline, shards)
+    stage.model.transformer.recomputes = config.recompute
     each = {} if stage.source is None else {stage.source.condition: config.source_dropout}
     dropout = Dropout(joint=config.joint_dropout, each=each)
     batches = partial(StageBatches, stage, source=source, tokens=config.tokens_per_batch)

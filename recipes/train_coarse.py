@@ -11,6 +11,7 @@ What a preset takes: `--dry-run`. AudioLM's batches of 256 are those of 16 devic
 """
 
 import dataclasses
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -80,6 +81,7 @@ PRESETS = {
         steps=1_000_000,
         tokens_per_batch=32_000,
         warmup_steps=3000,
+        recompute=True,
     ),
 }
 
@@ -93,7 +95,7 @@ def main(config: Config) -> list[float]:
     torch.manual_seed(config.seed)
     source, stage = build(config, shards)
     if config.dry_run:
-        print_estimate(stage, config)
+        print_estimate(stage, config, source=source)
         return []
     check_identity(codec.identity, shards.streams["acoustic"].identity, option="--codec")
     stage.model.transformer.recomputes = config.recompute
@@ -180,15 +182,17 @@ def build(config: Config, shards: Shards) -> tuple[Stage, Stage]:
             f"--num-coarse is {config.num_coarse} and the shards have {acoustic.num_codebooks} "
             "codebooks; give fewer than these, for the fine stage needs some."
         )
-    source, stage, _ = audiolm(
-        SHAPES[config.preset],
-        num_semantic_tokens=semantic.vocabulary,
-        semantic_rate=semantic.rate,
-        num_coarse=config.num_coarse,
-        num_fine=acoustic.num_codebooks - config.num_coarse,
-        codebook_size=acoustic.vocabulary,
-        frame_rate=acoustic.rate,
-    )
+    # Weights that are only counted take no memory.
+    with torch.device("meta") if config.dry_run else nullcontext():
+        source, stage, _ = audiolm(
+            SHAPES[config.preset],
+            num_semantic_tokens=semantic.vocabulary,
+            semantic_rate=semantic.rate,
+            num_coarse=config.num_coarse,
+            num_fine=acoustic.num_codebooks - config.num_coarse,
+            codebook_size=acoustic.vocabulary,
+            frame_rate=acoustic.rate,
+        )
     context = int(config.context_seconds * stage.frame_rate)
     keep = context * stage.keep // stage.context
     return source, dataclasses.replace(stage, context=context, keep=keep)

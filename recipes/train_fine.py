@@ -13,6 +13,7 @@ What a preset takes: `--dry-run`. AudioLM's batches of 256 are those of 16 devic
 
 import dataclasses
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -104,7 +105,7 @@ def main(config: Config) -> list[float]:
     torch.manual_seed(config.seed)
     source, stage = build(config, shards)
     if config.dry_run:
-        print_estimate(stage, config)
+        print_estimate(stage, config, source=source)
         return []
     check_identity(codec.identity, shards.streams["acoustic"].identity, option="--codec")
     assemble = whole_model(config, shards, codec)
@@ -200,15 +201,17 @@ def build(config: Config, shards: Shards) -> tuple[Stage, Stage]:
             f"--num-coarse is {config.num_coarse} and the shards have {acoustic.num_codebooks} "
             "codebooks; give fewer than these, for the fine stage needs some."
         )
-    _, source, stage = audiolm(
-        SHAPES[config.preset],
-        num_semantic_tokens=1,
-        semantic_rate=acoustic.rate,
-        num_coarse=config.num_coarse,
-        num_fine=acoustic.num_codebooks - config.num_coarse,
-        codebook_size=acoustic.vocabulary,
-        frame_rate=acoustic.rate,
-    )
+    # Weights that are only counted take no memory.
+    with torch.device("meta") if config.dry_run else nullcontext():
+        _, source, stage = audiolm(
+            SHAPES[config.preset],
+            num_semantic_tokens=1,
+            semantic_rate=acoustic.rate,
+            num_coarse=config.num_coarse,
+            num_fine=acoustic.num_codebooks - config.num_coarse,
+            codebook_size=acoustic.vocabulary,
+            frame_rate=acoustic.rate,
+        )
     context = int(config.context_seconds * stage.frame_rate)
     return source, dataclasses.replace(stage, context=context)
 

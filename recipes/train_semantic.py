@@ -11,6 +11,7 @@ What a preset takes: `--dry-run`. AudioLM's batches of 256 are those of 16 devic
 """
 
 import dataclasses
+from contextlib import nullcontext
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
@@ -27,8 +28,10 @@ from lm_audio.data.shards import Shards
 from lm_audio.data.synthetic_shards import make_up_shards
 from lm_audio.models import presets
 from lm_audio.modules.transformer import TransformerConfig
+from lm_audio.pipeline import AudioPipeline
 from lm_audio.pipeline.stage_folder import read_stage, write_stage
 from lm_audio.pretrained import CODEC_FOLDER
+from lm_audio.renderers.codec import CodecRenderer
 from lm_audio.stages.audiolm import audiolm
 from lm_audio.stages.ours import ours
 from lm_audio.stages.stage import Stage
@@ -122,7 +125,7 @@ def main(config: Config) -> list[float]:
     if config.dry_run:
         print_estimate(stage, config)
         return []
-    acoustic = following_stage(config, processes.device)
+    acoustic = following_stage(config, stage, codec, processes.device)
     stage.model.transformer.recomputes = config.recompute
     batches = partial(StageBatches, stage, tokens=config.tokens_per_batch)
     learned = batches(shards, seed=config.seed, dropout=Dropout(joint=config.text_dropout))
@@ -215,29 +218,30 @@ def build(config: Config, shards: Shards) -> Stage:
     if config.composition == "audiolm":
         if config.t5 is not None:
             raise ValueError("--t5 has no effect: AudioLM takes no text; leave it out.")
-        stage = audiolm(
+        make = partial(
+            audiolm,
             transformer,
-            num_semantic_tokens=semantic.vocabulary,
             semantic_rate=rate_without_repeats(shards),
             num_coarse=1,
             num_fine=1,
-            codebook_size=2,
-            frame_rate=semantic.rate,
-        )[0]
+        )
     else:
         if config.t5 is not None:
             text = t5_text(config.t5)
         else:
             text = own_text(shards, reader, vocab_size=4000)
-        stage = ours(
+        make = partial(
+            ours,
             semantic=transformer,
             acoustic=presets.tiny().transformer,
             text=text,
-            num_semantic_tokens=semantic.vocabulary,
             semantic_rate=semantic.rate,
             num_codebooks=1,
-            codebook_size=2,
-            frame_rate=semantic.rate,
+        )
+    # Weights that are only counted take no memory.
+    with torch.device("meta") if config.dry_run else nullcontext():
+        stage = make(
+            num_semantic_tokens=semantic.vocabulary, codebook_size=2, frame_rate=semantic.rate
         )[0]
     context = int(config.context_seconds * stage.frame_rate)
     return dataclasses.replace(stage, context=context, keep=context * stage.keep // stage.context)
@@ -252,7 +256,9 @@ def rate_without_repeats(shards: Shards) -> Fraction:
     return (shards.streams["semantic"].rate * share).limit_denominator(1000)
 
 
-def following_stage(config: Config, device: torch.device) -> Stage | None:
+def following_stage(
+    config: Config, stage: Stage, codec: AcousticTokenizer, device: torch.device
+) -> Stage | None:
     """What makes samples audible, if it is there."""
     if config.acoustic is None:
         return None
@@ -261,7 +267,10 @@ def following_stage(config: Config, device: torch.device) -> Stage | None:
             "--acoustic has no effect with the composition audiolm, whose coarse stage comes "
             "next; leave it out."
         )
-    return read_stage(config.acoustic / "stage", device=device)
+    acoustic = read_stage(config.acoustic / "stage", device=device)
+    renderer = CodecRenderer(codec, num_codebooks=acoustic.num_codebooks)
+    AudioPipeline([stage, acoustic], renderer)  # tells whether they fit
+    return acoustic
 
 
 def listen(

@@ -9,10 +9,12 @@
 stereo by a mono codec (its `--channels 2`) need `--channels 2` here too. `OUT/model` is a whole
 model for `lm_audio.load`. `--labels label speaker` lets it be told these attributes as well.
 A run that was stopped goes on when it is started again, with the losses that it would have had.
-What a preset takes: `--dry-run`. `paper` is audiogen-medium, 10 s at a time (arXiv 2209.15352).
+What a preset takes: `--dry-run`. `paper` is audiogen-medium (arXiv 2209.15352), with batches of 256
+clips of 10 s on 16 devices.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -121,6 +123,7 @@ PRESETS = {
     "paper": Config(
         preset="paper",
         steps=200_000,
+        tokens_per_batch=32_000,
         warmup_steps=3000,
         recompute=True,
     ),
@@ -244,25 +247,28 @@ def build(
         text = t5_text(config.t5)
     else:
         text = own_text(shards, reader, vocab_size=4000)
-    conditioners = {"text": text(transformer.dim)}
-    for name in config.labels:
-        labels = labels_of([*shards.conditions, *held_out.conditions], name)
-        conditioners[name] = LabelConditioner(labels, transformer.dim)
-    fuse: dict[str, Fuse] = dict.fromkeys(conditioners, "cross")
+    labels = {
+        name: labels_of([*shards.conditions, *held_out.conditions], name) for name in config.labels
+    }
     context = int(config.context_seconds * acoustic.rate)
-    stages = audiogen(
-        TokenLM(
-            TokenLMConfig(
-                transformer=transformer, num_streams=pattern.num_streams, vocab_size=vocab_size
-            )
-        ),
-        pattern=pattern,
-        conditioners=Conditioners(conditioners, fuse),
-        frame_rate=acoustic.rate,
-        context=context,
-        keep=context * 2 // 5,
-        sampling=Sampling(),
+    lm = TokenLMConfig(
+        transformer=transformer, num_streams=pattern.num_streams, vocab_size=vocab_size
     )
+    # Weights that are only counted take no memory.
+    with torch.device("meta") if config.dry_run else nullcontext():
+        conditioners = {"text": text(transformer.dim)}
+        for name, values in labels.items():
+            conditioners[name] = LabelConditioner(values, transformer.dim)
+        fuse: dict[str, Fuse] = dict.fromkeys(conditioners, "cross")
+        stages = audiogen(
+            TokenLM(lm),
+            pattern=pattern,
+            conditioners=Conditioners(conditioners, fuse),
+            frame_rate=acoustic.rate,
+            context=context,
+            keep=context * 2 // 5,
+            sampling=Sampling(),
+        )
     return AudioPipeline(stages, renderer)
 
 

@@ -17,6 +17,7 @@ from lm_audio.conditioners.text import OwnTextEncoder
 from lm_audio.data.shards import Shards, write_shard
 from lm_audio.models import presets
 from lm_audio.pipeline.stage_folder import read_stage, write_stage
+from lm_audio.pretrained import CODEC_FOLDER
 from lm_audio.stages.ours import ours
 from lm_audio.training.samples import sample_tokens
 
@@ -109,6 +110,8 @@ def test_samples_are_heard_through_an_acoustic_stage(
     log = EventAccumulator(str(tmp_path / "log"))
     log.Reload()
     assert log.Tags()["audio"] == ["sample 0", "sample 1", "sample 2"]
+    with pytest.raises(ValueError, match="64 tokens and the renderer takes 50 of 1024"):
+        recipe.main(replace(tiny, out=tmp_path / "other", codec=CODEC_FOLDER, **settings))
 
 
 def test_the_rate_without_repeats_is_that_of_the_data(

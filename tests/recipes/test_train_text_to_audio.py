@@ -189,3 +189,16 @@ def test_the_paper_s_model_has_the_published_shape(
     paper = recipe.PRESETS["paper"]
     assert (paper.learning_rate, paper.weight_decay, paper.warmup_steps) == (5e-4, 0.1, 3000)
     assert (paper.schedule, paper.joint_dropout, paper.context_seconds) == ("cosine", 0.1, 10.0)
+
+
+def test_a_dry_run_counts_the_published_model_and_makes_nothing(
+    recipe: ModuleType,
+    token_shards: Path,
+    codec_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    config = replace(recipe.PRESETS["paper"], data=(token_shards,), codec=codec_folder)
+    assert recipe.main(replace(config, out=tmp_path, dry_run=True)) == []
+    assert "million weights are trained" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
