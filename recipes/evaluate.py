@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import tyro
 from tqdm import tqdm
 
 from audio_tokenizers.acoustic.frame_codec import FrameCodec, tiny
@@ -30,6 +29,7 @@ from audio_tokenizers.acoustic.registry import load_codec
 from audio_tokenizers.audio_writer import write_audio
 from audio_tokenizers.protocol import SemanticTokenizer
 from audio_tokenizers.semantic.tokenizer import load_feature_tokenizer
+from lm_audio.cli.recipe import run_recipe
 from lm_audio.data.synthetic import synthetic_clips
 from lm_audio.evaluation.clips import KNOWN, ClipFile, pair_clips, read_clips, write_clips
 from lm_audio.evaluation.judges import Judges, load_judges
@@ -314,4 +314,4 @@ def write_untrained_codec(folder: Path, *, seed: int) -> Path:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    run_recipe(main, Config, description=__doc__)

@@ -22,9 +22,10 @@ import torch
 from tqdm import tqdm
 
 from audio_tokenizers.acoustic.registry import load_codec
+from lm_audio.cli.recipe import run_recipe
 from lm_audio.conditioners.fuser import Conditioners
 from lm_audio.data.batches import seed_of
-from lm_audio.data.shards import Shards
+from lm_audio.data.shards import Shards, acoustic_identity
 from lm_audio.data.synthetic_shards import make_up_shards
 from lm_audio.loading import load
 from lm_audio.models import presets
@@ -48,7 +49,7 @@ from lm_audio.training.lora import add_adapters, merged, save_adapters
 from lm_audio.training.objective import StageObjective
 from lm_audio.training.optimization import Average, adamw, learning_rate_share, set_learning_rate
 from lm_audio.training.processes import Processes
-from lm_audio.training.settings import LanguageModelSettings, read_settings
+from lm_audio.training.settings import LanguageModelSettings
 from lm_audio.training.stage_batches import Dropout, StageBatches
 from lm_audio.training.text import own_text
 from lm_audio.training.tracking import Tracker
@@ -172,8 +173,12 @@ def main(config: Config) -> list[float]:
 
         done = step + 1
         progress.set_postfix(loss=f"{sum(losses[-50:]) / len(losses[-50:]):.3f}")
-        numbers = {f"loss/codebook {k}": float(sums[k] / counts[k]) for k in range(K)}
-        numbers |= {"loss/train": losses[-1], "gradient norm": norm, "learning rate share": share}
+        numbers = {f"train/codebook {k}": float(sums[k] / counts[k]) for k in range(K)}
+        numbers |= {
+            "train/loss": losses[-1],
+            "train/gradient norm": norm,
+            "train/rate": share,
+        }
         tracker.numbers(numbers, step=done)
         held_out_loss = None
         if done % config.evaluate_every == 0 or done == config.steps:
@@ -190,7 +195,7 @@ def main(config: Config) -> list[float]:
                             now = with_stage(pipeline, whole)
                             listen(now, whole, held_out, tracker, done)
                             now.save(config.out / "model")
-            tracker.numbers({"loss/held out": held_out_loss}, step=done)
+            tracker.numbers({"held out/loss": held_out_loss}, step=done)
             if processes.is_main:
                 progress.write(f"step {done}: held-out loss {held_out_loss:.3f}")
         if held_out_loss is not None or done % config.save_every == 0:
@@ -269,7 +274,7 @@ def check_identities(pipeline: AudioPipeline, shards: Shards) -> None:
     assert isinstance(renderer, CodecRenderer)
     token_sets = renderer.num_channels // renderer.codec.num_channels
     codec = renderer.codec.identity
-    expected = {"acoustic": codec if token_sets == 1 else f"{codec}-{token_sets}-channels"}
+    expected = {"acoustic": acoustic_identity(codec, token_sets=token_sets)}
     if semantic is not None:
         expected["semantic"] = semantic.identity
     for kind, identity in expected.items():
@@ -311,4 +316,4 @@ def listen(
 
 
 if __name__ == "__main__":
-    main(read_settings(PRESETS, description=__doc__))
+    run_recipe(main, PRESETS, description=__doc__)

@@ -27,12 +27,12 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import tyro
 from tqdm import tqdm
 
 from audio_tokenizers.atomic import replacing
 from audio_tokenizers.audio_files import audio_info, read_audio
 from audio_tokenizers.audio_writer import write_audio
+from lm_audio.cli.recipe import run_recipe
 from lm_audio.data.captions import with_article
 from lm_audio.data.effects.catalogue import (
     EffectPlan,
@@ -212,4 +212,4 @@ def caption_of(stem: str) -> str:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    run_recipe(main, Config, description=__doc__)

@@ -21,12 +21,12 @@ from typing import Literal
 
 import numpy as np
 import torch
-import tyro
 from tqdm import tqdm
 
 from audio_tokenizers.atomic import replacing
 from audio_tokenizers.audio_files import audio_info
 from audio_tokenizers.audio_writer import write_audio
+from lm_audio.cli.recipe import run_recipe
 from lm_audio.data.manifest import Licence, Split, make_cut, write_cuts, write_licences
 
 CLIP = re.compile(r"(?P<fold>[1-5])-(?P<recording>\d+)-[A-Z]")
@@ -303,4 +303,4 @@ def make_up_noises(data: Path) -> Path:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    run_recipe(main, Config, description=__doc__)

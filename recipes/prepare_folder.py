@@ -30,12 +30,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import tyro
 from tqdm import tqdm
 
 from audio_tokenizers.atomic import replacing
 from audio_tokenizers.audio_files import AudioInfo, audio_info, stream_audio
 from audio_tokenizers.audio_writer import write_audio
+from lm_audio.cli.recipe import run_recipe
 from lm_audio.data.manifest import (
     Conditions,
     Licence,
@@ -328,4 +328,4 @@ def make_up_sounds(folder: Path) -> Path:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    run_recipe(main, Config, description=__doc__)

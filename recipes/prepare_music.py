@@ -26,11 +26,11 @@ from itertools import count
 from pathlib import Path
 from typing import Literal
 
-import tyro
 from tqdm import tqdm
 
 from audio_tokenizers.atomic import replacing
 from audio_tokenizers.audio_files import audio_info
+from lm_audio.cli.recipe import run_recipe
 from lm_audio.data.manifest import (
     Licence,
     Split,
@@ -177,4 +177,4 @@ def write_unseen(folder: Path, scores: dict[str, Score]) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    run_recipe(main, Config, description=__doc__)

@@ -27,12 +27,12 @@ from typing import Literal
 
 import numpy as np
 import torch
-import tyro
 from tqdm import tqdm
 
 from audio_tokenizers.atomic import replacing
 from audio_tokenizers.audio_files import AudioInfo, audio_info
 from audio_tokenizers.audio_writer import write_audio
+from lm_audio.cli.recipe import run_recipe
 from lm_audio.data.augmentation import peak_safe
 from lm_audio.data.manifest import (
     Licence,
@@ -271,4 +271,4 @@ def read_manifest(path: Path, skipped: list[str]) -> list[Utterance]:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    run_recipe(main, Config, description=__doc__)

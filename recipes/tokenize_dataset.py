@@ -23,12 +23,12 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-import tyro
 from tqdm import tqdm
 
 from audio_tokenizers.atomic import replacing
 from audio_tokenizers.audio_files import audio_info
 from audio_tokenizers.audio_writer import write_audio
+from lm_audio.cli.recipe import run_recipe
 from lm_audio.data.manifest import SPLITS, Conditions, Split, make_cut, write_cuts
 from lm_audio.data.shard_jobs import Report, claim_folder, plan_jobs, read_report
 from lm_audio.data.shard_workers import make_shards, make_shards_on_ray
@@ -195,4 +195,4 @@ def summarise(shards: dict[Split, Shards], config: Config, reports: Iterable[Rep
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    run_recipe(main, Config, description=__doc__)

@@ -11,6 +11,7 @@ What a preset takes: `--dry-run`.
 """
 
 import dataclasses
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -22,9 +23,9 @@ from tqdm import tqdm
 from audio_tokenizers.acoustic.registry import load_codec
 from audio_tokenizers.protocol import AcousticTokenizer
 from audio_tokenizers.semantic.tokenizer import load_feature_tokenizer
+from lm_audio.cli.recipe import run_recipe
 from lm_audio.data.batches import seed_of
 from lm_audio.data.shards import Shards
-from lm_audio.data.synthetic_shards import make_up_shards
 from lm_audio.models import presets
 from lm_audio.modules.transformer import TransformerConfig
 from lm_audio.pipeline import AudioPipeline
@@ -44,7 +45,7 @@ from lm_audio.training.objective import StageObjective
 from lm_audio.training.optimization import Average, adamw, learning_rate_share, set_learning_rate
 from lm_audio.training.processes import Processes
 from lm_audio.training.samples import sample_tokens
-from lm_audio.training.settings import LanguageModelSettings, read_settings
+from lm_audio.training.settings import LanguageModelSettings, read_data
 from lm_audio.training.stage_batches import Dropout, StageBatches
 from lm_audio.training.text import own_text, t5_text
 from lm_audio.training.tracking import Tracker
@@ -110,14 +111,15 @@ def main(config: Config) -> list[float]:
     """Trains to the end and returns the loss of every step."""
     processes = Processes(precision=config.precision, accumulation=config.accumulation)
     codec = load_codec(config.codec)
-    folder = config.data or make_up_shards(config.out / "data", codec)
-    shards, held_out = Shards(folder), Shards(folder, "held_out")
+    shards, held_out = read_data(config, codec)
     torch.manual_seed(config.seed)
     source, stage = build(config, shards)
     if config.dry_run:
         print_estimate(stage, config, source=source)
         return []
     check_identity(codec.identity, shards.streams["acoustic"].identity, option="--codec")
+    assemble = whole_model(config, shards, codec)
+    assemble(stage)  # mistakes are told now
     stage.model.transformer.recomputes = config.recompute
     dropout = Dropout(joint=config.text_dropout, each={"semantic": config.semantic_dropout})
     batches = partial(StageBatches, stage, source=source, tokens=config.tokens_per_batch)
@@ -165,8 +167,12 @@ def main(config: Config) -> list[float]:
 
         done = step + 1
         progress.set_postfix(loss=f"{sum(losses[-50:]) / len(losses[-50:]):.3f}")
-        numbers = {f"loss/codebook {k}": float(sums[k] / counts[k]) for k in range(K)}
-        numbers |= {"loss/train": losses[-1], "gradient norm": norm, "learning rate share": share}
+        numbers = {f"train/codebook {k}": float(sums[k] / counts[k]) for k in range(K)}
+        numbers |= {
+            "train/loss": losses[-1],
+            "train/gradient norm": norm,
+            "train/rate": share,
+        }
         tracker.numbers(numbers, step=done)
         held_out_loss = None
         if done % config.evaluate_every == 0 or done == config.steps:
@@ -178,14 +184,18 @@ def main(config: Config) -> list[float]:
                 with processes.whole_stage(module, stage) as whole:
                     if processes.is_main:
                         listen(whole, source, codec, held_out, tracker, done)
-                        save(whole, codec, config)
-            tracker.numbers({"loss/held out": held_out_loss}, step=done)
+                        save(whole, assemble, config)
+            tracker.numbers({"held out/loss": held_out_loss}, step=done)
             if processes.is_main:
                 progress.write(f"step {done}: held-out loss {held_out_loss:.3f}")
         if held_out_loss is not None or done % config.save_every == 0:
             state = processes.state(module, optimizer, average)
             if processes.is_main:
                 checkpoints.save({**state, "settings": settings}, step=done, loss=held_out_loss)
+    if not losses:  # the run was done; the other stages may be new
+        with average.in_place(), processes.whole_stage(module, stage) as whole:
+            if processes.is_main:
+                save(whole, assemble, config)
     tracker.close()
     if processes.is_main:
         made = "stage" if config.semantic is None else "model"
@@ -244,17 +254,31 @@ def listen(
         tracker.sound(f"sample {index}", samples, codec.sample_rate, step=step)
 
 
-def save(stage: Stage, codec: AcousticTokenizer, config: Config) -> None:
-    write_stage(stage, config.out / "stage")
+def whole_model(
+    config: Config, shards: Shards, codec: AcousticTokenizer
+) -> Callable[[Stage], AudioPipeline | None]:
+    """Makes a model of an acoustic stage and the semantic one before it, if that is there."""
     if config.semantic is None:
-        return
-    tokenizer = config.semantic_tokenizer
-    AudioPipeline(
-        [read_stage(config.semantic / "stage"), stage],
-        CodecRenderer(codec, num_codebooks=stage.num_codebooks),
-        semantic_tokenizer=None if tokenizer is None else load_feature_tokenizer(tokenizer),
-    ).save(config.out / "model")
+        if config.semantic_tokenizer is not None:
+            raise ValueError(
+                "--semantic-tokenizer is for a whole model; give --semantic, too, or leave it out."
+            )
+        return lambda _: None
+    earlier = read_stage(config.semantic / "stage")
+    tokenizer = None
+    if config.semantic_tokenizer is not None:
+        tokenizer = load_feature_tokenizer(config.semantic_tokenizer)
+        identity = shards.streams["semantic"].identity
+        check_identity(tokenizer.identity, identity, option="--semantic-tokenizer")
+    renderer = CodecRenderer(codec, num_codebooks=shards.streams["acoustic"].num_codebooks)
+    return lambda stage: AudioPipeline([earlier, stage], renderer, semantic_tokenizer=tokenizer)
+
+
+def save(stage: Stage, assemble: Callable[[Stage], AudioPipeline | None], config: Config) -> None:
+    write_stage(stage, config.out / "stage")
+    if model := assemble(stage):
+        model.save(config.out / "model")
 
 
 if __name__ == "__main__":
-    main(read_settings(PRESETS, description=__doc__))
+    run_recipe(main, PRESETS, description=__doc__)

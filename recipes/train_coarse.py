@@ -21,9 +21,9 @@ from tqdm import tqdm
 
 from audio_tokenizers.acoustic.registry import load_codec
 from audio_tokenizers.protocol import AcousticTokenizer
+from lm_audio.cli.recipe import run_recipe
 from lm_audio.data.batches import seed_of
 from lm_audio.data.shards import Shards, Stream
-from lm_audio.data.synthetic_shards import make_up_shards
 from lm_audio.models import presets
 from lm_audio.pipeline.stage_folder import write_stage
 from lm_audio.pretrained import CODEC_FOLDER
@@ -40,7 +40,7 @@ from lm_audio.training.objective import StageObjective
 from lm_audio.training.optimization import Average, adamw, learning_rate_share, set_learning_rate
 from lm_audio.training.processes import Processes
 from lm_audio.training.samples import sample_tokens
-from lm_audio.training.settings import LanguageModelSettings, read_settings
+from lm_audio.training.settings import LanguageModelSettings, read_data
 from lm_audio.training.stage_batches import StageBatches
 from lm_audio.training.tracking import Tracker
 
@@ -90,8 +90,7 @@ def main(config: Config) -> list[float]:
     """Trains to the end and returns the loss of every step."""
     processes = Processes(precision=config.precision, accumulation=config.accumulation)
     codec = load_codec(config.codec)
-    folder = config.data or make_up_shards(config.out / "data", codec)
-    shards, held_out = Shards(folder), Shards(folder, "held_out")
+    shards, held_out = read_data(config, codec)
     torch.manual_seed(config.seed)
     source, stage = build(config, shards)
     if config.dry_run:
@@ -144,8 +143,12 @@ def main(config: Config) -> list[float]:
 
         done = step + 1
         progress.set_postfix(loss=f"{sum(losses[-50:]) / len(losses[-50:]):.3f}")
-        numbers = {f"loss/codebook {k}": float(sums[k] / counts[k]) for k in range(K)}
-        numbers |= {"loss/train": losses[-1], "gradient norm": norm, "learning rate share": share}
+        numbers = {f"train/codebook {k}": float(sums[k] / counts[k]) for k in range(K)}
+        numbers |= {
+            "train/loss": losses[-1],
+            "train/gradient norm": norm,
+            "train/rate": share,
+        }
         tracker.numbers(numbers, step=done)
         held_out_loss = None
         if done % config.evaluate_every == 0 or done == config.steps:
@@ -158,7 +161,7 @@ def main(config: Config) -> list[float]:
                     if processes.is_main:
                         listen(whole, source, codec, held_out, tracker, done)
                         write_stage(whole, config.out / "stage")
-            tracker.numbers({"loss/held out": held_out_loss}, step=done)
+            tracker.numbers({"held out/loss": held_out_loss}, step=done)
             if processes.is_main:
                 progress.write(f"step {done}: held-out loss {held_out_loss:.3f}")
         if held_out_loss is not None or done % config.save_every == 0:
@@ -232,4 +235,4 @@ def listen(
 
 
 if __name__ == "__main__":
-    main(read_settings(PRESETS, description=__doc__))
+    run_recipe(main, PRESETS, description=__doc__)

@@ -33,6 +33,7 @@ from audio_tokenizers.acoustic.frame_codec import (
     save_frame_codec,
     tiny,
 )
+from lm_audio.cli.recipe import run_recipe
 from lm_audio.data.batches import seed_of
 from lm_audio.data.corpus import FULL_SCALE, Corpus, Recording, SegmentSampler, load_corpora
 from lm_audio.data.synthetic import synthetic_clips
@@ -52,7 +53,6 @@ from lm_audio.training.optimization import (
     learning_rate_share,
     set_learning_rate,
 )
-from lm_audio.training.preset_cli import read_preset
 from lm_audio.training.spectral_distance import SpectralConfig, distance, energy_score, spectra
 from lm_audio.training.step_cost import cost_table, step_cost
 from lm_audio.training.tracking import Tracker
@@ -400,4 +400,4 @@ def cost(config: Config) -> str:
 
 
 if __name__ == "__main__":
-    main(read_preset(PRESETS, description=__doc__))
+    run_recipe(main, PRESETS, description=__doc__)

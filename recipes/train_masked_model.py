@@ -37,6 +37,7 @@ from audio_tokenizers.semantic.masked_prediction import (
     PredictionConfig,
     measure_patches,
 )
+from lm_audio.cli.recipe import run_recipe
 from lm_audio.data.batches import seed_of
 from lm_audio.data.corpus import FULL_SCALE, Corpus, Recording, SegmentSampler, load_corpora
 from lm_audio.data.synthetic import synthetic_clips
@@ -49,7 +50,6 @@ from lm_audio.training.optimization import (
     learning_rate_share,
     set_learning_rate,
 )
-from lm_audio.training.preset_cli import read_preset
 from lm_audio.training.step_cost import cost_table, step_cost
 from lm_audio.training.tracking import Tracker
 
@@ -287,4 +287,4 @@ def cost(config: Config) -> str:
 
 
 if __name__ == "__main__":
-    main(read_preset(PRESETS, description=__doc__))
+    run_recipe(main, PRESETS, description=__doc__)

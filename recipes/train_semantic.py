@@ -23,9 +23,9 @@ from tqdm import tqdm
 
 from audio_tokenizers.acoustic.registry import load_codec
 from audio_tokenizers.protocol import AcousticTokenizer
+from lm_audio.cli.recipe import run_recipe
 from lm_audio.data.batches import seed_of
 from lm_audio.data.shards import Shards
-from lm_audio.data.synthetic_shards import make_up_shards
 from lm_audio.models import presets
 from lm_audio.modules.transformer import TransformerConfig
 from lm_audio.pipeline import AudioPipeline
@@ -41,7 +41,7 @@ from lm_audio.training.objective import StageObjective
 from lm_audio.training.optimization import Average, adamw, learning_rate_share, set_learning_rate
 from lm_audio.training.processes import Processes
 from lm_audio.training.samples import sample_tokens
-from lm_audio.training.settings import LanguageModelSettings, read_settings
+from lm_audio.training.settings import LanguageModelSettings, read_data
 from lm_audio.training.stage_batches import Dropout, StageBatches
 from lm_audio.training.text import own_text, t5_text
 from lm_audio.training.tracking import Tracker
@@ -118,8 +118,7 @@ def main(config: Config) -> list[float]:
     """Trains to the end and returns the loss of every step."""
     processes = Processes(precision=config.precision, accumulation=config.accumulation)
     codec = load_codec(config.codec)
-    folder = config.data or make_up_shards(config.out / "data", codec)
-    shards, held_out = Shards(folder), Shards(folder, "held_out")
+    shards, held_out = read_data(config, codec)
     torch.manual_seed(config.seed)
     stage = build(config, shards)
     if config.dry_run:
@@ -172,7 +171,7 @@ def main(config: Config) -> list[float]:
 
         done = step + 1
         progress.set_postfix(loss=f"{sum(losses[-50:]) / len(losses[-50:]):.3f}")
-        numbers = {"loss/train": losses[-1], "gradient norm": norm, "learning rate share": share}
+        numbers = {"train/loss": losses[-1], "train/gradient norm": norm, "train/rate": share}
         tracker.numbers(numbers, step=done)
         held_out_loss = None
         if done % config.evaluate_every == 0 or done == config.steps:
@@ -185,7 +184,7 @@ def main(config: Config) -> list[float]:
                     if processes.is_main:
                         listen(whole, acoustic, codec, held_out, tracker, done)
                         write_stage(whole, config.out / "stage")
-            tracker.numbers({"loss/held out": held_out_loss}, step=done)
+            tracker.numbers({"held out/loss": held_out_loss}, step=done)
             if processes.is_main:
                 progress.write(f"step {done}: held-out loss {held_out_loss:.3f}")
         if held_out_loss is not None or done % config.save_every == 0:
@@ -299,4 +298,4 @@ def listen(
 
 
 if __name__ == "__main__":
-    main(read_settings(PRESETS, description=__doc__))
+    run_recipe(main, PRESETS, description=__doc__)

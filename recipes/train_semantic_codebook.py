@@ -36,10 +36,10 @@ from audio_tokenizers.semantic.kmeans import FeatureSource
 from audio_tokenizers.semantic.kmeans_training import KMeansConfig, train_kmeans
 from audio_tokenizers.semantic.masked_model import MaskedAudioModel, tiny
 from audio_tokenizers.semantic.tokenizer import FeatureTokenizer, save_feature_tokenizer
+from lm_audio.cli.recipe import run_recipe
 from lm_audio.data.corpus import FULL_SCALE, Corpus, Recording, load_corpora
 from lm_audio.data.synthetic import synthetic_clips
 from lm_audio.training.code_usage import code_usage
-from lm_audio.training.preset_cli import read_preset
 
 ROWS_AT_A_TIME = 10_000
 SHORTEST_SECONDS = 0.1  # models of waveforms make no frame of less
@@ -240,4 +240,4 @@ def variance(features: FeatureFile, std: Tensor) -> float:
 
 
 if __name__ == "__main__":
-    main(read_preset(PRESETS, description=__doc__))
+    run_recipe(main, PRESETS, description=__doc__)

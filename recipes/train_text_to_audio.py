@@ -25,11 +25,11 @@ from tqdm import tqdm
 
 from audio_tokenizers.acoustic.registry import load_codec
 from audio_tokenizers.protocol import AcousticTokenizer
+from lm_audio.cli.recipe import run_recipe
 from lm_audio.conditioners.fuser import Conditioners, Fuse
 from lm_audio.conditioners.label import LabelConditioner
 from lm_audio.data.batches import seed_of
-from lm_audio.data.shards import Conditions, Shards
-from lm_audio.data.synthetic_shards import make_up_shards
+from lm_audio.data.shards import Conditions, Shards, acoustic_identity
 from lm_audio.models import presets
 from lm_audio.models.token_lm import TokenLM, TokenLMConfig
 from lm_audio.modules.transformer import TransformerConfig
@@ -58,7 +58,7 @@ from lm_audio.training.estimate import print_estimate
 from lm_audio.training.objective import StageObjective
 from lm_audio.training.optimization import Average, adamw, learning_rate_share, set_learning_rate
 from lm_audio.training.processes import Processes
-from lm_audio.training.settings import LanguageModelSettings, read_settings
+from lm_audio.training.settings import LanguageModelSettings, read_data
 from lm_audio.training.stage_batches import Dropout, StageBatches
 from lm_audio.training.text import own_text, t5_text
 from lm_audio.training.tracking import Tracker
@@ -134,8 +134,7 @@ def main(config: Config) -> list[float]:
     """Trains to the end and returns the loss of every step."""
     processes = Processes(precision=config.precision, accumulation=config.accumulation)
     codec = load_codec(config.codec)
-    folder = config.data or make_up_shards(config.out / "data", codec)
-    shards, held_out = Shards(folder), Shards(folder, "held_out")
+    shards, held_out = read_data(config, codec)
     torch.manual_seed(config.seed)
     codec.to(str(processes.device))
     model = build(config, shards, held_out, codec)
@@ -192,8 +191,12 @@ def main(config: Config) -> list[float]:
 
         done = step + 1
         progress.set_postfix(loss=f"{sum(losses[-50:]) / len(losses[-50:]):.3f}")
-        numbers = {f"loss/codebook {k}": float(sums[k] / counts[k]) for k in range(K)}
-        numbers |= {"loss/train": losses[-1], "gradient norm": norm, "learning rate share": share}
+        numbers = {f"train/codebook {k}": float(sums[k] / counts[k]) for k in range(K)}
+        numbers |= {
+            "train/loss": losses[-1],
+            "train/gradient norm": norm,
+            "train/rate": share,
+        }
         tracker.numbers(numbers, step=done)
         held_out_loss = None
         if done % config.evaluate_every == 0 or done == config.steps:
@@ -207,7 +210,7 @@ def main(config: Config) -> list[float]:
                         now = AudioPipeline([whole], model.renderer)
                         listen(now, held_out, tracker, done)
                         now.save(config.out / "model")
-            tracker.numbers({"loss/held out": held_out_loss}, step=done)
+            tracker.numbers({"held out/loss": held_out_loss}, step=done)
             if processes.is_main:
                 progress.write(f"step {done}: held-out loss {held_out_loss:.3f}")
         if held_out_loss is not None or done % config.save_every == 0:
@@ -235,7 +238,7 @@ def build(
     acoustic = shards.streams["acoustic"]
     channels = CodecRenderer(codec, num_channels=config.channels).num_channels
     token_sets = channels // codec.num_channels
-    identity = codec.identity if token_sets == 1 else f"{codec.identity}-{token_sets}-channels"
+    identity = acoustic_identity(codec.identity, token_sets=token_sets)
     check_identity(identity, acoustic.identity, option="--codec with --channels")
     codebooks = acoustic.num_codebooks // token_sets  # of a channel
     renderer = CodecRenderer(codec, num_channels=channels, num_codebooks=codebooks)
@@ -302,4 +305,4 @@ def listen(model: AudioPipeline, held_out: Shards, tracker: Tracker, step: int) 
 
 
 if __name__ == "__main__":
-    main(read_settings(PRESETS, description=__doc__))
+    run_recipe(main, PRESETS, description=__doc__)

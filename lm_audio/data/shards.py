@@ -69,6 +69,11 @@ class _Place:
     starts: Mapping[str, np.ndarray]
 
 
+def acoustic_identity(codec: str, *, token_sets: int) -> str:
+    """The identity of a codec's tokens, of several channels where it takes one at a time."""
+    return codec if token_sets == 1 else f"{codec}-{token_sets}-channels"
+
+
 def shard_path(folder: Path, split: str, number: int) -> Path:
     return folder / f"{split}-{number:05}.safetensors"
 

@@ -17,7 +17,7 @@ from audio_tokenizers.acoustic.registry import load_codec
 from audio_tokenizers.protocol import AcousticTokenizer, SemanticTokenizer
 from audio_tokenizers.resampling import check_sample_rate
 from audio_tokenizers.semantic.tokenizer import load_feature_tokenizer
-from lm_audio.data.shards import Stream
+from lm_audio.data.shards import Stream, acoustic_identity
 from lm_audio.patterns import interleave_channels
 
 FULL_SCALE = 2**15
@@ -149,7 +149,7 @@ def _acoustic_stream(codec: AcousticTokenizer, config: TokenizingConfig) -> Stre
         rate=Fraction(codec.sample_rate, codec.hop_length),
         num_codebooks=token_sets * (config.num_codebooks or codec.num_codebooks),
         num_tokens=codec.codebook_size,
-        identity=codec.identity if token_sets == 1 else f"{codec.identity}-{token_sets}-channels",
+        identity=acoustic_identity(codec.identity, token_sets=token_sets),
     )
 
 

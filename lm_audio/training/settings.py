@@ -1,13 +1,13 @@
 """The settings that all recipes of language models share; each adds its own to them."""
 
-import argparse
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-import tyro
-
+from audio_tokenizers.protocol import AcousticTokenizer
+from lm_audio.data.shards import Shards
+from lm_audio.data.synthetic_shards import make_up_shards
 from lm_audio.training.optimization import Schedule
 from lm_audio.training.processes import Precision
 
@@ -48,32 +48,29 @@ class LanguageModelSettings:
     """Print what a run takes, memory and FLOPs, and stop."""
 
     def lasting(self, batches_per_step: int) -> dict[str, Any]:
-        """What must stay the same when a run goes on."""
-        free = {"data", "out", "evaluate_every", "evaluate_batches", "save_every", "keep_last",
+        """What must stay the same when a run goes on; where files lie need not."""
+        free = {"data", "evaluate_every", "evaluate_batches", "save_every", "keep_last",
                 "num_workers", "dry_run", "accumulation", "recompute"}  # fmt: skip
-        kept = {name: _plain(v) for name, v in asdict(self).items() if name not in free}
+        kept = {
+            name: value
+            for name, value in asdict(self).items()
+            if name not in free and not isinstance(value, Path)
+        }
         return {**kept, "batches_per_step": batches_per_step}
 
 
-Settings = TypeVar("Settings", bound=LanguageModelSettings)
+def read_data(settings: LanguageModelSettings, codec: AcousticTokenizer) -> tuple[Shards, Shards]:
+    """What to learn from and what to be judged by; the tiny preset, and a dry run, make it up.
 
-
-def read_settings(presets: Mapping[str, Settings], *, description: str | None) -> Settings:
-    """The command line over the settings of the preset that it names, or of "small"."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--preset", default="small")
-    name = parser.parse_known_args()[0].preset
-    if name not in presets:
-        parser.error(f"unknown preset {name!r}; choose one of: {', '.join(presets)}")
-    default = presets[name]
-    settings = tyro.cli(type(default), default=default, description=description)
-    if not settings.data and settings.preset != "tiny" and not settings.dry_run:
-        parser.error(
-            f"the preset {name!r} needs data; give --data, a folder of shards that "
-            "recipes/tokenize_dataset.py made"
-        )
-    return settings
-
-
-def _plain(value: Any) -> Any:
-    return str(value) if isinstance(value, Path) else value
+    Args:
+        codec: for sounds that are made up.
+    """
+    folders: Sequence[Path] = settings.data
+    if not folders:
+        if settings.preset != "tiny" and not settings.dry_run:
+            raise ValueError(
+                f"The preset {settings.preset!r} needs data; give --data, a folder of shards that "
+                "recipes/tokenize_dataset.py made."
+            )
+        folders = [make_up_shards(settings.out / "data", codec)]
+    return Shards(folders), Shards(folders, "held_out")

@@ -1,12 +1,13 @@
-"""The command line changes a preset, and what must last is what changes the losses."""
+"""What must last is what changes the losses, and there is data or a clear word."""
 
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
-from lm_audio.training.settings import LanguageModelSettings, read_settings
+from audio_tokenizers.acoustic.registry import load_codec
+from lm_audio.pretrained import CODEC_FOLDER
+from lm_audio.training.settings import LanguageModelSettings, read_data
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,36 +19,17 @@ class Config(LanguageModelSettings):
 PRESETS = {"tiny": Config(preset="tiny", steps=5), "small": Config()}
 
 
-def read(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Config:
-    monkeypatch.setattr(sys, "argv", ["recipe.py", *arguments])
-    return read_settings(PRESETS, description="A recipe.")
-
-
-def test_the_command_line_stands_over_the_preset(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert read(monkeypatch, "--preset", "tiny") == PRESETS["tiny"]
-    found = read(monkeypatch, "--preset=tiny", "--text-dropout", "0.3", "--data", "a", "b")
-    assert found == replace(PRESETS["tiny"], text_dropout=0.3, data=(Path("a"), Path("b")))
-    assert read(monkeypatch, "--data", "a") == replace(PRESETS["small"], data=(Path("a"),))
-    assert read(monkeypatch, "--dry-run").dry_run
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--preset", "smal"], "unknown preset 'smal'; choose one of: tiny, small"),
-        ([], "the preset 'small' needs data; give --data"),
-    ],
-)
-def test_wrong_command_lines_end_with_one_line(
-    arguments: list[str],
-    message: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    with pytest.raises(SystemExit) as ended:
-        read(monkeypatch, *arguments)
-    assert ended.value.code == 2
-    assert message in capsys.readouterr().err
+def test_a_large_preset_needs_data_and_the_tiny_one_makes_it_up(tmp_path: Path) -> None:
+    codec = load_codec(CODEC_FOLDER)
+    small, tiny = (replace(PRESETS[name], out=tmp_path) for name in ("small", "tiny"))
+    with pytest.raises(ValueError, match="The preset 'small' needs data; give --data, a folder"):
+        read_data(small, codec)
+    made_up, held_out = read_data(tiny, codec)
+    assert made_up.streams["acoustic"].identity == codec.identity
+    assert not {*made_up.ids} & {*held_out.ids}
+    given, _ = read_data(replace(small, data=(tmp_path / "data",)), codec)
+    assert given.ids == made_up.ids
+    assert read_data(replace(small, dry_run=True), codec)[0].ids == made_up.ids
 
 
 @pytest.mark.parametrize(
