@@ -115,8 +115,8 @@ def main(config: Config) -> None:
 
 
 STEP_HEADER = (
-    "| training step | shape | precision | M weights | step, s | tokens/s | lm-audio is faster by | "
-    "peak memory, MB |\n|---|---|---|---|---|---|---|---|"
+    "| training step | shape | precision | M weights | step, s | tokens/s | lm-audio is faster by "
+    "| peak memory, MB |\n|---|---|---|---|---|---|---|---|"
 )
 DATA_HEADER = "| data, one process | per second | share that is no padding |\n|---|---|---|"
 
@@ -129,10 +129,11 @@ def step_rows(config: Config, shape: Shape) -> list[str]:
         for name in CONTESTANTS
         for precision in PRECISIONS
     }
+    size = f"{shape.num_layers} x {shape.dim}, {shape.rows} x {shape.frames} frames"
     for precision in PRECISIONS:
         made = {name: make(name, shape) for name in CONTESTANTS}
-        sizes = {sum(w.numel() for w in module.parameters()) for module, _ in made.values()}
-        assert len(sizes) == 1, f"The models differ: {sizes} weights."
+        weights, *others = (sum(w.numel() for w in m.parameters()) for m, _ in made.values())
+        assert set(others) == {weights}, f"The models differ: {weights}, {others} weights."
         taken: dict[Contestant, list[float]] = {name: [] for name in CONTESTANTS}
         for number in tqdm(range(config.rounds + 1), desc=precision):
             for name, (_, step) in made.items():
@@ -146,8 +147,7 @@ def step_rows(config: Config, shape: Shape) -> list[str]:
             faster = statistics.median(b / a for a, b in zip(ours, seconds, strict=True))
             tokens = shape.rows * shape.frames * NUM_CODEBOOKS / median
             rows.append(
-                f"| {name} | {shape.num_layers} x {shape.dim}, {shape.rows} x {shape.frames} frames, "
-                f"{shape.codebook_size} tokens | {precision} | {sizes.copy().pop() / 1e6:.1f} | {median:.3f} | "
+                f"| {name} | {size} | {precision} | {weights / 1e6:.1f} | {median:.3f} | "
                 f"{tokens:,.0f} | {faster:.2f}x | {memory[name, precision]:,.0f} |"
             )
     return rows
