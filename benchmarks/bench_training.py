@@ -16,10 +16,11 @@ import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal
@@ -104,7 +105,10 @@ SHAPES = {
 def main(config: Config) -> None:
     torch.set_num_threads(config.threads)
     shapes = SHAPES[config.preset]
-    steps = [row for shape in shapes for row in step_rows(config, shape)]
+    runs = [*product(CONTESTANTS, PRECISIONS, shapes)]
+    # First, while this process has no threads that a fork would lose, nor memory to spare.
+    memory = {run: memory_in_new_process(*run) for run in runs}
+    steps = [row for shape in shapes for row in step_rows(config, shape, memory)]
     with tempfile.TemporaryDirectory() as folder:
         data = [*data_rows(Path(folder), shapes[0])]
     tables = "\n".join([STEP_HEADER, *steps, "", DATA_HEADER, *data])
@@ -121,14 +125,13 @@ STEP_HEADER = (
 DATA_HEADER = "| data, one process | per second | share that is no padding |\n|---|---|---|"
 
 
-def step_rows(config: Config, shape: Shape) -> list[str]:
-    """The table of steps; those of all contestants are taken in turn."""
+def step_rows(config: Config, shape: Shape, memory: Mapping[Any, float]) -> list[str]:
+    """The table of steps; those of all contestants are taken in turn.
+
+    Args:
+        memory: of each contestant, precision and shape, in MB.
+    """
     rows = []
-    memory = {  # first, while this process has used no threads that a fork would lose
-        (name, precision): memory_in_new_process(name, precision, shape)
-        for name in CONTESTANTS
-        for precision in PRECISIONS
-    }
     size = f"{shape.num_layers} x {shape.dim}, {shape.rows} x {shape.frames} frames"
     for precision in PRECISIONS:
         made = {name: make(name, shape) for name in CONTESTANTS}
@@ -148,7 +151,7 @@ def step_rows(config: Config, shape: Shape) -> list[str]:
             tokens = shape.rows * shape.frames * NUM_CODEBOOKS / median
             rows.append(
                 f"| {name} | {size} | {precision} | {weights / 1e6:.1f} | {median:.3f} | "
-                f"{tokens:,.0f} | {faster:.2f}x | {memory[name, precision]:,.0f} |"
+                f"{tokens:,.0f} | {faster:.2f}x | {memory[name, precision, shape]:,.0f} |"
             )
     return rows
 
