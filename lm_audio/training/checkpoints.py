@@ -71,8 +71,16 @@ class Checkpoints:
             )
         suffix = "" if loss is None else f"_{loss:.4f}"
         path = self.folder / f"step-{step:08}{suffix}.pt"
-        with replacing(path) as temporary:
-            torch.save(dict(state), temporary)
+        for left in self.folder.glob(".step-*.pt"):  # by a run that was killed while it wrote
+            left.unlink()
+        try:
+            with replacing(path) as temporary:
+                torch.save(dict(state), temporary)
+        except RuntimeError as error:  # all that torch says of a full disk
+            raise OSError(
+                f"Could not write {path}, the disk may be full; {_last_good(self.latest())}. "
+                "Make room and start again to go on."
+            ) from error
         best, every = self.best(), self.found()
         for each in every[: -self.keep_last]:
             if each != best:
@@ -81,18 +89,30 @@ class Checkpoints:
 
     def read(self, checkpoint: Checkpoint) -> dict[str, Any]:
         """Its state; the tensors stay on disk until they are used."""
-        return read_pickle(checkpoint.path)
+        try:
+            return read_pickle(checkpoint.path)
+        except ValueError as error:
+            earlier = [each.path for each in self.found() if each.step < checkpoint.step]
+            place = earlier[-1] if earlier else "the beginning"
+            raise ValueError(
+                f"{checkpoint.path} is damaged, or was not written by a run; delete it to go on "
+                f"from {place}."
+            ) from error
 
 
 def check_same_settings(saved: Mapping[str, Any], now: Mapping[str, Any], *, path: Path) -> None:
     """Raises ValueError if a run would go on with other settings than it was started with."""
-    other = [name for name in now if name not in saved or saved[name] != now[name]]
-    if other:
-        name = other[0]
+    if strange := saved.keys() ^ now.keys():
         raise ValueError(
-            f"{path} was made with {name}={saved.get(name)!r} and now it is {now[name]!r}; go on "
-            "with the same settings, or start anew in another folder."
+            f"{path} is of another recipe or version, which differs in having {min(strange)!r}; "
+            "start anew in another folder."
         )
+    for name in now:
+        if saved[name] != now[name]:
+            raise ValueError(
+                f"{path} was made with {name}={saved[name]!r} and now it is {now[name]!r}; go on "
+                "with the same settings, or start anew in another folder."
+            )
 
 
 def check_finite(loss: float, norm: float, *, step: int, checkpoints: Checkpoints) -> None:

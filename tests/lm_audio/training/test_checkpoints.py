@@ -1,10 +1,12 @@
 """The last few and the best are kept, whole or not there, and strangers are refused by name."""
 
+import resource
 from pathlib import Path
 
 import pytest
 import torch
 
+from audio_tokenizers.atomic import replacing
 from lm_audio.training.checkpoints import (
     Checkpoints,
     check_finite,
@@ -104,8 +106,10 @@ def test_changed_settings_are_refused_by_name(tmp_path: Path) -> None:
     check_same_settings(saved, dict(saved), path=tmp_path)
     with pytest.raises(ValueError, match=r"learning_rate=0\.1 and now it is 0\.2; go on with the"):
         check_same_settings(saved, {**saved, "learning_rate": 0.2}, path=tmp_path)
-    with pytest.raises(ValueError, match=r"made with new=None and now it is 3"):
+    with pytest.raises(ValueError, match=r"of another recipe or version, .* having 'new'; start"):
         check_same_settings(saved, {**saved, "new": 3}, path=tmp_path)
+    with pytest.raises(ValueError, match=r"of another recipe or version, .* having 'steps'; start"):
+        check_same_settings(saved, {"learning_rate": 0.1}, path=tmp_path)
 
 
 def test_another_tokenizer_is_refused() -> None:
@@ -124,5 +128,48 @@ def test_a_checkpoint_cannot_run_code(tmp_path: Path) -> None:
     checkpoints.save({"call": print}, step=1)
     latest = checkpoints.latest()
     assert latest is not None
-    with pytest.raises(ValueError, match="it holds more than tensors and plain values"):
+    with pytest.raises(
+        ValueError, match="or was not written by a run; delete it to go on from the"
+    ):
         checkpoints.read(latest)
+
+
+def test_a_damaged_file_is_to_be_deleted_and_the_one_before_is_named(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    first = checkpoints.save({"weight": torch.zeros(1000)}, step=1)
+    second = checkpoints.save({"weight": torch.zeros(1000)}, step=2, loss=1.5)
+    second.write_bytes(second.read_bytes()[:2000])
+    latest = checkpoints.latest()
+    assert latest is not None
+    with pytest.raises(ValueError, match=rf"{second.name} is damaged.* go on from .*{first.name}"):
+        checkpoints.read(latest)
+    second.unlink()
+    latest = checkpoints.latest()
+    assert latest is not None
+    assert checkpoints.read(latest)["weight"].shape == (1000,)
+
+
+def test_what_a_killed_run_left_half_written_is_cleared_away(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    with replacing(tmp_path / "step-00000001_1.5000.pt") as temporary:
+        left = temporary.rename(tmp_path / "left")
+        temporary.touch()
+    (tmp_path / "step-00000001_1.5000.pt").unlink()
+    left.rename(temporary)
+    path = checkpoints.save({}, step=2)
+    assert names(tmp_path) == [path.name]
+
+
+def test_a_full_disk_leaves_the_last_good_state_and_names_it(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    path = checkpoints.save({}, step=1)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        with pytest.raises(
+            OSError, match=rf"Could not write .*the disk may be full; .*{path.name}"
+        ):
+            checkpoints.save({"weight": torch.zeros(100_000)}, step=2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert names(tmp_path) == [path.name]
