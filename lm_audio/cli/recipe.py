@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import tyro
+from safetensors import SafetensorError
 
 Config = TypeVar("Config")
 
@@ -29,7 +30,7 @@ def run_recipe(
     """
     try:
         main(_read(settings, description))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, SafetensorError) as error:  # the last one of a full disk, too
         _stop(error, status=2)
     except FloatingPointError as error:  # a run that has gone astray
         _stop(error, status=1)
