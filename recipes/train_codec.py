@@ -53,6 +53,7 @@ from lm_audio.training.optimization import (
     learning_rate_share,
     set_learning_rate,
 )
+from lm_audio.training.settings import check_least
 from lm_audio.training.spectral_distance import SpectralConfig, distance, energy_score, spectra
 from lm_audio.training.step_cost import cost_table, step_cost
 from lm_audio.training.tracking import Tracker
@@ -102,6 +103,7 @@ class Config:
     """Print what a run takes, memory and time, and stop."""
 
     def __post_init__(self) -> None:
+        check_least(self, steps=1, batch_size=1, warmup_steps=0, evaluate_every=1, keep_last=1)
         if self.answers < 1 or not 0 <= self.quantised_from < 1 or not 0 <= self.judged_from <= 1:
             raise ValueError(
                 f"Got answers={self.answers}, quantised_from={self.quantised_from} and "

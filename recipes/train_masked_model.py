@@ -50,6 +50,7 @@ from lm_audio.training.optimization import (
     learning_rate_share,
     set_learning_rate,
 )
+from lm_audio.training.settings import check_least
 from lm_audio.training.step_cost import cost_table, step_cost
 from lm_audio.training.tracking import Tracker
 
@@ -86,6 +87,9 @@ class Config:
     seed: int = 0
     dry_run: bool = False
     """Print what a run takes, memory and time, and stop."""
+
+    def __post_init__(self) -> None:
+        check_least(self, steps=1, batch_size=1, warmup_steps=0, evaluate_every=1, keep_last=1)
 
     def lasting(self) -> dict[str, Any]:
         """What must stay the same when a run goes on."""

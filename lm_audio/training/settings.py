@@ -47,6 +47,20 @@ class LanguageModelSettings:
     dry_run: bool = False
     """Print what a run takes, memory and FLOPs, and stop."""
 
+    def __post_init__(self) -> None:
+        check_least(
+            self,
+            steps=1,
+            tokens_per_batch=1,
+            accumulation=1,
+            warmup_steps=0,
+            evaluate_every=1,
+            evaluate_batches=1,
+            save_every=1,
+            keep_last=1,
+            num_workers=0,
+        )
+
     def lasting(self, batches_per_step: int) -> dict[str, Any]:
         """What must stay the same when a run goes on; where files lie need not."""
         free = {"data", "evaluate_every", "evaluate_batches", "save_every", "keep_last",
@@ -57,6 +71,14 @@ class LanguageModelSettings:
             if name not in free and not isinstance(value, Path)
         }
         return {**kept, "batches_per_step": batches_per_step}
+
+
+def check_least(settings: object, **least: int) -> None:
+    """Raises ValueError if a number of the settings is below the least that makes sense."""
+    for name, lowest in least.items():
+        value = getattr(settings, name)
+        if not value >= lowest:
+            raise ValueError(f"{name} is {value}; use {lowest} or more.")
 
 
 def read_data(settings: LanguageModelSettings, codec: AcousticTokenizer) -> tuple[Shards, Shards]:

@@ -93,6 +93,12 @@ def test_a_dry_run_prints_what_the_paper_preset_takes(
     assert not (tmp_path / "x").exists()
 
 
+def test_numbers_without_sense_are_refused(recipe: ModuleType) -> None:
+    for name in ("steps", "batch_size", "evaluate_every"):
+        with pytest.raises(ValueError, match=f"{name} is 0; use 1 or more"):
+            replace(recipe.PRESETS["tiny"], **{name: 0})
+
+
 def test_presets_for_real_sounds_ask_for_them(recipe: ModuleType, tmp_path: Path) -> None:
     settings = replace(recipe.PRESETS["tiny"], preset="small", out=tmp_path)
     with pytest.raises(ValueError, match=r"The preset 'small' needs sounds .*; give --data"):

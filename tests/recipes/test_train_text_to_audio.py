@@ -96,7 +96,7 @@ def test_labels_are_forgotten_apart_from_the_text_and_with_it(
 
     monkeypatch.setattr(recipe, "StageBatches", spy)
     settings = {"labels": ("label",), "joint_dropout": 0.3, "label_dropout": 0.4}
-    recipe.main(replace(tiny, out=tmp_path, steps=0, **settings))
+    recipe.main(replace(tiny, out=tmp_path, steps=1, **settings))
     assert [(dropout.joint, dropout.each) for dropout in found] == [(0.3, {"label": 0.4})]
 
 

@@ -56,3 +56,19 @@ def test_more_processes_may_go_on_with_less_accumulation() -> None:
     one = replace(PRESETS["small"], accumulation=4)
     assert one.lasting(4) == PRESETS["small"].lasting(4)
     assert one.lasting(4) != one.lasting(8)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steps": 0}, "steps is 0; use 1 or more"),
+        ({"accumulation": 0}, "accumulation is 0; use 1 or more"),
+        ({"evaluate_every": 0}, "evaluate_every is 0; use 1 or more"),
+        ({"evaluate_batches": 0}, "evaluate_batches is 0; use 1 or more"),
+        ({"save_every": -1}, "save_every is -1; use 1 or more"),
+        ({"num_workers": -1}, "num_workers is -1; use 0 or more"),
+    ],
+)
+def test_numbers_without_sense_are_refused(changes: dict[str, int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(PRESETS["small"], **changes)
