@@ -141,7 +141,8 @@ def main(config: Config) -> list[float]:
     average = Average(module, decay=config.average_decay)
     checkpoints = Checkpoints(config.out / "checkpoints", keep_last=config.keep_last)
     tracker = Tracker(config.out / "log", active=processes.is_main)
-    first_step, settings = 0, config.lasting(processes.batches_per_step)
+    first_step = 0
+    settings = config.lasting(processes.batches_per_step, data=shards)
     if latest := checkpoints.latest():
         state = checkpoints.read(latest)
         check_same_settings(state["settings"], settings, path=latest.path)

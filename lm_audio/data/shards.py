@@ -7,6 +7,7 @@ after the other, and in its header what they are. Reading them needs torch and s
 Shapes: K codebooks or channels, T frames.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -149,6 +150,17 @@ class Shards(Sequence[Example]):
         if number not in self._files:
             self._files[number] = safe_open(self._places[number].path, "pt")
         return self._files[number].get_slice(stream)[:, min(first + start, stop) : stop]
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of what the examples are, in which order, but not of where they lie."""
+        facts = [
+            {name: str(stream) for name, stream in self.streams.items()},
+            {name: self.lengths(name).tolist() for name in self.streams},
+            self.ids,
+            self.conditions,
+        ]
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
     def lengths(self, stream: str) -> np.ndarray:
         """The frames of each example: [len], int64."""

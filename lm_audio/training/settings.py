@@ -61,7 +61,7 @@ class LanguageModelSettings:
             num_workers=0,
         )
 
-    def lasting(self, batches_per_step: int) -> dict[str, Any]:
+    def lasting(self, batches_per_step: int, *, data: Shards) -> dict[str, Any]:
         """What must stay the same when a run goes on; where files lie need not."""
         free = {"data", "evaluate_every", "evaluate_batches", "save_every", "keep_last",
                 "num_workers", "dry_run", "accumulation", "recompute"}  # fmt: skip
@@ -70,7 +70,7 @@ class LanguageModelSettings:
             for name, value in asdict(self).items()
             if name not in free and not isinstance(value, Path)
         }
-        return {**kept, "batches_per_step": batches_per_step}
+        return {**kept, "batches_per_step": batches_per_step, "data": data.fingerprint}
 
 
 def check_least(settings: object, **least: int) -> None:

@@ -1,6 +1,7 @@
 """Shards give back what was written, piece by piece, and refuse what does not belong together."""
 
 import pickle
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -112,3 +113,15 @@ def test_no_shards_and_no_such_stream_are_clear_errors(
         Shards(tmp_path, "test")
     with pytest.raises(ValueError, match="no stream 'coarse'; the shards have: semantic, acoustic"):
         Shards(tmp_path).lengths("coarse")
+
+
+def test_a_fingerprint_is_of_the_examples_and_not_of_their_place(
+    tmp_path: Path, written: list[Example]
+) -> None:
+    fingerprint = Shards(tmp_path).fingerprint
+    write_shard(shard_path(tmp_path / "moved", "train", 0), written, STREAMS)
+    assert Shards(tmp_path / "moved").fingerprint == fingerprint
+    told_otherwise = replace(written[0], conditions={"text": ["another sound"]})
+    for others in (written[:4], written[::-1], [told_otherwise, *written[1:]]):
+        write_shard(shard_path(tmp_path / "moved", "train", 0), others, STREAMS)
+        assert Shards(tmp_path / "moved").fingerprint != fingerprint

@@ -1,11 +1,13 @@
 """What must last is what changes the losses, and there is data or a clear word."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
 from audio_tokenizers.acoustic.registry import load_codec
+from lm_audio.data.shards import Shards
 from lm_audio.pretrained import CODEC_FOLDER
 from lm_audio.training.settings import LanguageModelSettings, read_data
 
@@ -47,15 +49,27 @@ def test_a_large_preset_needs_data_and_the_tiny_one_makes_it_up(tmp_path: Path) 
         ({"recompute": True}, False),
     ],
 )
-def test_what_changes_the_losses_must_last(changes: dict[str, object], lasts: bool) -> None:
+def test_what_changes_the_losses_must_last(
+    changes: dict[str, object], lasts: bool, make_shards: Callable[..., Shards]
+) -> None:
+    data = make_shards([20])
     changed = replace(PRESETS["small"], **changes)  # type: ignore[arg-type]
-    assert (changed.lasting(4) != PRESETS["small"].lasting(4)) == lasts
+    assert (changed.lasting(4, data=data) != PRESETS["small"].lasting(4, data=data)) == lasts
 
 
-def test_more_processes_may_go_on_with_less_accumulation() -> None:
+def test_more_processes_may_go_on_with_less_accumulation(
+    make_shards: Callable[..., Shards],
+) -> None:
+    data = make_shards([20])
     one = replace(PRESETS["small"], accumulation=4)
-    assert one.lasting(4) == PRESETS["small"].lasting(4)
-    assert one.lasting(4) != one.lasting(8)
+    assert one.lasting(4, data=data) == PRESETS["small"].lasting(4, data=data)
+    assert one.lasting(4, data=data) != one.lasting(8, data=data)
+
+
+def test_a_run_goes_on_with_the_data_that_it_had(make_shards: Callable[..., Shards]) -> None:
+    before = PRESETS["small"].lasting(4, data=make_shards([20, 30]))
+    assert PRESETS["small"].lasting(4, data=make_shards([20, 30])) == before
+    assert PRESETS["small"].lasting(4, data=make_shards([20, 30, 40])) != before
 
 
 @pytest.mark.parametrize(
