@@ -185,7 +185,7 @@ def main(config: Config) -> list[float]:
                 with processes.whole_stage(module, stage) as whole:
                     if processes.is_main:
                         listen(whole, source, codec, held_out, tracker, done)
-                        save(whole, assemble, config)
+                        save(whole, learned, assemble, config)
             tracker.numbers({"held out/loss": held_out_loss}, step=done)
             if processes.is_main:
                 progress.write(f"step {done}: held-out loss {held_out_loss:.3f}")
@@ -196,7 +196,7 @@ def main(config: Config) -> list[float]:
     if not losses:  # the run was done; the other stages may be new
         with average.in_place(), processes.whole_stage(module, stage) as whole:
             if processes.is_main:
-                save(whole, assemble, config)
+                save(whole, learned, assemble, config)
     tracker.close()
     if processes.is_main:
         made = "stage" if config.semantic is None else "model"
@@ -265,7 +265,7 @@ def whole_model(
                 "--semantic-tokenizer is for a whole model; give --semantic, too, or leave it out."
             )
         return lambda _: None
-    earlier = read_stage(config.semantic / "stage")
+    earlier = read_stage(config.semantic / "stage", tokens=shards.identities)
     tokenizer = None
     if config.semantic_tokenizer is not None:
         tokenizer = load_feature_tokenizer(config.semantic_tokenizer)
@@ -275,8 +275,13 @@ def whole_model(
     return lambda stage: AudioPipeline([earlier, stage], renderer, semantic_tokenizer=tokenizer)
 
 
-def save(stage: Stage, assemble: Callable[[Stage], AudioPipeline | None], config: Config) -> None:
-    write_stage(stage, config.out / "stage")
+def save(
+    stage: Stage,
+    learned: StageBatches,
+    assemble: Callable[[Stage], AudioPipeline | None],
+    config: Config,
+) -> None:
+    write_stage(stage, config.out / "stage", tokens=learned.identities)
     if model := assemble(stage):
         model.save(config.out / "model")
 

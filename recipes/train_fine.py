@@ -173,7 +173,7 @@ def main(config: Config) -> list[float]:
                 with processes.whole_stage(module, stage) as whole:
                     if processes.is_main:
                         listen(whole, source, codec, held_out, tracker, done)
-                        save(whole, assemble, config)
+                        save(whole, learned, assemble, config)
             tracker.numbers({"held out/loss": held_out_loss}, step=done)
             if processes.is_main:
                 progress.write(f"step {done}: held-out loss {held_out_loss:.3f}")
@@ -184,7 +184,7 @@ def main(config: Config) -> list[float]:
     if not losses:  # the run was done; the other stages may be new
         with average.in_place(), processes.whole_stage(module, stage) as whole:
             if processes.is_main:
-                save(whole, assemble, config)
+                save(whole, learned, assemble, config)
     tracker.close()
     if processes.is_main:
         made = "stage" if config.coarse is None else "model"
@@ -234,13 +234,15 @@ def whole_model(
                 "of them and no --semantic-tokenizer."
             )
         return lambda _: None
-    earlier = [read_stage(folder / "stage") for folder in (config.semantic, config.coarse)]
-    tokenizer = None
+    tokenizer, tokens = None, shards.identities
     if config.semantic_tokenizer is not None:
         tokenizer = load_feature_tokenizer(config.semantic_tokenizer)
         if "semantic" in shards.streams:
             identity = shards.streams["semantic"].identity
             check_identity(tokenizer.identity, identity, option="--semantic-tokenizer")
+        tokens["semantic"] = tokenizer.identity
+    folders = (config.semantic, config.coarse)
+    earlier = [read_stage(folder / "stage", tokens=tokens) for folder in folders]
     renderer = CodecRenderer(codec, num_codebooks=shards.streams["acoustic"].num_codebooks)
     return lambda stage: AudioPipeline(
         [*earlier, stage], renderer, rendered=RENDERED, semantic_tokenizer=tokenizer
@@ -264,8 +266,13 @@ def listen(
         tracker.sound(f"sample {index}", samples, codec.sample_rate, step=step)
 
 
-def save(stage: Stage, assemble: Callable[[Stage], AudioPipeline | None], config: Config) -> None:
-    write_stage(stage, config.out / "stage")
+def save(
+    stage: Stage,
+    learned: StageBatches,
+    assemble: Callable[[Stage], AudioPipeline | None],
+    config: Config,
+) -> None:
+    write_stage(stage, config.out / "stage", tokens=learned.identities)
     if model := assemble(stage):
         model.save(config.out / "model")
 

@@ -124,7 +124,7 @@ def main(config: Config) -> list[float]:
     if config.dry_run:
         print_estimate(stage, config)
         return []
-    acoustic = following_stage(config, stage, codec, processes.device)
+    acoustic = following_stage(config, stage, shards, codec, processes.device)
     stage.model.transformer.recomputes = config.recompute
     batches = partial(StageBatches, stage, tokens=config.tokens_per_batch)
     learned = batches(shards, seed=config.seed, dropout=Dropout(joint=config.text_dropout))
@@ -184,7 +184,7 @@ def main(config: Config) -> list[float]:
                 with processes.whole_stage(module, stage) as whole:
                     if processes.is_main:
                         listen(whole, acoustic, codec, held_out, tracker, done)
-                        write_stage(whole, config.out / "stage")
+                        write_stage(whole, config.out / "stage", tokens=learned.identities)
             tracker.numbers({"held out/loss": held_out_loss}, step=done)
             if processes.is_main:
                 progress.write(f"step {done}: held-out loss {held_out_loss:.3f}")
@@ -257,7 +257,11 @@ def rate_without_repeats(shards: Shards) -> Fraction:
 
 
 def following_stage(
-    config: Config, stage: Stage, codec: AcousticTokenizer, device: torch.device
+    config: Config,
+    stage: Stage,
+    shards: Shards,
+    codec: AcousticTokenizer,
+    device: torch.device,
 ) -> Stage | None:
     """What makes samples audible, if it is there."""
     if config.acoustic is None:
@@ -267,7 +271,8 @@ def following_stage(
             "--acoustic has no effect with the composition audiolm, whose coarse stage comes "
             "next; leave it out."
         )
-    acoustic = read_stage(config.acoustic / "stage", device=device)
+    tokens = shards.identities | {"acoustic": codec.identity}
+    acoustic = read_stage(config.acoustic / "stage", tokens=tokens, device=device)
     renderer = CodecRenderer(codec, num_codebooks=acoustic.num_codebooks)
     AudioPipeline([stage, acoustic], renderer)  # tells whether they fit
     return acoustic

@@ -152,6 +152,11 @@ class Shards(Sequence[Example]):
         return self._files[number].get_slice(stream)[:, min(first + start, stop) : stop]
 
     @property
+    def identities(self) -> dict[str, str]:
+        """Those of the tokenizers that made the streams."""
+        return {name: stream.identity for name, stream in self.streams.items()}
+
+    @property
     def fingerprint(self) -> str:
         """A hash of what the examples are, in which order, but not of where they lie."""
         facts = [

@@ -6,7 +6,7 @@ semantic/text.model          the tokenizer of the text encoder that is trained w
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from fractions import Fraction
@@ -121,20 +121,33 @@ def load_stage(
     return stage
 
 
-def write_stage(stage: Stage, folder: Path) -> None:
-    """Writes a stage that is no part of a model yet, whole or not at all, with its T5 if any."""
+def write_stage(stage: Stage, folder: Path, *, tokens: Mapping[str, str] | None = None) -> None:
+    """Writes a stage that is no part of a model yet, whole or not at all, with its T5 if any.
+
+    Args:
+        tokens: the identities of the tokenizers that made what it learned from, by the kind.
+    """
     t5s = [e for e in text_encoders(stage.conditioners).values() if isinstance(e, T5Encoder)]
     with replacing_folder(folder) as new:
         save_stage(stage, new / stage.name, half=False)
-        description = describe_stage(stage)
+        description = describe_stage(stage) | {"tokens": dict(tokens or {})}
         if t5s:
             t5s[0].save(new / _T5)
             description["text_encoder"] = {"max_length": t5s[0].max_length}
         (new / _DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
 
 
-def read_stage(folder: Path, *, device: torch.device | str = "cpu") -> Stage:
-    """Reads what `write_stage` wrote."""
+def read_stage(
+    folder: Path,
+    *,
+    tokens: Mapping[str, str] | None = None,
+    device: torch.device | str = "cpu",
+) -> Stage:
+    """Reads what `write_stage` wrote.
+
+    Args:
+        tokens: those that it is to work with; a stage that knows others of a kind is refused.
+    """
     path = folder / _DESCRIPTION
     try:
         description = json.loads(path.read_text())
@@ -145,6 +158,13 @@ def read_stage(folder: Path, *, device: torch.device | str = "cpu") -> Stage:
     t5 = None
     with fitting(path):
         name, t5_length = description["name"], description.pop("text_encoder", None)
+        known = description.pop("tokens", {}).items()
+    for kind, identity in known:
+        if (other := (tokens or {}).get(kind, identity)) != identity:
+            raise ValueError(
+                f"{folder} has learned {kind} tokens of {identity}, and here they are those of "
+                f"{other}; train it with these, or give another stage."
+            )
     if t5_length is not None:
         t5 = T5Encoder.load(folder / _T5, device=device)
         t5.max_length = t5_length["max_length"]

@@ -115,6 +115,12 @@ class StageBatches(Sequence[TrainingBatch]):
     def __len__(self) -> int:
         return len(self.crops)
 
+    @property
+    def identities(self) -> dict[str, str]:
+        """Those of the tokenizers of the stage's own tokens and of its source's, by their kind."""
+        stages = [self.stage] if self.source is None else [self.stage, self.source]
+        return {each.token_kind: self.shards.identities[each.token_kind] for each in stages}
+
     def __getitem__(self, number: int) -> TrainingBatch:  # type: ignore[override]  # no slices
         crops, stage = self.crops[number], self.stage
         inputs, targets, codebooks, frames = [], [], [], []

@@ -109,6 +109,20 @@ def test_fewer_codebooks_than_the_codec_has_are_enough(
     assert lm_audio.load(out / "model").generate("rain", duration=0.2, seed=0).tokens.shape[0] == 2
 
 
+def test_a_semantic_stage_of_other_tokens_is_a_mistake(
+    recipe: ModuleType, tiny: Any, token_shards: Path, semantic: Path, tmp_path: Path
+) -> None:
+    for split in ("train", "held_out"):
+        shards = Shards(token_shards, split)
+        other = replace(shards.streams["semantic"], identity="trained anew")
+        streams = {**shards.streams, "semantic": other}
+        write_shard(tmp_path / f"{split}-00000.safetensors", list(shards), streams)
+    with pytest.raises(
+        ValueError, match=r"has learned semantic tokens of .* those of trained anew"
+    ):
+        recipe.main(replace(tiny, data=(tmp_path,), out=tmp_path / "out", semantic=semantic))
+
+
 def test_the_last_checkpoints_and_the_best_are_kept(run: tuple[Any, list[float]]) -> None:
     checkpoints = Checkpoints(run[0].out / "checkpoints")
     found, best = checkpoints.found(), checkpoints.best()

@@ -116,3 +116,11 @@ def test_a_description_without_a_name_is_refused(tmp_path: Path) -> None:
     (tmp_path / "stage.json").write_text("{}")
     with pytest.raises(ValueError, match="does not describe what this version of lm-audio"):
         read_stage(tmp_path)
+
+
+def test_a_stage_that_knows_other_tokens_is_refused(tmp_path: Path) -> None:
+    write_stage(make_stage(labels), tmp_path, tokens={"semantic": "a", "acoustic": "b"})
+    read_stage(tmp_path)
+    read_stage(tmp_path, tokens={"semantic": "a", "samples": "pcm"})
+    with pytest.raises(ValueError, match=r"learned semantic tokens of a, .* those of c; train it"):
+        read_stage(tmp_path, tokens={"semantic": "c", "acoustic": "b"})
