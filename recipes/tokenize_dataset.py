@@ -29,6 +29,7 @@ from audio_tokenizers.atomic import replacing
 from audio_tokenizers.audio_files import audio_info
 from audio_tokenizers.audio_writer import write_audio
 from lm_audio.cli.recipe import run_recipe
+from lm_audio.data.corpus import recording_of
 from lm_audio.data.manifest import SPLITS, Conditions, Split, make_cut, write_cuts
 from lm_audio.data.shard_jobs import Report, claim_folder, plan_jobs, read_report
 from lm_audio.data.shard_workers import make_shards, make_shards_on_ray
@@ -145,9 +146,10 @@ def find_corpus(config: Config) -> tuple[Path, list[tuple[str, str]]]:
         raise ValueError(f"There is no audio below {config.data}; give a folder that has some.")
     cuts, skipped = [], []
     for path in tqdm(paths, desc="reading headers", unit="file"):
-        name = path.relative_to(config.data).as_posix()
+        relative = path.relative_to(config.data)
+        name, group = relative.as_posix(), recording_of(relative)  # held out as in other recipes
         try:
-            cuts.append(make_cut(name, path, info=audio_info(path), conditions={}))
+            cuts.append(make_cut(name, path, info=audio_info(path), conditions={}, group=group))
         except ValueError as error:
             skipped.append((name, str(error)))
     if not cuts:

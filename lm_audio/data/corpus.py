@@ -5,6 +5,7 @@ sound; shards are mapped into memory and may be of any size.
 """
 
 import logging
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,9 +57,10 @@ def load_corpus(folder: Path, *, sample_rate: int) -> Corpus:
     Args:
         folder: one of shards with a stream of samples; a prepared corpus; a folder of several of
             these, each a kind of clips; or a plain folder, whose first level are the kinds. Of a
-            plain folder a share is held out by names: those that differ only after their last
-            hyphen stay together, as datasets name clips of one recording.
+            plain folder a share is held out by `recording_of`.
     """
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is not a folder; give a folder of audio or of prepared audio.")
     candidates = [folder] if _is_prepared(folder) else _folders(folder)
     prepared = [part for part in candidates if _is_prepared(part)]
     if not prepared:
@@ -90,6 +92,14 @@ def load_corpora(folders: Sequence[Path], *, sample_rate: int) -> Corpus:
         train=[clip for part in parts for clip in part.train],
         held_out=[clip for part in parts for clip in part.held_out],
     )
+
+
+def recording_of(path: Path) -> str:
+    """What files of one recording share, by their names: 17092-A.wav and 17092-B.wav are of one.
+
+    Only letters count as those of parts: clip-01.wav and clip-02.wav are as a rule not.
+    """
+    return re.sub(r"-[A-Za-z]$", "", path.with_suffix("").as_posix())
 
 
 class SegmentSampler:
@@ -176,7 +186,7 @@ def _read_folder(folder: Path, *, sample_rate: int) -> Corpus:
         relative = path.relative_to(folder)
         kind = relative.parts[0] if len(relative.parts) > 1 else "audio"
         clip = Recording(kind=kind, name=str(relative), samples=_pcm(samples))
-        groups.setdefault(path.stem.rpartition("-")[0] or path.stem, []).append(clip)
+        groups.setdefault(recording_of(relative), []).append(clip)
     if len(groups) < 2:
         raise ValueError(
             f"Of {len(paths)} audio files below {folder}, {len(groups)} recordings can be used; "
@@ -196,7 +206,7 @@ def _pcm(samples: Tensor) -> np.ndarray:
 
 
 def _folders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    return sorted(path for path in folder.iterdir() if path.is_dir())
 
 
 def _has_shards(folder: Path) -> bool:

@@ -11,6 +11,7 @@ import torch
 from audio_tokenizers.acoustic.registry import load_codec
 from audio_tokenizers.audio_files import read_audio
 from audio_tokenizers.audio_writer import write_audio
+from lm_audio.data.corpus import load_corpus
 from lm_audio.data.shards import Shards
 from lm_audio.data.synthetic import synthetic_clips
 from lm_audio.pretrained import CODEC_FOLDER
@@ -89,6 +90,20 @@ def test_bad_files_of_a_plain_folder_are_listed(load_recipe: LoadRecipe, tmp_pat
     name, why = (tmp_path / "out" / "skipped.txt").read_text().strip().split("\t")
     assert name == "bad.wav"
     assert "is not audio that can be read" in why
+
+
+def test_a_plain_folder_is_held_out_from_as_where_it_trains_tokenizers(
+    load_recipe: LoadRecipe, tmp_path: Path
+) -> None:
+    data = tmp_path / "sounds"
+    for number in range(40):
+        sound = torch.full((1, 2_400), 0.1 + 0.01 * number)
+        for part in "ab":
+            write_audio(data / f"{number % 3}" / f"{number:02}-{part}.wav", sound, 24_000)
+    shards = run(load_recipe("tokenize_dataset"), tmp_path / "out", data=data)
+    corpus = load_corpus(data, sample_rate=24_000)
+    assert len(shards["held_out"]) >= 2
+    assert {*shards["held_out"].ids} == {clip.name for clip in corpus.held_out}
 
 
 def test_a_request_without_sense_is_refused(load_recipe: LoadRecipe, tmp_path: Path) -> None:

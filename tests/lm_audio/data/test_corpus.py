@@ -10,7 +10,13 @@ import torch
 
 from audio_tokenizers.audio_files import audio_info
 from audio_tokenizers.audio_writer import write_audio
-from lm_audio.data.corpus import Recording, SegmentSampler, load_corpora, load_corpus
+from lm_audio.data.corpus import (
+    Recording,
+    SegmentSampler,
+    load_corpora,
+    load_corpus,
+    recording_of,
+)
 from lm_audio.data.manifest import make_cut, write_cuts
 from lm_audio.data.shards import Example, Stream, shard_path, write_shard
 
@@ -30,7 +36,8 @@ def test_clips_of_one_recording_stay_together(tmp_path: Path) -> None:
     assert len(corpus.train) + len(corpus.held_out) == 50
     assert 0 < len(corpus.held_out) < 15
     recordings = [
-        {Path(clip.name).stem[:-2] for clip in part} for part in (corpus.train, corpus.held_out)
+        {clip.name.removesuffix(".wav")[:-2] for clip in part}
+        for part in (corpus.train, corpus.held_out)
     ]
     assert not recordings[0] & recordings[1]
     again = load_corpus(tmp_path, sample_rate=8_000)
@@ -60,9 +67,26 @@ def test_files_of_a_flat_folder_are_of_one_kind(tmp_path: Path) -> None:
     assert len(corpus.held_out) == 1
 
 
+def test_numbered_files_are_recordings_of_their_own(tmp_path: Path) -> None:
+    for kind in ("bird", "dog"):
+        for number in range(20):
+            path = tmp_path / f"{kind}-{number:02}.wav"
+            write_audio(path, torch.full((1, 400), 0.25), 8_000)
+            write_audio(tmp_path / path.stem / "audio.wav", torch.full((1, 400), 0.25), 8_000)
+    corpus = load_corpus(tmp_path, sample_rate=8_000)
+    assert 1 <= len(corpus.held_out) <= 12
+    assert len(corpus.train) + len(corpus.held_out) == 80
+    assert {recording_of(Path(f"a/1-17092-{part}.ogg")) for part in "AB"} == {"a/1-17092"}
+
+
+def test_a_folder_that_is_not_there_is_a_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="nowhere is not a folder; give a folder of audio"):
+        load_corpus(tmp_path / "nowhere", sample_rate=8_000)
+
+
 def test_a_single_recording_is_too_few(tmp_path: Path) -> None:
-    for number in range(3):
-        write_audio(tmp_path / f"bird-{number}.wav", torch.full((1, 4_000), 0.25), 8_000)
+    for part in "abc":
+        write_audio(tmp_path / f"bird-{part}.wav", torch.full((1, 4_000), 0.25), 8_000)
     with pytest.raises(ValueError, match=r"Of 3 audio files below .*, 1 recordings can be used"):
         load_corpus(tmp_path, sample_rate=8_000)
 
