@@ -39,6 +39,7 @@ from lm_audio.evaluation.measure_tokens import measure_abx, measure_pairs, read_
 from lm_audio.evaluation.report import Measurement, write_report
 from lm_audio.loading import find_device, load
 from lm_audio.pipeline import AudioPipeline
+from lm_audio.pretrained import CODEC_FOLDER
 from lm_audio.stages.stage import Stage
 
 BATCH = 32  # clips that are generated together
@@ -52,7 +53,8 @@ class Config:
     """Real clips: what all others are compared with."""
     generated: Path | None = None
     codec: str | None = None
-    """A name, folder or hub id; its reconstructions of the real clips are measured."""
+    """A name, folder or hub id, or "default" for that of the package; its reconstructions of the
+    real clips are measured."""
     num_codebooks: tuple[int, ...] = ()
     """How many codebooks to use, all by default; several numbers are measured in turn."""
     speech: bool = False
@@ -185,7 +187,7 @@ def evaluate_codec(
 ) -> list[Measurement]:
     """What a codec gives back, as signals and as clips, for each number of codebooks."""
     assert config.codec is not None
-    codec = load_codec(config.codec, device=device)
+    codec = load_codec(CODEC_FOLDER if config.codec == "default" else config.codec, device=device)
     found = []
     for number in config.num_codebooks or (codec.num_codebooks,):
         folder = config.out / "reconstructed" / f"{number}-codebooks"
@@ -208,6 +210,11 @@ def generate(config: Config, model: AudioPipeline, real: list[ClipFile]) -> list
     """Generates a clip for each prompt; each has a seed of its own, so lists may be cut or grow."""
     folder = config.out / "generated"
     rows = read_prompts(config, real)
+    if config.prompts is None and "text" not in model.conditions:
+        raise ValueError(
+            f"{config.model} takes no text; give --prompts, with lines such as "
+            '{"audio": "a.wav"} that it continues.'
+        )
     made: list[ClipFile] = []
     with tqdm(total=len(rows), desc="generating", unit="clip") as bar:
         for continued in (False, True):

@@ -148,6 +148,17 @@ def test_a_model_continues_prompts_and_only_the_new_sound_is_measured(
     assert (generated / "a.wav").read_bytes() == first  # alone as among others
 
 
+def test_the_codec_of_the_package_has_a_name(load_recipe: LoadRecipe, tmp_path: Path) -> None:
+    recipe = load_recipe("evaluate")
+    write_noises(tmp_path / "real", "a.wav")
+    recipe.main(
+        recipe.Config(
+            real=tmp_path / "real", codec="default", num_codebooks=(2,), out=tmp_path, device="cpu"
+        )
+    )
+    assert values(tmp_path)["codec, 2 codebooks: mel distance"]["value"] > 0
+
+
 def test_the_document_names_options_that_there_are(load_recipe: LoadRecipe) -> None:
     text = (Path(__file__).parents[2] / "docs/evaluation.md").read_text()
     fields = {field.name for field in dataclasses.fields(load_recipe("evaluate").Config)}
@@ -220,7 +231,11 @@ def test_prompts_and_pairs_that_cannot_be_read_are_told(
     with pytest.raises(ValueError, match=r'lacks "preferred" or "other" as a file or a list'):
         recipe.main(recipe.Config(model=str(model_folder), pairs=bad, out=tmp_path / "out"))
     write_noises(tmp_path / "real", "a.wav")
+    config = recipe.Config(
+        model=str(model_folder), real=tmp_path / "real", out=tmp_path / "out", device="cpu"
+    )
     with pytest.raises(ValueError, match="has no captions to generate from; give --prompts"):
-        recipe.main(
-            recipe.Config(model=str(model_folder), real=tmp_path / "real", out=tmp_path / "out")
-        )
+        recipe.main(config)
+    (tmp_path / "real" / "clips.jsonl").write_text('{"audio": "a.wav", "text": "rain"}\n')
+    with pytest.raises(ValueError, match="takes no text; give --prompts, with lines such as"):
+        recipe.main(config)
