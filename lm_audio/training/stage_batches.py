@@ -105,9 +105,17 @@ class StageBatches(Sequence[TrainingBatch]):
         self.stage, self.shards, self.source, self.dropout = stage, shards, source, dropout
         self.seed = seed
         rate = shards.streams[stage.token_kind].rate
+        longest = int(stage.context * rate / stage.frame_rate)
+        most = min(longest, int(shards.lengths(stage.token_kind).max(initial=0)))
+        if tokens < most * stage.num_codebooks:
+            raise ValueError(
+                f"A batch of {tokens} tokens holds no crop of {most} frames of "
+                f"{stage.num_codebooks} codebooks; give it {most * stage.num_codebooks} or more "
+                "(--tokens-per-batch), or make the context shorter."
+            )
         self.crops = Batches(
             shards.lengths(stage.token_kind),
-            longest=int(stage.context * rate / stage.frame_rate),
+            longest=longest,
             frames=tokens // stage.num_codebooks,
             seed=seed,
         )

@@ -277,7 +277,10 @@ def test_a_batch_is_the_same_in_any_process(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"tokens": 396}, "A batch of 99 frames holds no crop of 100; make the batch larger"),
+        (
+            {"tokens": 396},
+            "A batch of 396 tokens holds no crop of 100 frames of 4 codebooks; give it 400",
+        ),
         ({"source": None}, "The acoustic stage needs source"),
         (
             {"dropout": Dropout(each={"txet": 0.1})},
