@@ -206,9 +206,10 @@ def main(config: Config) -> list[float]:
     tracker.close()
     if processes.is_main:
         progress.write(
-            f"The model is in {config.out / 'model'}; the log: tensorboard --logdir {config.out}\n"
-            f'Try: lm-audio generate "rain" --model {config.out / "model"}'
+            f"The model is in {config.out / 'model'}; the log: tensorboard --logdir {config.out}"
         )
+        if "text" in pipeline.conditions:
+            progress.write(f'Try: lm-audio generate "rain" --model {config.out / "model"}')
     return losses
 
 
