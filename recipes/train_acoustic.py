@@ -134,7 +134,6 @@ def main(config: Config) -> list[float]:
     module, optimizer = processes.prepare(objective, optimizer)
     average = Average(module, decay=config.average_decay)
     checkpoints = Checkpoints(config.out / "checkpoints", keep_last=config.keep_last)
-    tracker = Tracker(config.out / "log", active=processes.is_main)
     first_step = 0
     settings = config.lasting(processes.batches_per_step, data=shards)
     if latest := checkpoints.latest():
@@ -142,6 +141,7 @@ def main(config: Config) -> list[float]:
         check_same_settings(state["settings"], settings, path=latest.path)
         processes.restore(state, module, optimizer, average)
         first_step = latest.step
+    tracker = Tracker(config.out / "log", after=first_step, active=processes.is_main)
 
     losses: list[float] = []
     steps = range(first_step, config.steps)

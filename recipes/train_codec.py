@@ -219,7 +219,7 @@ def main(config: Config) -> list[float]:
         balancer.load_state_dict(saved["balancer"])
         first_step = latest.step
 
-    tracker = Tracker(config.out / "log", active=rank == 0)
+    tracker = Tracker(config.out / "log", after=first_step, active=rank == 0)
     trained, trained_judges, *optimizers = accelerator.prepare(codec, judges, *optimizers)
     losses = []
     progress = tqdm(range(first_step, steps), initial=first_step, total=steps, disable=rank > 0)

@@ -171,7 +171,7 @@ def main(config: Config) -> list[float]:
         first = [sampler.batch(number, num_parts=few) for number in range(MEASURED_BATCHES)]
         measure_patches(model, [samples.to(device) for samples in first])
 
-    tracker = Tracker(config.out / "log", active=rank == 0)
+    tracker = Tracker(config.out / "log", after=first_step, active=rank == 0)
     trained, optimizer = accelerator.prepare(prediction, optimizer)
     losses = []
     progress = tqdm(range(first_step, steps), initial=first_step, total=steps, disable=rank > 0)

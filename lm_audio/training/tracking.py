@@ -18,10 +18,12 @@ class Tracker:
     """Writes a tensorboard log, if it may.
 
     Args:
+        after: the step that a run goes on from; what it had logged beyond it, and then lost, no
+            longer counts.
         active: False in all processes but one.
     """
 
-    def __init__(self, folder: Path, *, active: bool = True) -> None:
+    def __init__(self, folder: Path, *, after: int = 0, active: bool = True) -> None:
         self._writer: Any = None
         if active:
             try:
@@ -31,7 +33,7 @@ class Tracker:
                     "The log of a run needs tensorboard; install it with: "
                     "pip install 'lm-audio[train]'."
                 ) from error
-            self._writer = SummaryWriter(str(folder))
+            self._writer = SummaryWriter(str(folder), purge_step=after + 1 if after else None)
 
     def numbers(self, values: Mapping[str, float], *, step: int) -> None:
         if self._writer is not None:

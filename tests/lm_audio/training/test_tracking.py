@@ -31,6 +31,17 @@ def test_numbers_sounds_and_texts_are_in_the_log(tmp_path: Path) -> None:
     assert any(tag.startswith("caption") for tag in log.Tags()["tensors"])
 
 
+def test_what_a_killed_run_logged_and_lost_does_not_count(tmp_path: Path) -> None:
+    for after, last, loss in ((0, 5, 1.0), (3, 4, 0.5)):
+        tracker = Tracker(tmp_path, after=after)
+        for step in range(after + 1, last + 1):
+            tracker.numbers({"loss": loss}, step=step)
+        tracker.close()
+    log = EventAccumulator(str(tmp_path)).Reload()
+    found = [(event.step, event.value) for event in log.Scalars("loss")]
+    assert found == [(1, 1.0), (2, 1.0), (3, 1.0), (4, 0.5)]
+
+
 def test_a_process_that_may_not_writes_nothing(tmp_path: Path) -> None:
     tracker = Tracker(tmp_path / "log", active=False)
     tracker.numbers({"loss": 1.0}, step=1)
