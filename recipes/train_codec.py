@@ -171,7 +171,10 @@ def main(config: Config) -> list[float]:
     # What is closest before the last phase is not the best of the run.
     last_phase = judged_from if quantised_from < judged_from < steps else quantised_from
     codec_config, discriminator_config = SHAPES[config.preset]
-    accelerator = Accelerator(mixed_precision="bf16" if config.precision == "bfloat16" else "no")
+    accelerator = Accelerator(
+        cpu=not torch.accelerator.is_available(),  # or CPU processes would not find each other
+        mixed_precision="bf16" if config.precision == "bfloat16" else "no",
+    )
     device, rank = accelerator.device, accelerator.process_index
     if config.batch_size % accelerator.num_processes:
         raise ValueError(

@@ -132,7 +132,10 @@ def main(config: Config) -> list[float]:
         print(cost(config))
         return []
     steps = config.steps
-    accelerator = Accelerator(mixed_precision="bf16" if config.precision == "bfloat16" else "no")
+    accelerator = Accelerator(
+        cpu=not torch.accelerator.is_available(),  # or CPU processes would not find each other
+        mixed_precision="bf16" if config.precision == "bfloat16" else "no",
+    )
     device, rank = accelerator.device, accelerator.process_index
     if config.batch_size % accelerator.num_processes:
         raise ValueError(

@@ -156,3 +156,18 @@ def test_two_processes_learn_what_one_does(
         for key, weight in one[name].items():
             # AdamW moves even a weight whose gradient is rounding alone.
             assert (weight.float() - two[name][key].float()).abs().mean() < 2e-5, key
+
+
+@pytest.mark.slow
+def test_processes_without_gpus_find_each_other(
+    recipe: ModuleType, sounds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else each would train a model of its own, in one folder; three segments are for no two."""
+    monkeypatch.delenv("ACCELERATE_USE_CPU")
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    script = [str(Path(recipe.__file__ or "")), "--preset", "tiny", "--batch-size", "3"]
+    places = ["--data", str(sounds), "--out", str(tmp_path)]
+    done = subprocess.run(
+        [sys.executable, *launch, *script, *places], capture_output=True, text=True, check=False
+    )
+    assert "batch_size 3 cannot be shared by 2 processes" in done.stderr

@@ -1,6 +1,8 @@
 """The masked model recipe: first losses are pinned, a killed run goes on as if it had not been."""
 
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -103,3 +105,18 @@ def test_presets_for_real_sounds_ask_for_them(recipe: ModuleType, tmp_path: Path
     settings = replace(recipe.PRESETS["tiny"], preset="small", out=tmp_path)
     with pytest.raises(ValueError, match=r"The preset 'small' needs sounds .*; give --data"):
         recipe.read_corpus(settings, 24_000)
+
+
+@pytest.mark.slow
+def test_processes_without_gpus_find_each_other(
+    recipe: ModuleType, sounds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else each would train a model of its own, in one folder; three segments are for no two."""
+    monkeypatch.delenv("ACCELERATE_USE_CPU")
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    script = [str(Path(recipe.__file__ or "")), "--preset", "tiny", "--batch-size", "3"]
+    places = ["--data", str(sounds), "--out", str(tmp_path)]
+    done = subprocess.run(
+        [sys.executable, *launch, *script, *places], capture_output=True, text=True, check=False
+    )
+    assert "batch_size 3 cannot be shared by 2 processes" in done.stderr
