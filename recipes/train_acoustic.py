@@ -100,6 +100,7 @@ PRESETS = {
     "paper": Config(
         preset="paper",
         context_seconds=30.0,
+        tokens_per_batch=48_000,
         steps=500_000,
         warmup_steps=3000,
         recompute=True,

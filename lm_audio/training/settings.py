@@ -1,5 +1,6 @@
 """The settings that all recipes of language models share; each adds its own to them."""
 
+import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,8 +21,8 @@ class LanguageModelSettings:
     preset makes sounds up."""
     out: Path
     """Takes the checkpoints, the log and the model; a run that was stopped here goes on."""
-    steps: int = 100_000
-    tokens_per_batch: int = 30_000
+    steps: int = 50_000
+    tokens_per_batch: int = 16_000
     """Padding counts too; a batch goes through the model at once."""
     accumulation: int = 1
     """Batches of each process in a step."""
@@ -94,5 +95,9 @@ def read_data(settings: LanguageModelSettings, codec: AcousticTokenizer) -> tupl
                 f"The preset {settings.preset!r} needs data; give --data, a folder of shards that "
                 "recipes/tokenize_dataset.py made."
             )
+        if settings.dry_run:
+            with tempfile.TemporaryDirectory() as folder:  # only what is said of them is needed
+                made_up = make_up_shards(Path(folder), codec)
+                return Shards(made_up), Shards(made_up, "held_out")
         folders = [make_up_shards(settings.out / "data", codec)]
     return Shards(folders), Shards(folders, "held_out")
