@@ -28,6 +28,7 @@ NUM_MELS = 128
 FFT_LENGTH = 2048
 MAX_COLUMNS = 2000
 DYNAMIC_RANGE = 80.0  # dB
+SILENCE = -40.0  # dB; what is softer all through is no peak
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -138,4 +139,5 @@ def log_mels(samples: Tensor, sample_rate: int) -> Tensor:
     )  # [bands, bins]
     power = bands @ spectrum[:-1].abs().square()  # without Nyquist
     decibels = 10 * power.clamp(min=1e-20).log10()
-    return (decibels - decibels.max()).clamp(min=-DYNAMIC_RANGE)
+    peak = decibels.max().clamp(min=SILENCE)
+    return (decibels - peak).clamp(min=-DYNAMIC_RANGE)
