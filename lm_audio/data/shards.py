@@ -118,9 +118,11 @@ class Shards(Sequence[Example]):
         found = [sorted(Path(each).glob(f"{split}-*.safetensors")) for each in folders]
         paths = [path for of_folder in found for path in of_folder]
         for each in folders:
-            if not paths or not any(Path(each).glob("*-*.safetensors")):
+            others = any(Path(each).glob("*-*.safetensors"))
+            if not paths or not others:
+                make = "hold clips out when you prepare the corpus, and make" if others else "make"
                 raise ValueError(
-                    f"{each} has no shards of the split {split!r}; make some with "
+                    f"{each} has no shards of the split {split!r}; {make} some with "
                     "recipes/tokenize_dataset.py."
                 )
         self.ids: list[str] = []
