@@ -17,6 +17,7 @@ layer 7 of 24, 1024 clusters, 25 Hz, standardised.
 """
 
 import json
+import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -129,6 +130,8 @@ def main(config: Config) -> Report:
     corpus = read_corpus(config, extractor.sample_rate)
     config.out.mkdir(parents=True, exist_ok=True)
 
+    for left in config.out.glob("features-*"):  # by a run that was killed: gigabytes, maybe
+        shutil.rmtree(left)
     with tempfile.TemporaryDirectory(dir=config.out, prefix="features-") as folder:
         features = FeatureFile(Path(folder) / "rows.f32", width=extractor.width)
         for samples in tqdm(

@@ -40,6 +40,7 @@ def config(recipe: ModuleType, data: Path, out: Path, **changes: Any) -> Any:
 def test_the_tiny_preset_leaves_a_tokenizer_that_can_be_moved(
     recipe: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    (tmp_path / "made" / "features-of-a-killed-run").mkdir(parents=True)
     report = recipe.main(replace(recipe.PRESETS["tiny"], out=tmp_path / "made"))
     (tmp_path / "made").rename(tmp_path / "moved")
     tokenizer = load_feature_tokenizer(tmp_path / "moved")
