@@ -103,12 +103,15 @@ def main(config: Config) -> dict[Split, Shards]:
     made = make(
         waiting, config.out, config=tokenizing, num_workers=config.num_workers, device=device
     )
-    total, left = (round(sum(job.seconds for job in some)) for some in (jobs, waiting))
-    progress = tqdm(total=total, initial=total - left, unit="s", desc="tokenizing", smoothing=0)
+    total, left = (sum(job.seconds for job in some) for some in (jobs, waiting))
+    progress = tqdm(
+        total=round(total), initial=round(total - left), unit="s", desc="tokenizing", smoothing=0
+    )
     with closing(made), progress:
         for job, report in made:
             reports[job] = report
-            progress.update(round(job.seconds))
+            left -= job.seconds
+            progress.update(round(total - left) - progress.n)
             progress.set_postfix(shards=f"{len(reports)}/{len(jobs)}")
 
     skipped = unreadable + [line for job in jobs for line in reports[job].skipped]
