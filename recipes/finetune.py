@@ -49,12 +49,11 @@ from lm_audio.training.lora import add_adapters, merged, save_adapters
 from lm_audio.training.objective import StageObjective
 from lm_audio.training.optimization import Average, adamw, learning_rate_share, set_learning_rate
 from lm_audio.training.processes import Processes
+from lm_audio.training.samples import heard_frames
 from lm_audio.training.settings import LanguageModelSettings
 from lm_audio.training.stage_batches import Dropout, StageBatches
 from lm_audio.training.text import own_text
 from lm_audio.training.tracking import Tracker
-
-HEARD_SECONDS = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -303,7 +302,7 @@ def listen(
     model: AudioPipeline, stage: Stage, held_out: Shards, tracker: Tracker, step: int
 ) -> None:
     """Logs what the model makes of the conditions of held-out examples."""
-    duration = min(HEARD_SECONDS, float(stage.context / stage.frame_rate))
+    duration = float(heard_frames(stage) / stage.frame_rate)
     for index in range(min(3, len(held_out))):
         given = {
             name: value[0] if isinstance(value, list) else value

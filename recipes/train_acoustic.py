@@ -44,7 +44,7 @@ from lm_audio.training.estimate import print_estimate
 from lm_audio.training.objective import StageObjective
 from lm_audio.training.optimization import Average, adamw, learning_rate_share, set_learning_rate
 from lm_audio.training.processes import Processes
-from lm_audio.training.samples import sample_tokens
+from lm_audio.training.samples import heard_frames, sample_tokens
 from lm_audio.training.settings import LanguageModelSettings, read_data
 from lm_audio.training.stage_batches import Dropout, StageBatches
 from lm_audio.training.text import own_text, t5_text
@@ -242,7 +242,7 @@ def listen(
     """Logs what the stage makes of the captions and semantic tokens of held-out examples."""
     for index in range(min(3, len(held_out))):
         example = held_out[index]
-        num_frames = min(stage.context, example.streams["acoustic"].shape[1])
+        num_frames = min(heard_frames(stage), example.streams["acoustic"].shape[1])
         captions = example.conditions.get("text")
         text = captions[0] if isinstance(captions, list) and captions else captions
         tokens = sample_tokens(

@@ -39,7 +39,7 @@ from lm_audio.training.estimate import print_estimate
 from lm_audio.training.objective import StageObjective
 from lm_audio.training.optimization import Average, adamw, learning_rate_share, set_learning_rate
 from lm_audio.training.processes import Processes
-from lm_audio.training.samples import sample_tokens
+from lm_audio.training.samples import heard_frames, sample_tokens
 from lm_audio.training.settings import LanguageModelSettings, read_data
 from lm_audio.training.stage_batches import StageBatches
 from lm_audio.training.tracking import Tracker
@@ -223,7 +223,7 @@ def listen(
     for index in range(min(3, len(held_out))):
         example = held_out[index]
         semantic, acoustic = (example.streams[kind] for kind in ("semantic", "acoustic"))
-        num_frames = min(stage.context, acoustic.shape[1])
+        num_frames = min(heard_frames(stage), acoustic.shape[1])
         heard = -(-num_frames * semantic.shape[1] // acoustic.shape[1])
         tokens = sample_tokens(
             stage,

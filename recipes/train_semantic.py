@@ -40,7 +40,7 @@ from lm_audio.training.estimate import print_estimate
 from lm_audio.training.objective import StageObjective
 from lm_audio.training.optimization import Average, adamw, learning_rate_share, set_learning_rate
 from lm_audio.training.processes import Processes
-from lm_audio.training.samples import sample_tokens
+from lm_audio.training.samples import heard_frames, sample_tokens
 from lm_audio.training.settings import LanguageModelSettings, read_data
 from lm_audio.training.stage_batches import Dropout, StageBatches
 from lm_audio.training.text import own_text, t5_text
@@ -291,11 +291,11 @@ def listen(
         captions = held_out.conditions[index].get("text")
         text = captions[0] if isinstance(captions, list) and captions else captions
         values = {"text": text} if text and "text" in stage.conditions else {}
-        tokens = sample_tokens(stage, num_frames=stage.context, seed=index, values=values)
+        tokens = sample_tokens(stage, num_frames=heard_frames(stage), seed=index, values=values)
         tracker.text(f"sample {index}", " ".join(map(str, tokens[0].tolist())), step=step)
         if acoustic is None:
             continue
-        num_frames = int(stage.context / stage.frame_rate * acoustic.frame_rate)
+        num_frames = int(tokens.shape[1] / stage.frame_rate * acoustic.frame_rate)
         sound = sample_tokens(
             acoustic, num_frames=num_frames, seed=index, values=values, source=tokens
         )

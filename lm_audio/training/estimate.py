@@ -170,7 +170,8 @@ def print_estimate(
         f"{_gb(costs[1].activations)} GB and {costs[1].flops / costs[0].flops - 1:.0%} more work.\n"
         f"A step, {config.accumulation} such batch{'es' * (config.accumulation > 1)} on each "
         f"GPU: {seconds:.2f} s at {UTILISATION:.0%} of an {GPU_NAME}'s "
-        f"{GPU_FLOPS[config.precision] / 1e12:.0f} TFLOP/s; {config.steps:,} steps: {hours:,.1f} hours.\n"
+        f"{GPU_FLOPS[config.precision] / 1e12:.0f} TFLOP/s; {config.steps:,} steps: "
+        f"{hours:,.1f} hours.\n"
     )
     print("| GPUs | tokens a step | hours per 1e9 tokens | DDP, GB each | FSDP, GB each | fits |")
     print("|---|---|---|---|---|---|")

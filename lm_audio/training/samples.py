@@ -13,6 +13,13 @@ from lm_audio.sampling import Sampling
 from lm_audio.stages.run import Run, unknown_tokens
 from lm_audio.stages.stage import Stage
 
+HEARD_SECONDS = 5.0  # of a sample; on a CPU more takes longer than the steps between
+
+
+def heard_frames(stage: Stage) -> int:
+    """How long a sample of a stage is: no longer than what it sees at once."""
+    return min(stage.context, round(HEARD_SECONDS * stage.frame_rate))
+
 
 @torch.inference_mode()
 def sample_tokens(
