@@ -58,6 +58,7 @@ from lm_audio.training.estimate import print_estimate
 from lm_audio.training.objective import StageObjective
 from lm_audio.training.optimization import Average, adamw, learning_rate_share, set_learning_rate
 from lm_audio.training.processes import Processes
+from lm_audio.training.samples import heard_frames
 from lm_audio.training.settings import LanguageModelSettings, read_data
 from lm_audio.training.stage_batches import Dropout, StageBatches
 from lm_audio.training.text import own_text, t5_text
@@ -291,7 +292,7 @@ def labels_of(conditions: Sequence[Conditions], name: str) -> list[str]:
 def listen(model: AudioPipeline, held_out: Shards, tracker: Tracker, step: int) -> None:
     """Logs what the model makes of the conditions of held-out examples."""
     (stage,) = model.stages.values()
-    duration = float(stage.context / stage.frame_rate)
+    duration = float(heard_frames(stage) / stage.frame_rate)
     for index in range(min(3, len(held_out))):
         given = {
             name: value[0] if isinstance(value, list) else value
