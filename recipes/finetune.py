@@ -189,12 +189,14 @@ def main(config: Config) -> list[float]:
                 )
                 with processes.whole_stage(module, stage) as whole:
                     if processes.is_main:
-                        if config.lora is not None:
+                        is_best = checkpoints.is_best(held_out_loss)
+                        if is_best and config.lora is not None:
                             save_adapters(whole.model, config.out / "adapters")
                         with nullcontext() if config.lora is None else merged(whole.model):
                             now = with_stage(pipeline, whole)
                             listen(now, whole, held_out, tracker, done)
-                            now.save(config.out / "model")
+                            if is_best:
+                                now.save(config.out / "model")
             tracker.numbers({"held out/loss": held_out_loss}, step=done)
             if processes.is_main:
                 progress.write(f"step {done}: held-out loss {held_out_loss:.3f}")

@@ -186,7 +186,8 @@ def main(config: Config) -> list[float]:
                 with processes.whole_stage(module, stage) as whole:
                     if processes.is_main:
                         listen(whole, source, codec, held_out, tracker, done)
-                        save(whole, learned, assemble, config)
+                        if checkpoints.is_best(held_out_loss):
+                            save(whole, learned, assemble, config)
             tracker.numbers({"held out/loss": held_out_loss}, step=done)
             if processes.is_main:
                 progress.write(f"step {done}: held-out loss {held_out_loss:.3f}")
@@ -194,7 +195,8 @@ def main(config: Config) -> list[float]:
             state = processes.state(module, optimizer, average)
             if processes.is_main:
                 checkpoints.save({**state, "settings": settings}, step=done, loss=held_out_loss)
-    if not losses:  # the run was done; the other stages may be new
+    if not losses and (best := checkpoints.best()):  # done before; other stages may be new
+        processes.restore(checkpoints.read(best), module, optimizer, average)
         with average.in_place(), processes.whole_stage(module, stage) as whole:
             if processes.is_main:
                 save(whole, learned, assemble, config)

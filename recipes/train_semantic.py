@@ -184,7 +184,8 @@ def main(config: Config) -> list[float]:
                 with processes.whole_stage(module, stage) as whole:
                     if processes.is_main:
                         listen(whole, acoustic, codec, held_out, tracker, done)
-                        write_stage(whole, config.out / "stage", tokens=learned.identities)
+                        if checkpoints.is_best(held_out_loss):
+                            write_stage(whole, config.out / "stage", tokens=learned.identities)
             tracker.numbers({"held out/loss": held_out_loss}, step=done)
             if processes.is_main:
                 progress.write(f"step {done}: held-out loss {held_out_loss:.3f}")

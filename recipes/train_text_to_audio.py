@@ -211,7 +211,8 @@ def main(config: Config) -> list[float]:
                     if processes.is_main:
                         now = AudioPipeline([whole], model.renderer)
                         listen(now, held_out, tracker, done)
-                        now.save(config.out / "model")
+                        if checkpoints.is_best(held_out_loss):
+                            now.save(config.out / "model")
             tracker.numbers({"held out/loss": held_out_loss}, step=done)
             if processes.is_main:
                 progress.write(f"step {done}: held-out loss {held_out_loss:.3f}")
@@ -292,6 +293,7 @@ def labels_of(conditions: Sequence[Conditions], name: str) -> list[str]:
 def listen(model: AudioPipeline, held_out: Shards, tracker: Tracker, step: int) -> None:
     """Logs what the model makes of the conditions of held-out examples."""
     (stage,) = model.stages.values()
+    assert isinstance(stage, Stage)
     duration = float(heard_frames(stage) / stage.frame_rate)
     for index in range(min(3, len(held_out))):
         given = {

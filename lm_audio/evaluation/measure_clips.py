@@ -210,7 +210,10 @@ def _voices(
         reason = "it takes real clips of at least two speakers, and generated ones of some of them"
         return [similarity, missing(names[1], reason=reason)]
     known = [i for i, clip in enumerate(real) if clip.speaker is not None]
-    answers = nearest_speakers(ours[asked], theirs[known], [str(real[i].speaker) for i in known])
+    pair_of, row_of = dict(pairs), {i: row for row, i in enumerate(known)}
+    own = [row_of.get(pair_of[i]) if i in pair_of else None for i in asked]
+    voices = [str(real[i].speaker) for i in known]
+    answers = nearest_speakers(ours[asked], theirs[known], voices, own=own)
     right = [float(a == generated[i].speaker) for a, i in zip(answers, asked, strict=True)]
     implementation = f"nearest of {len(speakers)} centroids; {judges.voices.name}"
     return [

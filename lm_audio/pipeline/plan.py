@@ -137,7 +137,7 @@ def _check(request: Request, stages: Sequence[AnyStage], made: Sequence[AnyStage
     known = {name for stage in stages for name in stage.conditions}
     for name in (*request.values, *request.negative):
         if name not in known:
-            takes = f"it takes {', '.join(sorted(known))}" if known else "it takes none"
+            takes = f"it takes {', '.join(sorted(known))}" if known else "leave it out"
             raise ValueError(f"This model takes no {name}; {takes}.")
         if not any(name in stage.conditions for stage in working):
             raise ValueError(

@@ -62,6 +62,11 @@ class Checkpoints:
         judged = [each for each in self.found() if each.loss is not None]
         return min(judged, key=lambda each: (each.loss, -each.step), default=None)
 
+    def is_best(self, loss: float) -> bool:
+        """Whether no earlier state was better."""
+        best = self.best()
+        return best is None or best.loss is None or loss <= best.loss
+
     def save(self, state: Mapping[str, Any], *, step: int, loss: float | None = None) -> Path:
         """Writes a state after `step` steps, then deletes those that need not be kept."""
         if loss is not None and not math.isfinite(loss):

@@ -85,6 +85,9 @@ class Processes:
         if self._shards:
             self._blank = _blank_copy(objective.stage)
         if self._shards and self.device.type == "cpu":  # which accelerate leaves out
+            if self.accelerator.mixed_precision == "bf16":  # as accelerate does it
+                lower = torch.autocast("cpu", torch.bfloat16)
+                objective.forward = lower(objective.forward)  # type: ignore[method-assign]
             return _shard(objective, optimizer)
         return self.accelerator.prepare(objective, optimizer)
 

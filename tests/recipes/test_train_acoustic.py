@@ -1,5 +1,6 @@
 """The acoustic recipe, whose loop all recipes of language models have."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -165,6 +166,26 @@ def test_a_run_killed_at_any_step_goes_on_with_the_same_losses(
     )
     for name, weight in whole["average"].items():
         assert torch.equal(resumed["average"][name], weight)
+
+
+def test_the_stage_that_is_written_is_the_best_one_also_when_written_anew(
+    recipe: ModuleType, tiny: Any, tmp_path: Path
+) -> None:
+    config = replace(
+        tiny, out=tmp_path, steps=4, evaluate_every=2, learning_rate=0.5, warmup_steps=1
+    )
+    recipe.main(config)
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    best = checkpoints.best()
+    assert best is not None
+    assert best.step < config.steps  # so high a rate makes it worse
+    averaged = checkpoints.read(best)["average"]
+    for _ in range(2):
+        stage = read_stage(tmp_path / "stage")
+        for name, weight in stage.model.state_dict().items():
+            assert torch.equal(weight, averaged[f"model.{name}"]), name
+        shutil.rmtree(tmp_path / "stage")
+        assert recipe.main(config) == []
 
 
 def test_a_run_does_not_go_on_with_other_settings(

@@ -166,6 +166,17 @@ def test_the_nearest_speaker_is_that_of_the_nearest_mean_direction() -> None:
     assert speaker_similarity(asked[:2], asked[:2] * 3).tolist() == pytest.approx([1.0, 1.0])
 
 
+def test_a_clip_is_left_out_of_the_voice_that_it_is_compared_with() -> None:
+    # With its own clip ann's centroid would be the nearest; her other clip is not.
+    enrolled = torch.tensor([[1.0, 0, 0], [0, 0, 1.0], [0.6, 0.8, 0], [0.6, 0.8, 0]])
+    speakers = ["ann", "ann", "bob", "bob"]
+    asked = torch.tensor([[1.0, 0, 0], [0.6, 0.8, 0]])
+    assert nearest_speakers(asked, enrolled, speakers) == ["ann", "bob"]
+    assert nearest_speakers(asked, enrolled, speakers, own=[0, 2]) == ["bob", "bob"]
+    alone = nearest_speakers(asked[:1], enrolled[[0, 2]], ["ann", "bob"], own=[0])
+    assert alone == ["ann"]  # all that there is of her
+
+
 def test_resemblyzer_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 

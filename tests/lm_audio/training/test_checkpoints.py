@@ -44,6 +44,14 @@ def test_of_equally_good_ones_the_latest_is_best(tmp_path: Path) -> None:
     assert [each.step for each in checkpoints.found()] == [3, 4]
 
 
+def test_what_is_no_worse_than_all_before_is_best(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    assert checkpoints.is_best(9.0)
+    checkpoints.save({}, step=1, loss=2.0)
+    checkpoints.save({}, step=2, loss=3.0)
+    assert [checkpoints.is_best(loss) for loss in (1.5, 2.0, 2.5)] == [True, True, False]
+
+
 def test_losses_below_zero_are_read_back(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save({}, step=1, loss=-0.5)
