@@ -110,10 +110,11 @@ class Config:
                 f"judged_from={self.judged_from}; expected 1 or more, a share below 1 and a share."
             )
 
-    def lasting(self) -> dict[str, Any]:
+    def lasting(self, corpus: Corpus) -> dict[str, Any]:
         """What must stay the same when a run goes on."""
         free = {"data", "out", "evaluate_every", "keep_last", "dry_run"}
-        return {name: value for name, value in asdict(self).items() if name not in free}
+        kept = {name: value for name, value in asdict(self).items() if name not in free}
+        return {**kept, "data": corpus.fingerprint}
 
 
 SHAPES = {
@@ -208,11 +209,11 @@ def main(config: Config) -> list[float]:
     # Half the resolutions at each step, in turn, at half the cost.
     measures = [replace(measure, window_lengths=measure.window_lengths[i::2]) for i in (0, 1)]
 
-    first_step = 0
+    first_step, settings = 0, config.lasting(corpus)
     checkpoints = Checkpoints(config.out / "checkpoints", keep_last=config.keep_last)
     if (latest := checkpoints.latest()) is not None:
         saved = checkpoints.read(latest)
-        check_same_settings(saved["settings"], config.lasting(), path=latest.path)
+        check_same_settings(saved["settings"], settings, path=latest.path)
         codec.load_state_dict(saved["average"])
         average.restart()
         codec.load_state_dict(saved["codec"])
@@ -287,7 +288,7 @@ def main(config: Config) -> list[float]:
                     save_frame_codec(codec, config.out)
             checkpoints.save(
                 {
-                    "settings": config.lasting(),
+                    "settings": settings,
                     "codec": codec.state_dict(),
                     "average": averaged,
                     "judges": judges.state_dict(),

@@ -91,10 +91,11 @@ class Config:
     def __post_init__(self) -> None:
         check_least(self, steps=1, batch_size=1, warmup_steps=0, evaluate_every=1, keep_last=1)
 
-    def lasting(self) -> dict[str, Any]:
+    def lasting(self, corpus: Corpus) -> dict[str, Any]:
         """What must stay the same when a run goes on."""
         free = {"data", "out", "evaluate_every", "keep_last", "dry_run"}
-        return {name: value for name, value in asdict(self).items() if name not in free}
+        kept = {name: value for name, value in asdict(self).items() if name not in free}
+        return {**kept, "data": corpus.fingerprint}
 
 
 MODELS = {
@@ -159,11 +160,11 @@ def main(config: Config) -> list[float]:
         seed=config.seed,
     )
 
-    first_step = 0
+    first_step, settings = 0, config.lasting(corpus)
     checkpoints = Checkpoints(config.out / "checkpoints", keep_last=config.keep_last)
     if (latest := checkpoints.latest()) is not None:
         saved = checkpoints.read(latest)
-        check_same_settings(saved["settings"], config.lasting(), path=latest.path)
+        check_same_settings(saved["settings"], settings, path=latest.path)
         prediction.load_state_dict(saved["average"])
         average.restart()
         prediction.load_state_dict(saved["prediction"])
@@ -208,7 +209,7 @@ def main(config: Config) -> list[float]:
                 save_masked_model(model, config.out)
             checkpoints.save(
                 {
-                    "settings": config.lasting(),
+                    "settings": settings,
                     "prediction": prediction.state_dict(),
                     "average": averaged,
                     "optimizer": optimizer.state_dict(),

@@ -4,6 +4,8 @@ A plain folder and a prepared corpus are read into memory as 16-bit samples, for
 sound; shards are mapped into memory and may be of any size.
 """
 
+import hashlib
+import json
 import logging
 import re
 from collections.abc import Iterator, Sequence
@@ -49,6 +51,12 @@ class Corpus:
 
     train: list[Recording]
     held_out: list[Recording]
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of which clips there are to learn from, in which order."""
+        facts = [[clip.kind, clip.name, len(clip.samples)] for clip in self.train]
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
 
 def load_corpus(folder: Path, *, sample_rate: int) -> Corpus:

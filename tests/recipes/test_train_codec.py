@@ -69,6 +69,8 @@ def test_a_run_killed_at_any_step_goes_on_with_the_same_losses(
         patch.setattr(recipe.SegmentSampler, "batch", killed)
         with pytest.raises(KeyboardInterrupt):
             recipe.main(config(recipe, sounds, tmp_path / "killed", **settings))
+    with pytest.raises(ValueError, match=r"was made with data='.*' and now it is '"):
+        recipe.main(replace(config(recipe, sounds, tmp_path / "killed", **settings), data=()))
     rest = recipe.main(config(recipe, sounds, tmp_path / "killed", **settings))
     assert rest == whole[last // 3 * 3 :], f"killed at step {last}"
     weights = [(tmp_path / run / "model.safetensors").read_bytes() for run in ("whole", "killed")]
