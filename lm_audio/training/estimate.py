@@ -28,11 +28,10 @@ from lm_audio.stages.stage import Stage
 from lm_audio.training.objective import StageObjective
 from lm_audio.training.processes import Precision
 from lm_audio.training.settings import LanguageModelSettings
+from lm_audio.training.step_cost import H100_FLOPS, NUMBERS_OF_GPUS, UTILISATION
 
-GPUS = tuple(2**n for n in range(9))
 GPU_NAME, GPU_BYTES = "H100", 80e9
-GPU_FLOPS: dict[Precision, float] = {"bfloat16": 989e12, "float32": 67e12}
-UTILISATION = 0.4
+GPU_FLOPS: dict[Precision, float] = {"bfloat16": H100_FLOPS, "float32": 67e12}
 TEXT_TOKENS = 32  # of a caption
 MARGIN = 0.9  # of a GPU's memory; the rest is for what is not foreseen
 FLOAT = 4  # bytes; weights and all that goes with them stay float32
@@ -175,7 +174,7 @@ def print_estimate(
     )
     print("| GPUs | tokens a step | hours per 1e9 tokens | DDP, GB each | FSDP, GB each | fits |")
     print("|---|---|---|---|---|---|")
-    for num_gpus in GPUS:
+    for num_gpus in NUMBERS_OF_GPUS:
         ddp, fsdp = (
             weights.memory(num_gpus=num_gpus, sharded=sharded) + cost.activations
             for sharded in (False, True)

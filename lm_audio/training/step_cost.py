@@ -1,4 +1,7 @@
-"""What a step of training costs, counted without computing it: on the meta device."""
+"""What a step of training costs, counted without computing it: on the meta device.
+
+For the tokenizers, whose steps are of like items; `estimate.py` knows the stages.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,7 +11,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 BYTES_PER_PARAMETER = 20  # float32: weight, gradient, two moments of AdamW, average
-GPU_FLOPS = 0.4 * 989e12  # a second of an H100 in bfloat16, as far as training comes
+H100_FLOPS = 989e12  # a second, in bfloat16
+UTILISATION = 0.4  # as far as training comes
+NUMBERS_OF_GPUS = tuple(2**n for n in range(9))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,16 +64,16 @@ def cost_table(cost: StepCost, *, batch_size: int, steps: int) -> str:
     """Memory of each GPU and time of the run, for 1 to 256 GPUs that share a batch."""
     state = BYTES_PER_PARAMETER * cost.num_parameters
     lines = [
-        f"{cost.num_parameters / 1e6:.1f} M parameters, {state / 2**30:.2f} GB with their state; "
+        f"{cost.num_parameters / 1e6:.1f} M parameters, {state / 1e9:.2f} GB with their state; "
         f"{cost.flops * batch_size / 1e12:.3g} TFLOP a step of {batch_size} items",
         "",
-        "| GPUs | items each | GB each, at most | hours at 40 % of an H100 |",
+        f"| GPUs | items each | GB each, at most | hours at {UTILISATION:.0%} of an H100 |",
         "|---:|---:|---:|---:|",
     ]
-    for gpus in (1, 2, 4, 8, 16, 32, 64, 128, 256):
+    for gpus in NUMBERS_OF_GPUS:
         if batch_size % gpus == 0:
             items = batch_size // gpus
-            memory = (state + items * cost.activations) / 2**30
-            hours = steps * items * cost.flops / GPU_FLOPS / 3600
+            memory = (state + items * cost.activations) / 1e9
+            hours = steps * items * cost.flops / (H100_FLOPS * UTILISATION) / 3600
             lines.append(f"| {gpus} | {items} | {memory:.2f} | {hours:.2f} |")
     return "\n".join(lines)

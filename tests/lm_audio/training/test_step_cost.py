@@ -25,9 +25,9 @@ def test_frozen_weights_are_no_parameters() -> None:
 
 
 def test_the_table_shares_a_batch_among_gpus() -> None:
-    cost = StepCost(num_parameters=2**30, flops=10**15, activations=2**30)
+    cost = StepCost(num_parameters=10**9, flops=10**15, activations=10**9)
     lines = cost_table(cost, batch_size=4, steps=1000).splitlines()
-    assert lines[0].startswith("1073.7 M parameters, 20.00 GB")
+    assert lines[0].startswith("1000.0 M parameters, 20.00 GB")
     assert [line.split("|")[1:4] for line in lines[4:]] == [
         [" 1 ", " 4 ", " 24.00 "],
         [" 2 ", " 2 ", " 22.00 "],
