@@ -86,7 +86,7 @@ PRESETS = {
         evaluate_batches=2,
         save_every=20,
     ),
-    "small": Config(tokens_per_batch=8_000),
+    "small": Config(tokens_per_batch=4_000),
     "paper": Config(
         preset="paper",
         steps=1_000_000,
