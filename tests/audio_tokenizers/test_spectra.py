@@ -1,6 +1,8 @@
 """Windows and mel bands against their definitions."""
 
+import pytest
 import torch
+from torch.utils import _device
 
 from audio_tokenizers.spectra import mel_filterbank, windows_of_hops
 
@@ -18,3 +20,11 @@ def test_mel_bands_cover_every_bin_and_rise_in_frequency() -> None:
     assert (centres.diff() >= 0).all()
     assert centres[0] <= 2
     assert centres[-1] > 440
+
+
+def test_mel_bands_are_made_where_torch_is_told_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The state that torch is in once it was first asked while transformers patched linspace.
+    others = frozenset(_device._device_constructors() - {torch.linspace})
+    monkeypatch.setattr(_device, "_device_constructors", lambda: others)
+    with torch.device("meta"):
+        assert mel_filterbank(num_mels=4, num_bins=8, sample_rate=800).is_meta

@@ -10,7 +10,9 @@ def mel_filterbank(*, num_mels: int, num_bins: int, sample_rate: int) -> Tensor:
     """Triangles of unit peak, evenly spaced on the mel scale, over `num_bins` bins from 0 Hz up
     to, without, Nyquist: [num_mels, num_bins]. Each reaches at least its neighbouring bins."""
     top = 2595 * math.log10(1 + sample_rate / 2 / 700)
-    edges = 700 * (10 ** (torch.linspace(0, top, num_mels + 2) / 2595) - 1)
+    # The device is named, since torch forgets linspace once transformers has patched it.
+    mels = torch.linspace(0, top, num_mels + 2, device=torch.get_default_device())
+    edges = 700 * (10 ** (mels / 2595) - 1)
     bin_width = sample_rate / 2 / num_bins
     centres = edges[1:-1, None]
     below = (centres - edges[:-2, None]).clamp(min=bin_width)
