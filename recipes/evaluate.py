@@ -17,6 +17,7 @@ CLAP take much longer. Memory is that of the judges, of a clip and of the vector
 
 import json
 import tempfile
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -256,6 +257,11 @@ def read_prompts(config: Config, real: list[ClipFile]) -> list[dict[str, Any]]:
         raise ValueError(
             f'{config.prompts} has a line that is no JSON object; write such as {{"text": "rain"}}.'
         ) from None
+    (name, times), *_ = Counter(row["name"] for row in rows).most_common(1) or [("", 0)]
+    if times > 1:
+        raise ValueError(
+            f"{config.prompts} names {times} prompts {name!r}; give each a name of its own, or none."
+        )
     return rows[: config.most]
 
 

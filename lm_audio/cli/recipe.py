@@ -30,6 +30,9 @@ def run_recipe(
     """
     try:
         main(_read(settings, description))
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads the output has enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (ValueError, OSError, SafetensorError) as error:  # the last one of a full disk, too
         _stop(error, status=2)
     except FloatingPointError as error:  # a run that has gone astray

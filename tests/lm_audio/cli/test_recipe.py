@@ -1,6 +1,9 @@
 """A recipe's command line: presets, and one line for a mistake."""
 
+import subprocess
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NoReturn
 
 import pytest
@@ -69,6 +72,17 @@ def test_a_mistake_gets_one_line_and_a_status(
     shown = capsys.readouterr().err
     assert said in shown
     assert shown.count("\n") == 1
+
+
+def test_a_reader_that_has_enough_is_no_mistake(tmp_path: Path) -> None:
+    script = tmp_path / "train_x.py"
+    script.write_text(
+        "from lm_audio.cli.recipe import run_recipe\n"
+        "run_recipe(lambda _: print('x' * 10**6), {'small': 1}, description=None)\n"
+    )
+    command = f"{sys.executable} {script} | head -c 1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("x", "")
 
 
 def test_whoever_changes_a_recipe_may_see_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
