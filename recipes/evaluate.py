@@ -260,7 +260,7 @@ def read_prompts(config: Config, real: list[ClipFile]) -> list[dict[str, Any]]:
     (name, times), *_ = Counter(row["name"] for row in rows).most_common(1) or [("", 0)]
     if times > 1:
         raise ValueError(
-            f"{config.prompts} names {times} prompts {name!r}; give each a name of its own, or none."
+            f"{config.prompts} names {times} prompts {name!r}; give each its own name, or none."
         )
     return rows[: config.most]
 

@@ -226,7 +226,7 @@ def test_prompts_and_pairs_that_cannot_be_read_are_told(
     with pytest.raises(ValueError, match=r"bad.jsonl has a line that is no JSON object; write"):
         recipe.main(recipe.Config(model=str(model_folder), prompts=bad, out=tmp_path / "out"))
     bad.write_text('{"name": "a"}\n{"name": "a"}\n')
-    with pytest.raises(ValueError, match=r"bad.jsonl names 2 prompts 'a'; give each a name of its"):
+    with pytest.raises(ValueError, match=r"bad.jsonl names 2 prompts 'a'; give each its own"):
         recipe.main(recipe.Config(model=str(model_folder), prompts=bad, out=tmp_path / "out"))
     bad.write_text("rain\n")
     with pytest.raises(ValueError, match=r"Line 1 of .*bad.jsonl is no JSON object"):
