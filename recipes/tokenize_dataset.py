@@ -26,7 +26,7 @@ import torch
 from tqdm import tqdm
 
 from audio_tokenizers.atomic import replacing
-from audio_tokenizers.audio_files import audio_info
+from audio_tokenizers.audio_files import audio_info, find_audio
 from audio_tokenizers.audio_writer import write_audio
 from lm_audio.cli.recipe import run_recipe
 from lm_audio.data.corpus import recording_of
@@ -37,8 +37,6 @@ from lm_audio.data.shards import Shards
 from lm_audio.data.synthetic import synthetic_clips
 from lm_audio.data.tokenizing import Tokenizers, TokenizingConfig
 from lm_audio.pretrained import CODEC_FOLDER
-
-SUFFIXES = {".wav", ".flac", ".ogg", ".opus", ".mp3"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +142,7 @@ def find_corpus(config: Config) -> tuple[Path, list[tuple[str, str]]]:
     )
     if is_prepared:
         return config.data, []
-    paths = sorted(p for p in config.data.rglob("*") if p.suffix.lower() in SUFFIXES)
+    paths = find_audio(config.data)
     if not paths:
         raise ValueError(f"There is no audio below {config.data}; give a folder that has some.")
     cuts, skipped = [], []

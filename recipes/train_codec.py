@@ -53,6 +53,7 @@ from lm_audio.training.optimization import (
     learning_rate_share,
     set_learning_rate,
 )
+from lm_audio.training.processes import Precision, new_accelerator
 from lm_audio.training.settings import check_least
 from lm_audio.training.spectral_distance import SpectralConfig, distance, energy_score, spectra
 from lm_audio.training.step_cost import cost_table, step_cost
@@ -97,7 +98,7 @@ class Config:
     """Steps from one evaluation and checkpoint to the next."""
     keep_last: int = 2
     """Checkpoints to keep, beside the best."""
-    precision: Literal["bfloat16", "float32"] = "bfloat16"
+    precision: Precision = "bfloat16"
     seed: int = 0
     dry_run: bool = False
     """Print what a run takes, memory and time, and stop."""
@@ -172,10 +173,7 @@ def main(config: Config) -> list[float]:
     # What is closest before the last phase is not the best of the run.
     last_phase = judged_from if quantised_from < judged_from < steps else quantised_from
     codec_config, discriminator_config = SHAPES[config.preset]
-    accelerator = Accelerator(
-        cpu=not torch.accelerator.is_available(),  # or CPU processes would not find each other
-        mixed_precision="bf16" if config.precision == "bfloat16" else "no",
-    )
+    accelerator = new_accelerator(config.precision)
     device, rank = accelerator.device, accelerator.process_index
     if config.batch_size % accelerator.num_processes:
         raise ValueError(

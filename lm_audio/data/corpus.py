@@ -18,12 +18,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from audio_tokenizers.audio_files import read_audio
+from audio_tokenizers.audio_files import find_audio, read_audio
 from lm_audio.data.manifest import SPLITS, Split, choose_held_out, read_cut_audio, read_cuts
 from lm_audio.data.shards import Shards, shard_path
 
 logger = logging.getLogger(__name__)
-SUFFIXES = {".wav", ".flac", ".ogg", ".opus", ".mp3"}
 HELD_OUT_SHARE = 0.05
 FULL_SCALE = 2**15
 
@@ -181,7 +180,7 @@ def _read_manifest(folder: Path, split: Split, *, sample_rate: int) -> Iterator[
 
 
 def _read_folder(folder: Path, *, sample_rate: int) -> Corpus:
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
+    paths = find_audio(folder)
     if not paths:
         raise ValueError(f"No audio files were found below {folder}; give a folder that has some.")
     groups: dict[str, list[Recording]] = {}

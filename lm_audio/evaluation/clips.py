@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from audio_tokenizers.atomic import replacing
-from audio_tokenizers.audio_files import Audio, read_audio
+from audio_tokenizers.audio_files import Audio, find_audio, read_audio
 from lm_audio.data.manifest import conditions_of, read_cuts
 
 FILE = "clips.jsonl"
 KNOWN = ("text", "label", "transcript", "speaker")
-SUFFIXES = {".wav", ".flac", ".ogg", ".opus", ".mp3"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +54,7 @@ def read_clips(folder: Path, *, most: int | None = None) -> list[ClipFile]:
     elif (folder / FILE).is_file():
         clips = [_of_line(line, folder, n) for n, line in _lines(folder / FILE)]
     else:
-        paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
+        paths = find_audio(folder)
         clips = [_of_path(path, folder) for path in paths]
     if not clips:
         raise ValueError(f"Found no audio in {folder}; give a folder with audio files in it.")

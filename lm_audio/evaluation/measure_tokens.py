@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from audio_tokenizers.audio_files import read_audio
+from audio_tokenizers.audio_files import find_audio, read_audio
 from audio_tokenizers.protocol import SemanticTokenizer
 from audio_tokenizers.semantic.tokenizer import FeatureTokenizer
 from lm_audio.evaluation.abx import (
@@ -23,7 +23,6 @@ from lm_audio.evaluation.abx import (
     token_distance,
     token_edits,
 )
-from lm_audio.evaluation.clips import SUFFIXES
 from lm_audio.evaluation.likelihood import log_likelihood, pair_wins
 from lm_audio.evaluation.report import Measurement, mean_of, missing
 from lm_audio.stages.stage import Stage
@@ -46,7 +45,7 @@ def measure_abx(
         folder: the audio that the item file names, in any subfolder.
     """
     items = read_items(item_file)
-    paths = {p.stem: p for p in sorted(folder.rglob("*")) if p.suffix.lower() in SUFFIXES}
+    paths = {path.stem: path for path in find_audio(folder)}
     lacking = sorted({item.file for item in items} - paths.keys())
     if lacking:
         raise ValueError(

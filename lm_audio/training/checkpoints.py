@@ -63,9 +63,11 @@ class Checkpoints:
         return min(judged, key=lambda each: (each.loss, -each.step), default=None)
 
     def is_best(self, loss: float) -> bool:
-        """Whether no earlier state was better."""
+        """Whether no earlier state was better, to the digits that their names have."""
         best = self.best()
-        return best is None or best.loss is None or loss <= best.loss
+        return math.isfinite(loss) and (
+            best is None or best.loss is None or round(loss, 4) <= best.loss
+        )
 
     def save(self, state: Mapping[str, Any], *, step: int, loss: float | None = None) -> Path:
         """Writes a state after `step` steps, then deletes those that need not be kept."""

@@ -41,6 +41,14 @@ _TRAINED = StateDictOptions(
 )
 
 
+def new_accelerator(precision: Precision) -> Accelerator:
+    """This process's part in a run."""
+    return Accelerator(
+        cpu=not torch.accelerator.is_available(),  # or CPU processes would not find each other
+        mixed_precision="bf16" if precision == "bfloat16" else "no",
+    )
+
+
 class Processes:
     """The processes of a run, of which this is one.
 
@@ -49,10 +57,7 @@ class Processes:
     """
 
     def __init__(self, *, precision: Precision, accumulation: int = 1) -> None:
-        self.accelerator = Accelerator(
-            cpu=not torch.accelerator.is_available(),  # or CPU processes would not find each other
-            mixed_precision="bf16" if precision == "bfloat16" else "no",
-        )
+        self.accelerator = new_accelerator(precision)
         self.accumulation = accumulation
         self._blank: Stage | None = None
 

@@ -23,6 +23,7 @@ from audio_tokenizers.resampling import (
 )
 from audio_tokenizers.truncation import BinarySource, check_complete
 
+SUFFIXES = {".wav", ".flac", ".ogg", ".opus", ".mp3"}
 MAX_CHANNELS = 64
 BLOCK_SAMPLES = 1 << 16
 # libsndfile reads wrong samples after a seek into the last page of an OGG file, at most this long.
@@ -69,6 +70,11 @@ def audio_info(path: str | Path | BinarySource) -> AudioInfo:
     """Reads the header of an audio file, and checks that the file is whole."""
     with _opened(path) as file:
         return _info(file)
+
+
+def find_audio(folder: Path) -> list[Path]:
+    """The files below a folder whose names are those of audio, in order."""
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
 
 
 def read_audio(

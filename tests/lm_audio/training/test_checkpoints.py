@@ -49,7 +49,9 @@ def test_what_is_no_worse_than_all_before_is_best(tmp_path: Path) -> None:
     assert checkpoints.is_best(9.0)
     checkpoints.save({}, step=1, loss=2.0)
     checkpoints.save({}, step=2, loss=3.0)
-    assert [checkpoints.is_best(loss) for loss in (1.5, 2.0, 2.5)] == [True, True, False]
+    losses = (1.5, 2.0, 2.00004, 2.5, float("nan"))
+    assert [checkpoints.is_best(loss) for loss in losses] == [True, True, True, False, False]
+    assert not Checkpoints(tmp_path / "new").is_best(float("inf"))
 
 
 def test_losses_below_zero_are_read_back(tmp_path: Path) -> None:
