@@ -41,7 +41,6 @@ from lm_audio.data.effects.catalogue import (
     write_effect,
 )
 from lm_audio.data.manifest import (
-    Conditions,
     Cut,
     Licence,
     Split,
@@ -50,6 +49,7 @@ from lm_audio.data.manifest import (
     write_cuts,
     write_licences,
 )
+from lm_audio.data.shards import Conditions
 
 SOUNDS = {".wav", ".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff"}
 ABBREVIATIONS = {

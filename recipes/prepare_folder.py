@@ -37,7 +37,6 @@ from audio_tokenizers.audio_files import AudioInfo, audio_info, stream_audio
 from audio_tokenizers.audio_writer import write_audio
 from lm_audio.cli.recipe import run_recipe
 from lm_audio.data.manifest import (
-    Conditions,
     Licence,
     Split,
     check_condition,
@@ -47,6 +46,7 @@ from lm_audio.data.manifest import (
     write_licences,
     write_shar,
 )
+from lm_audio.data.shards import Conditions
 from lm_audio.data.synthetic import synthetic_clips
 
 SOUNDS = {".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".caf"}

@@ -30,10 +30,10 @@ from audio_tokenizers.audio_files import audio_info, find_audio
 from audio_tokenizers.audio_writer import write_audio
 from lm_audio.cli.recipe import run_recipe
 from lm_audio.data.corpus import recording_of
-from lm_audio.data.manifest import SPLITS, Conditions, Split, make_cut, write_cuts
+from lm_audio.data.manifest import SPLITS, Split, make_cut, write_cuts
 from lm_audio.data.shard_jobs import Report, claim_folder, plan_jobs, read_report
 from lm_audio.data.shard_workers import make_shards, make_shards_on_ray
-from lm_audio.data.shards import Shards
+from lm_audio.data.shards import Conditions, Shards
 from lm_audio.data.synthetic import synthetic_clips
 from lm_audio.data.tokenizing import Tokenizers, TokenizingConfig
 from lm_audio.pretrained import CODEC_FOLDER

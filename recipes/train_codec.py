@@ -81,7 +81,7 @@ class Config:
     quantised_from: float = 0.25
     """The share of steps before the quantiser joins in. Phases are learned slowly and through it
     hardly at all; the codebooks then start from k-means over the latents of 16 batches."""
-    judged_from: float = 0.5
+    adversarial_from: float = 0.5
     """The share of steps before the discriminators join in; 1 for never."""
     adversarial_weight: float = 1.0
     """How hard the discriminators pull, beside 1 for the reconstruction (EnCodec: about 3)."""
@@ -105,10 +105,15 @@ class Config:
 
     def __post_init__(self) -> None:
         check_least(self, steps=1, batch_size=1, warmup_steps=0, evaluate_every=1, keep_last=1)
-        if self.answers < 1 or not 0 <= self.quantised_from < 1 or not 0 <= self.judged_from <= 1:
+        if (
+            self.answers < 1
+            or not 0 <= self.quantised_from < 1
+            or not 0 <= self.adversarial_from <= 1
+        ):
             raise ValueError(
                 f"Got answers={self.answers}, quantised_from={self.quantised_from} and "
-                f"judged_from={self.judged_from}; expected 1 or more, a share below 1 and a share."
+                f"adversarial_from={self.adversarial_from}; expected 1 or more, a share below 1 "
+                "and a share."
             )
 
     def lasting(self, corpus: Corpus) -> dict[str, Any]:
@@ -167,11 +172,11 @@ def main(config: Config) -> list[float]:
         print(cost(config))
         return []
     steps = config.steps
-    quantised_from, judged_from = (
-        round(share * steps) for share in (config.quantised_from, config.judged_from)
+    quantised_from, adversarial_from = (
+        round(share * steps) for share in (config.quantised_from, config.adversarial_from)
     )
     # What is closest before the last phase is not the best of the run.
-    last_phase = judged_from if quantised_from < judged_from < steps else quantised_from
+    last_phase = adversarial_from if quantised_from < adversarial_from < steps else quantised_from
     codec_config, discriminator_config = SHAPES[config.preset]
     accelerator = new_accelerator(config.precision)
     device, rank = accelerator.device, accelerator.process_index
@@ -183,10 +188,10 @@ def main(config: Config) -> list[float]:
 
     torch.manual_seed(config.seed)
     codec = FrameCodec(codec_config).to(device).train()
-    judges = Discriminators(discriminator_config).to(device)
+    discriminators = Discriminators(discriminator_config).to(device)
     optimizers = [
         adamw(module, learning_rate=config.learning_rate, weight_decay=0.01, betas=(0.8, 0.99))
-        for module in (codec, judges)
+        for module in (codec, discriminators)
     ]
     average = Average(codec, decay=config.average_decay)
     balancer = LossBalancer(
@@ -215,14 +220,16 @@ def main(config: Config) -> list[float]:
         codec.load_state_dict(saved["average"])
         average.restart()
         codec.load_state_dict(saved["codec"])
-        judges.load_state_dict(saved["judges"])
+        discriminators.load_state_dict(saved["discriminators"])
         for optimizer, state in zip(optimizers, saved["optimizers"], strict=True):
             optimizer.load_state_dict(state)
         balancer.load_state_dict(saved["balancer"])
         first_step = latest.step
 
     tracker = Tracker(config.out / "log", after=first_step, active=rank == 0)
-    trained, trained_judges, *optimizers = accelerator.prepare(codec, judges, *optimizers)
+    trained, trained_discriminators, *optimizers = accelerator.prepare(
+        codec, discriminators, *optimizers
+    )
     losses = []
     progress = tqdm(range(first_step, steps), initial=first_step, total=steps, disable=rank > 0)
     for step in progress:
@@ -233,7 +240,7 @@ def main(config: Config) -> list[float]:
         )
         for optimizer in optimizers:
             set_learning_rate(optimizer, share * config.learning_rate)
-        quantise, judge = step >= quantised_from, step >= judged_from
+        quantise, adversarial = step >= quantised_from, step >= adversarial_from
         if quantise and not codec.has_codebooks:
             start_codebooks(codec, sampler, steps, accelerator)
         samples = sampler.batch(step, part=rank, num_parts=accelerator.num_processes).to(device)
@@ -243,32 +250,32 @@ def main(config: Config) -> list[float]:
         answers = heard.chunk(config.answers)
         score = energy_score(samples[:, 0], [each[:, 0] for each in answers], measures[step % 2])
         terms = {"reconstruction": score}
-        if judge:
+        if adversarial:
             # At one level: else quiet segments, whose logarithms are steep, would decide how hard
             # the reconstruction pulls, and loud ones how hard the discriminators do.
             level = samples.square().mean(2, keepdim=True).sqrt().clamp(min=1e-3)
             truth, answer = samples / level, answers[0] / level
-            real = trained_judges(truth)
-            judged = discriminator_loss(real, trained_judges(answer.detach()))
-            accelerator.backward(judged)
-            fake = judges(answer)
+            real = trained_discriminators(truth)
+            told_apart = discriminator_loss(real, trained_discriminators(answer.detach()))
+            accelerator.backward(told_apart)
+            fake = discriminators(answer)
             terms["adversarial"] = adversarial_loss(fake)
             terms["features"] = feature_distance(real, fake)
         pull = (heard * balancer.gradient(terms, heard)).sum()
         accelerator.backward(pull + config.commitment_weight * output.commitment)
         values = {**terms, "commitment": output.commitment}
         values["gradient norm"] = accelerator.clip_grad_norm_(trained.parameters(), config.max_norm)
-        if judge:
-            values["discriminators"] = judged
+        if adversarial:
+            values["discriminators"] = told_apart
             values["gradient norm of discriminators"] = accelerator.clip_grad_norm_(
-                trained_judges.parameters(), config.max_norm
+                trained_discriminators.parameters(), config.max_norm
             )
         numbers = torch.stack([value.detach().float() for value in values.values()])
         report = dict(zip(values, accelerator.reduce(numbers, "mean").tolist(), strict=True))
         check_finite(
             sum(report.values()), report["gradient norm"], step=step, checkpoints=checkpoints
         )
-        for optimizer in optimizers if judge else optimizers[:1]:
+        for optimizer in optimizers if adversarial else optimizers[:1]:
             optimizer.step()
             optimizer.zero_grad()
         average.update(step)
@@ -289,7 +296,7 @@ def main(config: Config) -> list[float]:
                     "settings": settings,
                     "codec": codec.state_dict(),
                     "average": averaged,
-                    "judges": judges.state_dict(),
+                    "discriminators": discriminators.state_dict(),
                     "optimizers": [optimizer.state_dict() for optimizer in optimizers],
                     "balancer": balancer.state_dict(),
                 },
@@ -380,10 +387,10 @@ def cost(config: Config) -> str:
     """What a run takes, with the discriminators; choosing codes is little beside."""
     codec_config, discriminator_config = SHAPES[config.preset]
     with torch.device("meta"):
-        codec, judges = FrameCodec(codec_config), Discriminators(discriminator_config)
+        codec, discriminators = FrameCodec(codec_config), Discriminators(discriminator_config)
         length = int(config.seconds * codec.frame_rate) * codec.hop_length
         samples = torch.zeros(1, 1, length)
-    for layer in judges.modules():
+    for layer in discriminators.modules():
         if is_parametrized(layer):  # torch 2.9 cannot count the norms of weights
             remove_parametrizations(layer, "weight")
     measure = SpectralConfig(sample_rate=codec.sample_rate)
@@ -391,15 +398,15 @@ def cost(config: Config) -> str:
     def loss() -> Tensor:
         output = codec(samples, quantize=False, noise_starts=range(config.answers))
         answers = output.reconstructions
-        real, fake = judges(samples), judges(answers[0])
+        real, fake = discriminators(samples), discriminators(answers[0])
         return (
             energy_score(samples[:, 0], [each[:, 0] for each in answers], measure)
-            + discriminator_loss(real, judges(answers[0].detach()))
+            + discriminator_loss(real, discriminators(answers[0].detach()))
             + adversarial_loss(fake)
             + feature_distance(real, fake)
         )
 
-    one = step_cost([codec, judges], loss, items=1)
+    one = step_cost([codec, discriminators], loss, items=1)
     return cost_table(one, batch_size=config.batch_size, steps=config.steps)
 
 

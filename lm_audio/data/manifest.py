@@ -28,12 +28,10 @@ import torch
 from audio_tokenizers.atomic import replacing, replacing_folder
 from audio_tokenizers.audio_files import Audio, AudioInfo, read_audio
 from audio_tokenizers.resampling import resample
+from lm_audio.data.shards import Conditions
 
 Split = Literal["train", "held_out"]
 SPLITS: tuple[Split, ...] = ("train", "held_out")
-
-Conditions = dict[str, str | float | list[str]]
-"""What a clip is known to be; of a list, one is drawn each time that the clip is used."""
 
 Cut = Any
 """A `lhotse.cut.Cut`; lhotse is untyped and optional."""

@@ -26,7 +26,7 @@ from audio_tokenizers.atomic import replacing
 FORMAT = "lm-audio shard 1"
 MAX_INT16 = 2**15 - 1
 
-Conditions = Mapping[str, str | float | list[str]]
+Conditions = dict[str, str | float | list[str]]
 """What a model may be told of an example, by name; of a list, one is drawn each time."""
 
 

@@ -147,7 +147,7 @@ def test_two_processes_learn_what_one_does(
         launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", count]
         script = [str(Path(recipe.__file__ or "")), "--preset", "tiny", "--steps", "3"]
         settings = ["--batch-size", "4", "--seconds", "0.4", "--quantised-from", "0.9"]
-        places = ["--data", str(sounds), "--out", str(out), "--judged-from", "0.5"]
+        places = ["--data", str(sounds), "--out", str(out), "--adversarial-from", "0.5"]
         subprocess.run(
             [sys.executable, *launch, *script, *settings, *places], check=True, capture_output=True
         )
