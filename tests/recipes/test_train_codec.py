@@ -154,7 +154,7 @@ def test_two_processes_learn_what_one_does(
     one, two = (
         read_pickle(next((out / "checkpoints").glob("step-00000003*.pt"))) for out in folders
     )
-    for name in ("codec", "judges"):
+    for name in ("codec", "discriminators"):
         for key, weight in one[name].items():
             # AdamW moves even a weight whose gradient is rounding alone.
             assert (weight.float() - two[name][key].float()).abs().mean() < 2e-5, key
