@@ -14,7 +14,8 @@ from pathlib import Path
 
 import torch
 
-from lm_audio.catalogue import models
+from lm_audio import pretrained
+from lm_audio.catalogue import DEFAULT, models
 from lm_audio.models.checkpoints.audiocraft import holds_audiocraft, read_audiocraft
 from lm_audio.models.checkpoints.bark import read_bark
 from lm_audio.models.checkpoints.bark_original import CODEC, TEXT_TOKENIZER, holds_original_bark
@@ -24,12 +25,10 @@ from lm_audio.models.checkpoints.musicgen_parts import MusicGenParts
 from lm_audio.pipeline import AudioPipeline
 from lm_audio.pipeline.about import About
 from lm_audio.pipeline.folder import DTYPES, load_pipeline
-from lm_audio.pretrained import CODEC_FOLDER
 from lm_audio.renderers.codec import CodecRenderer
 from lm_audio.stages.audiogen import audiogen
 from lm_audio.stages.bark import bark
 
-DEFAULT_FOLDER = CODEC_FOLDER.parent
 KEPT_SHARE = Fraction(2, 5)  # of a window of MusicGen and AudioGen, for the next one to follow
 
 _OF_TRANSFORMERS = (
@@ -94,8 +93,8 @@ def load(
     reader, lacks_text_encoder = FORMATS[checkpoint.format]
     if text_encoder is not None and not lacks_text_encoder:
         raise ValueError(
-            f"{source} comes with what reads its text, so a text_encoder has no effect; leave it "
-            "out."
+            f"{source or DEFAULT} comes with what reads its text, so a text_encoder has no effect; "
+            "leave it out."
         )
     return reader(checkpoint, settings)
 
@@ -117,16 +116,16 @@ def find_device(device: str | None = None) -> str:
 
 def find_checkpoint(source: str | Path | None) -> Checkpoint:
     """The files of a model, fetched if need be, and their format."""
-    if source is None:
-        if not (DEFAULT_FOLDER / "config.json").is_file():
-            raise ValueError(
-                "No model comes with this version of lm-audio; name one: a folder, a hub id, or "
-                "one of those that lm_audio.models() lists (lm-audio models)."
-            )
-        source = DEFAULT_FOLDER
-    path = Path(source).expanduser()
+    path = pretrained.DEFAULT_FOLDER if source is None else Path(source).expanduser()
+    if str(source) == DEFAULT and not path.is_dir():  # a folder of that name comes first
+        path, source = pretrained.DEFAULT_FOLDER, None
+    if source is None and not (path / "config.json").is_file():
+        raise ValueError(
+            "No model comes with this version of lm-audio; name one: a folder, a hub id, or one "
+            "of those that lm_audio.models() lists (lm-audio models)."
+        )
     if path.is_dir():
-        return Checkpoint(folder=path, hub_id=None, format=_format(path, source))
+        return Checkpoint(folder=path, hub_id=None, format=_format(path, source or DEFAULT))
     if path.exists():
         raise ValueError(f"{source} is a file; give the folder that holds the model.")
     hub_id = {model.name: model.source for model in models()}.get(str(source), str(source))

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import tyro
 
-from lm_audio.catalogue import ModelInfo, models
+from lm_audio.catalogue import DEFAULT, ModelInfo, models
+from lm_audio.cli.console import in_words
 from lm_audio.cli.making import ModelOptions
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ class Models:
     """Lists the models that can be loaded by name."""
 
     def run(self) -> None:
-        titles = ("name", "from", "parameters", "download", "sound", "makes sound from", "licence")
+        titles = ("name", "from", "parameters", "size", "sound", "makes sound from", "licence")
         rows = [titles, *(_row(model) for model in models())]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         for row in rows:
@@ -32,21 +33,22 @@ class Models:
 class Info:
     """Tells what a model is made of; of a public one that is not here, what its card says."""
 
-    model: tyro.conf.Positional[str]
-    """A folder, a name that `lm-audio models` lists, or a hub id."""
+    model: tyro.conf.Positional[str] = DEFAULT
+    """A folder, a name that `lm-audio models` lists, or a hub id; else the one in the package."""
     text_encoder: str | None = None
     """A folder or hub id of what reads the text, for files that lack it."""
 
     def run(self) -> None:
         known = [m for m in models() if self.model in (m.name, m.source)]
-        if known and not Path(self.model).is_dir():
-            lines = _of_card(known[0])
-        else:
+        info = known[0] if known and not Path(self.model).is_dir() else None
+        lines = [] if info is None else _of_card(info)
+        if info is None or info.place == "package":
             from lm_audio.loading import find_checkpoint
 
             kind = find_checkpoint(self.model).format
             options = ModelOptions(model=self.model, device="cpu", text_encoder=self.text_encoder)
-            lines = _of_model(options.load(), kind)
+            told = {title for title, _ in lines}
+            lines += [line for line in _of_model(options.load(), kind) if line[0] not in told]
         for title, text in lines:
             print(f"{title:10}  {text}")
 
@@ -55,18 +57,18 @@ def _row(model: ModelInfo) -> tuple[str, ...]:
     return (
         model.name,
         model.source if model.place == "hub" else "this package",
-        _count(model.num_parameters),
-        "?" if model.download is None else f"{model.download / 1e9:.1f} GB",
+        "?" if model.num_parameters is None else in_words(model.num_parameters),
+        _bytes(model.size),
         _sound(model.sample_rate, model.num_channels),
         ", ".join(model.abilities),
         model.licence,
     )
 
 
-def _of_card(model: ModelInfo) -> Iterator[tuple[str, str]]:
+def _of_card(model: ModelInfo) -> list[tuple[str, str]]:
     """A title and a text for each line."""
-    titles = ("name", "from", "parameters", "download", "sound", "takes", "licence")
-    return zip(titles, _row(model), strict=True)
+    titles = ("name", "from", "parameters", "size", "sound", "takes", "licence")
+    return list(zip(titles, _row(model), strict=True))
 
 
 def _of_model(model: "AudioPipeline", kind: str) -> Iterator[tuple[str, str]]:
@@ -86,7 +88,7 @@ def _stage(stage: "AnyStage") -> str:
     count = sum(weight.numel() for weight in model.parameters())
     seconds = stage.context / float(stage.frame_rate)
     return (
-        f"{_count(count)} parameters, {stage.num_codebooks} codebooks at "
+        f"{in_words(count)} parameters, {stage.num_codebooks} codebooks at "
         f"{float(stage.frame_rate):g} Hz, sees {seconds:.1f} s at once"
     )
 
@@ -96,11 +98,7 @@ def _sound(sample_rate: int, num_channels: int) -> str:
     return f"{sample_rate} Hz {channels}"
 
 
-def _count(number: int | None) -> str:
-    """A count, rounded as people say it."""
-    if number is None:
+def _bytes(size: int | None) -> str:
+    if size is None:
         return "?"
-    for unit, name in ((10**9, "billion"), (10**6, "million")):
-        if number >= unit:
-            return f"{number / unit:.3g} {name}"
-    return str(number)
+    return f"{size / 1e9:.1f} GB" if size >= 10**9 else f"{size / 1e6:.0f} MB"

@@ -92,6 +92,14 @@ def waiting_for(what: str) -> Iterator[None]:
         yield
 
 
+def in_words(number: int) -> str:
+    """A count, rounded as people say it."""
+    for unit, name in ((10**9, "billion"), (10**6, "million")):
+        if number >= unit:
+            return f"{number / unit:.3g} {name}"
+    return str(number)
+
+
 def quiet_libraries() -> None:
     """Keeps bars, hints and retries of other libraries off the screen."""
     from transformers.utils import logging as found

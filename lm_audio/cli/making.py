@@ -1,14 +1,16 @@
 """The verbs that make sound: generate, continue, inpaint."""
 
 import re
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from lm_audio.cli.console import quiet_libraries, share_bar, waiting_for
+from lm_audio.cli.console import in_words, quiet_libraries, share_bar, waiting_for
 
 if TYPE_CHECKING:
     from lm_audio.clip import Clip
@@ -23,7 +25,7 @@ LONGEST_SLUG = 40  # characters of a prompt in a file name
 @dataclass(frozen=True, kw_only=True)
 class ModelOptions:
     model: str | None = None
-    """A folder, a name that `lm-audio models` lists, or a hub id."""
+    """A folder, a name that `lm-audio models` lists, or a hub id; else the one in the package."""
     device: str | None = None
     """Such as cpu, cuda or cuda:1; CUDA where there is any by default."""
     dtype: str = "float32"
@@ -144,8 +146,8 @@ class Generate:
     def run(self) -> None:
         seeds = self.request.seeds(self.num_samples)
         paths = self.request.paths(_slug(self.prompt or "sound"), seeds)
-        model = self.model.load()
-        with share_bar("generating") as progress:
+        model = _load(self.model)
+        with _making("generating", self.duration * len(seeds)) as progress:
             clips = model.generate(
                 [self.prompt] * len(seeds),
                 duration=self.duration,
@@ -183,8 +185,8 @@ class Continue:
         audio_info(self.audio)  # what is wrong with it is told before the model is loaded
         (seed,) = self.request.seeds(1)
         (path,) = self.request.paths(f"{_slug(self.audio.stem)}-continued", [seed])
-        model = self.model.load()
-        with share_bar("continuing") as progress:
+        model = _load(self.model)
+        with _making("continuing", self.duration) as progress:
             clip = model.continue_from(
                 self.audio,
                 duration=self.duration,
@@ -226,8 +228,8 @@ class Inpaint:
         audio_info(self.audio)
         (seed,) = self.request.seeds(1)
         (path,) = self.request.paths(f"{_slug(self.audio.stem)}-inpainted", [seed])
-        model = self.model.load()
-        with share_bar("inpainting") as progress:
+        model = _load(self.model)
+        with _making("inpainting", self.end - self.start) as progress:
             clip = model.inpaint(
                 self.audio,
                 start=self.start,
@@ -241,6 +243,28 @@ class Inpaint:
                 progress=progress,
             )
         _save(clip, path)
+
+
+def _load(options: ModelOptions) -> "AudioPipeline":
+    """Loads the model, and says which one, its size and how long that took."""
+    began = time.perf_counter()
+    model = options.load()
+    took = time.perf_counter() - began
+    stages: Any = model.stages.values()  # each kind has its own model
+    count = sum(weight.numel() for stage in stages for weight in stage.model.parameters())
+    name = options.model or "the model in this package"
+    print(f"loaded {name}: {in_words(count)} parameters, {took:.1f} s", flush=True)
+    return model
+
+
+@contextmanager
+def _making(what: str, seconds: float) -> Iterator[Callable[[float], None]]:
+    """Shows progress, and in the end how long it took to make so many seconds of sound."""
+    began = time.perf_counter()
+    with share_bar(what) as progress:
+        yield progress
+    took = time.perf_counter() - began
+    print(f"made {seconds:.2f} s of sound in {took:.1f} s: {took / seconds:.2f} s a second")
 
 
 def _save(clip: "Clip", path: Path) -> None:

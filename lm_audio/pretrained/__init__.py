@@ -2,4 +2,7 @@
 
 from pathlib import Path
 
-CODEC_FOLDER = Path(__file__).parent / "codec"
+DEFAULT_FOLDER = Path(__file__).parent
+"""A whole model, as `AudioPipeline.save` writes it, beside its model card."""
+CODEC_FOLDER = DEFAULT_FOLDER / "codec"
+"""Its codec, which is of use without the rest."""

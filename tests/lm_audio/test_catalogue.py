@@ -1,12 +1,22 @@
 """The list of public models."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
 import lm_audio
+from lm_audio import pretrained
 from lm_audio.catalogue import ModelInfo
 from lm_audio.models import presets
 from lm_audio.models.token_lm import TokenLM
+
+
+@pytest.fixture(autouse=True)
+def _of_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model in the package has tests of its own."""
+    monkeypatch.setattr(pretrained, "DEFAULT_FOLDER", tmp_path)
+
 
 SHAPES = {
     "audiogen-medium": presets.medium,

@@ -27,7 +27,7 @@ Fails = Callable[[list[str]], str]
         (["generate", "--top-k", "2.5"], "Error parsing --top-k"),
         (["continue"], "Missing from lm-audio continue: "),
         (["inpaint", "a.wav", "--start", "1"], "Missing from lm-audio inpaint: "),
-        (["info"], "see lm-audio info --help."),
+        (["info", "a", "b"], "Unrecognized options: b; see lm-audio info --help."),
     ],
 )
 @pytest.mark.parametrize("width", ["40", "120"])

@@ -1,6 +1,7 @@
 """generate, continue and inpaint, as they are typed."""
 
 import _thread
+import re
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,6 +14,7 @@ from torch import Tensor
 import lm_audio
 from audio_tokenizers.audio_files import read_audio
 from audio_tokenizers.audio_writer import write_audio
+from lm_audio import pretrained
 from lm_audio.cli import main
 from lm_audio.pipeline import AudioPipeline
 
@@ -72,9 +74,9 @@ def test_a_clip_is_named_for_its_prompt_and_the_seed_that_repeats_it(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     run("generate", "a dog", "--duration", 0.1, model=model_folder)
-    shown = capsys.readouterr().out
+    shown = capsys.readouterr().out.splitlines()[-1]
     seed = shown.split()[-1]
-    assert shown == f"out/a-dog-{seed}.wav: 0.10 s at 24000 Hz, seed {seed}\n"
+    assert shown == f"out/a-dog-{seed}.wav: 0.10 s at 24000 Hz, seed {seed}"
     first = Path(f"out/a-dog-{seed}.wav")
     run("generate", "a dog", "--duration", 0.1, "--seed", seed, "-o", "b.wav", model=model_folder)
     assert Path("b.wav").read_bytes() == first.read_bytes()
@@ -154,7 +156,10 @@ def test_progress_goes_to_stderr_and_results_to_stdout(
     run("generate", "rain", "--duration", 0.3, "-o", out, model=model_folder)
     shown = capsys.readouterr()
     assert "generating: 100%" in shown.err
-    assert shown.out.startswith(f"{out}: 0.30 s at 24000 Hz")
+    loaded, made, written = shown.out.splitlines()
+    assert re.fullmatch(rf"loaded {model_folder}: \d+ parameters, \d+\.\d s", loaded)
+    assert re.fullmatch(r"made 0\.30 s of sound in \d+\.\d s: \d+\.\d\d s a second", made)
+    assert written.startswith(f"{out}: 0.30 s at 24000 Hz")
     run("continue", prompt, "--duration", 0.1, "-o", out, model=model_folder)
     assert "continuing: 100%" in capsys.readouterr().err
     span = ["--start", 0.1, "--end", 0.2]
@@ -234,7 +239,10 @@ def test_an_output_that_cannot_be_written_gets_one_line(
     assert not list(tmp_path.rglob("*clip*"))
 
 
-def test_without_a_model_one_is_asked_for(fails_with: Fails) -> None:
+def test_without_a_model_one_is_asked_for(
+    fails_with: Fails, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pretrained, "DEFAULT_FOLDER", tmp_path)
     assert "name one: a folder, a hub id" in fails_with(["generate", "a dog"])
 
 
