@@ -4,14 +4,20 @@ VENV := .venv
 BIN := $(VENV)/bin
 CARD := .venv-card
 CARD_GIB := 12
+# What `make run` makes: make run PROMPT="rain on a roof" OUT=rain.wav
+export PROMPT := a dog barking
+export OUT := dog.wav
+export SEED := 7
 
 .PHONY: help run setup format lint test test-slow recipes-test test-gpu test-browser test-card check clean
 
 help:           ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
 
-run: $(VENV)/.ready          ## synthesise a short clip, turn it into tokens and back into sound
-	@$(BIN)/lm-audio demo
+run: $(VENV)/.ready          ## make five seconds of sound from a text with the model in the package
+	@$(BIN)/lm-audio generate "$$PROMPT" --duration 5 --seed "$$SEED" -o "$$OUT"
+	@echo 'Other sounds: make run PROMPT="rain on a roof" OUT=rain.wav'
+	@echo 'Another take: make run SEED=8        More: $(BIN)/lm-audio --help'
 
 setup: $(VENV)/.ready        ## build the environment
 

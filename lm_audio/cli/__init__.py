@@ -4,7 +4,7 @@ import os
 import sys
 
 from lm_audio.cli.catalogue import Info, Models
-from lm_audio.cli.coding import Decode, Demo, Encode
+from lm_audio.cli.coding import Decode, Encode
 from lm_audio.cli.console import parse, show_warnings
 from lm_audio.cli.making import Continue, Generate, Inpaint
 from lm_audio.version import __version__
@@ -17,7 +17,6 @@ VERBS = {
     "info": Info,
     "encode": Encode,
     "decode": Decode,
-    "demo": Demo,
 }
 
 

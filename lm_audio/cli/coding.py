@@ -1,4 +1,4 @@
-"""The verbs over tokens: encode, decode, demo."""
+"""The verbs over tokens: encode, decode."""
 
 import logging
 from dataclasses import dataclass
@@ -75,19 +75,6 @@ class Decode:
         with progress_bar("decoding", encoded.duration) as progress:
             decode_to_file(encoded, codec, self.output, device=self.device, progress=progress)
         print(f"{self.output}: {encoded.duration:.2f} s at {encoded.sample_rate} Hz")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Demo:
-    """Makes a short clip, turns it into tokens and back, and says what that took."""
-
-    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("out")
-    """A folder for the original, the tokens and the decoded sound."""
-
-    def run(self) -> None:
-        from lm_audio.demo import run_demo
-
-        run_demo(self.output)
 
 
 def load(name: str, device: str) -> "AcousticTokenizer":
