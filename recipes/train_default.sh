@@ -1,0 +1,127 @@
+#!/usr/bin/env bash
+# Makes the model in the package from nothing: corpora, tokenizers, both stages, the figures of its card.
+#
+#     PRESET=tiny recipes/train_default.sh                    # two minutes, made-up sounds, no downloads
+#     SOURCES=/data EVAL=/data/eval recipes/train_default.sh  # hours
+#
+# SOURCES holds what cannot be made up:
+#     kokoro/manifest_*.jsonl  utterances of Kokoro's voices (recipes/prepare_speech.py --kokoro makes others)
+#     esc10/                   ESC-10, a folder for each class
+#     minilm/                  all-MiniLM-L6-v2, as sentence-transformers has it
+#     wordnet/                 the data files of WordNet 3.0 (Debian's wordnet-base has them)
+# EVAL holds independent judges: yamnet.tflite, lyra/, whisper/. Those that are not there measure nothing.
+# Music needs fluidsynth and FluidR3 (apt-get install fluidsynth fluid-soundfont-gm).
+#
+# It stops at the first error. Started again it leaves out the steps that are done, which are noted in OUT/done,
+# and a training that was stopped goes on where it was. Remove OUT/done/STEP to have a step anew.
+set -eo pipefail
+cd "$(dirname "$0")/.."
+
+PRESET=${PRESET:-default} # or tiny
+PYTHON=${PYTHON:-python}
+SOURCES=${SOURCES:-sources}
+EVAL=${EVAL:-$SOURCES/eval}
+OUT=${OUT:-runs/$PRESET}
+DATA=${DATA:-$OUT/data}
+HELD_OUT=0.2
+CORPORA=(effects music speech esc10)
+
+case $PRESET in
+default)
+    MODEL=${MODEL:-lm_audio/pretrained}
+    CODEBOOK=small
+    EFFECTS=(--hours 6)
+    MUSIC=(--hours 6.5)
+    SPEECH=(--manifest "$SOURCES"/kokoro/manifest_*.jsonl)
+    ESC10=(--data "$SOURCES/esc10")
+    SENTENCES=(--wordnet "$SOURCES/wordnet")
+    TEACHER=(--teacher "$SOURCES/minilm")
+    ;;
+tiny)
+    MODEL=${MODEL:-$OUT/model}
+    CODEBOOK=tiny
+    EFFECTS=(--hours 0.02)
+    MUSIC=(--hours 0.02)
+    SPEECH=() ESC10=() SENTENCES=() TEACHER=()
+    ;;
+*)
+    echo "train_default.sh: got PRESET=$PRESET; expected default or tiny." >&2
+    exit 2
+    ;;
+esac
+
+corpora=("${CORPORA[@]/#/$DATA/}")
+tokens=("${CORPORA[@]/#/$OUT/tokens/}")
+
+step() { # NAME COMMAND...: runs it, unless it was done before
+    local name=$1 begun=$SECONDS
+    shift
+    if [[ -e $OUT/done/$name ]]; then
+        echo "== $name: done before"
+        return
+    fi
+    echo "== $name: $*"
+    "$@"
+    mkdir -p "$OUT/done"
+    touch "$OUT/done/$name"
+    echo "== $name: $((SECONDS - begun)) s"
+}
+
+recipe() { # NAME PRESET OPTIONS...
+    "$PYTHON" "recipes/$1.py" --preset "$2" "${@:3}"
+}
+
+round() { # FROM TO: the weights as float16, before anything learns from their tokens
+    mkdir -p "$2"
+    cp "$1/config.json" "$2"
+    "$PYTHON" - "$1/model.safetensors" "$2/model.safetensors" <<'PYTHON'
+import sys
+
+from safetensors.torch import load_file, save_file
+
+save_file({name: weight.half() for name, weight in load_file(sys.argv[1]).items()}, sys.argv[2])
+PYTHON
+}
+
+# Corpora
+step effects recipe prepare_effects "$PRESET" "${EFFECTS[@]}" --held-out $HELD_OUT --out "$DATA/effects"
+step music recipe prepare_music "$PRESET" "${MUSIC[@]}" --held-out $HELD_OUT --out "$DATA/music"
+step speech recipe prepare_speech "$PRESET" "${SPEECH[@]}" --held-out $HELD_OUT --out "$DATA/speech"
+step esc10 recipe prepare_esc10 "$PRESET" "${ESC10[@]}" --held-out $HELD_OUT --out "$DATA/esc10"
+
+# Tokenizers
+step codec recipe train_codec "$PRESET" --data "${corpora[@]}" --out "$OUT/codec_float32"
+step codec_half round "$OUT/codec_float32" "$OUT/codec"
+step masked_model recipe train_masked_model "$PRESET" --data "${corpora[@]}" --out "$OUT/masked_float32"
+step masked_model_half round "$OUT/masked_float32" "$OUT/masked_model"
+step semantic_tokenizer recipe train_semantic_codebook $CODEBOOK --model "$OUT/masked_model" \
+    --data "${corpora[@]}" --out "$OUT/semantic_tokenizer"
+
+# What reads the text
+step sentences recipe prepare_sentences "$PRESET" "${SENTENCES[@]}" --corpora "${corpora[@]}" \
+    --out "$OUT/sentences.txt"
+step text_encoder recipe train_text_encoder "$PRESET" "${TEACHER[@]}" --sentences "$OUT/sentences.txt" \
+    --corpora "$DATA/effects" "$DATA/music" "$DATA/esc10" --out "$OUT/text_encoder"
+
+# Both stages
+for corpus in "${CORPORA[@]}"; do
+    step "tokens_$corpus" recipe tokenize_dataset "$PRESET" --data "$DATA/$corpus" --codec "$OUT/codec" \
+        --semantic "$OUT/semantic_tokenizer" --mix 1 --out "$OUT/tokens/$corpus"
+done
+learned=(--data "${tokens[@]}" --codec "$OUT/codec" --text-encoder "$OUT/text_encoder/model")
+step semantic recipe train_semantic "$PRESET" "${learned[@]}" --out "$OUT/semantic"
+step acoustic recipe train_acoustic "$PRESET" "${learned[@]}" --semantic "$OUT/semantic" \
+    --semantic-tokenizer "$OUT/semantic_tokenizer" --out "$OUT/acoustic"
+step model recipe assemble_default "$PRESET" --model "$OUT/acoustic/model" --out "$MODEL"
+
+# Its figures
+judges=()
+if [[ -e $EVAL/yamnet.tflite ]]; then judges+=(--yamnet "$EVAL/yamnet.tflite"); fi
+if [[ -d $EVAL/lyra ]]; then judges+=(--lyra "$EVAL/lyra"); fi
+if [[ -d $EVAL/whisper ]]; then judges+=(--asr "$EVAL/whisper"); fi
+if [[ $PRESET == default ]]; then judges+=(--dnsmos speechmos --voices resemblyzer); fi
+step report recipe evaluate_default "$PRESET" --model "$MODEL" --effects "$DATA/effects" \
+    --music "$DATA/music" --speech "$DATA/speech" --esc10 "$DATA/esc10" "${judges[@]}" --out "$OUT/report"
+
+echo "The model is in $MODEL, its figures in $OUT/report."
+echo "Next: $PYTHON tests/lm_audio/pretrained/make_golden.py, the model card, make test."
