@@ -12,6 +12,7 @@ import torch
 from audio_tokenizers.acoustic.frame_codec import FrameCodec, tiny
 from audio_tokenizers.audio_writer import write_audio
 from audio_tokenizers.text import SentencePieceTokenizer
+from lm_audio import pretrained
 from lm_audio.conditioners.fuser import Conditioners
 from lm_audio.conditioners.text import OwnTextEncoder, OwnTextEncoderConfig, TextConditioner
 from lm_audio.models import presets
@@ -83,7 +84,10 @@ SHORT = {
 }
 
 
-def test_the_code_of_the_readme(workplace: Path, model_folder: Path) -> None:
+def test_the_code_of_the_readme(
+    workplace: Path, model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pretrained, "DEFAULT_FOLDER", model_folder)
     write_audio(workplace / "prompt.wav", 0.1 * torch.randn(1, 24_000), 24_000)
     scope = run_code_of("README.md", {"facebook/audiogen-medium": str(model_folder), **SHORT})
     assert (workplace / "again.wav").exists()

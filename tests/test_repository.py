@@ -75,13 +75,24 @@ def test_the_wheel_holds_both_packages_and_the_weights(tmp_path: Path) -> None:
     (wheel,) = tmp_path.glob("lm_audio-*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {
-        "lm_audio/pretrained/codec/config.json",
-        "lm_audio/pretrained/codec/model.safetensors",
         "lm_audio/py.typed",
         "audio_tokenizers/protocol.py",
         "audio_tokenizers/py.typed",
     } <= names
+    pretrained = (ROOT / "lm_audio/pretrained").rglob("*.*")
+    embedded = {p.relative_to(ROOT).as_posix() for p in pretrained if p.suffix != ".pyc"}
+    assert "lm_audio/pretrained/codec/model.safetensors" in embedded
+    assert embedded <= names
     assert not [name for name in names if name.startswith(("tokenizers/", "tests/"))]
+
+
+def test_the_package_carries_no_weights_but_those_of_the_default_in_64_megabytes() -> None:
+    kinds = {".safetensors", ".bin", ".pt", ".pth", ".th", ".onnx", ".tflite", ".npz", ".npy"}
+    files = [f for top in ("lm_audio", "tokenizers") for f in (ROOT / top).rglob("*.*")]
+    weights = [file for file in files if file.suffix in kinds]
+    assert weights
+    assert {file for file in weights if ROOT / "lm_audio/pretrained" not in file.parents} == set()
+    assert sum(f.stat().st_size for f in files if "pretrained" in f.parts) <= 64 * 10**6
 
 
 def test_importing_the_packages_is_quiet_and_changes_no_global_state() -> None:
