@@ -12,21 +12,19 @@ from typing import Any
 from torch import nn
 
 from audio_tokenizers.text import SentencePieceTokenizer
+from lm_audio.conditioners.frozen import FrozenEncoder, kind_of
 from lm_audio.conditioners.fuser import Conditioners
 from lm_audio.conditioners.label import LabelConditioner
 from lm_audio.conditioners.number import NumberConditioner
 from lm_audio.conditioners.text import (
     OwnTextEncoder,
     OwnTextEncoderConfig,
-    T5Encoder,
     TextConditioner,
     TextEncoder,
 )
 from lm_audio.conditioners.tokens import AlignedTokens, TokenConditioner
 
 Description = dict[str, Any]
-T5 = "t5"
-"""Described as the encoder of a text: one that is kept apart, since conditioners share it."""
 
 _TYPES: dict[str, tuple[type[nn.Module], tuple[str, ...]]] = {
     "aligned_tokens": (AlignedTokens, ("num_tokens", "look_ahead")),
@@ -50,13 +48,13 @@ def build_conditioners(
     descriptions: Mapping[str, Description],
     *,
     dim: int,
-    t5: T5Encoder | None,
+    frozen: FrozenEncoder | None,
     own_tokenizer: Callable[[str], SentencePieceTokenizer],
 ) -> Conditioners:
     """Conditioners of width `dim` with new weights.
 
     Args:
-        t5: for texts that are described as read by one.
+        frozen: for texts that are described as read by one, which conditioners share.
         own_tokenizer: gives that of our own text encoder, for the name of its condition.
     """
     made, fuse = dict[str, nn.Module](), {}
@@ -70,7 +68,8 @@ def build_conditioners(
             )
         if kind == "text":
             encoder = settings["encoder"]
-            settings["encoder"] = t5 if encoder == T5 else _own(encoder, own_tokenizer(name))
+            own = isinstance(encoder, dict)
+            settings["encoder"] = _own(encoder, own_tokenizer(name)) if own else frozen
         if "ratio" in settings:
             settings["ratio"] = Fraction(*map(int, settings["ratio"].split("/")))
         made[name] = _TYPES[kind][0](dim=dim, **settings)
@@ -102,13 +101,13 @@ def _describe(name: str, conditioner: nn.Module) -> Description:
 
 
 def _describe_encoder(name: str, encoder: TextEncoder) -> str | Description:
-    if isinstance(encoder, T5Encoder):
-        return T5
+    if isinstance(encoder, FrozenEncoder):
+        return kind_of(encoder)
     if isinstance(encoder, OwnTextEncoder):
         return asdict(encoder.config)
     raise ValueError(
         f"The text encoder of {name!r} is a {type(encoder).__name__}, which cannot be saved; use "
-        "T5Encoder or OwnTextEncoder."
+        "T5Encoder, SentenceEncoder or OwnTextEncoder."
     )
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 import torch
 from torch import Tensor, nn
 
+from audio_tokenizers.identity import hash_model
 from audio_tokenizers.text import (
     SentencePieceTokenizer,
     T5TextTokenizer,
@@ -120,6 +121,11 @@ class T5Encoder:
     def dim(self) -> int:
         return self.model.config.d_model
 
+    @property
+    def identity(self) -> str:
+        """Names the weights and the tokenizer; equal identities give equal embeddings."""
+        return f"t5-{hash_model(self.tokenizer.identity, self.model.state_dict())}"
+
     def to(self, device: torch.device | str) -> "T5Encoder":
         """Moves the T5, and returns this encoder."""
         self.model.to(device)
@@ -137,7 +143,7 @@ class T5Encoder:
             torch.no_grad(),
             torch.autocast(device.type, enabled=False),
         ):
-            tokens = _tokens_of([text], self.tokenizer, self.max_length).tokens.to(device)
+            tokens = tokens_of([text], self.tokenizer, self.max_length).tokens.to(device)
             return self.model(input_ids=tokens).last_hidden_state[0]  # [L, E]
 
 
@@ -195,14 +201,15 @@ class OwnTextEncoder(nn.Module):
         return [self._encode([text])[0] for text in texts]
 
     def _encode(self, texts: Sequence[str]) -> list[Tensor]:
-        encoded = _tokens_of(texts, self.tokenizer, self.config.max_length)
+        encoded = tokens_of(texts, self.tokenizer, self.config.max_length)
         device = self.embedding.weight.device
         tokens, mask = encoded.tokens.to(device), encoded.mask.to(device)
         x = self.transformer(self.embedding(tokens), mask=mask)  # [B, L, E]
         return [row[real] for row, real in zip(x, mask, strict=True)]
 
 
-def _tokens_of(texts: Sequence[str], tokenizer: TextTokenizer, max_length: int) -> TextTokens:
+def tokens_of(texts: Sequence[str], tokenizer: TextTokenizer, max_length: int) -> TextTokens:
+    """Tokens of texts, of which those that are too long are cut, with a warning."""
     whole = tokenizer.encode(texts)
     L = whole.tokens.shape[1]
     if max_length >= L:

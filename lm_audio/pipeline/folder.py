@@ -4,7 +4,7 @@ config.json               the stages in order, the renderer, and the size of eve
 semantic/ acoustic/ ...   a stage each: see `stage_folder.py`
 codec/                    what turns tokens into sound
 semantic_tokenizer/       what turns audio prompts into semantic tokens, if the model takes any
-text_encoder/             the T5 that all stages share, if any has one
+text_encoder/             what reads text for all stages and is not trained, as a T5, if any
 """
 
 import json
@@ -20,7 +20,6 @@ import torch
 
 from audio_tokenizers.acoustic.registry import load_codec, save_codec
 from audio_tokenizers.atomic import replacing_folder
-from audio_tokenizers.identity import hash_tensors
 from audio_tokenizers.semantic.features import save_features
 from audio_tokenizers.semantic.tokenizer import (
     FeatureTokenizer,
@@ -28,7 +27,7 @@ from audio_tokenizers.semantic.tokenizer import (
     save_feature_tokenizer,
 )
 from lm_audio.conditioners.description import text_encoders
-from lm_audio.conditioners.text import T5Encoder
+from lm_audio.conditioners.frozen import FrozenEncoder, describe_frozen, load_frozen, shared
 from lm_audio.pipeline.about import About
 from lm_audio.pipeline.pipeline import AudioPipeline
 from lm_audio.pipeline.stage_folder import describe_stage, fitting, load_stage, save_stage
@@ -38,7 +37,7 @@ MODEL_TYPE = "lm-audio"
 FORMAT = 1
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
-_CODEC, _SEMANTIC, _T5 = "codec", "semantic_tokenizer", "text_encoder"
+_CODEC, _SEMANTIC, _TEXT_ENCODER = "codec", "semantic_tokenizer", "text_encoder"
 _FEATURES = "model"
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][\w-]*")
 
@@ -64,8 +63,8 @@ def save_pipeline(pipeline: AudioPipeline, folder: str | Path, *, half: bool = F
         if isinstance(semantic, FeatureTokenizer):
             save_features(semantic.extractor, new / _SEMANTIC / _FEATURES, half=half)
             save_feature_tokenizer(semantic, new / _SEMANTIC, model=_FEATURES)
-        if t5 := _shared_t5(pipeline):
-            t5.save(new / _T5)
+        if frozen := _shared_encoder(pipeline):
+            frozen.save(new / _TEXT_ENCODER)
         files = sorted(path for path in new.rglob("*") if path.is_file())
         config["files"] = {path.relative_to(new).as_posix(): path.stat().st_size for path in files}
         (new / "config.json").write_text(json.dumps(config, indent=2) + "\n")
@@ -78,7 +77,7 @@ def load_pipeline(
 
     Args:
         dtype: of the language models and what is trained with them, one of `DTYPES`; codec,
-            semantic tokenizer and T5 are always float32.
+            semantic tokenizer and a text encoder that is not trained are always float32.
     """
     if dtype not in DTYPES:
         raise ValueError(f"Unknown dtype {dtype!r}. Choose one of: {', '.join(DTYPES)}.")
@@ -90,12 +89,13 @@ def load_pipeline(
         names = [stage["name"] for stage in config["stages"]]
         _check_names(names)
         num_channels, num_codebooks = (config["renderer"][x] for x in ("channels", "codebooks"))
-        t5_length, rendered = config["text_encoder"], config["rendered"]
-    t5 = None
-    if t5_length is not None:
-        t5 = _part(folder / _T5, lambda source: T5Encoder.load(source, device=device))
-        t5.max_length = t5_length["max_length"]
-    given: dict[str, Any] = {"t5": t5, "device": device, "dtype": DTYPES[dtype]}
+        text_encoder, rendered = config["text_encoder"], config["rendered"]
+    frozen = None
+    if text_encoder is not None:
+        with fitting(path):
+            load = partial(load_frozen, text_encoder, device=device)
+            frozen = _part(folder / _TEXT_ENCODER, load)
+    given: dict[str, Any] = {"frozen": frozen, "device": device, "dtype": DTYPES[dtype]}
     stages = [
         _part(folder / stage["name"], partial(load_stage, stage, **given))
         for stage in config["stages"]
@@ -182,7 +182,7 @@ def _describe(pipeline: AudioPipeline) -> dict[str, Any]:
             f"The semantic tokenizer is a {type(semantic).__name__}; only a FeatureTokenizer can "
             "be saved."
         )
-    t5 = _shared_t5(pipeline)
+    frozen = _shared_encoder(pipeline)
     token_sets = renderer.num_channels // renderer.codec.num_channels
     return {
         "model_type": MODEL_TYPE,
@@ -194,38 +194,25 @@ def _describe(pipeline: AudioPipeline) -> dict[str, Any]:
             "channels": renderer.num_channels,
             "codebooks": renderer.num_codebooks // token_sets,
         },
-        "text_encoder": None if t5 is None else {"max_length": t5.max_length},
+        "text_encoder": None if frozen is None else describe_frozen(frozen),
         "semantic_tokenizer": semantic is not None,
     }
 
 
-def _shared_t5(pipeline: AudioPipeline) -> T5Encoder | None:
-    """The T5 of all texts, which may have been loaded more than once."""
-    found = [
+def _shared_encoder(pipeline: AudioPipeline) -> FrozenEncoder | None:
+    return shared(
         encoder
         for stage in pipeline.stages.values()
         for encoder in text_encoders(stage.conditioners).values()  # type: ignore[attr-defined]
-        if isinstance(encoder, T5Encoder)
-    ]
-    distinct = {id(encoder): encoder for encoder in found}.values()
-    if len(distinct) > 1 and len({_t5_identity(encoder) for encoder in distinct}) > 1:
-        raise ValueError(
-            "The stages read text by different T5s, and only one can be saved; give all the same."
-        )
-    return found[0] if found else None
-
-
-def _t5_identity(encoder: T5Encoder) -> tuple[str, str, int]:
-    weights = hash_tensors(encoder.model.state_dict())
-    return weights, encoder.tokenizer.identity, encoder.max_length
+    )
 
 
 def _check_names(names: list[str]) -> None:
     for name in names:
-        if not _PLAIN_NAME.fullmatch(name) or name in (_CODEC, _SEMANTIC, _T5):
+        if not _PLAIN_NAME.fullmatch(name) or name in (_CODEC, _SEMANTIC, _TEXT_ENCODER):
             raise ValueError(
                 f"Got a stage named {name!r}; use letters, digits, - and _, and none of {_CODEC}, "
-                f"{_SEMANTIC} and {_T5}, the names of other folders."
+                f"{_SEMANTIC} and {_TEXT_ENCODER}, the names of other folders."
             )
 
 

@@ -27,7 +27,8 @@ from lm_audio.conditioners.description import (
     describe_conditioners,
     text_encoders,
 )
-from lm_audio.conditioners.text import OwnTextEncoder, T5Encoder
+from lm_audio.conditioners.frozen import FrozenEncoder, describe_frozen, load_frozen, shared
+from lm_audio.conditioners.text import OwnTextEncoder
 from lm_audio.models.token_lm import TokenLM, TokenLMConfig
 from lm_audio.patterns import Pattern
 from lm_audio.sampling import Sampling
@@ -36,7 +37,7 @@ from lm_audio.stages.stage import Stage
 
 MODEL_TYPE = "lm-audio-token-lm"
 _WEIGHTS = "model.safetensors"
-_DESCRIPTION, _T5 = "stage.json", "text_encoder"  # of a stage that is no part of a model
+_DESCRIPTION, _TEXT_ENCODER = "stage.json", "text_encoder"  # of a stage that is no part of a model
 _PLAIN = (
     "name", "context", "keep", "start_token", "end_token", "num_choices", "repeats", "token_kind",
     "first_codebook",
@@ -82,11 +83,15 @@ def load_stage(
     description: dict[str, Any],
     folder: Path,
     *,
-    t5: T5Encoder | None,
+    frozen: FrozenEncoder | None,
     device: torch.device | str,
     dtype: torch.dtype,
 ) -> Stage:
-    """Reads a stage; no weight is in memory twice."""
+    """Reads a stage; no weight is in memory twice.
+
+    Args:
+        frozen: the text encoder that stages share, if this one needs it.
+    """
     path = folder / _WEIGHTS
     weights = read_safetensors(path)
     config = read_config(folder, TokenLMConfig, model_type=MODEL_TYPE)
@@ -100,7 +105,7 @@ def load_stage(
         conditioners = build_conditioners(
             settings["conditioners"],
             dim=config.transformer.dim,
-            t5=t5,
+            frozen=frozen,
             own_tokenizer=lambda name: SentencePieceTokenizer.load(folder / f"{name}.model"),
         ).eval()
         settings |= {
@@ -122,18 +127,19 @@ def load_stage(
 
 
 def write_stage(stage: Stage, folder: Path, *, tokens: Mapping[str, str] | None = None) -> None:
-    """Writes a stage that is no part of a model yet, whole or not at all, with its T5 if any.
+    """Writes a stage that is no part of a model yet, whole or not at all, with its T5
+    or other text encoder that is not trained, if any.
 
     Args:
         tokens: the identities of the tokenizers that made what it learned from, by the kind.
     """
-    t5s = [e for e in text_encoders(stage.conditioners).values() if isinstance(e, T5Encoder)]
+    frozen = shared(text_encoders(stage.conditioners).values())
     with replacing_folder(folder) as new:
         save_stage(stage, new / stage.name, half=False)
         description = describe_stage(stage) | {"tokens": dict(tokens or {})}
-        if t5s:
-            t5s[0].save(new / _T5)
-            description["text_encoder"] = {"max_length": t5s[0].max_length}
+        if frozen is not None:
+            frozen.save(new / _TEXT_ENCODER)
+            description["text_encoder"] = describe_frozen(frozen)
         (new / _DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
 
 
@@ -155,9 +161,9 @@ def read_stage(
         raise ValueError(
             f"{folder} has no readable {_DESCRIPTION}; give a stage's folder."
         ) from None
-    t5 = None
+    frozen = None
     with fitting(path):
-        name, t5_length = description["name"], description.pop("text_encoder", None)
+        name, text_encoder = description["name"], description.pop("text_encoder", None)
         known = description.pop("tokens", {}).items()
     for kind, identity in known:
         if (other := (tokens or {}).get(kind, identity)) != identity:
@@ -165,10 +171,10 @@ def read_stage(
                 f"{folder} has learned {kind} tokens of {identity}, and here they are those of "
                 f"{other}; train it with these, or give another stage."
             )
-    if t5_length is not None:
-        t5 = T5Encoder.load(folder / _T5, device=device)
-        t5.max_length = t5_length["max_length"]
-    return load_stage(description, folder / name, t5=t5, device=device, dtype=torch.float32)
+    if text_encoder is not None:
+        with fitting(path):
+            frozen = load_frozen(text_encoder, folder / _TEXT_ENCODER, device=device)
+    return load_stage(description, folder / name, frozen=frozen, device=device, dtype=torch.float32)
 
 
 @contextmanager

@@ -19,8 +19,9 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 
 from lm_audio.conditioners.condition import Condition
 from lm_audio.conditioners.description import text_encoders
+from lm_audio.conditioners.frozen import FrozenEncoder
 from lm_audio.conditioners.fuser import Fused
-from lm_audio.conditioners.text import OwnTextEncoder, T5Encoder
+from lm_audio.conditioners.text import OwnTextEncoder
 from lm_audio.conditioners.tokens import TokenConditioner
 from lm_audio.models.token_lm import TokenLM, TokenLMConfig
 from lm_audio.modules.transformer import CausalBlock, Transformer, TransformerConfig
@@ -89,7 +90,7 @@ def count_weights(stage: Stage) -> Weights:
     sizes = [_size(block) for block in blocks]
     trained = sum(w.numel() for w in objective.parameters() if w.requires_grad)
     encoders = {id(e): e for e in text_encoders(stage.conditioners).values()}.values()
-    frozen = sum(_size(e.model) for e in encoders if isinstance(e, T5Encoder))
+    frozen = sum(_size(e.model) for e in encoders if isinstance(e, FrozenEncoder))
     return Weights(
         trained=trained,
         frozen=frozen + _size(objective) - trained,

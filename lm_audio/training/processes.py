@@ -26,7 +26,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.utils.data import DataLoader
 
 from lm_audio.conditioners.description import text_encoders
-from lm_audio.conditioners.text import T5Encoder
+from lm_audio.conditioners.frozen import FrozenEncoder
 from lm_audio.modules.transformer import CausalBlock
 from lm_audio.stages.stage import Stage
 from lm_audio.training.objective import StageObjective
@@ -86,7 +86,7 @@ class Processes:
         self, objective: StageObjective, optimizer: torch.optim.Optimizer
     ) -> tuple[nn.Module, torch.optim.Optimizer]:
         """Moves, wraps or shards what is to be trained."""
-        _move_t5(objective.stage, self.device)
+        _move_frozen(objective.stage, self.device)
         if self._shards:
             self._blank = _blank_copy(objective.stage)
         if self._shards and self.device.type == "cpu":  # which accelerate leaves out
@@ -213,24 +213,24 @@ def _shard(
 
 
 def _blank_copy(stage: Stage) -> Stage:
-    """The stage with weights that take no memory; a T5 is shared."""
+    """The stage with weights that take no memory; text encoders that are not trained are shared."""
     objective = StageObjective(stage)
     copies: dict[int, Any] = {
         id(weight): nn.Parameter(weight.to("meta"), requires_grad=weight.requires_grad)
         for weight in objective.parameters()
     }
-    copies |= {id(encoder): encoder for encoder in _t5s(stage)}
+    copies |= {id(encoder): encoder for encoder in _frozen(stage)}
     return deepcopy(stage, copies)
 
 
-def _move_t5(stage: Stage, device: torch.device) -> None:
-    for encoder in _t5s(stage):
+def _move_frozen(stage: Stage, device: torch.device) -> None:
+    for encoder in _frozen(stage):
         encoder.to(device)
 
 
-def _t5s(stage: Stage) -> list[T5Encoder]:
+def _frozen(stage: Stage) -> list[FrozenEncoder]:
     found = text_encoders(stage.conditioners).values()
-    return [encoder for encoder in found if isinstance(encoder, T5Encoder)]
+    return [encoder for encoder in found if isinstance(encoder, FrozenEncoder)]
 
 
 def _set_training(stage: Stage, training: bool) -> None:

@@ -1,4 +1,4 @@
-"""Text conditioners to be trained with a stage, or around a T5 that is not."""
+"""Text conditioners to be trained with a stage, or around an encoder that is not."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 from torch import nn
 
 from audio_tokenizers.text import SentencePieceTokenizer
+from lm_audio.conditioners.sentence import SentenceEncoder
 from lm_audio.conditioners.text import (
     OwnTextEncoder,
     OwnTextEncoderConfig,
@@ -21,6 +22,30 @@ def captions(shards: Shards) -> Iterable[str]:
     for conditions in shards.conditions:
         text = conditions.get("text", [])
         yield from text if isinstance(text, list) else [str(text)]
+
+
+def chosen_text(
+    shards: Shards,
+    transformer: TransformerConfig,
+    *,
+    vocab_size: int,
+    t5: str | None,
+    text_encoder: Path | None,
+) -> Callable[[int], nn.Module]:
+    """Makes text conditioners around the encoder that is given, by default around a new one.
+
+    Args:
+        transformer, vocab_size: as in `own_text`, of the new one.
+        t5: a folder or hub id.
+        text_encoder: a folder that `SentenceEncoder.save` wrote.
+    """
+    if t5 is not None and text_encoder is not None:
+        raise ValueError("Got --t5 and --text-encoder, and one encoder reads text; leave one out.")
+    if t5 is not None:
+        return t5_text(t5)
+    if text_encoder is not None:
+        return sentence_text(text_encoder)
+    return own_text(shards, transformer, vocab_size=vocab_size)
 
 
 def own_text(
@@ -40,6 +65,12 @@ def own_text(
 def t5_text(source: str | Path) -> Callable[[int], nn.Module]:
     """Makes text conditioners of a width, all around one T5 from a folder or the hub."""
     encoder = T5Encoder.load(source)
+    return lambda dim: TextConditioner(encoder, dim)
+
+
+def sentence_text(folder: str | Path) -> Callable[[int], nn.Module]:
+    """Makes text conditioners of a width, all around one sentence encoder from a folder."""
+    encoder = SentenceEncoder.load(folder)
     return lambda dim: TextConditioner(encoder, dim)
 
 

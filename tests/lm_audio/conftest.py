@@ -2,7 +2,8 @@
 
 Ready folders, written once: `musicgen_folder`, `stereo_musicgen_folder`, and with the same weights
 `audiocraft_folder`, `stereo_audiocraft_folder`. To make others: `make_musicgen`, `save_musicgen`,
-`save_audiocraft`. `tiny_t5` is a folder with a T5 and its tokenizer.
+`save_audiocraft`. `tiny_t5` is a folder with a T5 and its tokenizer, `sentence_folder` one with a
+sentence encoder.
 """
 
 import json
@@ -24,6 +25,10 @@ from transformers import (
     T5Config,
     T5EncoderModel,
 )
+
+from audio_tokenizers.text import SentencePieceTokenizer
+from lm_audio.conditioners.sentence import SentenceEncoder, SentenceModel, SentenceModelConfig
+from lm_audio.modules.transformer import TransformerConfig
 
 CODEC: dict[str, Any] = {
     "sampling_rate": 32_000, "upsampling_ratios": [8, 5, 4, 4], "use_causal_conv": False,
@@ -351,6 +356,25 @@ def audiocraft_codec_state(model: EncodecModel) -> dict[str, torch.Tensor]:
         name = name.replace("quantizer.layers", "quantizer.vq.layers")
         state[name.replace(".codebook.", "._codebook.")] = x
     return state
+
+
+@pytest.fixture(scope="session")
+def sentence_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sentence encoder with random weights that float16 holds, 24 wide."""
+    words = ["a dog barks in the rain", "birds sing", "the wind over the sea"] * 3
+    tokenizer = SentencePieceTokenizer.train(words, 280)
+    shape = TransformerConfig(dim=16, num_layers=1, num_heads=2, hidden_dim=16, causal=False)
+    config = SentenceModelConfig(
+        transformer=shape, vocab_size=280, embedding_dim=8, sentence_dim=24, max_length=40
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = SentenceModel(config)
+    for weight in model.parameters():
+        weight.data = weight.data.half().float()
+    folder = tmp_path_factory.mktemp("sentence") / "encoder"
+    SentenceEncoder(model, tokenizer).save(folder)
+    return folder
 
 
 def _t5_config(width: int) -> T5Config:

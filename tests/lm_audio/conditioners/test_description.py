@@ -41,7 +41,7 @@ def own_text(tokenizer: SentencePieceTokenizer) -> nn.Module:
 def rebuilt(conditioners: Conditioners, tokenizer: SentencePieceTokenizer) -> Conditioners:
     """By way of JSON, with the weights of the first."""
     read = json.loads(json.dumps(describe_conditioners(conditioners)))
-    built = build_conditioners(read, dim=D, t5=None, own_tokenizer=lambda _: tokenizer)
+    built = build_conditioners(read, dim=D, frozen=None, own_tokenizer=lambda _: tokenizer)
     built.load_state_dict(conditioners.state_dict())
     return built.eval()
 
@@ -117,5 +117,8 @@ def test_other_conditioners_and_encoders_cannot_be_described() -> None:
 def test_an_unknown_type_is_refused(tokenizer: SentencePieceTokenizer) -> None:
     with pytest.raises(ValueError, match=r"Unknown type 'os' of condition 'x'; this version has"):
         build_conditioners(
-            {"x": {"type": "os", "fuse": "sum"}}, dim=D, t5=None, own_tokenizer=lambda _: tokenizer
+            {"x": {"type": "os", "fuse": "sum"}},
+            dim=D,
+            frozen=None,
+            own_tokenizer=lambda _: tokenizer,
         )

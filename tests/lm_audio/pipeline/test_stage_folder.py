@@ -18,7 +18,7 @@ from lm_audio.pipeline.stage_folder import describe_stage, read_stage, write_sta
 from lm_audio.stages.ours import ours
 from lm_audio.stages.stage import Stage
 from lm_audio.training.samples import sample_tokens
-from lm_audio.training.text import t5_text
+from lm_audio.training.text import sentence_text, t5_text
 
 SHAPE = TransformerConfig(dim=32, num_layers=1, num_heads=2, hidden_dim=32, cross_attention=True)
 
@@ -80,6 +80,21 @@ def test_a_t5_comes_back_with_the_length_of_its_texts(tiny_t5: Path, tmp_path: P
     stage.conditioners["text"].encoder.max_length = 7
     read = check_round_trip(stage, tmp_path / "stage")
     assert read.conditioners["text"].encoder.max_length == 7
+
+
+def test_a_sentence_encoder_comes_back_with_its_stage(
+    sentence_folder: Path, tmp_path: Path
+) -> None:
+    stage = make_stage(sentence_text(sentence_folder))
+    read = check_round_trip(stage, tmp_path / "stage")
+    encoders = [one.conditioners["text"].encoder for one in (stage, read)]
+    assert encoders[0].identity == encoders[1].identity
+    path = tmp_path / "stage" / "stage.json"
+    description = json.loads(path.read_text())
+    description["text_encoder"]["kind"] = "clap"
+    path.write_text(json.dumps(description))
+    with pytest.raises(ValueError, match=r"Unknown kind 'clap' of the text encoder .*: t5, sent"):
+        read_stage(tmp_path / "stage")
 
 
 def test_a_stage_is_replaced_whole(tmp_path: Path) -> None:

@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from lm_audio.conditioners.sentence import SentenceEncoder
+from lm_audio.conditioners.text import OwnTextEncoder
 from lm_audio.data.shards import Shards
 from lm_audio.modules.transformer import TransformerConfig
-from lm_audio.training.text import captions, own_text, t5_text
+from lm_audio.training.text import captions, chosen_text, own_text, t5_text
 
 READER = TransformerConfig(dim=16, num_layers=1, num_heads=2, hidden_dim=16, causal=False)
 
@@ -42,6 +44,28 @@ def test_a_t5_is_shared_and_not_trained(tiny_t5: Path) -> None:
     ]  # fmt: skip
     assert first(["rain"]).embeddings.shape[-1] == 24
     assert not any(weight.requires_grad for weight in first.encoder.model.parameters())
+
+
+def test_a_sentence_encoder_is_shared_and_not_trained(
+    make_shards: Callable[..., Shards], sentence_folder: Path
+) -> None:
+    settings = {"vocab_size": 1000, "t5": None}
+    shards = make_shards([10] * 5)
+    make = chosen_text(shards, READER, text_encoder=sentence_folder, **settings)
+    first, second = make(24), make(8)
+    assert isinstance(first.encoder, SentenceEncoder)
+    assert first.encoder is second.encoder
+    assert len(list(first.parameters())) == 2
+    own = chosen_text(shards, READER, text_encoder=None, **settings)(8)
+    assert isinstance(own.encoder, OwnTextEncoder)
+
+
+def test_two_encoders_of_one_text_are_refused(
+    make_shards: Callable[..., Shards], tiny_t5: Path, sentence_folder: Path
+) -> None:
+    given = {"t5": str(tiny_t5), "text_encoder": sentence_folder}
+    with pytest.raises(ValueError, match="Got --t5 and --text-encoder, and one encoder reads"):
+        chosen_text(make_shards([10]), READER, vocab_size=1000, **given)
 
 
 def test_data_without_captions_are_refused(make_shards: Callable[..., Shards]) -> None:

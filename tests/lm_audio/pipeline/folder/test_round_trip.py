@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from lm_audio.clip import Clip
+from lm_audio.conditioners.sentence import SentenceEncoder
 from lm_audio.conditioners.text import (
     T5Encoder,
     TextConditioner,
@@ -120,6 +121,23 @@ def test_a_t5_is_stored_once_and_shared_again(
     assert_equal(*(p.generate("dog", duration=0.1, seed=3) for p in (saved, loaded)))
 
 
+def test_a_sentence_encoder_is_stored_once_and_shared_again(
+    make_ours: Make, sentence_folder: Path, tmp_path: Path
+) -> None:
+    # Each stage has loaded its own, which are equal.
+    saved = make_ours(lambda dim: TextConditioner(SentenceEncoder.load(sentence_folder), dim))
+    saved.save(tmp_path / "model", half=True)
+    loaded = load_pipeline(tmp_path / "model", dtype="bfloat16")
+    one, other = (stage.conditioners["text"].encoder for stage in loaded.stages.values())
+    assert one is other
+    assert one.identity == saved.stages["semantic"].conditioners["text"].encoder.identity
+    assert len(list((tmp_path / "model").rglob("text.model"))) == 1
+    assert loaded.generate("dog", duration=0.1, seed=3).samples.isfinite().all()
+    saved.save(tmp_path / "exact")
+    exact = load_pipeline(tmp_path / "exact")
+    assert_equal(*(p.generate("dog", duration=0.1, seed=3) for p in (saved, exact)))
+
+
 def test_two_different_t5s_are_refused(
     make_ours: Make,
     t5_folder: Path,
@@ -129,7 +147,9 @@ def test_two_different_t5s_are_refused(
     t5 = pipeline.stages["semantic"].conditioners["text"].encoder
     with torch.no_grad():
         t5.model.shared.weight.add_(1)
-    with pytest.raises(ValueError, match=r"by different T5s, and only one can be saved"):
+    with pytest.raises(
+        ValueError, match=r"by different encoders that are not trained, and only one"
+    ):
         pipeline.save(tmp_path / "model")
 
 
