@@ -47,7 +47,7 @@ from lm_audio.training.processes import Processes
 from lm_audio.training.samples import heard_frames, sample_tokens
 from lm_audio.training.settings import LanguageModelSettings, read_data
 from lm_audio.training.stage_batches import Dropout, StageBatches
-from lm_audio.training.text import own_text, t5_text
+from lm_audio.training.text import chosen_text
 from lm_audio.training.tracking import Tracker
 
 
@@ -62,6 +62,8 @@ class Config(LanguageModelSettings):
     """The one that made the semantic tokens, for models that continue sound."""
     t5: str | None = None
     """A folder or hub id of a T5 that reads the captions; by default a small encoder learns to."""
+    text_encoder: Path | None = None
+    """A folder of recipes/train_text_encoder.py; it reads the captions, and is not trained here."""
     context_seconds: float = 10.0
     text_dropout: float = 0.1
     """How often the text is forgotten, which guidance needs."""
@@ -213,10 +215,9 @@ def build(config: Config, shards: Shards) -> tuple[Stage, Stage]:
     """Our two stages with new weights, for the tokens of the shards; only the second is trained."""
     semantic, acoustic = shards.streams["semantic"], shards.streams["acoustic"]
     transformer, reader = SHAPES[config.preset]
-    if config.t5 is not None:
-        text = t5_text(config.t5)
-    else:
-        text = own_text(shards, reader, vocab_size=4000)
+    text = chosen_text(
+        shards, reader, vocab_size=4000, t5=config.t5, text_encoder=config.text_encoder
+    )
     # Weights that are only counted take no memory.
     with torch.device("meta") if config.dry_run else nullcontext():
         source, stage = ours(

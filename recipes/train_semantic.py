@@ -43,7 +43,7 @@ from lm_audio.training.processes import Processes
 from lm_audio.training.samples import heard_frames, sample_tokens
 from lm_audio.training.settings import LanguageModelSettings, read_data
 from lm_audio.training.stage_batches import Dropout, StageBatches
-from lm_audio.training.text import own_text, t5_text
+from lm_audio.training.text import chosen_text
 from lm_audio.training.tracking import Tracker
 
 MOST_MEASURED = 10_000  # examples, for the rate of tokens without repeats
@@ -60,6 +60,8 @@ class Config(LanguageModelSettings):
     """The folder of a trained acoustic stage of our composition, to hear samples with."""
     t5: str | None = None
     """A folder or hub id of a T5 that reads the captions; by default a small encoder learns to."""
+    text_encoder: Path | None = None
+    """A folder of recipes/train_text_encoder.py; it reads the captions, and is not trained here."""
     context_seconds: float = 30.0
     text_dropout: float = 0.1
     """How often the text is forgotten, which guidance needs."""
@@ -217,8 +219,10 @@ def build(config: Config, shards: Shards) -> Stage:
     transformers, reader = SHAPES[config.preset]
     transformer = transformers[config.composition]
     if config.composition == "audiolm":
-        if config.t5 is not None:
-            raise ValueError("--t5 has no effect: AudioLM takes no text; leave it out.")
+        for option in ("t5", "text_encoder"):
+            if getattr(config, option) is not None:
+                name = "--" + option.replace("_", "-")
+                raise ValueError(f"{name} has no effect: AudioLM takes no text; leave it out.")
         make = partial(
             audiolm,
             transformer,
@@ -227,10 +231,9 @@ def build(config: Config, shards: Shards) -> Stage:
             num_fine=1,
         )
     else:
-        if config.t5 is not None:
-            text = t5_text(config.t5)
-        else:
-            text = own_text(shards, reader, vocab_size=4000)
+        text = chosen_text(
+            shards, reader, vocab_size=4000, t5=config.t5, text_encoder=config.text_encoder
+        )
         make = partial(
             ours,
             semantic=transformer,

@@ -20,6 +20,7 @@ from lm_audio.pipeline.stage_folder import read_stage, write_stage
 from lm_audio.pretrained import CODEC_FOLDER
 from lm_audio.stages.ours import ours
 from lm_audio.training.samples import sample_tokens
+from lm_audio.training.text import own_text
 
 pytestmark = pytest.mark.usefixtures("steady_weights")
 
@@ -93,7 +94,7 @@ def test_samples_are_heard_through_an_acoustic_stage(
     torch.manual_seed(0)
     shape = presets.tiny().transformer
     shards = Shards(token_shards)
-    text = recipe.own_text(shards, recipe.SHAPES["tiny"][1], vocab_size=4000)
+    text = own_text(shards, recipe.SHAPES["tiny"][1], vocab_size=4000)
     _, acoustic = ours(
         semantic=shape,
         acoustic=shape,
