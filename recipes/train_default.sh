@@ -36,6 +36,7 @@ default)
     ESC10=(--data "$SOURCES/esc10")
     SENTENCES=(--wordnet "$SOURCES/wordnet")
     TEACHER=(--teacher "$SOURCES/minilm")
+    WORDINGS=("$DATA/effects" "$DATA/music" "$DATA/esc10")
     ;;
 tiny)
     MODEL=${MODEL:-$OUT/model}
@@ -43,6 +44,7 @@ tiny)
     EFFECTS=(--hours 0.02)
     MUSIC=(--hours 0.02)
     SPEECH=() ESC10=() SENTENCES=() TEACHER=()
+    WORDINGS=("$DATA/esc10") # the others have a clip of each kind, to learn from or to hold out
     ;;
 *)
     echo "train_default.sh: got PRESET=$PRESET; expected default or tiny." >&2
@@ -101,7 +103,7 @@ step semantic_tokenizer recipe train_semantic_codebook $CODEBOOK --model "$OUT/m
 step sentences recipe prepare_sentences "$PRESET" "${SENTENCES[@]}" --corpora "${corpora[@]}" \
     --out "$OUT/sentences.txt"
 step text_encoder recipe train_text_encoder "$PRESET" "${TEACHER[@]}" --sentences "$OUT/sentences.txt" \
-    --corpora "$DATA/effects" "$DATA/music" "$DATA/esc10" --out "$OUT/text_encoder"
+    --corpora "${WORDINGS[@]}" --out "$OUT/text_encoder"
 
 # Both stages
 for corpus in "${CORPORA[@]}"; do
