@@ -253,7 +253,7 @@ def _load(options: ModelOptions) -> "AudioPipeline":
     stages: Any = model.stages.values()  # each kind has its own model
     count = sum(weight.numel() for stage in stages for weight in stage.model.parameters())
     name = options.model or "the model in this package"
-    print(f"loaded {name}: {in_words(count)} parameters, {took:.1f} s", flush=True)
+    print(f"loaded {name}: {in_words(count)} parameters in {took:.1f} s", flush=True)
     return model
 
 
@@ -264,7 +264,8 @@ def _making(what: str, seconds: float) -> Iterator[Callable[[float], None]]:
     with share_bar(what) as progress:
         yield progress
     took = time.perf_counter() - began
-    print(f"made {seconds:.2f} s of sound in {took:.1f} s: {took / seconds:.2f} s a second")
+    factor = took / seconds
+    print(f"made {seconds:.2f} s of sound in {took:.1f} s: a real-time factor of {factor:.2f}")
 
 
 def _save(clip: "Clip", path: Path) -> None:

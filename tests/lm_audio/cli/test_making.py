@@ -157,8 +157,10 @@ def test_progress_goes_to_stderr_and_results_to_stdout(
     shown = capsys.readouterr()
     assert "generating: 100%" in shown.err
     loaded, made, written = shown.out.splitlines()
-    assert re.fullmatch(rf"loaded {model_folder}: \d+ parameters, \d+\.\d s", loaded)
-    assert re.fullmatch(r"made 0\.30 s of sound in \d+\.\d s: \d+\.\d\d s a second", made)
+    assert re.fullmatch(rf"loaded {model_folder}: \d+ parameters in \d+\.\d s", loaded)
+    assert re.fullmatch(
+        r"made 0\.30 s of sound in \d+\.\d s: a real-time factor of \d+\.\d\d", made
+    )
     assert written.startswith(f"{out}: 0.30 s at 24000 Hz")
     run("continue", prompt, "--duration", 0.1, "-o", out, model=model_folder)
     assert "continuing: 100%" in capsys.readouterr().err
