@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes the model in the package from nothing: corpora, tokenizers, both stages, the figures of its card.
 #
-#     PRESET=tiny recipes/train_default.sh                    # two minutes, made-up sounds, no downloads
+#     PRESET=tiny recipes/train_default.sh                    # a few minutes, made-up sounds, no downloads
 #     SOURCES=/data EVAL=/data/eval recipes/train_default.sh  # hours
 #
 # SOURCES holds what cannot be made up:
@@ -9,7 +9,7 @@
 #     esc10/                   ESC-10, a folder for each class
 #     minilm/                  all-MiniLM-L6-v2, as sentence-transformers has it
 #     wordnet/                 the data files of WordNet 3.0 (Debian's wordnet-base has them)
-# EVAL holds independent judges: yamnet.tflite, lyra/, whisper/. Those that are not there measure nothing.
+# EVAL holds independent judges: yamnet/, lyra/, whisper/. What needs one that is not there is not measured.
 # Music needs fluidsynth and FluidR3 (apt-get install fluidsynth fluid-soundfont-gm).
 #
 # It stops at the first error. Started again it leaves out the steps that are done, which are noted in OUT/done,
@@ -19,6 +19,7 @@ cd "$(dirname "$0")/.."
 
 PRESET=${PRESET:-default} # or tiny
 PYTHON=${PYTHON:-python}
+JUDGE=${JUDGE:-$PYTHON} # with the judges installed, where they have an environment of their own
 SOURCES=${SOURCES:-sources}
 EVAL=${EVAL:-$SOURCES/eval}
 OUT=${OUT:-runs/$PRESET}
@@ -37,6 +38,11 @@ default)
     SENTENCES=(--wordnet "$SOURCES/wordnet")
     TEACHER=(--teacher "$SOURCES/minilm")
     WORDINGS=("$DATA/effects" "$DATA/music" "$DATA/esc10")
+    judged=(--dnsmos speechmos --voices resemblyzer)
+    for corpus in "${CORPORA[@]}"; do judged+=("--$corpus" "$DATA/$corpus"); done
+    if [[ -e $EVAL/yamnet/yamnet.tflite ]]; then judged+=(--yamnet "$EVAL/yamnet/yamnet.tflite"); fi
+    if [[ -d $EVAL/lyra ]]; then judged+=(--lyra "$EVAL/lyra"); fi
+    if [[ -d $EVAL/whisper ]]; then judged+=(--asr "$EVAL/whisper"); fi
     ;;
 tiny)
     MODEL=${MODEL:-$OUT/model}
@@ -45,6 +51,7 @@ tiny)
     MUSIC=(--hours 0.02)
     SPEECH=() ESC10=() SENTENCES=() TEACHER=()
     WORDINGS=("$DATA/esc10") # the others have a clip of each kind, to learn from or to hold out
+    judged=(--only speed) # all else needs judges
     ;;
 *)
     echo "train_default.sh: got PRESET=$PRESET; expected default or tiny." >&2
@@ -117,13 +124,7 @@ step acoustic recipe train_acoustic "$PRESET" "${learned[@]}" --semantic "$OUT/s
 step model recipe assemble_default "$PRESET" --model "$OUT/acoustic/model" --out "$MODEL"
 
 # Its figures
-judges=()
-if [[ -e $EVAL/yamnet.tflite ]]; then judges+=(--yamnet "$EVAL/yamnet.tflite"); fi
-if [[ -d $EVAL/lyra ]]; then judges+=(--lyra "$EVAL/lyra"); fi
-if [[ -d $EVAL/whisper ]]; then judges+=(--asr "$EVAL/whisper"); fi
-if [[ $PRESET == default ]]; then judges+=(--dnsmos speechmos --voices resemblyzer); fi
-step report recipe evaluate_default "$PRESET" --model "$MODEL" --effects "$DATA/effects" \
-    --music "$DATA/music" --speech "$DATA/speech" --esc10 "$DATA/esc10" "${judges[@]}" --out "$OUT/report"
+PYTHON=$JUDGE step report recipe evaluate_default default --model "$MODEL" "${judged[@]}" --out "$OUT/report"
 
 echo "The model is in $MODEL, its figures in $OUT/report."
 echo "Next: $PYTHON tests/lm_audio/pretrained/make_golden.py, the model card, make test."
