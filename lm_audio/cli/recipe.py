@@ -46,7 +46,8 @@ def _read(settings: type[Config] | Mapping[str, Config], description: str | None
     if isinstance(settings, type):
         return tyro.cli(settings, description=description)
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--preset", default="small")
+    usual = "small" if "small" in settings else "default"
+    parser.add_argument("--preset", default=usual)
     preset = parser.parse_known_args()[0].preset
     if preset not in settings:
         known = ", ".join(settings)

@@ -35,6 +35,14 @@ def test_the_command_line_goes_over_the_preset(monkeypatch: pytest.MonkeyPatch) 
     assert run(monkeypatch, "--preset=tiny") == [PRESETS["tiny"]]
 
 
+def test_without_a_small_preset_the_default_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["recipes/train_x.py"])
+    seen: list[Config] = []
+    usual = Config(preset="default", steps=5)
+    run_recipe(seen.append, {"tiny": PRESETS["tiny"], "default": usual}, description="Makes x.")
+    assert seen == [usual]
+
+
 def test_an_unknown_preset_gets_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
