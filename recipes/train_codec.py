@@ -1,4 +1,4 @@
-"""Trains the frame codec: sounds become a codec of 0.5 to 4 kb/s at 24 kHz.
+"""Trains the frame codec: sounds become a codec of 0.5 to 3 kb/s at 24 kHz.
 
     python recipes/train_codec.py --preset tiny                    # half a minute, made-up sounds
     python recipes/train_codec.py --data sounds/ --out runs/codec  # one GPU, or a patient CPU
@@ -10,13 +10,14 @@ model.safetensors, from the averaged weights: use it as `lm-audio encode --codec
 checkpoints and the best lie in OUT/checkpoints; a run that is started again goes on from there with
 the losses it would have had.
 
-Three phases: without the quantiser, with it, and with discriminators on top. How that came about:
-docs/log.md. A step of the small preset takes 0.7 s on one core, 2.5 s with the discriminators, and
-2.2 GB; `--dry-run` says what a preset takes on GPUs.
+Three phases: without the quantiser, with it, and with a discriminator on top. All of it happens in
+bands, 128 numbers every 10 ms; sound is made only by decoding (docs/adr/0002-frame-codec.md). A
+step of the default preset takes 0.5 s on one core, half as much again with the discriminator, and
+1.5 GB; `--dry-run` says what a preset takes on GPUs.
 """
 
 import sys
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,11 +41,12 @@ from lm_audio.data.synthetic import synthetic_clips
 from lm_audio.training.checkpoints import Checkpoints, check_finite, check_same_settings
 from lm_audio.training.code_usage import code_usage
 from lm_audio.training.discriminators import (
+    Discriminator,
     DiscriminatorConfig,
-    Discriminators,
+    Judgement,
     adversarial_loss,
     discriminator_loss,
-    feature_distance,
+    feature_score,
 )
 from lm_audio.training.loss_balancer import LossBalancer
 from lm_audio.training.optimization import (
@@ -55,7 +57,6 @@ from lm_audio.training.optimization import (
 )
 from lm_audio.training.processes import Precision, new_accelerator
 from lm_audio.training.settings import check_least
-from lm_audio.training.spectral_distance import SpectralConfig, distance, energy_score, spectra
 from lm_audio.training.step_cost import cost_table, step_cost
 from lm_audio.training.tracking import Tracker
 
@@ -64,29 +65,25 @@ EVALUATED_SECONDS = 4.0
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    preset: Literal["tiny", "small", "paper"] = "small"
+    preset: Literal["tiny", "default", "paper"] = "default"
     data: tuple[Path, ...] = ()
     """Where the sounds are, one folder or several; without any, the tiny preset makes sounds up."""
     out: Path = Path("runs/codec")
     """Takes the checkpoints, the log and the codec; a run that was stopped here goes on."""
-    steps: int = 20_000
+    steps: int = 4_000
     batch_size: int = 12
     """Segments in a step, of all processes together."""
     seconds: float = 1.28
     """The length of a segment."""
-    answers: int = 2
-    """How often each segment is decoded, with other noise. 2: the energy score, for which noise is
-    right or wrong like all else, at no cost that shows. 1: a plain distance, which leaves noise
-    out, and so to the discriminators."""
-    quantised_from: float = 0.25
-    """The share of steps before the quantiser joins in. Phases are learned slowly and through it
-    hardly at all; the codebooks then start from k-means over the latents of 16 batches."""
-    adversarial_from: float = 0.5
-    """The share of steps before the discriminators join in; 1 for never."""
-    adversarial_weight: float = 1.0
-    """How hard the discriminators pull, beside 1 for the reconstruction (EnCodec: about 3)."""
-    feature_weight: float = 1.0
-    """The same for the distance of their features (EnCodec: about 3)."""
+    quantised_from: float = 0.03
+    """The share of steps before the quantiser joins in; its codebooks then start from k-means over
+    the latents of 16 batches."""
+    adversarial_from: float = 0.3
+    """The share of steps before the discriminator joins in; 1 for never."""
+    adversarial_weight: float = 0.5
+    """How hard the discriminator pulls, beside 1 for the distance of levels."""
+    feature_weight: float = 0.5
+    """The same for the score of its features."""
     commitment_weight: float = 0.25
     learning_rate: float = 1e-3
     warmup_steps: int = 200
@@ -105,15 +102,10 @@ class Config:
 
     def __post_init__(self) -> None:
         check_least(self, steps=1, batch_size=1, warmup_steps=0, evaluate_every=1, keep_last=1)
-        if (
-            self.answers < 1
-            or not 0 <= self.quantised_from < 1
-            or not 0 <= self.adversarial_from <= 1
-        ):
+        if not 0 <= self.quantised_from < 1 or not 0 <= self.adversarial_from <= 1:
             raise ValueError(
-                f"Got answers={self.answers}, quantised_from={self.quantised_from} and "
-                f"adversarial_from={self.adversarial_from}; expected 1 or more, a share below 1 "
-                "and a share."
+                f"Got quantised_from={self.quantised_from} and adversarial_from="
+                f"{self.adversarial_from}; expected a share below 1 and a share."
             )
 
     def lasting(self, corpus: Corpus) -> dict[str, Any]:
@@ -124,20 +116,18 @@ class Config:
 
 
 SHAPES = {
-    "tiny": (
-        tiny(),
-        DiscriminatorConfig(window_lengths=(256,), periods=(3,), spectrum_width=4, period_width=2),
-    ),
-    "small": (
-        FrameCodecConfig(),
-        DiscriminatorConfig(
-            window_lengths=(1024,), periods=(2, 3, 5), spectrum_width=16, period_width=4
-        ),
-    ),
-    # The tokens of AudioLM's codec, the width of Vocos, all discriminators of EnCodec and HiFi-GAN.
+    "tiny": (tiny(), DiscriminatorConfig(widths=(4, 8, 8))),
+    "default": (FrameCodecConfig(), DiscriminatorConfig()),
+    # The tokens of AudioLM's codec.
     "paper": (
-        FrameCodecConfig(encoder_width=512, decoder_width=512, num_codebooks=12),
-        DiscriminatorConfig(),
+        FrameCodecConfig(
+            encoder_width=512,
+            encoder_layers=8,
+            decoder_width=512,
+            decoder_layers=8,
+            num_codebooks=12,
+        ),
+        DiscriminatorConfig(widths=(64, 128, 256, 256)),
     ),
 }
 PRESETS = {
@@ -151,14 +141,12 @@ PRESETS = {
         average_decay=0.9,
         precision="float32",
     ),
-    "small": Config(),
+    "default": Config(),
     "paper": Config(
         preset="paper",
         steps=600_000,
         batch_size=64,
         seconds=1.0,
-        adversarial_weight=3.0,
-        feature_weight=3.0,
         learning_rate=3e-4,
         warmup_steps=1000,
         evaluate_every=5000,
@@ -188,10 +176,10 @@ def main(config: Config) -> list[float]:
 
     torch.manual_seed(config.seed)
     codec = FrameCodec(codec_config).to(device).train()
-    discriminators = Discriminators(discriminator_config).to(device)
+    discriminator = Discriminator(discriminator_config).to(device)
     optimizers = [
         adamw(module, learning_rate=config.learning_rate, weight_decay=0.01, betas=(0.8, 0.99))
-        for module in (codec, discriminators)
+        for module in (codec, discriminator)
     ]
     average = Average(codec, decay=config.average_decay)
     balancer = LossBalancer(
@@ -208,9 +196,6 @@ def main(config: Config) -> list[float]:
         batch_size=config.batch_size,
         seed=config.seed,
     )
-    measure = SpectralConfig(sample_rate=codec.sample_rate)
-    # Half the resolutions at each step, in turn, at half the cost.
-    measures = [replace(measure, window_lengths=measure.window_lengths[i::2]) for i in (0, 1)]
 
     first_step, settings = 0, config.lasting(corpus)
     checkpoints = Checkpoints(config.out / "checkpoints", keep_last=config.keep_last)
@@ -220,15 +205,15 @@ def main(config: Config) -> list[float]:
         codec.load_state_dict(saved["average"])
         average.restart()
         codec.load_state_dict(saved["codec"])
-        discriminators.load_state_dict(saved["discriminators"])
+        discriminator.load_state_dict(saved["discriminator"])
         for optimizer, state in zip(optimizers, saved["optimizers"], strict=True):
             optimizer.load_state_dict(state)
         balancer.load_state_dict(saved["balancer"])
         first_step = latest.step
 
     tracker = Tracker(config.out / "log", after=first_step, active=rank == 0)
-    trained, trained_discriminators, *optimizers = accelerator.prepare(
-        codec, discriminators, *optimizers
+    trained, trained_discriminator, *optimizers = accelerator.prepare(
+        codec, discriminator, *optimizers
     )
     losses = []
     progress = tqdm(range(first_step, steps), initial=first_step, total=steps, disable=rank > 0)
@@ -244,31 +229,27 @@ def main(config: Config) -> list[float]:
         if quantise and not codec.has_codebooks:
             start_codebooks(codec, sampler, steps, accelerator)
         samples = sampler.batch(step, part=rank, num_parts=accelerator.num_processes).to(device)
-        noise_starts = torch.randint(2**30, (config.answers,)).tolist()
-        output = trained(samples, quantize=quantise, noise_starts=noise_starts)
-        heard = torch.cat(output.reconstructions)  # [answers * B, 1, N]
-        answers = heard.chunk(config.answers)
-        score = energy_score(samples[:, 0], [each[:, 0] for each in answers], measures[step % 2])
-        terms = {"reconstruction": score}
+        output = trained(samples, quantize=quantise)
+        said = torch.stack([output.levels, output.noisiness])
+        levels, noisiness = said.unbind()
+        terms = {"reconstruction": F.l1_loss(levels, output.truth)}
         if adversarial:
-            # At one level: else quiet segments, whose logarithms are steep, would decide how hard
-            # the reconstruction pulls, and loud ones how hard the discriminators do.
-            level = samples.square().mean(2, keepdim=True).sqrt().clamp(min=1e-3)
-            truth, answer = samples / level, answers[0] / level
-            real = trained_discriminators(truth)
-            told_apart = discriminator_loss(real, trained_discriminators(answer.detach()))
+            answers = [levels + noisiness * noise for noise in draw_noise(codec, levels.shape[1])]
+            real = trained_discriminator(output.truth)
+            told_apart = discriminator_loss(real, trained_discriminator(answers[0].detach()))
             accelerator.backward(told_apart)
-            fake = discriminators(answer)
-            terms["adversarial"] = adversarial_loss(fake)
-            terms["features"] = feature_distance(real, fake)
-        pull = (heard * balancer.gradient(terms, heard)).sum()
+            real = Judgement(logits=real.logits, features=[f.detach() for f in real.features])
+            fakes = [discriminator(answer) for answer in answers]
+            terms["adversarial"] = adversarial_loss(fakes)
+            terms["features"] = feature_score(real, fakes)
+        pull = (said * balancer.gradient(terms, said)).sum()
         accelerator.backward(pull + config.commitment_weight * output.commitment)
         values = {**terms, "commitment": output.commitment}
         values["gradient norm"] = accelerator.clip_grad_norm_(trained.parameters(), config.max_norm)
         if adversarial:
-            values["discriminators"] = told_apart
-            values["gradient norm of discriminators"] = accelerator.clip_grad_norm_(
-                trained_discriminators.parameters(), config.max_norm
+            values["discriminator"] = told_apart
+            values["gradient norm of discriminator"] = accelerator.clip_grad_norm_(
+                trained_discriminator.parameters(), config.max_norm
             )
         numbers = torch.stack([value.detach().float() for value in values.values()])
         report = dict(zip(values, accelerator.reduce(numbers, "mean").tolist(), strict=True))
@@ -286,7 +267,7 @@ def main(config: Config) -> list[float]:
 
         if ((step + 1) % config.evaluate_every == 0 or step + 1 == steps) and rank == 0:
             with average.in_place():
-                error = evaluate(codec, corpus.held_out, measure, tracker, step=step + 1)
+                error = evaluate(codec, corpus.held_out, tracker, step=step + 1)
                 check_finite(error, report["gradient norm"], step=step, checkpoints=checkpoints)
                 averaged = {name: value.clone() for name, value in codec.state_dict().items()}
                 if codec.has_codebooks:
@@ -296,7 +277,7 @@ def main(config: Config) -> list[float]:
                     "settings": settings,
                     "codec": codec.state_dict(),
                     "average": averaged,
-                    "discriminators": discriminators.state_dict(),
+                    "discriminator": discriminator.state_dict(),
                     "optimizers": [optimizer.state_dict() for optimizer in optimizers],
                     "balancer": balancer.state_dict(),
                 },
@@ -313,15 +294,14 @@ def main(config: Config) -> list[float]:
 def evaluate(
     codec: FrameCodec,
     clips: list[Recording],
-    measure: SpectralConfig,
     tracker: Tracker,
     *,
     step: int,
 ) -> float:
-    """The mean distance to the first seconds of up to 12 held-out clips of each kind.
+    """The mean distance of levels from the true ones, of 12 held-out clips of each kind at most.
 
-    Tracks and shows it for each kind through half and all codebooks (0: not quantised), and how
-    much the codes are used.
+    Only their first seconds count. Tracks and shows it for each kind through half and all codebooks
+    (0: not quantised), and how much the codes are used.
     """
     codec.eval()
     device, K = next(codec.parameters()).device, codec.num_codebooks
@@ -332,16 +312,16 @@ def evaluate(
         for number, clip in enumerate([clip for clip in clips if clip.kind == kind][:12]):
             samples = torch.from_numpy(clip.samples[:length]).float() / FULL_SCALE
             filled = F.pad(samples, (0, -len(samples) % (50 * codec.hop_length)))
-            truth = filled.to(device)[None, None]
+            truth = codec.levels(filled.to(device)[None, None])
+            latents = codec.encoder(truth)
+            answers = {0: latents}
             if codec.has_codebooks:
-                tokens = codec.encode(truth)
+                tokens = codec.quantize(latents, num_codebooks=K)
                 for level, codes in enumerate(tokens[0].cpu()):
                     counts[level] += codes.bincount(minlength=codec.codebook_size)
-                answers = {books: codec.decode(tokens[:, :books]) for books in (K // 2, K)}
-            else:
-                answers = {0: codec(truth, quantize=False).reconstructions[0]}
+                answers = {books: codec.dequantize(tokens[:, :books]) for books in (K // 2, K)}
             for books, answer in answers.items():
-                error = distance(spectra(answer[:, 0], measure), spectra(truth[:, 0], measure))
+                error = F.l1_loss(codec.decoder(answer)[0], truth)
                 errors.setdefault(f"{kind}/{books}", []).append(error.item())
             best = answers[max(answers)][0]  # [1, N]
             if number == 0 and best.isfinite().all():
@@ -369,7 +349,15 @@ def start_codebooks(
         ).to(accelerator.device)
         for i in range(16)
     ]
-    codec.quantizer(torch.cat([codec.encoder(samples) for samples in batches]))
+    codec.quantizer(torch.cat([codec.encoder(codec.levels(samples)) for samples in batches]))
+
+
+def draw_noise(codec: FrameCodec, num_spectra: int) -> list[Tensor]:
+    """By how much noise is louder than its mean, twice, each [J, bands]: the same in all segments,
+    and other at each step."""
+    starts = torch.randint(2**30, (2,)).tolist()
+    bands = codec.bands
+    return [bands.noise_levels(bands.noise(first=i, num_spectra=num_spectra)) for i in starts]
 
 
 def read_corpus(config: Config, sample_rate: int) -> Corpus:
@@ -387,26 +375,25 @@ def cost(config: Config) -> str:
     """What a run takes, with the discriminators; choosing codes is little beside."""
     codec_config, discriminator_config = SHAPES[config.preset]
     with torch.device("meta"):
-        codec, discriminators = FrameCodec(codec_config), Discriminators(discriminator_config)
+        codec, discriminator = FrameCodec(codec_config), Discriminator(discriminator_config)
         length = int(config.seconds * codec.frame_rate) * codec.hop_length
         samples = torch.zeros(1, 1, length)
-    for layer in discriminators.modules():
+    for layer in discriminator.modules():
         if is_parametrized(layer):  # torch 2.9 cannot count the norms of weights
             remove_parametrizations(layer, "weight")
-    measure = SpectralConfig(sample_rate=codec.sample_rate)
 
     def loss() -> Tensor:
-        output = codec(samples, quantize=False, noise_starts=range(config.answers))
-        answers = output.reconstructions
-        real, fake = discriminators(samples), discriminators(answers[0])
+        output = codec(samples, quantize=False)
+        answers = [output.levels + output.noisiness * scale for scale in (0.5, 1.0)]
+        real, fakes = discriminator(output.truth), [discriminator(answer) for answer in answers]
         return (
-            energy_score(samples[:, 0], [each[:, 0] for each in answers], measure)
-            + discriminator_loss(real, discriminators(answers[0].detach()))
-            + adversarial_loss(fake)
-            + feature_distance(real, fake)
+            F.l1_loss(output.levels, output.truth)
+            + discriminator_loss(real, discriminator(answers[0].detach()))
+            + adversarial_loss(fakes)
+            + feature_score(real, fakes)
         )
 
-    one = step_cost([codec, discriminators], loss, items=1)
+    one = step_cost([codec, discriminator], loss, items=1)
     return cost_table(one, batch_size=config.batch_size, steps=config.steps)
 
 

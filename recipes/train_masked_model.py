@@ -59,7 +59,7 @@ MEASURED_BATCHES = 16
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    preset: Literal["tiny", "small", "paper"] = "small"
+    preset: Literal["tiny", "default", "small", "paper"] = "small"
     data: tuple[Path, ...] = ()
     """Where the sounds are, one folder or several; without any, the tiny preset makes sounds up."""
     out: Path = Path("runs/masked_model")
@@ -100,6 +100,7 @@ class Config:
 
 MODELS = {
     "tiny": tiny(),
+    "default": MaskedModelConfig(width=256, num_layers=6, num_heads=4),
     "small": MaskedModelConfig(),
     "paper": MaskedModelConfig(width=1024, num_layers=24, num_heads=16),
 }
@@ -114,6 +115,7 @@ PRESETS = {
         average_decay=0.9,
         precision="float32",
     ),
+    "default": Config(preset="default", steps=2600, learning_rate=1e-3, warmup_steps=200),
     "small": Config(),
     "paper": Config(
         preset="paper",

@@ -1,21 +1,22 @@
-"""Our own codec: spectra in, residual-quantised tokens at 50 Hz, an inverse STFT out.
+"""Our own codec: bands to residual-quantised tokens at 50 Hz and back; phases are found, not coded.
 
-All layers run at frame rate, as in Vocos (arXiv 2306.00814), so both directions cost a few
-percent of real time on one CPU core. The decoder draws a level for each bin, a complex shape where
-the phase can be known, and a share of noise that a counter generates: rain, surf and breath have
-no phase to predict. Every layer is causal but for a look-ahead of a few frames.
+All layers run at frame rate, so both directions cost a few percent of real time on one CPU core.
+The decoder says how loud each band is and how rough: rain, surf and breath get the texture of
+noise that a counter generates. Griffin-Lim's algorithm then finds phases that agree, from those of
+that noise (`phases.py`). Every layer is causal but for a look-ahead of a few frames.
 It does not train itself: see recipes/train_codec.py. Reasons: docs/adr/0002-frame-codec.md.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from vector_quantize_pytorch import ResidualVQ
 
+from audio_tokenizers.acoustic.frame_codec.bands import Bands
 from audio_tokenizers.acoustic.frame_codec.layers import row_linear
 from audio_tokenizers.acoustic.frame_codec.networks import Decoder, Encoder, FrameCodecConfig
 from audio_tokenizers.acoustic.frame_codec.streams import FrameDecoderStream, FrameEncoderStream
@@ -37,11 +38,12 @@ TRAINING_ONLY = ("initted", "cluster_size", "embed_avg")  # the quantiser's own 
 
 @dataclass(frozen=True, kw_only=True)
 class CodecOutput:
-    """What a training step needs: reconstructions [B, 1, N] that differ in their noise alone,
-    latents [B, T, D] and the commitment loss, a scalar."""
+    """What a training step needs: `truth`, the levels of the samples, and what the decoder says,
+    `levels` and `noisiness`, [B, J, bands] each; and the commitment loss, a scalar."""
 
-    reconstructions: list[Tensor]
-    latents: Tensor
+    truth: Tensor
+    levels: Tensor
+    noisiness: Tensor
     commitment: Tensor
 
 
@@ -53,6 +55,9 @@ class FrameCodec(nn.Module):
     def __init__(self, config: FrameCodecConfig) -> None:
         super().__init__()
         self.config = config
+        self.bands = Bands(
+            num_bands=config.num_bands, num_linear=config.linear_bands, hop=config.spectrum_hop
+        )
         self.encoder = Encoder(config)
         self.quantizer = ResidualVQ(
             dim=config.code_width,
@@ -92,27 +97,27 @@ class FrameCodec(nn.Module):
         digest = hash_model(repr(self.config), self.inference_weights())
         return f"{MODEL_TYPE}-{self.sample_rate}-{digest}"
 
-    def forward(
-        self, samples: Tensor, *, quantize: bool = True, noise_starts: Sequence[int | None] = (0,)
-    ) -> CodecOutput:
+    def forward(self, samples: Tensor, *, quantize: bool = True) -> CodecOutput:
         """The training pass over samples [B, 1, N], N a multiple of the hop.
 
         Args:
             quantize: off for the first steps, before the codebooks have anything to learn from.
-            noise_starts: one reconstruction for each: where in the sequence of noise it starts,
-                or None for the tonal part alone.
         """
-        latents = self.encoder(samples)
-        quantised, commitment = latents, latents.new_zeros(())
+        truth = self.levels(samples)
+        latents = self.encoder(truth)
+        commitment = latents.new_zeros(())
         if quantize:
             with torch.autocast(latents.device.type, enabled=False):
-                quantised, _, losses = self.quantizer(latents.float())
+                latents, _, losses = self.quantizer(latents.float())
             commitment = losses.sum()
-        return CodecOutput(
-            reconstructions=self.decoder(quantised, noise_starts=noise_starts),
-            latents=latents,
-            commitment=commitment,
-        )
+        levels, noisiness = self.decoder(latents)
+        return CodecOutput(truth=truth, levels=levels, noisiness=noisiness, commitment=commitment)
+
+    def levels(self, samples: Tensor) -> Tensor:
+        """How loud each band of samples [B, 1, N] is, N a multiple of the hop: [B, J, bands]."""
+        margin = self.bands.margin
+        with torch.no_grad(), torch.autocast(samples.device.type, enabled=False):
+            return self.bands.levels(self.bands.spectra(F.pad(samples[:, 0], (margin, margin))))
 
     @torch.no_grad()
     def encode(self, samples: Tensor, *, num_codebooks: int | None = None) -> Tensor:

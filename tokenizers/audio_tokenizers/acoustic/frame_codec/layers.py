@@ -1,4 +1,4 @@
-"""The parts of the frame codec: spectra, causal ConvNeXt stacks, noise from a counter.
+"""The parts of the frame codec that are shared: rows, causal ConvNeXt stacks, overlapping windows.
 
 Everything runs at frame rate, and every function maps rows to rows: a frame's result does not
 depend on how many other frames share the call, to the bit on a CPU. So a stream of small chunks
@@ -98,13 +98,6 @@ class FrameStack(nn.Module):
         return self(silence, state)[0]
 
 
-def band_interpolation(*, num_bands: int, num_bins: int) -> Tensor:
-    """Weights [num_bins, num_bands] that draw straight lines between bands spaced like mels."""
-    position = (1 + torch.arange(num_bins) / 40).log()
-    position = position / position[-1] * (num_bands - 1)
-    return (1 - (position[:, None] - torch.arange(num_bands)).abs()).clamp(min=0)
-
-
 def overlap_add(windows: Tensor, *, overlap: int) -> Tensor:
     """Windows [B, J + overlap - 1, overlap * hop] -> the hops that all cover [B, J, hop]."""
     J, hop = windows.shape[1] - overlap + 1, windows.shape[2] // overlap
@@ -113,22 +106,3 @@ def overlap_add(windows: Tensor, *, overlap: int) -> Tensor:
     for i in range(1, overlap):
         total = total + parts[:, overlap - 1 - i : overlap - 1 - i + J, i]
     return total
-
-
-def noise_spectrum(*, first: int, num_spectra: int, num_bins: int, device: torch.device) -> Tensor:
-    """Complex Gaussian noise of unit power [num_spectra, num_bins] that is a function of the
-    spectrum's number alone, so that decoding is deterministic, whole or in pieces."""
-    spectra = torch.arange(first, first + num_spectra, device=device)
-    counter = 2 * (spectra[:, None] * num_bins + torch.arange(num_bins, device=device))
-    radius = (-_uniform(counter).log()).sqrt()
-    angle = 2 * math.pi * _uniform(counter + 1)
-    return torch.complex(radius * angle.cos(), radius * angle.sin())
-
-
-def _uniform(counter: Tensor) -> Tensor:
-    """Integers to float32 in (0, 1), by the 32-bit finaliser of MurmurHash3 in int64."""
-    x = counter & 0xFFFFFFFF
-    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
-        x = ((x ^ (x >> shift)) * factor) & 0xFFFFFFFF
-    x = x ^ (x >> 16)
-    return ((x >> 8).float() + 0.5) / 2**24

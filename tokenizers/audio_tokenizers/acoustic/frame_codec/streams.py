@@ -3,10 +3,9 @@
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from audio_tokenizers.acoustic.frame_codec.layers import OVERLAP, overlap_add
+from audio_tokenizers.acoustic.frame_codec.phases import PhaseStream
 from audio_tokenizers.acoustic.inputs import check_samples, check_tokens
 from audio_tokenizers.acoustic.streaming import StreamProgress
 
@@ -41,19 +40,23 @@ class FrameEncoderStream:
         if self.samples is None:
             return end.new_zeros(len(end), self.num_codebooks, 0, dtype=torch.int64)
         encoder = self.codec.encoder
-        missing = -self.num_samples % self.codec.hop_length + encoder.margin
+        missing = -self.num_samples % self.codec.hop_length + self.codec.bands.margin
         latents = self._latents(self.samples.new_zeros(*self.samples.shape[:2], missing))
         rest = encoder.project(encoder.stack.finish(self.state))
         return self._tokens(torch.cat([latents, rest], dim=1))
 
     def _latents(self, samples: Tensor) -> Tensor:
-        encoder, hop = self.codec.encoder, self.codec.hop_length
+        encoder, bands, hop = self.codec.encoder, self.codec.bands, self.codec.hop_length
         if self.samples is None:
-            self.samples = samples.new_zeros(*samples.shape[:2], encoder.margin)
+            self.samples = samples.new_zeros(*samples.shape[:2], bands.margin)
         buffer = torch.cat([self.samples, samples], dim=2)
-        T = max(0, (buffer.shape[2] - 2 * encoder.margin) // hop)
+        T = max(0, (buffer.shape[2] - 2 * bands.margin) // hop)
         self.samples = buffer[:, :, T * hop :].clone()
-        frames = encoder.frames(buffer[:, :, : T * hop + 2 * encoder.margin], T)
+        if T == 0:  # an FFT of nothing is an error
+            frames = buffer.new_zeros(buffer.shape[0], 0, encoder.stack.in_width)
+        else:
+            known = buffer[:, 0, : T * hop + 2 * bands.margin]
+            frames = encoder.frames(bands.levels(bands.spectra(known)))
         if not self.state:
             self.state = encoder.stack.start(frames)
         h, self.state = encoder.stack(frames, self.state)
@@ -64,15 +67,16 @@ class FrameEncoderStream:
 
 
 class FrameDecoderStream:
-    """The decoder's state: the stack's tails, and windows that overlap with what comes next."""
+    """The decoder's state: the stack's tails, and what still looks for its phases."""
 
     def __init__(self, codec: "FrameCodec") -> None:
         self.codec = codec
         self.progress = StreamProgress()
         self.num_spectra = 0
-        self.skip = codec.decoder.margin  # samples before the first frame
-        self.windows: Tensor | None = None  # [B, OVERLAP - 1, window]
+        self.num_samples = 0
+        self.skip = codec.bands.margin  # samples before the first frame
         self.state: list[Tensor] = []
+        self.phases = PhaseStream(codec.bands.window, iterations=codec.config.phase_iterations)
 
     @torch.no_grad()
     def push(self, tokens: Tensor) -> Tensor:
@@ -89,31 +93,28 @@ class FrameDecoderStream:
         if not self.state:
             self.state = stack.start(latents)
         h, self.state = stack(latents, self.state)
-        return self._samples(self._new_windows(h))
+        return self._samples(self._hops(h))
 
     @torch.no_grad()
     def finish(self) -> Tensor:
         """The samples [B, 1, N] up to the end of the last frame."""
         end = self.progress.end(1, torch.float32)
-        if self.windows is None:
+        if not self.state:
             return end
-        decoder = self.codec.decoder
-        new = self._new_windows(decoder.stack.finish(self.state))
-        left = new.shape[1] * decoder.config.spectrum_hop + decoder.margin
-        return self._samples(F.pad(new, (0, 0, 0, OVERLAP // 2)))[:, :, :left]
+        hops = self._hops(self.codec.decoder.stack.finish(self.state))
+        left = self.num_spectra * self.phases.hop - self.num_samples
+        return self._samples(torch.cat([hops, self.phases.finish()], dim=1))[:, :, :left]
 
-    def _new_windows(self, h: Tensor) -> Tensor:
-        decoder = self.codec.decoder
-        windows = decoder.windows(*decoder.spectra(h), self.num_spectra)
-        self.num_spectra += windows.shape[1]
-        return windows
+    def _hops(self, h: Tensor) -> Tensor:
+        bands, (levels, noisiness) = self.codec.bands, self.codec.decoder.bands(h)
+        noise = bands.noise(first=self.num_spectra, num_spectra=levels.shape[1])
+        self.num_spectra += levels.shape[1]
+        return self.phases.push(bands.magnitudes(levels, noisiness, noise), noise)
 
-    def _samples(self, new: Tensor) -> Tensor:
-        if self.windows is None:
-            self.windows = new.new_zeros(new.shape[0], OVERLAP - 1, new.shape[2])
-        windows = torch.cat([self.windows, new], dim=1)
-        self.windows = windows[:, windows.shape[1] - OVERLAP + 1 :].clone()
-        hops = overlap_add(windows, overlap=OVERLAP).flatten(1)[:, None]  # [B, 1, N]
-        skipped = min(self.skip, hops.shape[2])
+    def _samples(self, hops: Tensor) -> Tensor:
+        """Hops [B, J, hop] -> samples [B, 1, N] without those before the first frame."""
+        samples = hops.flatten(1)[:, None]
+        skipped = min(self.skip, samples.shape[2])
         self.skip -= skipped
-        return hops[:, :, skipped:]
+        self.num_samples += samples.shape[2] - skipped
+        return samples[:, :, skipped:]

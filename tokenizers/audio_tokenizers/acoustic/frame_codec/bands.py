@@ -1,0 +1,98 @@
+"""Between sound and bands: how loud it is around each frequency, every 10 ms.
+
+Low bands are one bin of the spectrum each, so that pitches stay apart; the others widen in
+proportion to their frequency, as hearing does. Phases are left out: see `phases.py`.
+
+Shapes: B batch, N samples, J spectra.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from audio_tokenizers.acoustic.frame_codec.layers import OVERLAP, row_linear
+from audio_tokenizers.acoustic.frame_codec.noise import noise_samples
+from audio_tokenizers.spectra import windows_of_hops
+
+FLOOR = 1e-3  # 1 is the level of white noise at full scale
+NOISE_LEVEL = math.sqrt(math.pi) / 2  # the mean magnitude of a complex Gaussian of unit power
+
+
+class Bands(nn.Module):
+    """Measures sound in bands, and draws spectra from bands."""
+
+    window: Tensor
+    measure: Tensor
+    draw: Tensor
+
+    def __init__(self, *, num_bands: int, num_linear: int, hop: int) -> None:
+        super().__init__()
+        self.hop = hop
+        window = torch.hann_window(OVERLAP * hop)
+        measure, draw = band_weights(
+            num_bands=num_bands, num_linear=num_linear, num_bins=OVERLAP * hop // 2
+        )
+        self.register_buffer("window", window / window.square().sum().sqrt(), persistent=False)
+        self.register_buffer("measure", measure, persistent=False)
+        self.register_buffer("draw", draw, persistent=False)
+
+    @property
+    def margin(self) -> int:
+        """Samples that a window reaches beyond its hop, on each side."""
+        return (OVERLAP - 1) * self.hop // 2
+
+    def spectra(self, padded: Tensor) -> Tensor:
+        """Samples [B, N] with both margins -> complex spectra [B, J, bins]."""
+        windows = windows_of_hops(padded.unflatten(1, (-1, self.hop)), overlap=OVERLAP)
+        return torch.fft.rfft(windows * self.window)[..., :-1]
+
+    def levels(self, spectra: Tensor) -> Tensor:
+        """Spectra [..., bins] -> the logarithm of the mean magnitude in each band [..., bands]."""
+        return (row_linear(spectra.abs(), self.measure) + FLOOR).log()
+
+    def noise(self, *, first: int, num_spectra: int) -> Tensor:
+        """Spectra [num_spectra, bins] of white noise that is a function of their numbers alone."""
+        device = self.window.device
+        if num_spectra == 0:
+            return torch.zeros(0, self.draw.shape[0], dtype=torch.complex64, device=device)
+        samples = noise_samples(
+            first=first * self.hop, count=(num_spectra + OVERLAP - 1) * self.hop, device=device
+        )
+        return self.spectra(samples[None])[0]
+
+    def noise_levels(self, noise: Tensor) -> Tensor:
+        """By how much noise [J, bins] is louder in a band than on average, as a logarithm."""
+        return self.levels(noise) - math.log(NOISE_LEVEL)
+
+    def magnitudes(self, levels: Tensor, noisiness: Tensor, noise: Tensor) -> Tensor:
+        """What sounds like this: magnitudes [B, J, bins].
+
+        Args:
+            levels, noisiness: [B, J, bands]; smooth where 0, as rough as noise where 1.
+            noise: [J, bins]
+        """
+        rough = (noise.abs() / NOISE_LEVEL + FLOOR).log()
+        drawn = row_linear(levels, self.draw) + row_linear(noisiness, self.draw) * rough
+        return (drawn.exp() - FLOOR).clamp(min=0)
+
+
+def band_weights(*, num_bands: int, num_linear: int, num_bins: int) -> tuple[Tensor, Tensor]:
+    """Weights that average bins into bands [bands, bins], and that draw straight lines through
+    bands to bins [bins, bands].
+
+    Args:
+        num_linear: the first bands are a bin each; the rest are spaced evenly on a log scale.
+    """
+    low = torch.arange(num_linear, dtype=torch.float32)
+    steps = torch.arange(1, num_bands - num_linear + 1) / (num_bands - num_linear)
+    last = num_linear - 1
+    centres = torch.cat([low, last * ((num_bins - 1) / last) ** steps])
+    bins = torch.arange(num_bins, dtype=torch.float32)
+    upper = torch.searchsorted(centres, bins).clamp(1, num_bands - 1)
+    share = (bins - centres[upper - 1]) / (centres[upper] - centres[upper - 1])
+    draw = F.one_hot(upper, num_bands) * share[:, None]
+    draw = draw + F.one_hot(upper - 1, num_bands) * (1 - share[:, None])
+    measure = draw.T / draw.sum(0)[:, None]
+    return measure, draw
