@@ -75,6 +75,10 @@ SHAPES = {  # of the stage, and of the encoder that reads its captions
         presets.tiny().transformer,
         TransformerConfig(dim=32, num_layers=1, num_heads=2, hidden_dim=64, causal=False),
     ),
+    "default": (
+        presets.compact(dim=256, num_layers=6, dropout=0.0),
+        presets.compact(dim=128, num_layers=3, reads=True),
+    ),
     "small": (
         presets.compact(dim=512, num_layers=8),
         presets.compact(dim=256, num_layers=4, reads=True),
@@ -97,6 +101,15 @@ PRESETS = {
         evaluate_every=30,
         evaluate_batches=2,
         save_every=20,
+    ),
+    "default": Config(
+        preset="default",
+        steps=3_000,
+        tokens_per_batch=12_000,
+        learning_rate=1e-3,
+        warmup_steps=200,
+        evaluate_every=250,
+        save_every=250,
     ),
     "small": Config(),
     "paper": Config(

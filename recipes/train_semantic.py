@@ -75,6 +75,15 @@ SHAPES = {  # of the stage by the composition, and of the encoder that reads its
         },
         TransformerConfig(dim=32, num_layers=1, num_heads=2, hidden_dim=64, causal=False),
     ),
+    "default": (
+        {
+            "ours": presets.compact(dim=256, num_layers=5, dropout=0.0),
+            "audiolm": dataclasses.replace(
+                presets.compact(dim=256, num_layers=5, dropout=0.0), cross_attention=False
+            ),
+        },
+        presets.compact(dim=128, num_layers=3, reads=True),
+    ),
     "small": (
         {
             "ours": presets.compact(dim=512, num_layers=8),
@@ -105,6 +114,16 @@ PRESETS = {
         evaluate_every=30,
         evaluate_batches=2,
         save_every=20,
+    ),
+    "default": Config(
+        preset="default",
+        steps=3_000,
+        tokens_per_batch=4_000,
+        learning_rate=1e-3,
+        warmup_steps=200,
+        evaluate_every=250,
+        save_every=250,
+        context_seconds=10.0,
     ),
     "small": Config(tokens_per_batch=6_000),
     "paper": Config(

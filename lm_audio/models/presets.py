@@ -45,7 +45,9 @@ def audiolm(*, vocab_size: int, cross_attention: bool = False) -> TokenLMConfig:
     return TokenLMConfig(transformer=transformer, num_streams=1, vocab_size=vocab_size)
 
 
-def compact(*, dim: int, num_layers: int, reads: bool = False) -> TransformerConfig:
+def compact(
+    *, dim: int, num_layers: int, reads: bool = False, dropout: float = 0.1
+) -> TransformerConfig:
     """What learns well with little data: heads of 64, rotary positions, SwiGLU.
 
     Args:
@@ -58,7 +60,7 @@ def compact(*, dim: int, num_layers: int, reads: bool = False) -> TransformerCon
         hidden_dim=dim * 11 // 4,
         causal=not reads,
         cross_attention=not reads,
-        dropout=0.1,
+        dropout=dropout,
     )
 
 

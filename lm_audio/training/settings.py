@@ -15,7 +15,7 @@ from lm_audio.training.processes import Precision
 
 @dataclass(frozen=True, kw_only=True)
 class LanguageModelSettings:
-    preset: Literal["tiny", "small", "paper"] = "small"
+    preset: Literal["tiny", "default", "small", "paper"] = "small"
     data: tuple[Path, ...] = ()
     """Shards that recipes/tokenize_dataset.py made, one folder or several; without any, the tiny
     preset makes sounds up."""
