@@ -372,22 +372,22 @@ def read_corpus(config: Config, sample_rate: int) -> Corpus:
 
 
 def cost(config: Config) -> str:
-    """What a run takes, with the discriminators; choosing codes is little beside."""
+    """What a run takes, with the discriminator; spectra and codes are little beside."""
     codec_config, discriminator_config = SHAPES[config.preset]
     with torch.device("meta"):
         codec, discriminator = FrameCodec(codec_config), Discriminator(discriminator_config)
-        length = int(config.seconds * codec.frame_rate) * codec.hop_length
-        samples = torch.zeros(1, 1, length)
+        num_spectra = int(config.seconds * codec.frame_rate) * codec_config.spectra_per_frame
+        truth = torch.zeros(1, num_spectra, codec_config.num_bands)
     for layer in discriminator.modules():
         if is_parametrized(layer):  # torch 2.9 cannot count the norms of weights
             remove_parametrizations(layer, "weight")
 
     def loss() -> Tensor:
-        output = codec(samples, quantize=False)
-        answers = [output.levels + output.noisiness * scale for scale in (0.5, 1.0)]
-        real, fakes = discriminator(output.truth), [discriminator(answer) for answer in answers]
+        levels, noisiness = codec.decoder(codec.encoder(truth))
+        answers = [levels + noisiness * scale for scale in (0.5, 1.0)]
+        real, fakes = discriminator(truth), [discriminator(answer) for answer in answers]
         return (
-            F.l1_loss(output.levels, output.truth)
+            F.l1_loss(levels, truth)
             + discriminator_loss(real, discriminator(answers[0].detach()))
             + adversarial_loss(fakes)
             + feature_score(real, fakes)

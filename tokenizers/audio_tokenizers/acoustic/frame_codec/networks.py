@@ -1,5 +1,6 @@
 """The frame codec's networks: bands to latents, and latents to bands."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -123,5 +124,4 @@ class Decoder(nn.Module):
         """h: [B, T, width] -> levels and noisiness, [B, J, bands] each"""
         values = self.head(h).float().unflatten(-1, (self.spectra_per_frame, -1)).flatten(1, 2)
         levels, noisiness = values.chunk(2, dim=-1)
-        floor = torch.tensor(FLOOR, device=h.device).log()
-        return (2 * levels - 4).clamp(floor, LOUDEST), noisiness.sigmoid()
+        return (2 * levels - 4).clamp(math.log(FLOOR), LOUDEST), noisiness.sigmoid()
