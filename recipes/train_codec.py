@@ -323,9 +323,10 @@ def evaluate(
             for books, answer in answers.items():
                 error = F.l1_loss(codec.decoder(answer)[0], truth)
                 errors.setdefault(f"{kind}/{books}", []).append(error.item())
-            best = answers[max(answers)][0]  # [1, N]
-            if number == 0 and best.isfinite().all():
-                tracker.sound(f"held out/{kind}", best, codec.sample_rate, step=step)
+            if number == 0 and codec.has_codebooks:
+                heard = codec.decode(tokens)[0]  # [1, N]
+                if heard.isfinite().all():
+                    tracker.sound(f"held out/{kind}", heard, codec.sample_rate, step=step)
     codec.train()
     report = {name: sum(values) / len(values) for name, values in errors.items()}
     whole = [value for name, value in report.items() if name.endswith(f"/{max(answers)}")]
