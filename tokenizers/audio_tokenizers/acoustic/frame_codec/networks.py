@@ -47,6 +47,13 @@ class FrameCodecConfig:
                 f"linear_bands {self.linear_bands} and num_bands {self.num_bands} must be such "
                 f"that 2 <= linear_bands < num_bands <= {self.num_bins}, the number of bins."
             )
+        last = self.linear_bands - 1
+        widening = ((self.num_bins - 1) / last) ** (1 / (self.num_bands - self.linear_bands))
+        if last * widening < self.linear_bands:
+            raise ValueError(
+                f"linear_bands {self.linear_bands} and num_bands {self.num_bands} leave bands "
+                "narrower than a bin; choose more linear_bands or a smaller num_bands."
+            )
 
     @property
     def spectrum_hop(self) -> int:
