@@ -189,7 +189,10 @@ class Bench:
     ) -> dict[str, Sequence[ClipFile]]:
         """The clips as they were, and as each system gives them back."""
         folder = self.clips / "coded"
-        made = {name: coded(clips, folder / name, s, watch=watch) for name, s in systems.items()}
+        made = {
+            name: coded(clips, folder / name.replace("/", "p"), s, watch=watch)
+            for name, s in systems.items()
+        }
         return {ORIGINAL: clips, **made}
 
     def made(self, orders: Sequence[Order], what: str) -> list[ClipFile]:
