@@ -17,7 +17,6 @@ beside the output, and 11 minutes for the training; 2.4 GB of memory.
 
 import hashlib
 import json
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -306,9 +305,16 @@ def finished(
     return SentenceEncoder(model, tokenizer)
 
 
+@torch.no_grad()
 def embeddings(encoder: SentenceEncoder, texts: Sequence[str]) -> Tensor:
     """Sentence embeddings [n, E] of length 1."""
-    return torch.stack([x[0] for x in encoder.encode(texts)]) / math.sqrt(encoder.dim)
+    made: list[Tensor] = []
+    for start in range(0, len(texts), 256):
+        part = texts[start : start + 256]
+        read = encoder.tokenizer.encode(part, max_length=encoder.max_length)
+        words = encoder.model(read.tokens, read.mask)
+        made.append(sentence_embeddings(words, read.mask))
+    return torch.cat(made)
 
 
 def judge(folder: Path, encoder: SentenceEncoder, teacher: Teacher) -> dict[str, float]:
