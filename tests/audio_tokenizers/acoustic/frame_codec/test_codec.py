@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -16,10 +17,11 @@ from audio_tokenizers.acoustic.frame_codec import (
     save_frame_codec,
     tiny,
 )
+from audio_tokenizers.acoustic.frame_codec.phases import AHEAD, BLOCK, PhaseStream
 
 
 def make_codec(seed: int = 0) -> FrameCodec:
-    """Random weights, codebooks of the size of the latents, and noise that can be heard."""
+    """Random weights, and codebooks of the size of the latents."""
     torch.manual_seed(seed)
     codec = FrameCodec(tiny()).eval()
     for layer in codec.quantizer.layers:
@@ -35,14 +37,15 @@ def noise(*shape: int, seed: int = 0) -> torch.Tensor:
     return 0.1 * torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def test_the_full_size_is_within_15_million_parameters() -> None:
+def test_the_full_size_is_7_million_weights_and_3_kilobits_a_second() -> None:
     codec = FrameCodec(FrameCodecConfig())
     size = sum(weight.numel() for weight in codec.inference_weights().values())
-    assert 10e6 < size < 15e6
-    assert (codec.sample_rate, codec.frame_rate, codec.num_codebooks) == (24_000, 50, 8)
+    assert 7e6 < size < 7.5e6
+    assert (codec.sample_rate, codec.frame_rate) == (24_000, 50)
+    assert codec.frame_rate * codec.num_codebooks * math.log2(codec.codebook_size) == 3000
 
 
-@settings(deadline=None, derandomize=True, max_examples=30)
+@settings(deadline=None, derandomize=True, max_examples=15)
 @given(N=st.integers(1, 100_000), B=st.integers(1, 3))
 def test_any_length_is_restored_and_a_batch_equals_its_items(N: int, B: int) -> None:
     samples = noise(B, 1, N, seed=N)
@@ -54,7 +57,7 @@ def test_any_length_is_restored_and_a_batch_equals_its_items(N: int, B: int) -> 
     assert torch.equal(CODEC.decode(tokens[-1:], num_samples=N), decoded[-1:])
 
 
-@settings(deadline=None, derandomize=True, max_examples=30)
+@settings(deadline=None, derandomize=True, max_examples=15)
 @given(N=st.integers(1, 30_000), sizes=st.lists(st.integers(0, 7000), min_size=1, max_size=8))
 def test_a_stream_gives_the_bits_of_the_whole(N: int, sizes: list[int]) -> None:
     samples = noise(2, 1, N, seed=N)
@@ -78,36 +81,42 @@ def test_a_stream_of_nothing_gives_nothing() -> None:
     assert encoder.finish().shape == (2, 4, 0)
 
 
-def test_the_decoder_holds_back_no_more_than_its_lookahead() -> None:
+def test_the_decoder_holds_back_no_more_than_its_lookahead_and_a_block_of_phases() -> None:
+    config = CODEC.config
     tokens = CODEC.encode(noise(1, 1, 48_000))
     decoder, given_out = CODEC.decoder_stream(), 0
     for frame in range(tokens.shape[2]):
         given_out += decoder.push(tokens[:, :, frame : frame + 1]).shape[2]
-        assert given_out >= (frame + 1 - CODEC.config.lookahead - 1) * CODEC.hop_length
+        spectra = (frame + 1 - config.lookahead) * config.spectra_per_frame - (BLOCK + AHEAD - 1)
+        assert given_out >= spectra * config.spectrum_hop - CODEC.bands.margin
+    assert given_out > 0.6 * 48_000
 
 
 def test_the_state_of_a_stream_does_not_grow() -> None:
     def held(stream: object) -> int:
         tensors = [v for v in vars(stream).values() if isinstance(v, torch.Tensor)]
-        tensors += vars(stream)["state"]
+        tensors += vars(stream).get("state", [])
         return sum(t.untyped_storage().nbytes() for t in tensors)
 
     encoder, decoder, sizes = CODEC.encoder_stream(), CODEC.decoder_stream(), []
     for number in range(6):
-        decoder.push(encoder.push(noise(1, 1, 4_800, seed=number)))
-        sizes.append(held(encoder) + held(decoder))
+        decoder.push(encoder.push(noise(1, 1, BLOCK * 480, seed=number)))  # two blocks of spectra
+        sizes.append(held(encoder) + held(decoder) + held(decoder.phases))
     assert len(set(sizes[1:])) == 1
-    assert sizes[-1] < 200_000
+    assert sizes[-1] < 400_000
 
 
-def test_samples_depend_on_no_later_token_beyond_the_lookahead() -> None:
+def test_samples_depend_on_no_later_token_beyond_the_lookahead_and_the_block() -> None:
+    config = CODEC.config
     tokens = CODEC.encode(noise(1, 1, 24_000))
     changed = tokens.clone()
     changed[:, :, 30:] = (changed[:, :, 30:] + 1) % 64
     before, after = CODEC.decode(tokens), CODEC.decode(changed)
-    safe = (30 - CODEC.config.lookahead - 1) * CODEC.hop_length
+    first = (30 - config.lookahead) * config.spectra_per_frame
+    settled = (first - AHEAD) // BLOCK * BLOCK
+    safe = settled * config.spectrum_hop - CODEC.bands.margin
     assert torch.equal(before[:, :, :safe], after[:, :, :safe])
-    assert not torch.equal(before, after)
+    assert not torch.equal(before[:, :, safe:], after[:, :, safe:])
 
 
 def test_quantisation_finds_the_nearest_code_at_each_level() -> None:
@@ -128,14 +137,42 @@ def test_quantisation_agrees_with_the_library_that_trains_it() -> None:
     torch.testing.assert_close(CODEC.dequantize(ours), quantised)
 
 
-def test_the_training_pass_reconstructs_as_decoding_does() -> None:
+def test_the_training_pass_says_what_decoding_draws() -> None:
     samples = noise(2, 1, 480 * 30)
     with torch.no_grad():
-        output = CODEC(samples, noise_starts=(0, 1000, None))
+        output = CODEC(samples)
+        bands = CODEC.bands
+        drawn_noise = bands.noise(first=0, num_spectra=60)
+        magnitudes = bands.magnitudes(output.levels, output.noisiness, drawn_noise)
+    assert output.truth.shape == output.levels.shape == output.noisiness.shape == (2, 60, 40)
+    assert torch.equal(output.truth, CODEC.levels(samples))
+    phases = PhaseStream(bands.window, iterations=CODEC.config.phase_iterations)
+    hops = torch.cat([phases.push(magnitudes, drawn_noise), phases.finish()], dim=1)
+    expected = hops.flatten(1)[:, None, bands.margin : -bands.margin]
     decoded = CODEC.decode(CODEC.encode(samples))
-    torch.testing.assert_close(output.reconstructions[0], decoded, atol=1e-4, rtol=0)
-    other, tonal = output.reconstructions[1:]
-    assert (other - decoded).std() > 1.2 * (tonal - decoded).std() > 0
+    assert decoded.std() > 0.01
+    # Phases are found by iteration, in which roundings grow.
+    assert (decoded - expected).square().mean() < 1e-4 * expected.square().mean()
+
+
+def test_the_training_pass_without_the_quantiser_leaves_the_latents_as_they_are() -> None:
+    samples = noise(2, 1, 480 * 10)
+    with torch.no_grad():
+        output = CODEC(samples, quantize=False)
+        levels, noisiness = CODEC.decoder(CODEC.encoder(CODEC.levels(samples)))
+        quantised = CODEC(samples)
+    assert torch.equal(output.levels, levels)
+    assert torch.equal(output.noisiness, noisiness)
+    assert output.commitment == 0
+    assert not torch.equal(quantised.levels, levels)
+
+
+def test_levels_stay_within_what_sound_can_be_and_noisiness_is_a_share() -> None:
+    levels, noisiness = CODEC.decoder(100 * noise(1, 20, 16))
+    assert levels.min() >= math.log(1e-3) - 1e-5
+    assert levels.max() <= 4
+    assert noisiness.min() >= 0
+    assert noisiness.max() <= 1
 
 
 def test_fewer_codebooks_are_a_prefix_and_decode() -> None:
@@ -153,21 +190,21 @@ def test_training_steps_lower_the_error() -> None:
     samples = 0.3 * torch.sin(2 * torch.pi * torch.tensor([[220.0], [440.0]]) * time)[:, None]
     optimizer = torch.optim.Adam(codec.parameters(), lr=3e-3)
 
-    def log_error(answer: torch.Tensor) -> torch.Tensor:
-        spectra = [torch.stft(x[:, 0], 512, 128, window=torch.hann_window(512), return_complex=True)
-                   for x in (answer, samples)]  # fmt: skip
-        return (spectra[0].abs() + 1e-2).log().sub((spectra[1].abs() + 1e-2).log()).abs().mean()
-
     errors = []
     for step in range(40):
         output = codec(samples, quantize=step >= 10)
-        loss = log_error(output.reconstructions[0]) + 0.1 * output.commitment
+        loss = (output.levels - output.truth).abs().mean()
         optimizer.zero_grad()
-        loss.backward()
+        (loss + 0.1 * output.commitment).backward()
         optimizer.step()
         errors.append(loss.item())
-    assert errors[-1] < 0.6 * errors[0]
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in codec.parameters())
+    assert errors[-1] < 0.3 * errors[0]
+    gradients = [weight.grad for weight in codec.parameters()]
+    assert all(grad is not None and grad.isfinite().all() for grad in gradients)
+    # Whether bands are noisy is not learned from how loud they are.
+    of_levels, of_noisiness = codec.decoder.head.weight.grad.unflatten(0, (2, 2, 40)).unbind(1)
+    assert of_levels.count_nonzero() > 0
+    assert of_noisiness.count_nonzero() == 0
 
 
 @pytest.mark.parametrize("half", [False, True])
@@ -229,5 +266,17 @@ def test_bad_input_gets_one_sentence() -> None:
         stream.finish()
     with pytest.raises(ValueError, match=r"hop_length 482 does not divide"):
         dataclasses.replace(tiny(), hop_length=482)
-    with pytest.raises(ValueError, match=r"lookahead 7"):
+    with pytest.raises(ValueError, match=r"lookahead 7 must be from 0 to kernel_size - 1 = 6"):
         dataclasses.replace(tiny(), lookahead=7)
+
+
+def test_bands_that_no_bins_can_fill_are_refused() -> None:
+    for bands in ({"linear_bands": 1}, {"linear_bands": 40}, {"num_bands": 481}):
+        with pytest.raises(ValueError, match=r"2 <= linear_bands < num_bands <= 480, the number"):
+            dataclasses.replace(tiny(), **bands)
+    with pytest.raises(ValueError, match=r"linear_bands 8 and num_bands 128 leave bands narrower"):
+        dataclasses.replace(tiny(), linear_bands=8, num_bands=128)
+    with pytest.raises(ValueError, match=r"choose more linear_bands or a smaller num_bands"):
+        dataclasses.replace(tiny(), linear_bands=24, num_bands=96)
+    narrowest = FrameCodec(dataclasses.replace(tiny(), linear_bands=24, num_bands=95))
+    assert narrowest.bands.measure.isfinite().all()

@@ -4,8 +4,6 @@ import torch
 
 from audio_tokenizers.acoustic.frame_codec.layers import (
     FrameStack,
-    band_interpolation,
-    noise_spectrum,
     overlap_add,
     row_linear,
 )
@@ -54,31 +52,3 @@ def test_overlap_add_equals_a_loop() -> None:
         expected[:, number * 5 : number * 5 + 20] += windows[:, number]
     hops = overlap_add(windows, overlap=4)
     torch.testing.assert_close(hops.flatten(1), expected[:, 15 : 15 + 6 * 5])
-
-
-def test_band_interpolation_keeps_a_constant_and_a_line_between_bands() -> None:
-    weights = band_interpolation(num_bands=8, num_bins=64)
-    torch.testing.assert_close(weights.sum(1), torch.ones(64))
-    assert ((weights > 0).sum(1) <= 2).all()
-
-
-def test_noise_is_gaussian_of_unit_power_without_correlation() -> None:
-    noise = noise_spectrum(first=5, num_spectra=400, num_bins=480, device=torch.device("cpu"))
-    parts = torch.stack([noise.real, noise.imag])
-    assert abs(noise.abs().square().mean().item() - 1) < 0.01
-    assert abs(parts.mean().item()) < 0.005
-    kurtosis = (parts**4).mean() / parts.square().mean().square()
-    assert abs(kurtosis.item() - 3) < 0.05
-    neighbours = (noise[1:] * noise[:-1].conj()).mean().abs()
-    across = (noise[:, 1:] * noise[:, :-1].conj()).mean().abs()
-    assert neighbours < 0.01
-    assert across < 0.01
-
-
-def test_noise_depends_on_the_spectrum_number_alone() -> None:
-    cpu = torch.device("cpu")
-    whole = noise_spectrum(first=0, num_spectra=50, num_bins=96, device=cpu)
-    part = noise_spectrum(first=20, num_spectra=7, num_bins=96, device=cpu)
-    assert torch.equal(whole[20:27], part)
-    late = noise_spectrum(first=2**33, num_spectra=2, num_bins=96, device=cpu)
-    assert torch.isfinite(late.real).all()
