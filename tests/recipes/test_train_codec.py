@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from audio_tokenizers.acoustic.frame_codec import load_frame_codec
 from audio_tokenizers.weights import read_pickle
@@ -34,7 +35,7 @@ def test_the_loss_after_five_steps_is_pinned(
     recipe: ModuleType, sounds: Path, tmp_path: Path
 ) -> None:
     losses = recipe.main(config(recipe, sounds, tmp_path, steps=5))
-    assert losses[-1] == pytest.approx(10.6723, rel=5e-3)
+    assert losses[-1] == pytest.approx(1.37088, rel=5e-3)
     codec = load_frame_codec(tmp_path)
     samples = torch.from_numpy(demo_clip(sample_rate=24_000)[None, None, :4800])
     assert codec.encode(samples).shape == (1, 4, 10)
@@ -49,7 +50,10 @@ def test_the_tiny_preset_learns_and_leaves_a_codec_and_its_log(
     assert f"The codec is in {tmp_path}; try: lm-audio encode" in captured.out
     report = captured.err.replace("\r", "\n")
     assert re.search(r"step 24: chirp/2 .*share of codes used 0.*, perplexity \d", report)
-    assert list((tmp_path / "log").glob("events.*"))
+    log = EventAccumulator(str(tmp_path / "log"))
+    log.Reload()
+    heard = log.Audio("held out/chirp")[-1]
+    assert (heard.sample_rate, heard.length_frames) == (24_000, 48_000)
 
 
 def test_a_run_killed_at_any_step_goes_on_with_the_same_losses(
@@ -85,7 +89,7 @@ def test_the_last_checkpoints_and_the_best_of_the_last_phase_are_kept(
     steps = [int(re.match(r"step-(\d+)", name)[1]) for name in names]  # type: ignore[index]
     assert steps[-1] == 8
     assert len(steps) <= 2
-    assert all(step > 4 for step in steps)  # the discriminators joined after 4 steps
+    assert all(step > 2 for step in steps)  # the discriminator joined after 2 steps
 
 
 def test_a_run_that_goes_astray_stops_with_the_last_good_checkpoint_named(
@@ -107,9 +111,30 @@ def test_another_setting_does_not_go_on_with_a_run(
         recipe.main(config(recipe, sounds, tmp_path, steps=3))
 
 
-def test_shares_that_leave_no_phase_are_refused(recipe: ModuleType) -> None:
-    with pytest.raises(ValueError, match=r"quantised_from=1.0 .*; expected 1 or more, a share be"):
-        recipe.Config(quantised_from=1.0)
+def test_shares_that_are_none_are_refused(recipe: ModuleType) -> None:
+    for wrong in ({"quantised_from": 1.0}, {"adversarial_from": 1.2}, {"low_share": -0.1}):
+        with pytest.raises(ValueError, match=r"expected shares, the first below 1"):
+            recipe.Config(**wrong)
+
+
+def test_low_bands_have_their_share_in_the_distance_of_levels(recipe: ModuleType) -> None:
+    shape = recipe.SHAPES["default"][0]
+    weights = recipe.level_weights(shape, low_share=0.8)
+    assert weights.shape == (128,)
+    assert weights.mean().item() == pytest.approx(1)
+    assert (weights[: shape.linear_bands].sum() / weights.sum()).item() == pytest.approx(0.8)
+    assert weights.unique().numel() == 2
+
+
+def test_a_run_may_start_from_the_weights_and_codebooks_of_another(
+    recipe: ModuleType, sounds: Path, tmp_path: Path
+) -> None:
+    first = recipe.main(config(recipe, sounds, tmp_path / "first", steps=20))
+    settings = {"start": tmp_path / "first", "quantised_from": 0.0, "steps": 2}
+    second = recipe.main(config(recipe, sounds, tmp_path / "second", **settings))
+    assert second[0] < 0.9 * first[0]
+    with pytest.raises(ValueError, match=r"Found no checkpoint of a codec in .*none; give the"):
+        recipe.main(config(recipe, sounds, tmp_path / "third", start=tmp_path / "none", steps=2))
 
 
 def test_a_dry_run_prints_what_the_paper_preset_takes(
@@ -118,7 +143,7 @@ def test_a_dry_run_prints_what_the_paper_preset_takes(
     assert recipe.main(replace(recipe.PRESETS["paper"], out=tmp_path / "x", dry_run=True)) == []
     table = capsys.readouterr().out
     parts = recipe.SHAPES["paper"]
-    modules = recipe.FrameCodec(parts[0]), recipe.Discriminators(parts[1])
+    modules = recipe.FrameCodec(parts[0]), recipe.Discriminator(parts[1])
     number = sum(w.numel() for module in modules for w in module.parameters())
     assert float(table.split(" M parameters")[0]) == pytest.approx(number / 1e6, rel=2e-3)
     assert re.search(r"\n\| 64 \| 1 \|", table)
@@ -132,8 +157,8 @@ def test_numbers_without_sense_are_refused(recipe: ModuleType) -> None:
 
 
 def test_presets_for_real_sounds_ask_for_them(recipe: ModuleType, tmp_path: Path) -> None:
-    settings = replace(recipe.PRESETS["tiny"], preset="small", out=tmp_path)
-    with pytest.raises(ValueError, match=r"The preset 'small' needs sounds .*; give --data"):
+    settings = replace(recipe.PRESETS["tiny"], preset="default", out=tmp_path)
+    with pytest.raises(ValueError, match=r"The preset 'default' needs sounds .*; give --data"):
         recipe.read_corpus(settings, 24_000)
 
 
@@ -154,7 +179,7 @@ def test_two_processes_learn_what_one_does(
     one, two = (
         read_pickle(next((out / "checkpoints").glob("step-00000003*.pt"))) for out in folders
     )
-    for name in ("codec", "discriminators"):
+    for name in ("codec", "discriminator"):
         for key, weight in one[name].items():
             # AdamW moves even a weight whose gradient is rounding alone.
             assert (weight.float() - two[name][key].float()).abs().mean() < 2e-5, key
