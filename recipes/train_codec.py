@@ -70,6 +70,10 @@ class Config:
     """Where the sounds are, one folder or several; without any, the tiny preset makes sounds up."""
     out: Path = Path("runs/codec")
     """Takes the checkpoints, the log and the codec; a run that was stopped here goes on."""
+    start: Path | None = None
+    """The folder of another run, from whose averaged weights and codebooks this one starts."""
+    learns: Literal["all", "decoder"] = "all"
+    """decoder: tokens stay as they are, of what `start` gives, and only their sound gets better."""
     steps: int = 4_000
     batch_size: int = 12
     """Segments in a step, of all processes together."""
@@ -80,6 +84,9 @@ class Config:
     the latents of 16 batches."""
     adversarial_from: float = 0.3
     """The share of steps before the discriminator joins in; 1 for never."""
+    low_share: float = 0.8
+    """The share that the narrow low bands have in the distance of levels: what blurs the harmonics
+    there spoils speech, and what happens above hardly does."""
     adversarial_weight: float = 0.5
     """How hard the discriminator pulls, beside 1 for the distance of levels."""
     feature_weight: float = 0.5
@@ -102,15 +109,19 @@ class Config:
 
     def __post_init__(self) -> None:
         check_least(self, steps=1, batch_size=1, warmup_steps=0, evaluate_every=1, keep_last=1)
-        if not 0 <= self.quantised_from < 1 or not 0 <= self.adversarial_from <= 1:
+        if self.learns == "decoder" and self.start is None:
+            raise ValueError("Got learns=decoder and no start; give the run that made the tokens.")
+        shares = (self.quantised_from, self.adversarial_from, self.low_share)
+        if not all(0 <= share <= 1 for share in shares) or self.quantised_from == 1:
             raise ValueError(
-                f"Got quantised_from={self.quantised_from} and adversarial_from="
-                f"{self.adversarial_from}; expected a share below 1 and a share."
+                f"Got quantised_from={self.quantised_from}, adversarial_from="
+                f"{self.adversarial_from} and low_share={self.low_share}; expected shares, the "
+                "first below 1."
             )
 
     def lasting(self, corpus: Corpus) -> dict[str, Any]:
         """What must stay the same when a run goes on."""
-        free = {"data", "out", "evaluate_every", "keep_last", "dry_run"}
+        free = {"data", "out", "start", "evaluate_every", "keep_last", "dry_run"}
         kept = {name: value for name, value in asdict(self).items() if name not in free}
         return {**kept, "data": corpus.fingerprint}
 
@@ -177,6 +188,8 @@ def main(config: Config) -> list[float]:
     torch.manual_seed(config.seed)
     codec = FrameCodec(codec_config).to(device).train()
     discriminator = Discriminator(discriminator_config).to(device)
+    if config.learns == "decoder":
+        codec.encoder.requires_grad_(False)
     optimizers = [
         adamw(module, learning_rate=config.learning_rate, weight_decay=0.01, betas=(0.8, 0.99))
         for module in (codec, discriminator)
@@ -197,6 +210,8 @@ def main(config: Config) -> list[float]:
         seed=config.seed,
     )
 
+    weights = level_weights(codec_config, low_share=config.low_share).to(device)
+
     first_step, settings = 0, config.lasting(corpus)
     checkpoints = Checkpoints(config.out / "checkpoints", keep_last=config.keep_last)
     if (latest := checkpoints.latest()) is not None:
@@ -210,6 +225,9 @@ def main(config: Config) -> list[float]:
             optimizer.load_state_dict(state)
         balancer.load_state_dict(saved["balancer"])
         first_step = latest.step
+    elif config.start is not None:
+        codec.load_state_dict(read_start(config.start))
+        average.restart()
 
     tracker = Tracker(config.out / "log", after=first_step, active=rank == 0)
     trained, trained_discriminator, *optimizers = accelerator.prepare(
@@ -229,10 +247,13 @@ def main(config: Config) -> list[float]:
         if quantise and not codec.has_codebooks:
             start_codebooks(codec, sampler, steps, accelerator)
         samples = sampler.batch(step, part=rank, num_parts=accelerator.num_processes).to(device)
-        output = trained(samples, quantize=quantise)
+        if config.learns == "all":
+            output = trained(samples, quantize=quantise)
+        else:
+            output = trained(samples, num_codebooks=draw_num_codebooks(codec.num_codebooks))
         said = torch.stack([output.levels, output.noisiness])
         levels, noisiness = said.unbind()
-        terms = {"reconstruction": F.l1_loss(levels, output.truth)}
+        terms = {"reconstruction": ((levels - output.truth).abs() * weights).mean()}
         if adversarial:
             answers = [levels + noisiness * noise for noise in draw_noise(codec, levels.shape[1])]
             real = trained_discriminator(output.truth)
@@ -351,6 +372,27 @@ def start_codebooks(
         for i in range(16)
     ]
     codec.quantizer(torch.cat([codec.encoder(codec.levels(samples)) for samples in batches]))
+
+
+def read_start(folder: Path) -> dict[str, Tensor]:
+    """The averaged weights and the codebooks of another run's last checkpoint."""
+    checkpoints = Checkpoints(folder / "checkpoints", keep_last=1)
+    if (latest := checkpoints.latest()) is None:
+        raise ValueError(f"Found no checkpoint of a codec in {folder}; give the folder of a run.")
+    return checkpoints.read(latest)["average"]
+
+
+def level_weights(config: FrameCodecConfig, *, low_share: float) -> Tensor:
+    """Weights of bands [bands], 1 on average, of which the linear bands have a share."""
+    shares = torch.tensor([low_share, 1 - low_share])
+    counts = torch.tensor([config.linear_bands, config.num_bands - config.linear_bands])
+    return (shares / counts * config.num_bands).repeat_interleave(counts)
+
+
+def draw_num_codebooks(available: int) -> int:
+    """All of them for half of the steps, else any number."""
+    number = int(torch.randint(1, 2 * available + 1, ()))
+    return min(number, available)
 
 
 def draw_noise(codec: FrameCodec, num_spectra: int) -> list[Tensor]:

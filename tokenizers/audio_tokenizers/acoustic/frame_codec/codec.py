@@ -97,19 +97,26 @@ class FrameCodec(nn.Module):
         digest = hash_model(repr(self.config), self.inference_weights())
         return f"{MODEL_TYPE}-{self.sample_rate}-{digest}"
 
-    def forward(self, samples: Tensor, *, quantize: bool = True) -> CodecOutput:
+    def forward(
+        self, samples: Tensor, *, quantize: bool = True, num_codebooks: int | None = None
+    ) -> CodecOutput:
         """The training pass over samples [B, 1, N], N a multiple of the hop.
 
         Args:
             quantize: off for the first steps, before the codebooks have anything to learn from.
+            num_codebooks: take tokens of so many as they are, to learn nothing but the decoder.
         """
         truth = self.levels(samples)
-        latents = self.encoder(truth)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and num_codebooks is None):
+            latents = self.encoder(truth)
         commitment = latents.new_zeros(())
-        if quantize:
-            with torch.autocast(latents.device.type, enabled=False):
+        with torch.autocast(latents.device.type, enabled=False):
+            if num_codebooks is not None:
+                tokens = self.quantize(latents.float(), num_codebooks=num_codebooks)
+                latents = self.dequantize(tokens)
+            elif quantize:
                 latents, _, losses = self.quantizer(latents.float())
-            commitment = losses.sum()
+                commitment = losses.sum()
         levels, noisiness = self.decoder(latents)
         return CodecOutput(truth=truth, levels=levels, noisiness=noisiness, commitment=commitment)
 
