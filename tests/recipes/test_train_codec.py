@@ -137,6 +137,25 @@ def test_a_run_may_start_from_the_weights_and_codebooks_of_another(
         recipe.main(config(recipe, sounds, tmp_path / "third", start=tmp_path / "none", steps=2))
 
 
+def test_a_decoder_that_learns_alone_leaves_the_tokens_as_they_are(
+    recipe: ModuleType, sounds: Path, tmp_path: Path
+) -> None:
+    recipe.main(config(recipe, sounds, tmp_path / "first", steps=5))
+    settings = {"start": tmp_path / "first", "learns": "decoder", "steps": 4}
+    recipe.main(config(recipe, sounds, tmp_path / "second", **settings))
+    first, second = (load_frame_codec(tmp_path / name) for name in ("first", "second"))
+    before, after = first.inference_weights(), second.inference_weights()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert len(changed) > 10
+    assert all(name.startswith("decoder.") for name in changed)
+    samples = torch.from_numpy(demo_clip(sample_rate=24_000)[None, None])
+    tokens = first.encode(samples)
+    assert torch.equal(second.encode(samples), tokens)
+    assert not torch.equal(second.decode(tokens), first.decode(tokens))
+    with pytest.raises(ValueError, match=r"learns=decoder and no start; give the run that made"):
+        recipe.Config(learns="decoder")
+
+
 def test_a_dry_run_prints_what_the_paper_preset_takes(
     recipe: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -167,6 +167,22 @@ def test_the_training_pass_without_the_quantiser_leaves_the_latents_as_they_are(
     assert not torch.equal(quantised.levels, levels)
 
 
+def test_tokens_that_are_taken_as_they_are_teach_the_decoder_alone() -> None:
+    codec = make_codec().train()
+    before = [codebook.clone() for codebook in codec.codebooks()]
+    samples = noise(2, 1, 480 * 10)
+    output = codec(samples, num_codebooks=2)
+    (output.levels - output.truth).abs().mean().backward()
+    with torch.no_grad():
+        levels, _ = codec.decoder(codec.dequantize(codec.encode(samples, num_codebooks=2)))
+    torch.testing.assert_close(output.levels, levels, atol=1e-4, rtol=0)
+    assert output.commitment == 0
+    assert all(weight.grad is None for weight in codec.encoder.parameters())
+    assert all(weight.grad is not None for weight in codec.decoder.parameters())
+    for codebook, kept in zip(codec.codebooks(), before, strict=True):
+        assert torch.equal(codebook, kept)
+
+
 def test_levels_stay_within_what_sound_can_be_and_noisiness_is_a_share() -> None:
     levels, noisiness = CODEC.decoder(100 * noise(1, 20, 16))
     assert levels.min() >= math.log(1e-3) - 1e-5
