@@ -7,7 +7,7 @@ that noise (`phases.py`). Every layer is causal but for a look-ahead of a few fr
 It does not train itself: see recipes/train_codec.py. Reasons: docs/adr/0002-frame-codec.md.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -93,8 +93,15 @@ class FrameCodec(nn.Module):
 
     @property
     def identity(self) -> str:
-        """Names the codec, its settings and its weights, as they are now."""
-        digest = hash_model(repr(self.config), self.inference_weights())
+        """Names the tokens: what makes them, as it is now. A decoder may get better beside it."""
+        settings = {
+            name: value
+            for name, value in asdict(self.config).items()
+            if not name.startswith(("decoder_", "phase_"))
+        }
+        weights = self.inference_weights()
+        making = {name: weights[name] for name in weights if not name.startswith("decoder.")}
+        digest = hash_model(repr(settings), making)
         return f"{MODEL_TYPE}-{self.sample_rate}-{digest}"
 
     def forward(

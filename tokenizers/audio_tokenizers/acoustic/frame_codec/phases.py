@@ -15,8 +15,8 @@ from torch import Tensor
 from audio_tokenizers.acoustic.frame_codec.layers import OVERLAP, overlap_add
 from audio_tokenizers.spectra import windows_of_hops
 
-BLOCK = 16  # spectra
-AHEAD = 8
+BLOCK = 4  # spectra; 16 with 8 ahead sound no better (docs/log.md), and delay streams
+AHEAD = 4
 MOMENTUM = 0.99
 
 
