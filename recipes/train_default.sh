@@ -30,6 +30,7 @@ CORPORA=(effects music speech esc10)
 case $PRESET in
 default)
     MODEL=${MODEL:-lm_audio/pretrained}
+    CODEC=(--steps 7000) DECODER=(--steps 2000 --learning-rate 5e-4)
     CODEBOOK=small
     EFFECTS=(--hours 6)
     MUSIC=(--hours 6.5)
@@ -46,6 +47,7 @@ default)
     ;;
 tiny)
     MODEL=${MODEL:-$OUT/model}
+    CODEC=() DECODER=()
     CODEBOOK=tiny
     EFFECTS=(--hours 0.02)
     MUSIC=(--hours 0.02)
@@ -99,7 +101,11 @@ step speech recipe prepare_speech "$PRESET" "${SPEECH[@]}" --held-out $HELD_OUT 
 step esc10 recipe prepare_esc10 "$PRESET" "${ESC10[@]}" --held-out $HELD_OUT --out "$DATA/esc10"
 
 # Tokenizers
-step codec recipe train_codec "$PRESET" --data "${corpora[@]}" --out "$OUT/codec_float32"
+# First its tokens, without the discriminator, which takes half of a step; then their sound, with it.
+step codec_tokens recipe train_codec "$PRESET" --data "${corpora[@]}" "${CODEC[@]}" --adversarial-from 1 \
+    --out "$OUT/codec_tokens"
+step codec recipe train_codec "$PRESET" --data "${corpora[@]}" "${DECODER[@]}" --start "$OUT/codec_tokens" \
+    --learns decoder --quantised-from 0 --adversarial-from 0 --out "$OUT/codec_float32"
 step codec_half round "$OUT/codec_float32" "$OUT/codec"
 step masked_model recipe train_masked_model "$PRESET" --data "${corpora[@]}" --out "$OUT/masked_float32"
 step masked_model_half round "$OUT/masked_float32" "$OUT/masked_model"
