@@ -82,6 +82,13 @@ def test_a_saved_codebook_is_restored(tmp_path: Path) -> None:
     assert loaded.identity == codebook.identity
 
 
+def test_equal_codebooks_are_equal_files(tmp_path: Path) -> None:
+    files = [tmp_path / f"{number}.safetensors" for number in range(8)]
+    for file in files:
+        make_codebook().save(file)
+    assert len({file.read_bytes() for file in files}) == 1
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -120,7 +120,9 @@ class KMeansCodebook:
     def save(self, path: str | Path) -> None:
         """Writes one safetensors file with the source in its metadata."""
         with replacing(path) as temporary:
-            save_file(self._tensors(), temporary, metadata=self._metadata())
+            # One entry: several are written in a random order, and equal codebooks would differ.
+            about = {"lm-audio": json.dumps(self._metadata(), sort_keys=True)}
+            save_file(self._tensors(), temporary, metadata=about)
 
     @staticmethod
     def load(path: str | Path) -> "KMeansCodebook":
@@ -129,10 +131,11 @@ class KMeansCodebook:
             raise ValueError(f"Found no file {path}; check the path.")
         try:
             with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
+                entries = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except SafetensorError as error:
             raise ValueError(f"{path} is no safetensors file, or is damaged ({error}).") from error
+        metadata = json.loads(entries["lm-audio"]) if "lm-audio" in entries else entries
         if metadata.get("format") != FORMAT or tensors.keys() != {"centroids", "mean", "std"}:
             raise ValueError(f"{path} is not a codebook that KMeansCodebook.save wrote.")
         return KMeansCodebook(**tensors, source=FeatureSource(**json.loads(metadata["source"])))
