@@ -109,7 +109,7 @@ class Config:
     effects: Path | None = None
     music: Path | None = None
     speech: Path | None = None
-    shards: Path | None = None
+    shards: tuple[Path, ...] = ()
     """What the semantic stage was trained on, of recipes/tokenize_dataset.py."""
     yamnet: Path | None = None
     lyra: Path | None = None
@@ -417,14 +417,16 @@ def measure_speed(bench: Bench) -> list[GatedMeasurement]:
 
 def measure_memorisation(bench: Bench) -> list[GatedMeasurement]:
     """Whether clips of training captions repeat the tokens of training."""
-    folder = needed(bench.config.shards, "there are no tokens of training; give --shards")
-    train, held_out = (Shards(folder, split) for split in SPLITS)
+    folders = bench.config.shards
+    if not folders:
+        raise NotMeasuredError("there are no tokens of training; give --shards")
+    train, held_out = (Shards(folders, split) for split in SPLITS)
     tokenizer = bench.pipeline().semantic_tokenizer
     if "semantic" not in train.streams:
-        raise NotMeasuredError(f"{folder} has no semantic tokens; give other --shards")
+        raise NotMeasuredError("the shards have no semantic tokens; give other --shards")
     stream = train.streams["semantic"]
     if tokenizer is None or tokenizer.identity != stream.identity:
-        raise NotMeasuredError(f"{folder} has the tokens of another tokenizer; give other --shards")
+        raise NotMeasuredError("the shards are of another tokenizer; give other --shards")
     known = captions_by_label(bench.corpus("esc10", "train"))
     made = bench.made(bench.captioned(known), "text")
     rows = measure_copies(
@@ -462,7 +464,7 @@ def made_up(config: Config, folder: Path) -> Config:
         config,
         clips_per_class=min(config.clips_per_class, 2),
         model=folder / "model",
-        shards=folder / "shards",
+        shards=(folder / "shards",),
         esc10=corpus,
         effects=corpus,
         music=corpus,

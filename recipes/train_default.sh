@@ -26,6 +26,8 @@ OUT=${OUT:-runs/$PRESET}
 DATA=${DATA:-$OUT/data}
 HELD_OUT=0.2
 CORPORA=(effects music speech esc10)
+corpora=("${CORPORA[@]/#/$DATA/}")
+tokens=("${CORPORA[@]/#/$OUT/tokens/}")
 
 case $PRESET in
 default)
@@ -39,7 +41,7 @@ default)
     SENTENCES=(--wordnet "$SOURCES/wordnet")
     TEACHER=(--teacher "$SOURCES/minilm")
     WORDINGS=("$DATA/effects" "$DATA/music" "$DATA/esc10")
-    judged=(--dnsmos speechmos --voices resemblyzer)
+    judged=(--dnsmos speechmos --voices resemblyzer --shards "${tokens[@]}")
     for corpus in "${CORPORA[@]}"; do judged+=("--$corpus" "$DATA/$corpus"); done
     if [[ -e $EVAL/yamnet/yamnet.tflite ]]; then judged+=(--yamnet "$EVAL/yamnet/yamnet.tflite"); fi
     if [[ -d $EVAL/lyra ]]; then judged+=(--lyra "$EVAL/lyra"); fi
@@ -60,9 +62,6 @@ tiny)
     exit 2
     ;;
 esac
-
-corpora=("${CORPORA[@]/#/$DATA/}")
-tokens=("${CORPORA[@]/#/$OUT/tokens/}")
 
 step() { # NAME COMMAND...: runs it, unless it was done before
     local name=$1 begun=$SECONDS
