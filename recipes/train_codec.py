@@ -51,8 +51,10 @@ from lm_audio.training.discriminators import (
 from lm_audio.training.loss_balancer import LossBalancer
 from lm_audio.training.optimization import (
     Average,
+    Muon,
     adamw,
     learning_rate_share,
+    linear_weights,
     set_learning_rate,
 )
 from lm_audio.training.processes import Precision, new_accelerator
@@ -190,9 +192,14 @@ def main(config: Config) -> list[float]:
     discriminator = Discriminator(discriminator_config).to(device)
     if config.learns == "decoder":
         codec.encoder.requires_grad_(False)
+    common: Any = {
+        "learning_rate": config.learning_rate,
+        "weight_decay": 0.01,
+        "betas": (0.8, 0.99),
+    }
     optimizers = [
-        adamw(module, learning_rate=config.learning_rate, weight_decay=0.01, betas=(0.8, 0.99))
-        for module in (codec, discriminator)
+        Muon(codec, linear_weights(codec), **common),
+        adamw(discriminator, **common),
     ]
     average = Average(codec, decay=config.average_decay)
     balancer = LossBalancer(

@@ -1,13 +1,16 @@
-"""The optimizer of a language model, its learning rate over time, and its averaged weights."""
+"""The optimizers of a language model, their learning rate over time, and its averaged weights."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from lm_audio.modules.transformer import Block
+
+OptimizerName = Literal["adamw", "muon"]
 Schedule = Literal["cosine", "inverse_sqrt"]
 
 
@@ -27,6 +30,68 @@ def adamw(
     return torch.optim.AdamW(
         [group for group in groups if group["params"]], lr=learning_rate, betas=betas, fused=True
     )
+
+
+class Muon(torch.optim.Optimizer):
+    """Muon (Jordan et al. 2024) for some matrices of a module, AdamW for all else that is trained.
+
+    It makes the update of a matrix orthogonal, and as long as AdamW's would be, so that learning
+    rates mean the same for both.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        matrices: Sequence[Tensor],
+        *,
+        learning_rate: float,
+        weight_decay: float,
+        betas: tuple[float, float] = (0.9, 0.95),
+    ) -> None:
+        chosen = {id(weight) for weight in matrices}
+        others = nn.ParameterList(w for w in module.parameters() if id(w) not in chosen)
+        self._parts: dict[str, torch.optim.Optimizer] = {
+            "adamw": adamw(
+                others, learning_rate=learning_rate, weight_decay=weight_decay, betas=betas
+            ),
+            "muon": torch.optim.Muon(
+                [weight for weight in matrices if weight.requires_grad],
+                lr=learning_rate,
+                weight_decay=weight_decay,
+                adjust_lr_fn="match_rms_adamw",
+            ),
+        }
+        groups = [
+            {**group, "part": name}
+            for name, part in self._parts.items()
+            for group in part.param_groups
+        ]
+        super().__init__(groups, {})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        loss = closure() if closure is not None else None
+        for name, part in self._parts.items():
+            # Both keep what they know in this one's state, which checkpoints save and restore.
+            part.state = self.state
+            part.param_groups = [group for group in self.param_groups if group["part"] == name]
+            part.step()
+        return loss
+
+
+def language_model_optimizer(
+    name: OptimizerName, module: nn.Module, *, learning_rate: float, weight_decay: float
+) -> torch.optim.Optimizer:
+    """AdamW, or Muon for the matrices inside the blocks of transformers."""
+    if name == "adamw":
+        return adamw(module, learning_rate=learning_rate, weight_decay=weight_decay)
+    blocks = [block for block in module.modules() if isinstance(block, Block)]
+    matrices = [matrix for block in blocks for matrix in linear_weights(block)]
+    return Muon(module, matrices, learning_rate=learning_rate, weight_decay=weight_decay)
+
+
+def linear_weights(module: nn.Module) -> list[Tensor]:
+    return [layer.weight for layer in module.modules() if isinstance(layer, nn.Linear)]
 
 
 def learning_rate_share(

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from audio_tokenizers.protocol import AcousticTokenizer
 from lm_audio.data.shards import Shards
 from lm_audio.data.synthetic_shards import make_up_shards
-from lm_audio.training.optimization import Schedule
+from lm_audio.training.optimization import OptimizerName, Schedule
 from lm_audio.training.processes import Precision
 
 
@@ -26,6 +26,8 @@ class LanguageModelSettings:
     """Padding counts too; a batch goes through the model at once."""
     accumulation: int = 1
     """Batches of each process in a step."""
+    optimizer: OptimizerName = "adamw"
+    """muon: several times fewer steps from nothing, each a quarter longer on a CPU."""
     learning_rate: float = 5e-4
     warmup_steps: int = 1000
     schedule: Schedule = "cosine"

@@ -1,12 +1,22 @@
 """Weights that decay, learning rates that rise and fall, averages that follow."""
 
 import math
+from copy import deepcopy
 
 import pytest
 import torch
 from torch import nn
 
-from lm_audio.training.optimization import Average, adamw, learning_rate_share, set_learning_rate
+from lm_audio.modules.transformer import Transformer, TransformerConfig
+from lm_audio.training.optimization import (
+    Average,
+    Muon,
+    adamw,
+    language_model_optimizer,
+    learning_rate_share,
+    linear_weights,
+    set_learning_rate,
+)
 
 
 def test_only_what_multiplies_decays_and_only_what_is_trained_is_changed() -> None:
@@ -38,6 +48,67 @@ def test_an_optimizer_step_is_that_of_the_formula() -> None:
         update = (mean / (1 - 0.9**step)) / ((square / (1 - 0.95**step)).sqrt() + 1e-8)
         weight = weight * (1 - 0.01 * 0.1) - 0.01 * update
         assert torch.allclose(module.weight.double(), weight, atol=1e-6)
+
+
+def give_gradients(module: nn.Module, *, seed: int) -> None:
+    random = torch.Generator().manual_seed(seed)
+    for weight in module.parameters():
+        weight.grad = torch.randn(weight.shape, generator=random)
+
+
+def test_muon_makes_the_updates_of_matrices_orthogonal_and_leaves_the_rest_to_adamw() -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(24, 16), nn.LayerNorm(16), nn.Embedding(5, 16))
+    twin = deepcopy(module)
+    common = {"learning_rate": 0.01, "weight_decay": 0.0}
+    optimizer = Muon(module, linear_weights(module), **common)
+    other = adamw(twin, **common)
+    before = module[0].weight.detach().clone()
+    for each in (module, twin):
+        give_gradients(each, seed=1)
+    optimizer.step()
+    other.step()
+    update = (before - module[0].weight.detach()) / (0.01 * 0.2 * math.sqrt(24))
+    U, _, V = torch.linalg.svd(module[0].weight.grad, full_matrices=False)
+    along = (U.T @ update @ V.T).diagonal()  # what it makes of each singular value
+    assert along.min() > 0.6
+    assert along.max() < 1.3
+    assert torch.allclose(update, U @ along.diag() @ V, atol=0.05)
+    names = [name for name, _ in module.named_parameters() if name != "0.weight"]
+    for name in names:
+        assert torch.equal(module.get_parameter(name), twin.get_parameter(name)), name
+
+
+def test_muon_goes_on_from_what_it_saved() -> None:
+    torch.manual_seed(0)
+    whole = nn.Sequential(nn.Linear(8, 8), nn.LayerNorm(8))
+    resumed = deepcopy(whole)
+    common = {"learning_rate": 0.01, "weight_decay": 0.1}
+    ahead, first = (Muon(module, linear_weights(module), **common) for module in (whole, resumed))
+    for step in range(4):
+        if step == 2:
+            saved = deepcopy(first.state_dict())
+            first = Muon(resumed, linear_weights(resumed), **common)
+            first.load_state_dict(saved)
+        for module, optimizer in ((whole, ahead), (resumed, first)):
+            give_gradients(module, seed=step)
+            set_learning_rate(optimizer, 0.01 / (step + 1))
+            optimizer.step()
+    for mine, other in zip(whole.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(mine, other)
+
+
+def test_muon_takes_the_matrices_inside_blocks_and_what_is_trained() -> None:
+    config = TransformerConfig(dim=16, num_layers=2, num_heads=2, hidden_dim=32)
+    module = nn.ModuleList([nn.Linear(4, 16), Transformer(config)])
+    frozen = linear_weights(module[1])[-1].requires_grad_(False)
+    optimizer = language_model_optimizer("muon", module, learning_rate=0.1, weight_decay=0.1)
+    groups = [group for group in optimizer.param_groups if group["part"] == "muon"]
+    taken = {id(weight) for group in groups for weight in group["params"]}
+    expected = {id(w) for w in linear_weights(module[1]) if w is not frozen}
+    assert taken == expected
+    everything = {id(w) for group in optimizer.param_groups for w in group["params"]}
+    assert everything == {id(w) for w in module.parameters() if w is not frozen}
 
 
 def test_the_learning_rate_rises_and_then_falls_as_a_cosine() -> None:
