@@ -108,6 +108,8 @@ class Config:
     esc10: Path | None = None
     effects: Path | None = None
     music: Path | None = None
+    piano: Path | None = None
+    """Solo pieces of 10 s and more; by default those of `music`, which are shorter."""
     speech: Path | None = None
     shards: tuple[Path, ...] = ()
     """What the semantic stage was trained on, of recipes/tokenize_dataset.py."""
@@ -394,7 +396,7 @@ def measure_piano(bench: Bench) -> list[GatedMeasurement]:
     """Held-out pieces of solo piano that go on after 4 s, beside what was really played."""
     prompt, rest = bench.scaled(PIANO_PROMPT), bench.scaled(PIANO_SECONDS)
     least = prompt + LEAST_REST
-    clips = bench.corpus("music", "held_out")
+    clips = bench.corpus("piano" if bench.config.piano else "music", "held_out")
     pieces = [clip for clip in clips if clip.instruments == "piano" and clip.seconds >= least]
     if len(pieces) < 2:
         raise NotMeasuredError(f"there are no two held-out pieces of solo piano of {least:g} s")

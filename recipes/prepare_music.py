@@ -2,12 +2,13 @@
 
     python recipes/prepare_music.py --preset tiny                    # three minutes of plain tones
     python recipes/prepare_music.py --hours 20 --out runs/music      # 21 instruments, in turns
+    python recipes/prepare_music.py --solo piano --shortest 10 --longest 20 --out runs/piano
     python recipes/prepare_music.py --soundfont MY.sf2 --seed 1
 
 It needs fluidsynth and a soundfont (apt-get install fluidsynth fluid-soundfont-gm), and mido
 (pip install 'lm-audio[data]'); `--engine simple` needs neither and sounds like it. Each clip is a
-piece of 4 to 10 s: one instrument, two or a small band, with chords, phrases and a cadence. Its
-caption and paraphrases tell who plays, how fast, in which mood and key.
+piece, of 4 to 10 s by default: one instrument, two or a small band, with chords, phrases and a
+cadence. Its caption and paraphrases tell who plays, how fast, in which mood and key.
 
 `--out` gets audio/, train.jsonl.gz and held_out.jsonl.gz (see lm_audio/data/manifest.py),
 LICENCES.md, and unseen_captions.jsonl: for the clips held out, wordings that training never sees.
@@ -24,7 +25,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from tqdm import tqdm
 
@@ -41,7 +42,8 @@ from lm_audio.data.manifest import (
 )
 from lm_audio.data.music.files import write_pieces
 from lm_audio.data.music.fluidsynth import check_fluidsynth
-from lm_audio.data.music.scores import Score, compose
+from lm_audio.data.music.instruments import INSTRUMENTS
+from lm_audio.data.music.scores import LENGTHS, Score, compose
 from lm_audio.data.music.wordings import describe_score, score_captions
 
 BATCH = 24
@@ -58,6 +60,11 @@ class Config:
     """In Hz; 24,000 by default, 16,000 for the tiny preset."""
     engine: Literal["fluidsynth", "simple"] | None = None
     """fluidsynth by default, simple for the tiny preset."""
+    solo: str | None = None
+    """The instrument that plays all pieces, alone; by default they take turns."""
+    shortest: float = LENGTHS[0]
+    longest: float = LENGTHS[1]
+    """The length of a piece, in seconds."""
     soundfont: Path = Path("/usr/share/sounds/sf2/FluidR3_GM.sf2")
     soundfont_licence: str = "MIT"
     """Written into LICENCES.md; that of FluidR3 is MIT."""
@@ -83,10 +90,22 @@ def main(config: Config) -> dict[Split, int]:
     if engine == "fluidsynth":
         check_fluidsynth(config.soundfont)
     soundfont = config.soundfont if engine == "fluidsynth" else None
-    settings = {"seed": config.seed, "sample_rate": sample_rate, "engine": engine}
+    if config.solo is not None and config.solo not in INSTRUMENTS:
+        raise ValueError(f"--solo is {config.solo}; give one of {', '.join(INSTRUMENTS)}.")
+    if not 2 <= config.shortest <= config.longest / 2:
+        raise ValueError(
+            f"--shortest is {config.shortest:g} and --longest {config.longest:g}; give 2 seconds "
+            "or more, and at least twice as many."
+        )
+    kind: dict[str, Any] = {}  # of pieces, where it is not the usual one
+    if config.solo is not None:
+        kind["solo"] = config.solo
+    if (lengths := (config.shortest, config.longest)) != LENGTHS:
+        kind["lengths"] = list(lengths)
+    settings = {"seed": config.seed, "sample_rate": sample_rate, "engine": engine, **kind}
     keep_settings(config.out, settings | ({"soundfont": soundfont.name} if soundfont else {}))
 
-    scores = list(enough(3600 * hours, seed=config.seed))
+    scores = list(enough(3600 * hours, seed=config.seed, **kind))
     paths = [config.out / "audio" / f"{clip_name(score)}.flac" for score in scores]
     write = partial(write_pieces, sample_rate=sample_rate, soundfont=soundfont)
     num_workers = config.num_workers or (1 if tiny else os.cpu_count() or 1)
@@ -121,7 +140,7 @@ def main(config: Config) -> dict[Split, int]:
     return counts
 
 
-def keep_settings(folder: Path, settings: dict[str, str | int]) -> None:
+def keep_settings(folder: Path, settings: dict[str, Any]) -> None:
     """Refuses to mix clips made with other settings into a folder."""
     path = folder / "settings.json"
     if path.exists():
@@ -135,10 +154,10 @@ def keep_settings(folder: Path, settings: dict[str, str | int]) -> None:
         new.write_text(json.dumps(settings) + "\n", encoding="utf-8")
 
 
-def enough(seconds: float, *, seed: int) -> Iterator[Score]:
-    """Scores until they fill the time, at least one."""
+def enough(seconds: float, *, seed: int, **kind: Any) -> Iterator[Score]:
+    """Scores of a kind until they fill the time, at least one."""
     for number in count():
-        score = compose(number, seed=seed)
+        score = compose(number, seed=seed, **kind)
         yield score
         seconds -= score.seconds
         if seconds <= 0:

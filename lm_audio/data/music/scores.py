@@ -17,7 +17,8 @@ from lm_audio.data.music.harmony import Harmony, Note, choose_harmony
 from lm_audio.data.music.instruments import INSTRUMENTS, Role, playing
 
 Pace = Literal["slow", "", "fast"]
-MIN_SECONDS, MAX_SECONDS = 4.0, 10.0
+LENGTHS = (4.0, 10.0)
+"""The shortest and the longest piece, in seconds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,16 +87,28 @@ class Score:
         return list(dict.fromkeys(part.instrument for part in self.parts))
 
 
-def compose(number: int, *, seed: int) -> Score:
-    """Composes piece `number`; the instruments take turns in the lead, all else is drawn."""
+def compose(
+    number: int,
+    *,
+    seed: int,
+    solo: str | None = None,
+    lengths: tuple[float, float] = LENGTHS,
+) -> Score:
+    """Composes piece `number`; the instruments take turns in the lead, all else is drawn.
+
+    Args:
+        solo: the instrument that plays alone.
+        lengths: the shortest and the longest piece, in seconds.
+    """
     rng = np.random.default_rng([seed, number, 0])
     mood_name = str(rng.choice(list(MOODS)))
     mood = MOODS[mood_name]
     tempo = int(rng.integers(mood.tempo[0], mood.tempo[1] + 1))
     beats = 3 if rng.random() < 0.2 else 4
     mode = mood.modes[rng.integers(len(mood.modes))]
-    num_bars = _num_bars(tempo, beats, rng)
+    num_bars = _num_bars(tempo, beats, lengths, rng)
     harmony = choose_harmony(mode, num_bars=num_bars, beats_per_bar=beats, rng=rng)
+    lead = solo or list(INSTRUMENTS)[number % len(INSTRUMENTS)]
     density = ["sparse", "", "busy"][rng.choice(3, p=[0.25, 0.45, 0.3])]
     parts = [
         Part(
@@ -103,7 +116,7 @@ def compose(number: int, *, seed: int) -> Score:
             role=role,
             notes=_played(role, name, harmony, density, tempo, mood.loudness, rng),
         )
-        for name, role in _ensemble(list(INSTRUMENTS)[number % len(INSTRUMENTS)], rng)
+        for name, role in _ensemble(lead, rng, form="solo" if solo else None)
     ]
     ring = rng.uniform(0.6, 1.2)
     seconds = harmony.num_beats * 60 / tempo + ring
@@ -113,21 +126,26 @@ def compose(number: int, *, seed: int) -> Score:
         mood=mood_name,
         density=density,
         parts=tuple(parts),
-        seconds=round(float(np.clip(seconds, MIN_SECONDS, MAX_SECONDS)), 2),
+        seconds=round(float(np.clip(seconds, *lengths)), 2),
         seed=seed,
         number=number,
     )
 
 
-def _num_bars(tempo: int, beats: int, rng: np.random.Generator) -> int:
-    fitting = [bars for bars in (2, 4, 8) if 3.2 <= bars * beats * 60 / tempo <= 9.2]
-    return int(rng.choice(fitting)) if fitting else 2
+def _num_bars(
+    tempo: int, beats: int, lengths: tuple[float, float], rng: np.random.Generator
+) -> int:
+    least, most = (seconds - 0.8 for seconds in lengths)  # the last notes ring
+    fitting = [bars for bars in (2, 4, 8) if least <= bars * beats * 60 / tempo <= most]
+    if fitting:
+        return int(rng.choice(fitting))
+    return 2 if 2 * beats * 60 / tempo > most else 8
 
 
-def _ensemble(lead: str, rng: np.random.Generator) -> list[tuple[str, Role]]:
+def _ensemble(lead: str, rng: np.random.Generator, *, form: str | None) -> list[tuple[str, Role]]:
     """Who plays what: the lead alone, with a second instrument, or with a small band."""
     roles = INSTRUMENTS[lead].roles
-    form = ["solo", "duo", "band"][rng.choice(3, p=[0.5, 0.3, 0.2])]
+    form = form or ["solo", "duo", "band"][rng.choice(3, p=[0.5, 0.3, 0.2])]
     if "melody" not in roles:
         own: Role = roles[0]
         others: list[Role] = ["bass"] if own == "drums" else ["drums"]

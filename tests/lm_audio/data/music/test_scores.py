@@ -38,6 +38,14 @@ def test_pieces_last_four_to_ten_seconds_and_end_before_the_clip_does() -> None:
         assert all(note.start <= score.harmony.num_beats + 0.1 for note in score.parts[0].notes)
 
 
+def test_pieces_of_a_kind_are_as_long_as_asked_and_played_by_one() -> None:
+    for number in range(60):
+        score = compose(number, seed=0, solo="piano", lengths=(10, 20))
+        assert score.instruments == ["piano"]
+        assert 10 <= score.seconds <= 20
+        assert score.harmony.num_beats * 60 / score.tempo <= score.seconds
+
+
 def test_a_melody_stays_in_its_scale_and_its_range() -> None:
     for score, pitches in melodies():
         instrument = INSTRUMENTS[score.parts[0].instrument]
