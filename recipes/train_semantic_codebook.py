@@ -126,6 +126,8 @@ def main(config: Config) -> Report:
     extractor = read_model(config, device)
     layer = extractor.num_layers // 2 if config.layer is None else config.layer
     check_layer(layer, num_layers=extractor.num_layers)
+    if isinstance(extractor, MaskedAudioModel):
+        extractor = extractor.up_to(layer)  # what is kept needs no more
     source = FeatureSource(model=extractor.identity, layer=layer, pooling=config.pooling)
     corpus = read_corpus(config, extractor.sample_rate)
     config.out.mkdir(parents=True, exist_ok=True)

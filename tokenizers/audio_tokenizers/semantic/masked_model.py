@@ -7,7 +7,7 @@ docs/adr/0003-masked-model.md.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -131,6 +131,14 @@ class MaskedAudioModel(nn.Module):
         for block in self.blocks[:num_layers]:
             x = block(x, angles)
         return x if num_layers is not None else self.norm(x)
+
+    def up_to(self, layer: int) -> "MaskedAudioModel":
+        """A smaller model with the same features, up to this layer."""
+        check_layer(layer, num_layers=self.num_layers)
+        part = MaskedAudioModel(replace(self.config, num_layers=max(1, layer)))
+        weights = self.state_dict()
+        part.load_state_dict({name: weights[name] for name in part.state_dict()})
+        return part.to(self.patch_mean.device).train(self.training)
 
     def features(self, samples: Tensor, layer: int) -> Tensor:
         """Activations after `layer` (0: the embedded patches) of samples [B, C, N]: [B, T, D]."""
