@@ -70,7 +70,9 @@ def test_mistakes_are_told(load_recipe: LoadRecipe, tmp_path: Path) -> None:
         prepare(recipe, tmp_path, hours=-1)
     with pytest.raises(ValueError, match="--solo is kazoo; give one of piano, "):
         prepare(recipe, tmp_path, solo="kazoo")
-    with pytest.raises(ValueError, match="--shortest is 8 and --longest 10; give 2 seconds or more"):
+    with pytest.raises(
+        ValueError, match="--shortest is 8 and --longest 10; give 2 seconds or more"
+    ):
         prepare(recipe, tmp_path, shortest=8.0)
     with pytest.raises(ValueError, match="--sample-rate is 4000; give one of 8000 to 96000 Hz"):
         prepare(recipe, tmp_path, sample_rate=4_000)

@@ -71,6 +71,17 @@ def test_layers_follow_one_another() -> None:
     torch.testing.assert_close(model.blocks[1](first, angles), model.features(samples, 2))
 
 
+def test_a_model_cut_after_a_layer_has_the_same_features_and_half_the_weights() -> None:
+    whole = make_model(num_layers=4)
+    part = whole.up_to(2)
+    samples = noise(1, 1, 9000)
+    assert torch.equal(part.features(samples, 2), whole.features(samples, 2))
+    assert (part.num_layers, len(part.blocks)) == (2, 2)
+    assert part.identity != whole.identity
+    with pytest.raises(ValueError, match="layer"):
+        whole.up_to(5)
+
+
 def test_attention_sees_distances_only() -> None:
     model = make_model()
     x = torch.randn(1, 12, 32)
