@@ -12,7 +12,7 @@ the losses it would have had.
 
 Three phases: without the quantiser, with it, and with a discriminator on top. All of it happens in
 bands, 128 numbers every 10 ms; sound is made only by decoding (docs/adr/0002-frame-codec.md). A
-step of the default preset takes 0.5 s on one core, half as much again with the discriminator, and
+step of the default preset takes 0.65 s on one core, half as much again with the discriminator, and
 1.5 GB; `--dry-run` says what a preset takes on GPUs.
 """
 
@@ -43,10 +43,9 @@ from lm_audio.training.code_usage import code_usage
 from lm_audio.training.discriminators import (
     Discriminator,
     DiscriminatorConfig,
-    Judgement,
     adversarial_loss,
     discriminator_loss,
-    feature_score,
+    feature_distance,
 )
 from lm_audio.training.loss_balancer import LossBalancer
 from lm_audio.training.optimization import (
@@ -77,24 +76,27 @@ class Config:
     learns: Literal["all", "decoder"] = "all"
     """decoder: tokens stay as they are, of what `start` gives, and only their sound gets better."""
     steps: int = 4_000
-    batch_size: int = 12
+    batch_size: int = 24
     """Segments in a step, of all processes together."""
     seconds: float = 1.28
     """The length of a segment."""
-    quantised_from: float = 0.03
+    quantised_from: float = 0.06
     """The share of steps before the quantiser joins in; its codebooks then start from k-means over
     the latents of 16 batches."""
     adversarial_from: float = 0.3
     """The share of steps before the discriminator joins in; 1 for never."""
-    low_share: float = 0.8
+    low_share: float = 0.6
     """The share that the narrow low bands have in the distance of levels: what blurs the harmonics
-    there spoils speech, and what happens above hardly does."""
+    there spoils how speech sounds, and what blurs the bands above, which words are heard."""
+    roughness_weight: float = 0.1
+    """Of the squared error of how rough bands are inside, beside 1 for the distance of levels."""
     adversarial_weight: float = 0.5
-    """How hard the discriminator pulls, beside 1 for the distance of levels."""
+    """How hard the discriminator pulls, beside 1 for the distance of levels and roughness."""
     feature_weight: float = 0.5
-    """The same for the score of its features."""
-    commitment_weight: float = 0.25
-    learning_rate: float = 1e-3
+    """The same for the distance of its features."""
+    commitment_weight: float = 0.01
+    """More makes latents that are easily quantised and say little."""
+    learning_rate: float = 5e-3
     warmup_steps: int = 200
     max_norm: float = 1.0
     """Gradients longer than this are shortened."""
@@ -134,6 +136,8 @@ SHAPES = {
     # The tokens of AudioLM's codec.
     "paper": (
         FrameCodecConfig(
+            hop_length=480,
+            spectra_per_frame=2,
             encoder_width=512,
             encoder_layers=8,
             decoder_width=512,
@@ -160,7 +164,7 @@ PRESETS = {
         steps=600_000,
         batch_size=64,
         seconds=1.0,
-        learning_rate=3e-4,
+        learning_rate=1e-3,
         warmup_steps=1000,
         evaluate_every=5000,
     ),
@@ -258,18 +262,20 @@ def main(config: Config) -> list[float]:
             output = trained(samples, quantize=quantise)
         else:
             output = trained(samples, num_codebooks=draw_num_codebooks(codec.num_codebooks))
-        said = torch.stack([output.levels, output.noisiness])
-        levels, noisiness = said.unbind()
-        terms = {"reconstruction": ((levels - output.truth).abs() * weights).mean()}
+        said = torch.stack([output.levels, output.roughness])
+        levels, roughness = said.unbind()
+        off = (roughness - output.true_roughness).square()
+        terms = {
+            "reconstruction": ((levels - output.true_levels).abs() * weights).mean()
+            + config.roughness_weight * off.mean()
+        }
         if adversarial:
-            answers = [levels + noisiness * noise for noise in draw_noise(codec, levels.shape[1])]
-            real = trained_discriminator(output.truth)
-            told_apart = discriminator_loss(real, trained_discriminator(answers[0].detach()))
+            real = trained_discriminator(output.true_levels)
+            told_apart = discriminator_loss(real, trained_discriminator(levels.detach()))
             accelerator.backward(told_apart)
-            real = Judgement(logits=real.logits, features=[f.detach() for f in real.features])
-            fakes = [discriminator(answer) for answer in answers]
-            terms["adversarial"] = adversarial_loss(fakes)
-            terms["features"] = feature_score(real, fakes)
+            fake = discriminator(levels)
+            terms["adversarial"] = adversarial_loss(fake)
+            terms["features"] = feature_distance(real, fake)
         pull = (said * balancer.gradient(terms, said)).sum()
         accelerator.backward(pull + config.commitment_weight * output.commitment)
         values = {**terms, "commitment": output.commitment}
@@ -402,14 +408,6 @@ def draw_num_codebooks(available: int) -> int:
     return min(number, available)
 
 
-def draw_noise(codec: FrameCodec, num_spectra: int) -> list[Tensor]:
-    """By how much noise is louder than its mean, twice, each [J, bands]: the same in all segments,
-    and other at each step."""
-    starts = torch.randint(2**30, (2,)).tolist()
-    bands = codec.bands
-    return [bands.noise_levels(bands.noise(first=i, num_spectra=num_spectra)) for i in starts]
-
-
 def read_corpus(config: Config, sample_rate: int) -> Corpus:
     if config.data:
         return load_corpora(config.data, sample_rate=sample_rate)
@@ -433,14 +431,14 @@ def cost(config: Config) -> str:
             remove_parametrizations(layer, "weight")
 
     def loss() -> Tensor:
-        levels, noisiness = codec.decoder(codec.encoder(truth))
-        answers = [levels + noisiness * scale for scale in (0.5, 1.0)]
-        real, fakes = discriminator(truth), [discriminator(answer) for answer in answers]
+        levels, roughness = codec.decoder(codec.encoder(truth))
+        real, fake = discriminator(truth), discriminator(levels)
         return (
             F.l1_loss(levels, truth)
-            + discriminator_loss(real, discriminator(answers[0].detach()))
-            + adversarial_loss(fakes)
-            + feature_score(real, fakes)
+            + F.mse_loss(roughness, truth)
+            + discriminator_loss(real, discriminator(levels.detach()))
+            + adversarial_loss(fake)
+            + feature_distance(real, fake)
         )
 
     one = step_cost([codec, discriminator], loss, items=1)

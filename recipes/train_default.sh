@@ -25,17 +25,19 @@ EVAL=${EVAL:-$SOURCES/eval}
 OUT=${OUT:-runs/$PRESET}
 DATA=${DATA:-$OUT/data}
 HELD_OUT=0.2
-CORPORA=(effects music speech esc10)
+CORPORA=(effects music piano speech esc10)
 corpora=("${CORPORA[@]/#/$DATA/}")
 tokens=("${CORPORA[@]/#/$OUT/tokens/}")
 
 case $PRESET in
 default)
     MODEL=${MODEL:-lm_audio/pretrained}
-    CODEC=(--steps 7000) DECODER=(--steps 2000 --learning-rate 5e-4)
+    CODEC=(--steps 3400) DECODER=(--steps 2000 --learning-rate 1e-3)
     CODEBOOK=small
+    CODEBOOKS=8 # of the codec's, for the acoustic stage: the last ones cost much and say little
     EFFECTS=(--hours 6)
     MUSIC=(--hours 6.5)
+    PIANO=(--hours 2.5)
     SPEECH=(--manifest "$SOURCES"/kokoro/manifest_*.jsonl)
     ESC10=(--data "$SOURCES/esc10")
     SENTENCES=(--wordnet "$SOURCES/wordnet")
@@ -51,8 +53,10 @@ tiny)
     MODEL=${MODEL:-$OUT/model}
     CODEC=() DECODER=()
     CODEBOOK=tiny
+    CODEBOOKS=3
     EFFECTS=(--hours 0.02)
     MUSIC=(--hours 0.02)
+    PIANO=(--hours 0.02)
     SPEECH=() ESC10=() SENTENCES=() TEACHER=()
     WORDINGS=("$DATA/esc10") # the others have a clip of each kind, to learn from or to hold out
     judged=(--only speed) # all else needs judges
@@ -96,6 +100,8 @@ PYTHON
 # Corpora
 step effects recipe prepare_effects "$PRESET" "${EFFECTS[@]}" --held-out $HELD_OUT --out "$DATA/effects"
 step music recipe prepare_music "$PRESET" "${MUSIC[@]}" --held-out $HELD_OUT --out "$DATA/music"
+step piano recipe prepare_music "$PRESET" "${PIANO[@]}" --solo piano --shortest 10 --longest 20 --seed 1 \
+    --held-out $HELD_OUT --out "$DATA/piano"
 step speech recipe prepare_speech "$PRESET" "${SPEECH[@]}" --held-out $HELD_OUT --out "$DATA/speech"
 step esc10 recipe prepare_esc10 "$PRESET" "${ESC10[@]}" --held-out $HELD_OUT --out "$DATA/esc10"
 
@@ -119,8 +125,10 @@ step text_encoder recipe train_text_encoder "$PRESET" "${TEACHER[@]}" --sentence
 
 # Both stages
 for corpus in "${CORPORA[@]}"; do
+    mix=0 # music and speech are not heard two at a time
+    case $corpus in effects | esc10) mix=1 ;; esac
     step "tokens_$corpus" recipe tokenize_dataset "$PRESET" --data "$DATA/$corpus" --codec "$OUT/codec" \
-        --semantic "$OUT/semantic_tokenizer" --mix 1 --out "$OUT/tokens/$corpus"
+        --num-codebooks "$CODEBOOKS" --semantic "$OUT/semantic_tokenizer" --mix $mix --out "$OUT/tokens/$corpus"
 done
 learned=(--data "${tokens[@]}" --codec "$OUT/codec" --text-encoder "$OUT/text_encoder/model")
 step semantic recipe train_semantic "$PRESET" "${learned[@]}" --out "$OUT/semantic"

@@ -6,9 +6,8 @@ discriminators of waveforms cost. Hinge losses as in SoundStream (arXiv 2107.033
 Shapes: B batch, J spectra.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations, pairwise
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -66,29 +65,17 @@ def discriminator_loss(real: Judgement, fake: Judgement) -> Tensor:
     return F.relu(1 - real.logits).mean() + F.relu(1 + fake.logits).mean()
 
 
-def adversarial_loss(fakes: Sequence[Judgement]) -> Tensor:
+def adversarial_loss(fake: Judgement) -> Tensor:
     """What a generator learns by: logits above 1 for its own."""
-    return torch.stack([F.relu(1 - fake.logits).mean() for fake in fakes]).mean()
+    return F.relu(1 - fake.logits).mean()
 
 
-def feature_score(real: Judgement, fakes: Sequence[Judgement]) -> Tensor:
-    """The energy score (arXiv 2008.01160) of answers by their features: their distance from the
-    real ones, less half of that from one another.
-
-    A distance alone is smallest for answers without noise; the score, where they vary as sounds do.
-    """
-    distances = [_distance(real, fake, scale=real) for fake in fakes]
-    score = torch.stack(distances).mean()
-    if len(fakes) > 1:
-        apart = [_distance(a, b, scale=real) for a, b in combinations(fakes, 2)]
-        score = score - 0.5 * torch.stack(apart).mean()
-    return score
-
-
-def _distance(a: Judgement, b: Judgement, *, scale: Judgement) -> Tensor:
-    """The mean absolute difference of all layers' features, each over the mean of the scale's."""
+def feature_distance(real: Judgement, fake: Judgement) -> Tensor:
+    """The mean absolute difference of all layers' features, each over the mean of the real ones;
+    only the generator learns from it."""
     terms = [
-        F.l1_loss(x.float(), y.float()) / z.detach().float().abs().mean().clamp(min=1e-6)
-        for x, y, z in zip(a.features, b.features, scale.features, strict=True)
+        F.l1_loss(mine.float(), true.detach().float())
+        / true.detach().float().abs().mean().clamp(min=1e-6)
+        for true, mine in zip(real.features, fake.features, strict=True)
     ]
     return torch.stack(terms).mean()

@@ -37,11 +37,11 @@ def noise(*shape: int, seed: int = 0) -> torch.Tensor:
     return 0.1 * torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def test_the_full_size_is_7_million_weights_and_3_kilobits_a_second() -> None:
+def test_the_full_size_is_9_million_weights_and_3_kilobits_a_second() -> None:
     codec = FrameCodec(FrameCodecConfig())
     size = sum(weight.numel() for weight in codec.inference_weights().values())
-    assert 7e6 < size < 7.5e6
-    assert (codec.sample_rate, codec.frame_rate) == (24_000, 50)
+    assert 8.5e6 < size < 9e6
+    assert (codec.sample_rate, codec.frame_rate) == (24_000, 25)
     assert codec.frame_rate * codec.num_codebooks * math.log2(codec.codebook_size) == 3000
 
 
@@ -143,9 +143,10 @@ def test_the_training_pass_says_what_decoding_draws() -> None:
         output = CODEC(samples)
         bands = CODEC.bands
         drawn_noise = bands.noise(first=0, num_spectra=60)
-        magnitudes = bands.magnitudes(output.levels, output.noisiness, drawn_noise)
-    assert output.truth.shape == output.levels.shape == output.noisiness.shape == (2, 60, 40)
-    assert torch.equal(output.truth, CODEC.levels(samples))
+        magnitudes = bands.magnitudes(output.levels, output.roughness, drawn_noise)
+    assert output.levels.shape == output.roughness.shape == (2, 60, 40)
+    assert torch.equal(output.true_levels, CODEC.levels(samples))
+    assert output.true_roughness.shape == output.true_levels.shape == (2, 60, 40)
     phases = PhaseStream(bands.window, iterations=CODEC.config.phase_iterations)
     hops = torch.cat([phases.push(magnitudes, drawn_noise), phases.finish()], dim=1)
     expected = hops.flatten(1)[:, None, bands.margin : -bands.margin]
@@ -159,10 +160,10 @@ def test_the_training_pass_without_the_quantiser_leaves_the_latents_as_they_are(
     samples = noise(2, 1, 480 * 10)
     with torch.no_grad():
         output = CODEC(samples, quantize=False)
-        levels, noisiness = CODEC.decoder(CODEC.encoder(CODEC.levels(samples)))
+        levels, roughness = CODEC.decoder(CODEC.encoder(CODEC.levels(samples)))
         quantised = CODEC(samples)
     assert torch.equal(output.levels, levels)
-    assert torch.equal(output.noisiness, noisiness)
+    assert torch.equal(output.roughness, roughness)
     assert output.commitment == 0
     assert not torch.equal(quantised.levels, levels)
 
@@ -172,7 +173,7 @@ def test_tokens_that_are_taken_as_they_are_teach_the_decoder_alone() -> None:
     before = [codebook.clone() for codebook in codec.codebooks()]
     samples = noise(2, 1, 480 * 10)
     output = codec(samples, num_codebooks=2)
-    (output.levels - output.truth).abs().mean().backward()
+    (output.levels - output.true_levels).abs().mean().backward()
     with torch.no_grad():
         levels, _ = codec.decoder(codec.dequantize(codec.encode(samples, num_codebooks=2)))
     torch.testing.assert_close(output.levels, levels, atol=1e-4, rtol=0)
@@ -183,12 +184,12 @@ def test_tokens_that_are_taken_as_they_are_teach_the_decoder_alone() -> None:
         assert torch.equal(codebook, kept)
 
 
-def test_levels_stay_within_what_sound_can_be_and_noisiness_is_a_share() -> None:
-    levels, noisiness = CODEC.decoder(100 * noise(1, 20, 16))
+def test_levels_stay_within_what_sound_can_be_and_roughness_is_a_share() -> None:
+    levels, roughness = CODEC.decoder(100 * noise(1, 20, 16))
     assert levels.min() >= math.log(1e-3) - 1e-5
     assert levels.max() <= 4
-    assert noisiness.min() >= 0
-    assert noisiness.max() <= 1
+    assert roughness.min() >= 0
+    assert roughness.max() <= 1
 
 
 def test_fewer_codebooks_are_a_prefix_and_decode() -> None:
@@ -209,7 +210,7 @@ def test_training_steps_lower_the_error() -> None:
     errors = []
     for step in range(40):
         output = codec(samples, quantize=step >= 10)
-        loss = (output.levels - output.truth).abs().mean()
+        loss = (output.levels - output.true_levels).abs().mean()
         optimizer.zero_grad()
         (loss + 0.1 * output.commitment).backward()
         optimizer.step()
@@ -217,10 +218,10 @@ def test_training_steps_lower_the_error() -> None:
     assert errors[-1] < 0.3 * errors[0]
     gradients = [weight.grad for weight in codec.parameters()]
     assert all(grad is not None and grad.isfinite().all() for grad in gradients)
-    # Whether bands are noisy is not learned from how loud they are.
-    of_levels, of_noisiness = codec.decoder.head.weight.grad.unflatten(0, (2, 2, 40)).unbind(1)
+    # How rough bands are is not learned from how loud they are.
+    of_levels, of_roughness = codec.decoder.head.weight.grad.unflatten(0, (2, 2, 40)).unbind(1)
     assert of_levels.count_nonzero() > 0
-    assert of_noisiness.count_nonzero() == 0
+    assert of_roughness.count_nonzero() == 0
 
 
 @pytest.mark.parametrize("half", [False, True])

@@ -7,6 +7,7 @@ Shapes: B batch, N samples, J spectra.
 """
 
 import math
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -66,16 +67,30 @@ class Bands(nn.Module):
         """By how much noise [J, bins] is louder in a band than on average, as a logarithm."""
         return self.levels(noise) - math.log(NOISE_LEVEL)
 
-    def magnitudes(self, levels: Tensor, noisiness: Tensor, noise: Tensor) -> Tensor:
+    def roughness(self, spectra: Tensor) -> Tensor:
+        """How much the bins of a band differ, [..., bins] -> [..., bands]: 0 where they are equal
+        or only one, about 1 in noise, 2 in tones."""
+        return (self._unevenness(spectra) / self._of_noise.clamp(min=1e-3)).clamp(0, 2)
+
+    def magnitudes(self, levels: Tensor, roughness: Tensor, noise: Tensor) -> Tensor:
         """What sounds like this: magnitudes [B, J, bins].
 
         Args:
-            levels, noisiness: [B, J, bands]; smooth where 0, as rough as noise where 1.
+            levels, roughness: [B, J, bands]; a band is smooth inside where 0, as noise is where 1.
             noise: [J, bins]
         """
-        rough = (noise.abs() / NOISE_LEVEL + FLOOR).log()
-        drawn = row_linear(levels, self.draw) + row_linear(noisiness, self.draw) * rough
+        inside = (noise.abs() / NOISE_LEVEL + FLOOR).log()
+        inside = inside - row_linear(self.noise_levels(noise), self.draw)
+        drawn = row_linear(levels, self.draw) + row_linear(roughness, self.draw) * inside
         return (drawn.exp() - FLOOR).clamp(min=0)
+
+    def _unevenness(self, spectra: Tensor) -> Tensor:
+        """How far the mean logarithm of a band's bins lies below the logarithm of their mean."""
+        return self.levels(spectra) - row_linear((spectra.abs() + FLOOR).log(), self.measure)
+
+    @cached_property
+    def _of_noise(self) -> Tensor:
+        return self._unevenness(self.noise(first=0, num_spectra=2000)).mean(0)
 
 
 def band_weights(*, num_bands: int, num_linear: int, num_bins: int) -> tuple[Tensor, Tensor]:

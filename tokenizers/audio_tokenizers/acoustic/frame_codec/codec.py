@@ -1,9 +1,9 @@
-"""Our own codec: bands to residual-quantised tokens at 50 Hz and back; phases are found, not coded.
+"""Our own codec: bands to residual-quantised tokens at 25 Hz and back; phases are found, not coded.
 
 All layers run at frame rate, so both directions cost a few percent of real time on one CPU core.
-The decoder says how loud each band is and how rough: rain, surf and breath get the texture of
-noise that a counter generates. Griffin-Lim's algorithm then finds phases that agree, from those of
-that noise (`phases.py`). Every layer is causal but for a look-ahead of a few frames.
+The decoder says how loud each band is, and how rough inside: rain, surf and breath get the texture
+of noise that a counter generates. Griffin-Lim's algorithm then finds phases that agree, from those
+of that noise (`phases.py`). Every layer is causal but for a look-ahead of a few frames.
 It does not train itself: see recipes/train_codec.py. Reasons: docs/adr/0002-frame-codec.md.
 """
 
@@ -38,17 +38,18 @@ TRAINING_ONLY = ("initted", "cluster_size", "embed_avg")  # the quantiser's own 
 
 @dataclass(frozen=True, kw_only=True)
 class CodecOutput:
-    """What a training step needs: `truth`, the levels of the samples, and what the decoder says,
-    `levels` and `noisiness`, [B, J, bands] each; and the commitment loss, a scalar."""
+    """What a training step needs: the bands as they are and as the decoder says, [B, J, bands]
+    each; and the commitment loss, a scalar."""
 
-    truth: Tensor
+    true_levels: Tensor
+    true_roughness: Tensor
     levels: Tensor
-    noisiness: Tensor
+    roughness: Tensor
     commitment: Tensor
 
 
 class FrameCodec(nn.Module):
-    """A trainable AcousticTokenizer: 24 kHz mono, 50 frames per second, 0.5 kb/s per codebook."""
+    """A trainable AcousticTokenizer: 24 kHz mono, 25 frames per second, 0.25 kb/s per codebook."""
 
     num_channels = 1
 
@@ -65,7 +66,8 @@ class FrameCodec(nn.Module):
             codebook_size=config.codebook_size,
             kmeans_init=True,
             decay=0.99,
-            threshold_ema_dead_code=2,
+            # Of latents in a batch; one may hold fewer than there are codes.
+            threshold_ema_dead_code=0.1,
             quantize_dropout=True,
             quantize_dropout_cutoff_index=1,
         )
@@ -113,7 +115,8 @@ class FrameCodec(nn.Module):
             quantize: off for the first steps, before the codebooks have anything to learn from.
             num_codebooks: take tokens of so many as they are, to learn nothing but the decoder.
         """
-        truth = self.levels(samples)
+        spectra = self._spectra(samples)
+        truth = self.bands.levels(spectra)
         with torch.set_grad_enabled(torch.is_grad_enabled() and num_codebooks is None):
             latents = self.encoder(truth)
         commitment = latents.new_zeros(())
@@ -124,14 +127,23 @@ class FrameCodec(nn.Module):
             elif quantize:
                 latents, _, losses = self.quantizer(latents.float())
                 commitment = losses.sum()
-        levels, noisiness = self.decoder(latents)
-        return CodecOutput(truth=truth, levels=levels, noisiness=noisiness, commitment=commitment)
+        levels, roughness = self.decoder(latents)
+        return CodecOutput(
+            true_levels=truth,
+            true_roughness=self.bands.roughness(spectra),
+            levels=levels,
+            roughness=roughness,
+            commitment=commitment,
+        )
 
     def levels(self, samples: Tensor) -> Tensor:
         """How loud each band of samples [B, 1, N] is, N a multiple of the hop: [B, J, bands]."""
+        return self.bands.levels(self._spectra(samples))
+
+    def _spectra(self, samples: Tensor) -> Tensor:
         margin = self.bands.margin
-        with torch.no_grad(), torch.autocast(samples.device.type, enabled=False):
-            return self.bands.levels(self.bands.spectra(F.pad(samples[:, 0], (margin, margin))))
+        with torch.autocast(samples.device.type, enabled=False):
+            return self.bands.spectra(F.pad(samples[:, 0], (margin, margin)))
 
     @torch.no_grad()
     def encode(self, samples: Tensor, *, num_codebooks: int | None = None) -> Tensor:

@@ -15,8 +15,8 @@ LOUDEST = 4.0  # as a logarithm: a sine at full scale is at 2.4
 @dataclass(frozen=True, kw_only=True)
 class FrameCodecConfig:
     sample_rate: int = 24_000
-    hop_length: int = 480
-    spectra_per_frame: int = 2
+    hop_length: int = 960
+    spectra_per_frame: int = 4
     num_bands: int = 128
     linear_bands: int = 64
     """The lowest bands that are one bin of the spectrum each; up to 1.6 kHz here."""
@@ -26,8 +26,8 @@ class FrameCodecConfig:
     decoder_layers: int = 6
     kernel_size: int = 7
     lookahead: int = 2
-    code_width: int = 64
-    num_codebooks: int = 6
+    code_width: int = 96
+    num_codebooks: int = 12
     codebook_size: int = 1024
     phase_iterations: int = 16
 
@@ -68,6 +68,8 @@ class FrameCodecConfig:
 def tiny() -> FrameCodecConfig:
     """For tests and first runs of a recipe."""
     return FrameCodecConfig(
+        hop_length=480,
+        spectra_per_frame=2,
         encoder_width=32,
         encoder_layers=2,
         decoder_width=48,
@@ -108,7 +110,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latents to levels of bands, and to how rough each is."""
+    """Latents to levels of bands, and to how rough each is inside."""
 
     def __init__(self, config: FrameCodecConfig) -> None:
         super().__init__()
@@ -123,12 +125,12 @@ class Decoder(nn.Module):
         self.head = RowLinear(config.decoder_width, 2 * config.spectra_per_frame * config.num_bands)
 
     def forward(self, latents: Tensor) -> tuple[Tensor, Tensor]:
-        """latents: [B, T, D] -> levels and noisiness, [B, J, bands] each"""
+        """latents: [B, T, D] -> levels and roughness, [B, J, bands] each"""
         h, state = self.stack(latents, self.stack.start(latents))
         return self.bands(torch.cat([h, self.stack.finish(state)], dim=1))
 
     def bands(self, h: Tensor) -> tuple[Tensor, Tensor]:
-        """h: [B, T, width] -> levels and noisiness, [B, J, bands] each"""
+        """h: [B, T, width] -> levels and roughness, [B, J, bands] each"""
         values = self.head(h).float().unflatten(-1, (self.spectra_per_frame, -1)).flatten(1, 2)
-        levels, noisiness = values.chunk(2, dim=-1)
-        return (2 * levels - 4).clamp(math.log(FLOOR), LOUDEST), noisiness.sigmoid()
+        levels, roughness = values.chunk(2, dim=-1)
+        return (2 * levels - 4).clamp(math.log(FLOOR), LOUDEST), roughness.sigmoid()

@@ -106,10 +106,10 @@ class FrameDecoderStream:
         return self._samples(torch.cat([hops, self.phases.finish()], dim=1))[:, :, :left]
 
     def _hops(self, h: Tensor) -> Tensor:
-        bands, (levels, noisiness) = self.codec.bands, self.codec.decoder.bands(h)
+        bands, (levels, roughness) = self.codec.bands, self.codec.decoder.bands(h)
         noise = bands.noise(first=self.num_spectra, num_spectra=levels.shape[1])
         self.num_spectra += levels.shape[1]
-        return self.phases.push(bands.magnitudes(levels, noisiness, noise), noise)
+        return self.phases.push(bands.magnitudes(levels, roughness, noise), noise)
 
     def _samples(self, hops: Tensor) -> Tensor:
         """Hops [B, J, hop] -> samples [B, 1, N] without those before the first frame."""
