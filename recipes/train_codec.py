@@ -88,8 +88,8 @@ class Config:
     low_share: float = 0.6
     """The share that the narrow low bands have in the distance of levels: what blurs the harmonics
     there spoils how speech sounds, and what blurs the bands above, which words are heard."""
-    roughness_weight: float = 0.1
-    """Of the squared error of how rough bands are inside, beside 1 for the distance of levels."""
+    texture_weight: float = 0.1
+    """Of the squared errors of roughness and noisiness, beside 1 for the distance of levels."""
     adversarial_weight: float = 0.5
     """How hard the discriminator pulls, beside 1 for the distance of levels and roughness."""
     feature_weight: float = 0.5
@@ -262,13 +262,12 @@ def main(config: Config) -> list[float]:
             output = trained(samples, quantize=quantise)
         else:
             output = trained(samples, num_codebooks=draw_num_codebooks(codec.num_codebooks))
-        said = torch.stack([output.levels, output.roughness])
-        levels, roughness = said.unbind()
-        off = (roughness - output.true_roughness).square()
-        terms = {
-            "reconstruction": ((levels - output.true_levels).abs() * weights).mean()
-            + config.roughness_weight * off.mean()
-        }
+        said = torch.stack([output.levels, output.roughness, output.noisiness])
+        levels, roughness, noisiness = said.unbind()
+        error = output.true_levels - levels
+        noise = codec.bands.noise_in(error.detach(), output.true_levels)
+        texture = F.mse_loss(roughness, output.true_roughness) + F.mse_loss(noisiness**2, noise)
+        terms = {"reconstruction": (error.abs() * weights).mean() + config.texture_weight * texture}
         if adversarial:
             real = trained_discriminator(output.true_levels)
             told_apart = discriminator_loss(real, trained_discriminator(levels.detach()))
@@ -431,11 +430,12 @@ def cost(config: Config) -> str:
             remove_parametrizations(layer, "weight")
 
     def loss() -> Tensor:
-        levels, roughness = codec.decoder(codec.encoder(truth))
+        levels, roughness, noisiness = codec.decoder(codec.encoder(truth))
         real, fake = discriminator(truth), discriminator(levels)
         return (
             F.l1_loss(levels, truth)
             + F.mse_loss(roughness, truth)
+            + F.mse_loss(noisiness, truth)
             + discriminator_loss(real, discriminator(levels.detach()))
             + adversarial_loss(fake)
             + feature_distance(real, fake)

@@ -7,7 +7,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from audio_tokenizers.acoustic.frame_codec.bands import FLOOR, NOISE_LEVEL, Bands, band_weights
+from audio_tokenizers.acoustic.frame_codec.bands import (
+    FLOOR,
+    NOISE_LEVEL,
+    UNSTEADY,
+    Bands,
+    band_weights,
+)
 
 NUM_BANDS, NUM_LINEAR, HOP, NUM_BINS = 128, 64, 240, 480
 SINGLE = NUM_LINEAR - 1  # bands of one bin; the last linear one reaches into the next bin
@@ -91,7 +97,7 @@ def test_magnitudes_without_roughness_are_smooth_whatever_the_noise() -> None:
     levels = noise(2, 7, NUM_BANDS)
     nothing = torch.zeros_like(levels)
     first, second = (
-        BANDS.magnitudes(levels, nothing, BANDS.noise(first=start, num_spectra=7))
+        BANDS.magnitudes(levels, nothing, nothing, BANDS.noise(first=start, num_spectra=7))
         for start in (0, 1000)
     )
     assert torch.equal(first, second)
@@ -104,7 +110,9 @@ def test_magnitudes_without_roughness_are_smooth_whatever_the_noise() -> None:
 def test_what_is_drawn_has_the_levels_that_were_asked_for(roughness: float) -> None:
     drawn_noise = BANDS.noise(first=11, num_spectra=200)
     slope = torch.linspace(0, -3, NUM_BANDS).expand(1, 200, -1)
-    drawn = BANDS.magnitudes(slope, torch.full_like(slope, roughness), drawn_noise)
+    drawn = BANDS.magnitudes(
+        slope, torch.full_like(slope, roughness), torch.zeros_like(slope), drawn_noise
+    )
     error = measured(drawn) - slope
     assert error.mean(1).abs().max() < 0.06
     assert error.abs().mean() < 0.05
@@ -116,11 +124,43 @@ def test_what_is_drawn_is_as_rough_as_was_asked_for() -> None:
     levels = torch.full((1, 400, NUM_BANDS), -1.0)
     found = []
     for asked in (0.0, 0.5, 1.0):
-        drawn = BANDS.magnitudes(levels, torch.full_like(levels, asked), drawn_noise)
+        texture = torch.full_like(levels, asked), torch.zeros_like(levels)
+        drawn = BANDS.magnitudes(levels, *texture, drawn_noise)
         found.append(BANDS.roughness(drawn.to(torch.complex64))[..., NUM_LINEAR:].mean().item())
     assert found[0] == pytest.approx(0, abs=0.01)
     assert found[1] == pytest.approx(0.25, abs=0.05)  # of deviations half as large
     assert found[2] == pytest.approx(0.9, abs=0.1)
+
+
+def test_magnitudes_of_full_roughness_and_noisiness_are_those_of_the_noise() -> None:
+    drawn_noise = BANDS.noise(first=3, num_spectra=400)
+    levels = torch.full((1, 400, NUM_BANDS), -1.0)
+    whole = torch.ones_like(levels)
+    ratio = BANDS.magnitudes(levels, whole, whole, drawn_noise)[0] / math.exp(-1.0)
+    torch.testing.assert_close(ratio, drawn_noise.abs() / NOISE_LEVEL, atol=0.01, rtol=0.01)
+
+
+def test_levels_of_noise_are_steady_and_those_of_speech_like_bursts_are_not() -> None:
+    samples = noise(1, 403 * HOP)
+    bursts = samples * (torch.arange(403 * HOP) // (20 * HOP) % 2)  # 0.2 s each
+    tone = torch.sin(2 * math.pi * 20 / (4 * HOP) * torch.arange(403 * HOP))[None]
+    steady, changing, still = (
+        BANDS.unsteadiness(BANDS.levels(BANDS.spectra(x)))[:, 50:-50, 4:]
+        for x in (samples, bursts, tone + 0.1 * samples)
+    )
+    assert steady.mean().item() == pytest.approx(1, abs=0.1)
+    assert changing.min() > UNSTEADY
+    assert still[..., 16].mean() < 0.5  # a tone in noise hardly varies
+
+
+def test_the_error_of_steady_levels_is_noise_and_that_of_others_is_not() -> None:
+    levels = BANDS.levels(BANDS.spectra(noise(1, 403 * HOP)))
+    smooth = levels.mean(1, keepdim=True).expand_as(levels)
+    found = BANDS.noise_in(levels - smooth, levels)[..., 4:]
+    assert found.mean().item() == pytest.approx(0.9, abs=0.1)  # large errors count as 2 deviations
+    assert BANDS.noise_in(torch.zeros_like(levels), levels).max() == 0
+    moving = levels + 3 * torch.sin(torch.arange(400) / 5)[None, :, None]
+    assert BANDS.noise_in(levels - smooth, moving).max() == 0
 
 
 def test_roughness_tells_even_bands_from_noise_and_noise_from_tones() -> None:
@@ -152,5 +192,6 @@ def test_noise_depends_on_the_number_of_a_spectrum_alone() -> None:
 def test_silence_is_drawn_as_silence() -> None:
     levels = BANDS.levels(BANDS.spectra(torch.zeros(1, 6 * HOP)))
     assert torch.equal(levels, torch.full_like(levels, FLOOR).log())
-    drawn = BANDS.magnitudes(levels, torch.zeros_like(levels), BANDS.noise(first=0, num_spectra=3))
+    nothing = torch.zeros_like(levels)
+    drawn = BANDS.magnitudes(levels, nothing, nothing, BANDS.noise(first=0, num_spectra=3))
     assert drawn.max() < 1e-8

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 
 from audio_tokenizers.acoustic.frame_codec import (
     FrameCodec,
@@ -143,8 +144,9 @@ def test_the_training_pass_says_what_decoding_draws() -> None:
         output = CODEC(samples)
         bands = CODEC.bands
         drawn_noise = bands.noise(first=0, num_spectra=60)
-        magnitudes = bands.magnitudes(output.levels, output.roughness, drawn_noise)
-    assert output.levels.shape == output.roughness.shape == (2, 60, 40)
+        said = output.levels, output.roughness, output.noisiness
+        magnitudes = bands.magnitudes(*said, drawn_noise)
+    assert {values.shape for values in said} == {(2, 60, 40)}
     assert torch.equal(output.true_levels, CODEC.levels(samples))
     assert output.true_roughness.shape == output.true_levels.shape == (2, 60, 40)
     phases = PhaseStream(bands.window, iterations=CODEC.config.phase_iterations)
@@ -160,10 +162,11 @@ def test_the_training_pass_without_the_quantiser_leaves_the_latents_as_they_are(
     samples = noise(2, 1, 480 * 10)
     with torch.no_grad():
         output = CODEC(samples, quantize=False)
-        levels, roughness = CODEC.decoder(CODEC.encoder(CODEC.levels(samples)))
+        levels, roughness, noisiness = CODEC.decoder(CODEC.encoder(CODEC.levels(samples)))
         quantised = CODEC(samples)
     assert torch.equal(output.levels, levels)
     assert torch.equal(output.roughness, roughness)
+    assert torch.equal(output.noisiness, noisiness)
     assert output.commitment == 0
     assert not torch.equal(quantised.levels, levels)
 
@@ -175,7 +178,7 @@ def test_tokens_that_are_taken_as_they_are_teach_the_decoder_alone() -> None:
     output = codec(samples, num_codebooks=2)
     (output.levels - output.true_levels).abs().mean().backward()
     with torch.no_grad():
-        levels, _ = codec.decoder(codec.dequantize(codec.encode(samples, num_codebooks=2)))
+        levels, *_ = codec.decoder(codec.dequantize(codec.encode(samples, num_codebooks=2)))
     torch.testing.assert_close(output.levels, levels, atol=1e-4, rtol=0)
     assert output.commitment == 0
     assert all(weight.grad is None for weight in codec.encoder.parameters())
@@ -184,12 +187,13 @@ def test_tokens_that_are_taken_as_they_are_teach_the_decoder_alone() -> None:
         assert torch.equal(codebook, kept)
 
 
-def test_levels_stay_within_what_sound_can_be_and_roughness_is_a_share() -> None:
-    levels, roughness = CODEC.decoder(100 * noise(1, 20, 16))
+def test_levels_stay_within_what_sound_can_be_and_textures_are_shares() -> None:
+    levels, roughness, noisiness = CODEC.decoder(100 * noise(1, 20, 16))
     assert levels.min() >= math.log(1e-3) - 1e-5
     assert levels.max() <= 4
-    assert roughness.min() >= 0
-    assert roughness.max() <= 1
+    for texture in (roughness, noisiness):
+        assert texture.min() >= 0
+        assert texture.max() <= 1
 
 
 def test_fewer_codebooks_are_a_prefix_and_decode() -> None:
@@ -218,10 +222,10 @@ def test_training_steps_lower_the_error() -> None:
     assert errors[-1] < 0.3 * errors[0]
     gradients = [weight.grad for weight in codec.parameters()]
     assert all(grad is not None and grad.isfinite().all() for grad in gradients)
-    # How rough bands are is not learned from how loud they are.
-    of_levels, of_roughness = codec.decoder.head.weight.grad.unflatten(0, (2, 2, 40)).unbind(1)
+    # The texture of bands is not learned from how loud they are.
+    of_levels, *of_texture = codec.decoder.head.weight.grad.unflatten(0, (2, 3, 40)).unbind(1)
     assert of_levels.count_nonzero() > 0
-    assert of_roughness.count_nonzero() == 0
+    assert all(gradient.count_nonzero() == 0 for gradient in of_texture)
 
 
 @pytest.mark.parametrize("half", [False, True])
@@ -294,3 +298,17 @@ def test_bands_that_no_bins_can_fill_are_refused() -> None:
         dataclasses.replace(tiny(), linear_bands=24, num_bands=96)
     narrowest = FrameCodec(dataclasses.replace(tiny(), linear_bands=24, num_bands=95))
     assert narrowest.bands.measure.isfinite().all()
+
+
+def test_a_codec_of_before_has_one_number_for_roughness_and_noisiness(tmp_path: Path) -> None:
+    save_frame_codec(CODEC, tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    for name in ("decoder.head.weight", "decoder.head.bias"):
+        weights[name] = weights[name].unflatten(0, (2, 3, 40))[:, :2].flatten(0, 2).contiguous()
+    save_file(weights, tmp_path / "model.safetensors")
+    with torch.no_grad():
+        levels, roughness, noisiness = load_frame_codec(tmp_path).decoder(noise(1, 20, 16))
+        expected = CODEC.decoder(noise(1, 20, 16))
+    assert torch.equal(levels, expected[0])
+    assert torch.equal(roughness, expected[1])
+    assert torch.equal(noisiness, roughness)

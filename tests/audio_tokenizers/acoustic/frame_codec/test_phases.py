@@ -143,7 +143,8 @@ def test_a_block_waits_for_no_more_than_it_looks_ahead() -> None:
 
 def test_sound_found_from_levels_alone_has_these_levels() -> None:
     levels = BANDS.levels(SPECTRA)
-    smooth = BANDS.magnitudes(levels, torch.zeros_like(levels), NOISE)
+    nothing = torch.zeros_like(levels)
+    smooth = BANDS.magnitudes(levels, nothing, nothing, NOISE)
     again = BANDS.levels(BANDS.spectra(found(smooth, NOISE, iterations=16)))
     error = (again - levels).abs().mean()
     assert error < 0.2

@@ -18,6 +18,8 @@ from audio_tokenizers.acoustic.frame_codec.noise import noise_samples
 from audio_tokenizers.spectra import windows_of_hops
 
 FLOOR = 1e-3  # 1 is the level of white noise at full scale
+STEADY, UNSTEADY = 2.0, 5.0  # variances of levels, over that of noise
+SPAN = (51, 5)  # spectra and bands around, over which they are taken
 NOISE_LEVEL = math.sqrt(math.pi) / 2  # the mean magnitude of a complex Gaussian of unit power
 
 
@@ -72,16 +74,34 @@ class Bands(nn.Module):
         or only one, about 1 in noise, 2 in tones."""
         return (self._unevenness(spectra) / self._of_noise.clamp(min=1e-3)).clamp(0, 2)
 
-    def magnitudes(self, levels: Tensor, roughness: Tensor, noise: Tensor) -> Tensor:
+    def noise_in(self, error: Tensor, levels: Tensor) -> Tensor:
+        """How much of the squared error of levels [B, J, bands] is noise, 1 where it is as large as
+        the variance of noise: all of it where the levels are steady, none where they change."""
+        share = (UNSTEADY - self.unsteadiness(levels)) / (UNSTEADY - STEADY)
+        return share.clamp(0, 1) * (error / self._deviation).square().clamp(max=4)
+
+    def unsteadiness(self, levels: Tensor) -> Tensor:
+        """The variance of levels [B, J, bands] within half a second, over that of noise."""
+        mean = _mean_around(levels, spectra=SPAN[0], bands=1)
+        variance = _mean_around((levels - mean).square(), spectra=SPAN[0], bands=SPAN[1])
+        of_noise = self._deviation.square().expand_as(levels)
+        return variance / _mean_around(of_noise, spectra=1, bands=SPAN[1])
+
+    def magnitudes(
+        self, levels: Tensor, roughness: Tensor, noisiness: Tensor, noise: Tensor
+    ) -> Tensor:
         """What sounds like this: magnitudes [B, J, bins].
 
         Args:
-            levels, roughness: [B, J, bands]; a band is smooth inside where 0, as noise is where 1.
+            levels, roughness, noisiness: [B, J, bands]. A band is smooth inside where its roughness
+                is 0, and as noise is where 1; its level varies with that of the noise as much as
+                its noisiness says.
             noise: [J, bins]
         """
-        inside = (noise.abs() / NOISE_LEVEL + FLOOR).log()
-        inside = inside - row_linear(self.noise_levels(noise), self.draw)
-        drawn = row_linear(levels, self.draw) + row_linear(roughness, self.draw) * inside
+        of_noise = self.noise_levels(noise)
+        inside = (noise.abs() / NOISE_LEVEL + FLOOR).log() - row_linear(of_noise, self.draw)
+        varied = row_linear(levels + noisiness * of_noise, self.draw)
+        drawn = varied + row_linear(roughness, self.draw) * inside
         return (drawn.exp() - FLOOR).clamp(min=0)
 
     def _unevenness(self, spectra: Tensor) -> Tensor:
@@ -91,6 +111,16 @@ class Bands(nn.Module):
     @cached_property
     def _of_noise(self) -> Tensor:
         return self._unevenness(self.noise(first=0, num_spectra=2000)).mean(0)
+
+    @cached_property
+    def _deviation(self) -> Tensor:
+        """Of the levels of noise [bands]."""
+        return self.levels(self.noise(first=0, num_spectra=2000)).std(0).clamp(min=0.05)
+
+
+def _mean_around(x: Tensor, *, spectra: int, bands: int) -> Tensor:
+    """Means of [B, J, bands] over so many spectra and bands, odd numbers; fewer at the edges."""
+    return F.avg_pool2d(x, (spectra, bands), 1, (spectra // 2, bands // 2), count_include_pad=False)
 
 
 def band_weights(*, num_bands: int, num_linear: int, num_bins: int) -> tuple[Tensor, Tensor]:

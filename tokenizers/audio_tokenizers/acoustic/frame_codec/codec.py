@@ -1,12 +1,14 @@
 """Our own codec: bands to residual-quantised tokens at 25 Hz and back; phases are found, not coded.
 
 All layers run at frame rate, so both directions cost a few percent of real time on one CPU core.
-The decoder says how loud each band is, and how rough inside: rain, surf and breath get the texture
-of noise that a counter generates. Griffin-Lim's algorithm then finds phases that agree, from those
-of that noise (`phases.py`). Every layer is causal but for a look-ahead of a few frames.
+The decoder says how loud each band is, how rough inside, and how much its level varies at random:
+rain, surf and breath get the texture of noise that a counter generates. Griffin-Lim's algorithm
+then finds phases that agree, from those of that noise (`phases.py`). Every layer is causal but for
+a look-ahead of a few frames.
 It does not train itself: see recipes/train_codec.py. Reasons: docs/adr/0002-frame-codec.md.
 """
 
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -45,6 +47,7 @@ class CodecOutput:
     true_roughness: Tensor
     levels: Tensor
     roughness: Tensor
+    noisiness: Tensor
     commitment: Tensor
 
 
@@ -127,12 +130,13 @@ class FrameCodec(nn.Module):
             elif quantize:
                 latents, _, losses = self.quantizer(latents.float())
                 commitment = losses.sum()
-        levels, roughness = self.decoder(latents)
+        levels, roughness, noisiness = self.decoder(latents)
         return CodecOutput(
             true_levels=truth,
             true_roughness=self.bands.roughness(spectra),
             levels=levels,
             roughness=roughness,
+            noisiness=noisiness,
             commitment=commitment,
         )
 
@@ -225,7 +229,7 @@ def load_frame_codec(folder: str | Path) -> FrameCodec:
     folder = Path(folder)
     config = read_config(folder, FrameCodecConfig, model_type=MODEL_TYPE)
     codec = FrameCodec(config)
-    weights = read_safetensors(folder / "model.safetensors")
+    weights = _with_noisiness(read_safetensors(folder / "model.safetensors"), codec)
     check_weights(weights, codec.inference_weights(), source=folder)
     codec.load_state_dict({name: tensor.float() for name, tensor in weights.items()}, strict=False)
     for layer in codec.quantizer.layers:
@@ -233,3 +237,15 @@ def load_frame_codec(folder: str | Path) -> FrameCodec:
         codebook.initted.fill_(True)
         codebook.embed_avg.copy_(codebook.embed)  # cluster sizes are 1
     return codec.eval()
+
+
+def _with_noisiness(weights: dict[str, Tensor], codec: FrameCodec) -> dict[str, Tensor]:
+    """Codecs of before said one number for roughness and noisiness."""
+    shape = (codec.config.spectra_per_frame, 2, codec.config.num_bands)
+    found = {}
+    for name, tensor in weights.items():
+        if name.startswith("decoder.head.") and len(tensor) == math.prod(shape):
+            levels, texture = tensor.unflatten(0, shape).unbind(1)
+            tensor = torch.stack([levels, texture, texture], dim=1).flatten(0, 2)
+        found[name] = tensor
+    return found

@@ -110,7 +110,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latents to levels of bands, and to how rough each is inside."""
+    """Latents to levels of bands, and to the texture of each."""
 
     def __init__(self, config: FrameCodecConfig) -> None:
         super().__init__()
@@ -122,15 +122,16 @@ class Decoder(nn.Module):
             kernel_size=config.kernel_size,
             lookahead=config.lookahead,
         )
-        self.head = RowLinear(config.decoder_width, 2 * config.spectra_per_frame * config.num_bands)
+        self.head = RowLinear(config.decoder_width, 3 * config.spectra_per_frame * config.num_bands)
 
-    def forward(self, latents: Tensor) -> tuple[Tensor, Tensor]:
-        """latents: [B, T, D] -> levels and roughness, [B, J, bands] each"""
+    def forward(self, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """latents: [B, T, D] -> levels, roughness and noisiness, [B, J, bands] each"""
         h, state = self.stack(latents, self.stack.start(latents))
         return self.bands(torch.cat([h, self.stack.finish(state)], dim=1))
 
-    def bands(self, h: Tensor) -> tuple[Tensor, Tensor]:
-        """h: [B, T, width] -> levels and roughness, [B, J, bands] each"""
+    def bands(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """h: [B, T, width] -> levels, roughness and noisiness, [B, J, bands] each"""
         values = self.head(h).float().unflatten(-1, (self.spectra_per_frame, -1)).flatten(1, 2)
-        levels, roughness = values.chunk(2, dim=-1)
-        return (2 * levels - 4).clamp(math.log(FLOOR), LOUDEST), roughness.sigmoid()
+        levels, roughness, noisiness = values.chunk(3, dim=-1)
+        levels = (2 * levels - 4).clamp(math.log(FLOOR), LOUDEST)
+        return levels, roughness.sigmoid(), noisiness.sigmoid()

@@ -106,10 +106,11 @@ class FrameDecoderStream:
         return self._samples(torch.cat([hops, self.phases.finish()], dim=1))[:, :, :left]
 
     def _hops(self, h: Tensor) -> Tensor:
-        bands, (levels, roughness) = self.codec.bands, self.codec.decoder.bands(h)
-        noise = bands.noise(first=self.num_spectra, num_spectra=levels.shape[1])
-        self.num_spectra += levels.shape[1]
-        return self.phases.push(bands.magnitudes(levels, roughness, noise), noise)
+        bands, said = self.codec.bands, self.codec.decoder.bands(h)
+        num_spectra = said[0].shape[1]
+        noise = bands.noise(first=self.num_spectra, num_spectra=num_spectra)
+        self.num_spectra += num_spectra
+        return self.phases.push(bands.magnitudes(*said, noise), noise)
 
     def _samples(self, hops: Tensor) -> Tensor:
         """Hops [B, J, hop] -> samples [B, 1, N] without those before the first frame."""
