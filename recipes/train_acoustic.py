@@ -109,7 +109,7 @@ PRESETS = {
     ),
     "default": Config(
         preset="default",
-        steps=3_000,
+        steps=6_000,
         tokens_per_batch=12_000,
         optimizer="muon",
         learning_rate=2e-3,

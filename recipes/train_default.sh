@@ -26,13 +26,17 @@ OUT=${OUT:-runs/$PRESET}
 DATA=${DATA:-$OUT/data}
 HELD_OUT=0.2
 CORPORA=(effects music piano speech esc10)
+# What is short is heard several times as often, or the long would drown it.
+OFTEN=("${CORPORA[@]}" speech esc10)
 corpora=("${CORPORA[@]/#/$DATA/}")
+heard=("${OFTEN[@]/#/$DATA/}" "$DATA/speech")
 tokens=("${CORPORA[@]/#/$OUT/tokens/}")
+learned=("${OFTEN[@]/#/$OUT/tokens/}")
 
 case $PRESET in
 default)
     MODEL=${MODEL:-lm_audio/pretrained}
-    CODEC=(--steps 3400) DECODER=(--steps 2000 --learning-rate 1e-3)
+    CODEC=(--steps 4800 --adversarial-from 1)
     CODEBOOK=small
     CODEBOOKS=8 # of the codec's, for the acoustic stage: the last ones cost much and say little
     EFFECTS=(--hours 6)
@@ -51,7 +55,7 @@ default)
     ;;
 tiny)
     MODEL=${MODEL:-$OUT/model}
-    CODEC=() DECODER=()
+    CODEC=()
     CODEBOOK=tiny
     CODEBOOKS=3
     EFFECTS=(--hours 0.02)
@@ -106,11 +110,7 @@ step speech recipe prepare_speech "$PRESET" "${SPEECH[@]}" --held-out $HELD_OUT 
 step esc10 recipe prepare_esc10 "$PRESET" "${ESC10[@]}" --held-out $HELD_OUT --out "$DATA/esc10"
 
 # Tokenizers
-# First its tokens, without the discriminator, which takes half of a step; then their sound, with it.
-step codec_tokens recipe train_codec "$PRESET" --data "${corpora[@]}" "${CODEC[@]}" --adversarial-from 1 \
-    --out "$OUT/codec_tokens"
-step codec recipe train_codec "$PRESET" --data "${corpora[@]}" "${DECODER[@]}" --start "$OUT/codec_tokens" \
-    --learns decoder --quantised-from 0 --adversarial-from 0 --out "$OUT/codec_float32"
+step codec recipe train_codec "$PRESET" --data "${heard[@]}" "${CODEC[@]}" --out "$OUT/codec_float32"
 step codec_half round "$OUT/codec_float32" "$OUT/codec"
 step masked_model recipe train_masked_model "$PRESET" --data "${corpora[@]}" --out "$OUT/masked_float32"
 step masked_model_half round "$OUT/masked_float32" "$OUT/masked_model"
@@ -130,9 +130,9 @@ for corpus in "${CORPORA[@]}"; do
     step "tokens_$corpus" recipe tokenize_dataset "$PRESET" --data "$DATA/$corpus" --codec "$OUT/codec" \
         --num-codebooks "$CODEBOOKS" --semantic "$OUT/semantic_tokenizer" --mix $mix --out "$OUT/tokens/$corpus"
 done
-learned=(--data "${tokens[@]}" --codec "$OUT/codec" --text-encoder "$OUT/text_encoder/model")
-step semantic recipe train_semantic "$PRESET" "${learned[@]}" --out "$OUT/semantic"
-step acoustic recipe train_acoustic "$PRESET" "${learned[@]}" --semantic "$OUT/semantic" \
+lm=(--data "${learned[@]}" --codec "$OUT/codec" --text-encoder "$OUT/text_encoder/model")
+step semantic recipe train_semantic "$PRESET" "${lm[@]}" --out "$OUT/semantic"
+step acoustic recipe train_acoustic "$PRESET" "${lm[@]}" --semantic "$OUT/semantic" \
     --semantic-tokenizer "$OUT/semantic_tokenizer" --out "$OUT/acoustic"
 step model recipe assemble_default "$PRESET" --model "$OUT/acoustic/model" --out "$MODEL"
 
