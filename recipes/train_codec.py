@@ -89,7 +89,7 @@ class Config:
     """The share that the narrow low bands have in the distance of levels: what blurs the harmonics
     there spoils how speech sounds, and what blurs the bands above, which words are heard."""
     texture_weight: float = 0.1
-    """Of the squared errors of roughness and noisiness, beside 1 for the distance of levels."""
+    """Of the errors of roughness and noisiness, beside 1 for the distance of levels."""
     adversarial_weight: float = 0.5
     """How hard the discriminator pulls, beside 1 for the distance of levels and roughness."""
     feature_weight: float = 0.5
@@ -266,7 +266,8 @@ def main(config: Config) -> list[float]:
         levels, roughness, noisiness = said.unbind()
         error = output.true_levels - levels
         noise = codec.bands.noise_in(error.detach(), output.true_levels)
-        texture = F.mse_loss(roughness, output.true_roughness) + F.mse_loss(noisiness**2, noise)
+        # Roughness by its mean; noise only where it is likelier than not, for it is heard.
+        texture = F.mse_loss(roughness, output.true_roughness) + F.l1_loss(noisiness, noise)
         terms = {"reconstruction": (error.abs() * weights).mean() + config.texture_weight * texture}
         if adversarial:
             real = trained_discriminator(output.true_levels)
@@ -435,7 +436,7 @@ def cost(config: Config) -> str:
         return (
             F.l1_loss(levels, truth)
             + F.mse_loss(roughness, truth)
-            + F.mse_loss(noisiness, truth)
+            + F.l1_loss(noisiness, truth)
             + discriminator_loss(real, discriminator(levels.detach()))
             + adversarial_loss(fake)
             + feature_distance(real, fake)

@@ -20,6 +20,7 @@ from audio_tokenizers.spectra import windows_of_hops
 FLOOR = 1e-3  # 1 is the level of white noise at full scale
 STEADY, UNSTEADY = 2.0, 5.0  # variances of levels, over that of noise
 SPAN = (51, 5)  # spectra and bands around, over which they are taken
+NEAR = (9, 5)  # the same, for errors
 NOISE_LEVEL = math.sqrt(math.pi) / 2  # the mean magnitude of a complex Gaussian of unit power
 
 
@@ -75,10 +76,12 @@ class Bands(nn.Module):
         return (self._unevenness(spectra) / self._of_noise.clamp(min=1e-3)).clamp(0, 2)
 
     def noise_in(self, error: Tensor, levels: Tensor) -> Tensor:
-        """How much of the squared error of levels [B, J, bands] is noise, 1 where it is as large as
-        the variance of noise: all of it where the levels are steady, none where they change."""
+        """How much of the error of levels [B, J, bands] is noise, 1 where it is as large as the
+        deviation of noise: all of it where the levels are steady, none where they change."""
         share = (UNSTEADY - self.unsteadiness(levels)) / (UNSTEADY - STEADY)
-        return share.clamp(0, 1) * (error / self._deviation).square().clamp(max=4)
+        squared = (error / self._deviation).square()
+        around = _mean_around(squared, spectra=NEAR[0], bands=NEAR[1])
+        return share.clamp(0, 1) * around.sqrt().clamp(max=1)
 
     def unsteadiness(self, levels: Tensor) -> Tensor:
         """The variance of levels [B, J, bands] within half a second, over that of noise."""
