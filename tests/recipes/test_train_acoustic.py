@@ -70,7 +70,7 @@ def run(
 def test_the_loss_after_five_steps_is_pinned_and_it_falls(run: tuple[Any, list[float]]) -> None:
     losses = run[1]
     assert len(losses) == STEPS
-    assert losses[4] == pytest.approx(3.35392, rel=5e-3)
+    assert losses[4] == pytest.approx(3.28325, rel=5e-3)
     assert np.mean(losses[-5:]) < 0.9 * np.mean(losses[:5])
 
 

@@ -105,14 +105,14 @@ def test_no_prompt_is_unconditional(
 def test_sampling_options_change_only_what_is_given(
     model: AudioPipeline, model_folder: Path, out: Path, tmp_path: Path
 ) -> None:
-    options = ["--duration", 0.4, "--seed", 1, "--guidance-scale", 1.5, "--min-p", 0.1, "-o", out]
+    options = ["--duration", 0.4, "--seed", 1, "--guidance-scale", 1.5, "--min-p", 0.01, "-o", out]
     run("generate", "a dog", *options, model=model_folder)
     stated = model.stages["acoustic"].sampling
     assert stated.top_k == 20
-    sampling = replace(stated, guidance_scale=1.5, min_p=0.1)
+    sampling = replace(stated, guidance_scale=1.5, min_p=0.01)
     made = model.generate("a dog", duration=0.4, seed=1, sampling=sampling)
     assert torch.equal(samples(out), as_written(made, tmp_path))
-    others = replace(lm_audio.Sampling(), guidance_scale=1.5, min_p=0.1)
+    others = replace(lm_audio.Sampling(), guidance_scale=1.5, min_p=0.01)
     made = model.generate("a dog", duration=0.4, seed=1, sampling=others)
     assert not torch.equal(samples(out), as_written(made, tmp_path))
 
