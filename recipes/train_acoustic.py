@@ -42,12 +42,7 @@ from lm_audio.training.checkpoints import (
 )
 from lm_audio.training.estimate import print_estimate
 from lm_audio.training.objective import StageObjective
-from lm_audio.training.optimization import (
-    Average,
-    language_model_optimizer,
-    learning_rate_share,
-    set_learning_rate,
-)
+from lm_audio.training.optimization import Average, learning_rate_share, set_learning_rate
 from lm_audio.training.processes import Processes
 from lm_audio.training.samples import heard_frames, sample_tokens
 from lm_audio.training.settings import LanguageModelSettings, read_data
@@ -150,12 +145,7 @@ def main(config: Config) -> list[float]:
     K = stage.num_codebooks
 
     objective = StageObjective(stage).train()
-    optimizer = language_model_optimizer(
-        config.optimizer,
-        objective,
-        learning_rate=config.learning_rate,
-        weight_decay=config.weight_decay,
-    )
+    optimizer = config.new_optimizer(objective)
     module, optimizer = processes.prepare(objective, optimizer)
     average = Average(module, decay=config.average_decay)
     checkpoints = Checkpoints(config.out / "checkpoints", keep_last=config.keep_last)

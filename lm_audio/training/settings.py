@@ -6,10 +6,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+from torch import nn
+
 from audio_tokenizers.protocol import AcousticTokenizer
 from lm_audio.data.shards import Shards
 from lm_audio.data.synthetic_shards import make_up_shards
-from lm_audio.training.optimization import OptimizerName, Schedule
+from lm_audio.training.optimization import OptimizerName, Schedule, language_model_optimizer
 from lm_audio.training.processes import Precision
 
 
@@ -62,6 +65,14 @@ class LanguageModelSettings:
             save_every=1,
             keep_last=1,
             num_workers=0,
+        )
+
+    def new_optimizer(self, module: nn.Module) -> torch.optim.Optimizer:
+        return language_model_optimizer(
+            self.optimizer,
+            module,
+            learning_rate=self.learning_rate,
+            weight_decay=self.weight_decay,
         )
 
     def lasting(self, batches_per_step: int, *, data: Shards) -> dict[str, Any]:
