@@ -312,3 +312,14 @@ def test_a_codec_of_before_has_one_number_for_roughness_and_noisiness(tmp_path: 
     assert torch.equal(levels, expected[0])
     assert torch.equal(roughness, expected[1])
     assert torch.equal(noisiness, roughness)
+
+
+def test_truth_does_not_depend_on_what_a_training_step_computes_in() -> None:
+    samples = noise(2, 1, 480 * 10)
+    with torch.no_grad():
+        whole = CODEC(samples)
+        with torch.autocast("cpu", torch.bfloat16):
+            half = CODEC(samples)
+    assert not torch.equal(half.levels, whole.levels)
+    assert torch.equal(half.true_levels, whole.true_levels)
+    assert torch.equal(half.true_roughness, whole.true_roughness)

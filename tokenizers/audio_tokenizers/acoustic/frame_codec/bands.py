@@ -73,13 +73,13 @@ class Bands(nn.Module):
     def roughness(self, spectra: Tensor) -> Tensor:
         """How much the bins of a band differ, [..., bins] -> [..., bands]: 0 where they are equal
         or only one, about 1 in noise, 2 in tones."""
-        return (self._unevenness(spectra) / self._of_noise.clamp(min=1e-3)).clamp(0, 2)
+        return (self._unevenness(spectra) / self._noise_unevenness.clamp(min=1e-3)).clamp(0, 2)
 
     def noise_in(self, error: Tensor, levels: Tensor) -> Tensor:
         """How much of the error of levels [B, J, bands] is noise, 1 where it is as large as the
         deviation of noise: all of it where the levels are steady, none where they change."""
         share = (UNSTEADY - self.unsteadiness(levels)) / (UNSTEADY - STEADY)
-        squared = (error / self._deviation).square()
+        squared = (error / self._noise_deviation).square()
         around = _mean_around(squared, spectra=NEAR[0], bands=NEAR[1])
         return share.clamp(0, 1) * around.sqrt().clamp(max=1)
 
@@ -87,8 +87,8 @@ class Bands(nn.Module):
         """The variance of levels [B, J, bands] within half a second, over that of noise."""
         mean = _mean_around(levels, spectra=SPAN[0], bands=1)
         variance = _mean_around((levels - mean).square(), spectra=SPAN[0], bands=SPAN[1])
-        of_noise = self._deviation.square().expand_as(levels)
-        return variance / _mean_around(of_noise, spectra=1, bands=SPAN[1])
+        usual = self._noise_deviation.square().expand_as(levels)
+        return variance / _mean_around(usual, spectra=1, bands=SPAN[1])
 
     def magnitudes(
         self, levels: Tensor, roughness: Tensor, noisiness: Tensor, noise: Tensor
@@ -101,9 +101,9 @@ class Bands(nn.Module):
                 its noisiness says.
             noise: [J, bins]
         """
-        of_noise = self.noise_levels(noise)
-        inside = (noise.abs() / NOISE_LEVEL + FLOOR).log() - row_linear(of_noise, self.draw)
-        varied = row_linear(levels + noisiness * of_noise, self.draw)
+        louder = self.noise_levels(noise)
+        inside = (noise.abs() / NOISE_LEVEL + FLOOR).log() - row_linear(louder, self.draw)
+        varied = row_linear(levels + noisiness * louder, self.draw)
         drawn = varied + row_linear(roughness, self.draw) * inside
         return (drawn.exp() - FLOOR).clamp(min=0)
 
@@ -112,11 +112,11 @@ class Bands(nn.Module):
         return self.levels(spectra) - row_linear((spectra.abs() + FLOOR).log(), self.measure)
 
     @cached_property
-    def _of_noise(self) -> Tensor:
+    def _noise_unevenness(self) -> Tensor:
         return self._unevenness(self.noise(first=0, num_spectra=2000)).mean(0)
 
     @cached_property
-    def _deviation(self) -> Tensor:
+    def _noise_deviation(self) -> Tensor:
         """Of the levels of noise [bands]."""
         return self.levels(self.noise(first=0, num_spectra=2000)).std(0).clamp(min=0.05)
 

@@ -118,8 +118,7 @@ class FrameCodec(nn.Module):
             quantize: off for the first steps, before the codebooks have anything to learn from.
             num_codebooks: take tokens of so many as they are, to learn nothing but the decoder.
         """
-        spectra = self._spectra(samples)
-        truth = self.bands.levels(spectra)
+        truth, true_roughness = self._truth(samples)
         with torch.set_grad_enabled(torch.is_grad_enabled() and num_codebooks is None):
             latents = self.encoder(truth)
         commitment = latents.new_zeros(())
@@ -133,7 +132,7 @@ class FrameCodec(nn.Module):
         levels, roughness, noisiness = self.decoder(latents)
         return CodecOutput(
             true_levels=truth,
-            true_roughness=self.bands.roughness(spectra),
+            true_roughness=true_roughness,
             levels=levels,
             roughness=roughness,
             noisiness=noisiness,
@@ -142,12 +141,15 @@ class FrameCodec(nn.Module):
 
     def levels(self, samples: Tensor) -> Tensor:
         """How loud each band of samples [B, 1, N] is, N a multiple of the hop: [B, J, bands]."""
-        return self.bands.levels(self._spectra(samples))
+        return self._truth(samples)[0]
 
-    def _spectra(self, samples: Tensor) -> Tensor:
+    @torch.no_grad()
+    def _truth(self, samples: Tensor) -> tuple[Tensor, Tensor]:
+        """Levels and roughness of samples, in float32 whatever a training step computes in."""
         margin = self.bands.margin
         with torch.autocast(samples.device.type, enabled=False):
-            return self.bands.spectra(F.pad(samples[:, 0], (margin, margin)))
+            spectra = self.bands.spectra(F.pad(samples[:, 0], (margin, margin)))
+            return self.bands.levels(spectra), self.bands.roughness(spectra)
 
     @torch.no_grad()
     def encode(self, samples: Tensor, *, num_codebooks: int | None = None) -> Tensor:
