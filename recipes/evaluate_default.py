@@ -66,7 +66,14 @@ from lm_audio.evaluation.gates import GatedMeasurement, read_gates, write_gates
 from lm_audio.evaluation.judges import load_judges
 from lm_audio.evaluation.lyra import Lyra
 from lm_audio.evaluation.measure_gates import Listener, compared
-from lm_audio.evaluation.orders import Made, Order, caption_orders, fulfil, semantic_tokens
+from lm_audio.evaluation.orders import (
+    Made,
+    Order,
+    caption_orders,
+    continuation_orders,
+    fulfil,
+    semantic_tokens,
+)
 from lm_audio.evaluation.prompt_gates import (
     adherence_gates,
     frechet_gate,
@@ -204,19 +211,6 @@ class Bench:
         make = partial(generate, self.pipeline())
         with tqdm(total=len(orders), desc=what, unit="clip") as bar:
             return fulfil(orders, self.clips / what, make, batch=BATCH, progress=bar.update)
-
-
-def continued(clips: Sequence[CorpusClip], *, prompt: float, seconds: float) -> list[Order]:
-    return [
-        Order(
-            name=clip.name,
-            seconds=seconds,
-            seed=number,
-            prompt=clip.part(0, prompt),
-            speaker=clip.speaker,
-        )
-        for number, clip in enumerate(clips)
-    ]
 
 
 def watch(clips: Sequence[ClipFile], what: str) -> Iterable[ClipFile]:
@@ -386,7 +380,7 @@ def measure_speech(bench: Bench) -> list[GatedMeasurement]:
     prompt, rest = bench.scaled(SPEECH_PROMPT), bench.scaled(5)
     enrolled = bench.corpus("speech", "train")
     spoken = bench.of_each_speaker(bench.config.clips_per_class // 10, longer_than=prompt)
-    made = bench.made(continued(spoken, prompt=prompt, seconds=rest), "speech")
+    made = bench.made(continuation_orders(spoken, prompt=prompt, seconds=rest), "speech")
     real = [clip.part(prompt, rest) for clip in spoken]
     quality = continuation_quality_gates(made, real, bench.judges.dnsmos, watch=watch)
     return [*voice_gates(made, real, enrolled, bench.voices), *quality]
@@ -400,7 +394,7 @@ def measure_piano(bench: Bench) -> list[GatedMeasurement]:
     pieces = [clip for clip in clips if clip.instruments == "piano" and clip.seconds >= least]
     if len(pieces) < 2:
         raise NotMeasuredError(f"there are no two held-out pieces of solo piano of {least:g} s")
-    made = bench.made(continued(pieces, prompt=prompt, seconds=rest), "piano")
+    made = bench.made(continuation_orders(pieces, prompt=prompt, seconds=rest), "piano")
     real, prompts = (
         [clip.part(*span) for clip in pieces] for span in ((prompt, rest), (0, prompt))
     )

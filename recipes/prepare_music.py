@@ -90,18 +90,7 @@ def main(config: Config) -> dict[Split, int]:
     if engine == "fluidsynth":
         check_fluidsynth(config.soundfont)
     soundfont = config.soundfont if engine == "fluidsynth" else None
-    if config.solo is not None and config.solo not in INSTRUMENTS:
-        raise ValueError(f"--solo is {config.solo}; give one of {', '.join(INSTRUMENTS)}.")
-    if not 2 <= config.shortest <= config.longest / 2:
-        raise ValueError(
-            f"--shortest is {config.shortest:g} and --longest {config.longest:g}; give 2 seconds "
-            "or more, and at least twice as many."
-        )
-    kind: dict[str, Any] = {}  # of pieces, where it is not the usual one
-    if config.solo is not None:
-        kind["solo"] = config.solo
-    if (lengths := (config.shortest, config.longest)) != LENGTHS:
-        kind["lengths"] = list(lengths)
+    kind = unusual_kind(config)
     settings = {"seed": config.seed, "sample_rate": sample_rate, "engine": engine, **kind}
     keep_settings(config.out, settings | ({"soundfont": soundfont.name} if soundfont else {}))
 
@@ -138,6 +127,21 @@ def main(config: Config) -> dict[Split, int]:
         f"Next: python recipes/tokenize_dataset.py --data {config.out}"
     )
     return counts
+
+
+def unusual_kind(config: Config) -> dict[str, Any]:
+    """What `compose` is told of the pieces where they are not the usual ones."""
+    if config.solo is not None and config.solo not in INSTRUMENTS:
+        raise ValueError(f"--solo is {config.solo}; give one of {', '.join(INSTRUMENTS)}.")
+    if not 2 <= config.shortest <= config.longest / 2:
+        raise ValueError(
+            f"--shortest is {config.shortest:g} and --longest {config.longest:g}; give 2 seconds "
+            "or more, and at least twice as many."
+        )
+    kind: dict[str, Any] = {} if config.solo is None else {"solo": config.solo}
+    if (lengths := (config.shortest, config.longest)) != LENGTHS:
+        kind["lengths"] = list(lengths)
+    return kind
 
 
 def keep_settings(folder: Path, settings: dict[str, Any]) -> None:

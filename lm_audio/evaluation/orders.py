@@ -17,6 +17,7 @@ from torch import Tensor
 from audio_tokenizers.atomic import replacing
 from audio_tokenizers.audio_writer import write_audio
 from lm_audio.evaluation.clips import ClipFile
+from lm_audio.evaluation.corpus_clips import CorpusClip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +86,22 @@ def caption_orders(
                 )
             )
     return orders
+
+
+def continuation_orders(
+    clips: Sequence[CorpusClip], *, prompt: float, seconds: float
+) -> list[Order]:
+    """New seconds after the first ones of each clip."""
+    return [
+        Order(
+            name=clip.name,
+            seconds=seconds,
+            seed=number,
+            prompt=clip.part(0, prompt),
+            speaker=clip.speaker,
+        )
+        for number, clip in enumerate(clips)
+    ]
 
 
 def fulfil(

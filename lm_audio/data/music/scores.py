@@ -116,7 +116,7 @@ def compose(
             role=role,
             notes=_played(role, name, harmony, density, tempo, mood.loudness, rng),
         )
-        for name, role in _ensemble(lead, rng, form="solo" if solo else None)
+        for name, role in _ensemble(lead, rng, solo=solo is not None)
     ]
     ring = rng.uniform(0.6, 1.2)
     seconds = harmony.num_beats * 60 / tempo + ring
@@ -142,10 +142,10 @@ def _num_bars(
     return 2 if 2 * beats * 60 / tempo > most else 8
 
 
-def _ensemble(lead: str, rng: np.random.Generator, *, form: str | None) -> list[tuple[str, Role]]:
+def _ensemble(lead: str, rng: np.random.Generator, *, solo: bool) -> list[tuple[str, Role]]:
     """Who plays what: the lead alone, with a second instrument, or with a small band."""
     roles = INSTRUMENTS[lead].roles
-    form = form or ["solo", "duo", "band"][rng.choice(3, p=[0.5, 0.3, 0.2])]
+    form = "solo" if solo else ["solo", "duo", "band"][rng.choice(3, p=[0.5, 0.3, 0.2])]
     if "melody" not in roles:
         own: Role = roles[0]
         others: list[Role] = ["bass"] if own == "drums" else ["drums"]

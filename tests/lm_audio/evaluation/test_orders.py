@@ -8,7 +8,15 @@ import torch
 
 from audio_tokenizers.audio_files import audio_info
 from lm_audio.evaluation.clips import ClipFile
-from lm_audio.evaluation.orders import Made, Order, caption_orders, fulfil, semantic_tokens
+from lm_audio.evaluation.corpus_clips import CorpusClip
+from lm_audio.evaluation.orders import (
+    Made,
+    Order,
+    caption_orders,
+    continuation_orders,
+    fulfil,
+    semantic_tokens,
+)
 
 CAPTIONS = {"rain": ["rain", "it rains"], "dog bark": ["a dog", "a hound", "barks"]}
 
@@ -22,6 +30,16 @@ def test_labels_get_equally_many_clips_of_their_captions_in_turns() -> None:
     assert caption_orders(CAPTIONS, clips_per_label=5, seconds=1.0, seed=1) != orders
     fewer = caption_orders({"rain": CAPTIONS["rain"]}, clips_per_label=3, seconds=1.0, seed=0)
     assert fewer == orders[:3]  # other classes and more clips change nothing
+
+
+def test_a_continuation_begins_where_its_prompt_ends() -> None:
+    clips = [CorpusClip(name=n, path=Path(f"{n}.wav"), seconds=9.0, speaker=n) for n in "ab"]
+    orders = continuation_orders(clips, prompt=3.0, seconds=5.0)
+    assert [o.prompt and (o.prompt.start, o.prompt.duration) for o in orders] == [(0, 3)] * 2
+    assert [(o.name, o.speaker, o.seconds, o.seed) for o in orders] == [
+        ("a", "a", 5.0, 0),
+        ("b", "b", 5.0, 1),
+    ]
 
 
 def test_any_other_order_has_another_file() -> None:
