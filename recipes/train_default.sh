@@ -36,7 +36,8 @@ learned=("${OFTEN[@]/#/$OUT/tokens/}")
 case $PRESET in
 default)
     MODEL=${MODEL:-lm_audio/pretrained}
-    CODEC=(--steps 4800 --adversarial-from 1)
+    CODEC=(--steps 3400 --adversarial-from 1)
+    DECODER=(--steps 2500 --adversarial-from 1 --learning-rate 1e-3)
     CODEBOOK=small
     CODEBOOKS=8 # of the codec's, for the acoustic stage: the last ones cost much and say little
     EFFECTS=(--hours 6)
@@ -55,7 +56,7 @@ default)
     ;;
 tiny)
     MODEL=${MODEL:-$OUT/model}
-    CODEC=()
+    CODEC=() DECODER=()
     CODEBOOK=tiny
     CODEBOOKS=3
     EFFECTS=(--hours 0.02)
@@ -111,7 +112,9 @@ step esc10 recipe prepare_esc10 "$PRESET" "${ESC10[@]}" --held-out $HELD_OUT --o
 
 # Tokenizers
 step codec recipe train_codec "$PRESET" --data "${heard[@]}" "${CODEC[@]}" --out "$OUT/codec_float32"
-step codec_half round "$OUT/codec_float32" "$OUT/codec"
+step decoder recipe train_codec "$PRESET" --data "${heard[@]}" "${DECODER[@]}" --start "$OUT/codec_float32" \
+    --learns decoder --quantised-from 0 --warmup-steps 30 --out "$OUT/decoder_float32"
+step codec_half round "$OUT/decoder_float32" "$OUT/codec"
 step masked_model recipe train_masked_model "$PRESET" --data "${corpora[@]}" --out "$OUT/masked_float32"
 step masked_model_half round "$OUT/masked_float32" "$OUT/masked_model"
 step semantic_tokenizer recipe train_semantic_codebook $CODEBOOK --model "$OUT/masked_model" \

@@ -29,7 +29,7 @@ def steps(shown: str) -> dict[str, str]:
 @pytest.mark.parametrize("preset", ["tiny", "default"])
 def test_what_is_done_is_not_done_again(preset: str, tmp_path: Path) -> None:
     said = {"PRESET": preset, "PYTHON": "echo"}  # which says what would be run
-    for path in ("codec_float32", "masked_float32"):
+    for path in ("decoder_float32", "masked_float32"):
         (tmp_path / path).mkdir()
         (tmp_path / path / "config.json").touch()
     first = run(tmp_path, **said)
