@@ -22,14 +22,17 @@ from lm_audio.models.checkpoints.bark_original import CODEC, TEXT_TOKENIZER, hol
 from lm_audio.models.checkpoints.files import stated_licence
 from lm_audio.models.checkpoints.musicgen import read_musicgen
 from lm_audio.models.checkpoints.musicgen_parts import MusicGenParts
+from lm_audio.modules.packing import pack
 from lm_audio.pipeline import AudioPipeline
 from lm_audio.pipeline.about import About
 from lm_audio.pipeline.folder import DTYPES, load_pipeline
 from lm_audio.renderers.codec import CodecRenderer
 from lm_audio.stages.audiogen import audiogen
 from lm_audio.stages.bark import bark
+from lm_audio.stages.stage import Stage
 
 KEPT_SHARE = Fraction(2, 5)  # of a window of MusicGen and AudioGen, for the next one to follow
+INT8 = "int8"
 
 _OF_TRANSFORMERS = (
     ("*.json", "*.model", "*.txt", "model.safetensors", "model-*.safetensors"),
@@ -81,14 +84,20 @@ def load(
         source: a folder, a name that `models()` lists, or a hub id; a folder comes first. The model
             in this package by default.
         device: such as "cpu", "cuda:1" or "mps"; by default CUDA where there is any, else the CPU.
-        dtype: of the language models: float32 (exact), bfloat16 or float16.
+        dtype: of the language models: float32 (exact), bfloat16 or float16; on a CPU int8, too,
+            which is the fastest and least exact.
         text_encoder: for files of audiocraft and of the original Bark, which lack it: a folder or
             hub id of the T5, or of Bark's text tokenizer; by default what the files name. Bark's
             codec is read from a subfolder `codec`, or else from the hub.
     """
-    if dtype not in DTYPES:
-        raise ValueError(f"Unknown dtype {dtype!r}. Choose one of: {', '.join(DTYPES)}.")
-    settings = Settings(device=find_device(device), dtype=dtype, text_encoder=text_encoder)
+    if dtype not in {*DTYPES, INT8}:
+        raise ValueError(f"Unknown dtype {dtype!r}. Choose one of: {', '.join([*DTYPES, INT8])}.")
+    device = find_device(device)
+    on_cpu = torch.device(device).type == "cpu"
+    if dtype == INT8 and not on_cpu:
+        raise ValueError(f"dtype int8 is for a CPU, and this is {device}; choose bfloat16 there.")
+    read_as = "float32" if dtype == INT8 else dtype
+    settings = Settings(device=device, dtype=read_as, text_encoder=text_encoder)
     checkpoint = find_checkpoint(source)
     reader, lacks_text_encoder = FORMATS[checkpoint.format]
     if text_encoder is not None and not lacks_text_encoder:
@@ -96,7 +105,11 @@ def load(
             f"{source or DEFAULT} comes with what reads its text, so a text_encoder has no effect; "
             "leave it out."
         )
-    return reader(checkpoint, settings)
+    pipeline = reader(checkpoint, settings)
+    for stage in pipeline.stages.values():
+        if on_cpu and isinstance(stage, Stage):  # others have no decode loop
+            pack(stage.model, "int8" if dtype == INT8 else "same")
+    return pipeline
 
 
 def find_device(device: str | None = None) -> str:

@@ -29,7 +29,7 @@ class ModelOptions:
     device: str | None = None
     """Such as cpu, cuda or cuda:1; CUDA where there is any by default."""
     dtype: str = "float32"
-    """Of the language models: float32 (exact), bfloat16 or float16."""
+    """Of the language models: float32 (exact), bfloat16 or float16; int8 on a CPU."""
     text_encoder: str | None = None
     """A folder or hub id of what reads the text, for files that lack it."""
 

@@ -1,5 +1,7 @@
 """A linear layer that gives each row what it would give it in any other company."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -16,11 +18,48 @@ class Linear(nn.Linear):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        num_rows = x.numel() // self.in_features
-        missing = -num_rows % ROW_MULTIPLE
-        trains = torch.is_grad_enabled() and self.weight.requires_grad
-        if not missing or x.device.type != "cpu" or trains:
-            return F.linear(x, self.weight, self.bias)
-        rows = F.pad(x.reshape(num_rows, -1), (0, 0, 0, missing))
-        y = F.linear(rows, self.weight, self.bias)[:num_rows]
-        return y.reshape(*x.shape[:-1], self.out_features)
+        trains = torch.is_grad_enabled() and (self.weight.requires_grad or x.requires_grad)
+        if x.device.type != "cpu" or trains:
+            return F.linear(x, self._plain_weight(), self.bias)
+        return in_padded_rows(self._multiply, x)
+
+    def pack(self) -> None:
+        """Lays the weights out as the CPU reads them fastest; steps take a fraction of the time.
+
+        They are the same numbers, take the same room, and are saved as ever. `train()` undoes it.
+        """
+        packed = torch.ops.mkldnn._reorder_linear_weight(self.weight.detach(), ROW_MULTIPLE)
+        self._lay_out(packed)
+
+    def train(self, mode: bool = True) -> "Linear":
+        if mode and self.weight.is_mkldnn:
+            self._lay_out(self._plain_weight().detach())
+        return super().train(mode)
+
+    def _lay_out(self, weight: Tensor) -> None:
+        self.weight = nn.Parameter(weight, requires_grad=self.weight.requires_grad)
+
+    def _multiply(self, rows: Tensor) -> Tensor:
+        if self.weight.is_mkldnn:
+            return torch.ops.mkldnn._linear_pointwise(rows, self.weight, self.bias, "none", [], "")
+        return F.linear(rows, self.weight, self.bias)
+
+    def _plain_weight(self) -> Tensor:
+        return self.weight.to_dense() if self.weight.is_mkldnn else self.weight
+
+    def _save_to_state_dict(
+        self, destination: dict[str, Tensor], prefix: str, keep_vars: bool
+    ) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self.weight.is_mkldnn:
+            destination[prefix + "weight"] = self._plain_weight()
+
+
+def in_padded_rows(multiply: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """What `multiply` makes of the rows of x [..., D], given a whole multiple of them."""
+    rows = x.reshape(-1, x.shape[-1])
+    missing = -len(rows) % ROW_MULTIPLE
+    if missing:
+        rows = F.pad(rows, (0, 0, 0, missing))
+    y = multiply(rows)
+    return y[: len(y) - missing].view(*x.shape[:-1], y.shape[-1])

@@ -112,10 +112,39 @@ def test_what_has_no_effect_is_refused(musicgen_folder: Path) -> None:
         load(musicgen_folder, text_encoder="t5-base")
 
 
-@pytest.mark.parametrize("dtype", ["int8", "auto", "float64"])
+@pytest.mark.parametrize("dtype", ["int4", "auto", "float64"])
 def test_other_dtypes_are_refused(dtype: str) -> None:
-    with pytest.raises(ValueError, match=f"Unknown dtype '{dtype}'.*float32, bfloat16, float16"):
+    with pytest.raises(ValueError, match=f"Unknown dtype '{dtype}'.*bfloat16, float16, int8"):
         load("musicgen-small", dtype=dtype)
+
+
+def test_weights_are_packed_for_decoding_and_saved_as_they_were(
+    own_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load(own_folder, device="cpu")
+    (stage,) = model.stages.values()
+    assert stage.model.heads.weight.is_mkldnn
+    model.save(tmp_path / "again")
+    for path in own_folder.rglob("*.safetensors"):
+        assert path.read_bytes() == (tmp_path / "again" / path.relative_to(own_folder)).read_bytes()
+    monkeypatch.setattr("lm_audio.loading.pack", lambda *_: None)
+    assert torch.equal(tokens(load(own_folder, device="cpu")), tokens(model))
+
+
+def test_int8_is_near_and_repeats_itself_in_any_batch(own_folder: Path, tmp_path: Path) -> None:
+    model = load(own_folder, device="cpu", dtype="int8")
+    alone = tokens(model)
+    batch = model.generate(["rain", "a dog", "wind"], duration=[0.2, 0.4, 0.3], seed=[1, 7, 3])
+    assert torch.equal(batch[1].tokens, alone)
+    with pytest.raises(ValueError, match="load it as float32 to save it"):
+        model.save(tmp_path / "rounded")
+    assert not (tmp_path / "rounded").exists()
+
+
+def test_int8_is_refused_where_it_cannot_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lm_audio.loading.find_device", lambda _: "cuda:0")
+    with pytest.raises(ValueError, match="int8 is for a CPU, and this is cuda:0"):
+        load("musicgen-small", device="cuda:0", dtype="int8")
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:99", "meta"])

@@ -1,0 +1,51 @@
+"""A linear layer of whole numbers: a quarter of the memory to read, for steps on a CPU.
+
+Shapes: M rows, K inputs, N outputs.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from lm_audio.modules.linear import ROW_MULTIPLE, Linear, in_padded_rows
+
+_LARGEST = 127
+_ZERO = 128  # what stands for 0 in a byte without a sign, which the CPU multiplies faster
+
+
+class Int8Linear(nn.Module):
+    """The nearest to a linear layer whose weights are bytes, with a scale for each output.
+
+    Inputs are rounded to bytes, too, with a scale for each row: what a row gives depends on no
+    other, to the bit, since whole numbers add up alike in any order.
+    """
+
+    def __init__(self, layer: Linear) -> None:
+        super().__init__()
+        weight = layer.weight.detach().float()  # [N, K]
+        self.in_features, self.out_features = layer.in_features, layer.out_features
+        self.scale = _scale(weight)[:, 0]
+        whole = (weight / self.scale[:, None]).round().to(torch.int8)
+        self.weight = torch.ops.onednn.qlinear_prepack(whole, [ROW_MULTIPLE, self.in_features])
+        self.zeros = torch.zeros(self.out_features, dtype=torch.int32)
+        self.bias = None if layer.bias is None else layer.bias.detach().float()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = in_padded_rows(self._multiply, x)
+        return y if self.bias is None else y + self.bias
+
+    def _multiply(self, rows: Tensor) -> Tensor:
+        scale = _scale(rows)
+        whole = (rows / scale).round_().add_(_ZERO).to(torch.uint8)
+        y = torch.ops.onednn.qlinear_pointwise(
+            whole, 1.0, _ZERO, self.weight, self.scale, self.zeros, None,
+            1.0, 0, torch.float32, "none", [], "",
+        )  # fmt: skip
+        return y * scale
+
+    def _save_to_state_dict(self, *_: object) -> None:
+        raise ValueError("A model of dtype int8 is rounded; load it as float32 to save it.")
+
+
+def _scale(rows: Tensor) -> Tensor:
+    """What a step of a whole number stands for in each row: [M, 1]."""
+    return rows.abs().amax(dim=1, keepdim=True).clamp(min=1e-12) / _LARGEST

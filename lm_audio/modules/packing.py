@@ -1,0 +1,39 @@
+"""Makes the linear layers of a model ready for the steps of a decode loop on a CPU."""
+
+import logging
+from typing import Literal
+
+import torch
+from torch import nn
+
+from lm_audio.modules.int8 import Int8Linear
+from lm_audio.modules.linear import Linear
+
+logger = logging.getLogger(__name__)
+
+Kind = Literal["same", "int8"]
+"""same: the numbers that they have, in another order."""
+
+
+def pack(model: nn.Module, kind: Kind = "same") -> None:
+    """Packs each linear layer, one after the other: no two copies of the weights are in memory.
+
+    Where this CPU or this torch lacks what it takes, the layers stay as they are: slower, and no
+    less correct.
+    """
+    for name, layer in list(model.named_modules()):
+        if not isinstance(layer, Linear):
+            continue
+        try:
+            if kind == "int8":
+                parent, _, own = name.rpartition(".")
+                setattr(model.get_submodule(parent), own, Int8Linear(layer))
+            else:
+                layer.pack()
+        except (AttributeError, NotImplementedError, RuntimeError) as error:
+            logger.warning(
+                "Linear layers are not packed, so decoding is slower (torch %s: %s).",
+                torch.__version__,
+                str(error).splitlines()[0],
+            )
+            return
