@@ -123,9 +123,9 @@ def build_model(
         model = TokenLM(config)
     text = TextConditioner(encoder, config.transformer.dim, project=project)
     rows = {name: len(weight) for name, weight in _state(model, text).items()}
-    expected = _convert(_state(model, text), config, "ours", layout)
+    expected = convert_weights(_state(model, text), config, "ours", layout)
     check_weights(state, expected, source=source, settings=settings)
-    weights = _convert(state, config, layout, "ours", rows=rows)
+    weights = convert_weights(state, config, layout, "ours", rows=rows)
     for name in weights:  # off the file, which may change, and one by one, to save memory
         weights[name] = weights[name].clone()
     projection = {name: weights.pop(f"projection.{name}") for name in text.projection.state_dict()}
@@ -137,7 +137,7 @@ def build_model(
 def weights_of(parts: MusicGenParts, layout: Layout) -> State:
     """The weights of the model and its projection, by the names of a layout, on the CPU."""
     state = {name: x.cpu() for name, x in _state(parts.model, parts.text).items()}
-    return _convert(state, parts.model.config, "ours", layout)
+    return convert_weights(state, parts.model.config, "ours", layout)
 
 
 def _state(model: TokenLM, text: TextConditioner) -> State:
@@ -145,7 +145,7 @@ def _state(model: TokenLM, text: TextConditioner) -> State:
     return {**model.state_dict(), **projection}
 
 
-def _convert(
+def convert_weights(
     state: State,
     config: TokenLMConfig,
     found: Layout,
@@ -153,7 +153,7 @@ def _convert(
     *,
     rows: Mapping[str, int] | None = None,
 ) -> State:
-    """The weights of one layout, which are taken out, by the names of another.
+    """The weights of a model in one layout, which are taken out, by the names of another.
 
     Args:
         rows: how many rows the weights have; equally many in each of a stack by default.

@@ -1,0 +1,349 @@
+"""Steps of the decode loop beside those of transformers' MusicGen, on the same random weights.
+
+    python benchmarks/bench_generate.py                                   # minutes, 6 GB
+    python benchmarks/bench_generate.py --preset tiny --rounds 1          # seconds: does it run?
+    python benchmarks/bench_generate.py --batches 1 --positions 100 --dtypes int8
+    python benchmarks/bench_generate.py --device cuda --presets small medium large
+
+A step decides one frame of each item, with guidance 3 (two rows an item), sampling included: the
+time from one call of a logits processor to the next in `generate` of transformers, and that of
+`DecodingBatch.step` of ours. Rounds visit everyone in turn in one process; what is told is the
+median and the 20th percentile of all steps, and the ratio of the latter. The floor is the time that
+reading the weights of a step, and the keys and values so far, takes at the speed at which this
+machine was seen to read.
+"""
+
+import gc
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import tyro
+from transformers import (
+    EncodecConfig,
+    LogitsProcessor,
+    MusicgenConfig,
+    MusicgenDecoderConfig,
+    MusicgenForConditionalGeneration,
+    T5Config,
+)
+
+from audio_tokenizers.atomic import replacing
+from lm_audio.conditioners.condition import Condition
+from lm_audio.conditioners.fuser import Fused
+from lm_audio.generation.batch import DecodingBatch
+from lm_audio.generation.sequence import Row, Sequence
+from lm_audio.models import presets
+from lm_audio.models.checkpoints.musicgen_parts import convert_weights
+from lm_audio.models.token_lm import TokenLM, TokenLMConfig
+from lm_audio.modules.packing import pack
+from lm_audio.sampling import RandomNumbers, Sampling
+
+Preset = Literal["tiny", "small", "medium", "large"]
+Dtype = Literal["float32", "bfloat16", "int8"]
+TEXT_LENGTH = 16
+SCALE = 3.0
+BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}
+PEER = "transformers"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    preset: Preset = "small"
+    batches: tuple[int, ...] = (1, 4, 8)
+    positions: tuple[int, ...] = (100, 500, 1500)
+    dtypes: tuple[Dtype, ...] = ("float32", "bfloat16", "int8")
+    """Of ours; that of transformers is float32 on a CPU and bfloat16 on CUDA."""
+    device: str = "cpu"
+    rounds: int = 3
+    steps: int = 12
+    """In a round, for each."""
+    threads: int = 2
+    peer: bool = True
+    """Whether transformers takes part."""
+    output: Path | None = None
+    """Also writes the tables there."""
+    seed: int = 0
+
+
+Steps = Callable[[int, int], list[float]]
+"""Seconds of each of some steps, of so many items from this position on."""
+
+
+def main(config: Config) -> None:
+    torch.set_num_threads(config.threads)
+    torch.manual_seed(config.seed)
+    with torch.inference_mode():
+        lines = report(config)
+    print("\n".join(lines))
+    if config.output is not None:
+        with replacing(config.output) as path:
+            path.write_text("\n".join([*preamble(config), "", *lines]) + "\n")
+
+
+def report(config: Config) -> list[str]:
+    shape = SHAPES[config.preset]
+    peer = new_peer(shape).to(config.device).eval()
+    peers_dtype = torch.bfloat16 if config.device.startswith("cuda") else torch.float32
+    weights = {name: weight.clone() for name, weight in peer.state_dict().items()}
+    ours = {dtype: new_model(shape, weights, dtype, config.device) for dtype in config.dtypes}
+    near = [exactness(peer, model, dtype, config) for dtype, model in ours.items()]
+    racers: dict[str, Steps] = {}
+    if config.peer:
+        peer = peer.to(peers_dtype)
+        racers[PEER] = lambda items, position: peer_steps(peer, items, position, config)
+    for dtype, model in ours.items():
+        racers[dtype] = own_steps(model, config)
+    bandwidth = read_bandwidth(config.device)
+    lines = [
+        f"Reading: {bandwidth / 1e9:.1f} GB/s. Weights of a step: "
+        f"{step_weights(shape) / 1e6:.0f} million.",
+        *near,
+        "",
+        "| items | position | who | ms/step, median | 20th percentile | x transformers | x floor |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for items in config.batches:
+        for position in config.positions:
+            taken: dict[str, list[float]] = {name: [] for name in racers}
+            for _ in range(config.rounds):
+                for name, steps in racers.items():
+                    taken[name] += steps(items, position)
+                    gc.collect()
+            best = {name: percentile(times) for name, times in taken.items()}
+            for name, times in taken.items():
+                bytes_each = BYTES.get(name, peers_dtype.itemsize)
+                floor = step_bytes(shape, items, position, bytes_each) / bandwidth
+                ratio = f"{best[PEER] / best[name]:.2f}" if PEER in best else ""
+                lines.append(
+                    f"| {items} | {position} | {name} | {1e3 * statistics.median(times):.1f} | "
+                    f"{1e3 * best[name]:.1f} | {ratio} | {best[name] / floor:.1f} |"
+                )
+            print("\n".join(lines[-len(racers) :]), file=sys.stderr)
+    return lines
+
+
+def percentile(times: list[float], share: float = 0.2) -> float:
+    return sorted(times)[int(share * len(times))]
+
+
+def new_peer(shape: TokenLMConfig) -> MusicgenForConditionalGeneration:
+    """MusicGen of this shape, with a T5 and a codec that take no time."""
+    transformer = shape.transformer
+    text = T5Config(
+        vocab_size=64, d_model=transformer.dim, d_kv=8, d_ff=8, num_layers=1, num_heads=1
+    )
+    codec = EncodecConfig(
+        sampling_rate=32_000, upsampling_ratios=[8, 5, 4, 4], num_filters=4, hidden_size=16,
+        codebook_size=shape.vocab_size, target_bandwidths=[2.2], norm_type="weight_norm",
+    )  # fmt: skip
+    decoder = MusicgenDecoderConfig(
+        vocab_size=shape.vocab_size,
+        num_codebooks=shape.num_streams,
+        hidden_size=transformer.dim,
+        num_hidden_layers=transformer.num_layers,
+        num_attention_heads=transformer.num_heads,
+        ffn_dim=transformer.hidden_dim,
+        max_position_embeddings=4096,
+        pad_token_id=shape.vocab_size,
+        bos_token_id=shape.vocab_size,
+    )
+    model = MusicgenForConditionalGeneration(
+        MusicgenConfig(text_encoder=text, audio_encoder=codec, decoder=decoder)
+    )
+    model.generation_config.update(
+        decoder_start_token_id=shape.vocab_size,
+        pad_token_id=shape.vocab_size,
+        bos_token_id=shape.vocab_size,
+    )
+    return model
+
+
+class Clock(LogitsProcessor):
+    """Notes when it is called."""
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+        self.times: list[float] = []
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
+        self.times.append(now(self.device))
+        return scores
+
+
+def peer_steps(
+    peer: MusicgenForConditionalGeneration, items: int, position: int, config: Config
+) -> list[float]:
+    """The first call follows the prompt, which is no step."""
+    clock = Clock(config.device)
+    K, V = peer.decoder.num_codebooks, peer.config.decoder.vocab_size
+    peer.generate(
+        input_ids=torch.randint(64, (items, TEXT_LENGTH), device=config.device),
+        decoder_input_ids=torch.randint(V, (items * K, position), device=config.device),
+        guidance_scale=SCALE,
+        do_sample=True,
+        top_k=250,
+        max_new_tokens=config.steps + 1 + K,
+        logits_processor=[clock],
+    )
+    times = clock.times[: config.steps + 1]
+    return [after - before for before, after in pairwise(times)]
+
+
+def new_model(shape: TokenLMConfig, weights: dict[str, Any], dtype: Dtype, device: str) -> TokenLM:
+    with torch.device("meta"):
+        model = TokenLM(shape).eval()
+    rows = {name: len(weight) for name, weight in model.state_dict().items()}
+    named = convert_weights(dict(weights), shape, "transformers", "ours", rows=rows)
+    model.load_state_dict(named, assign=True)
+    model.to(device, torch.bfloat16 if dtype == "bfloat16" else torch.float32)
+    if device == "cpu":
+        pack(model, "int8" if dtype == "int8" else "same")
+    return model
+
+
+def own_steps(model: TokenLM, config: Config) -> Steps:
+    """Steps of sequences that stand where the last ones of this size stood."""
+
+    def steps(items: int, position: int) -> list[float]:
+        batch = DecodingBatch(model)
+        batch.join(*(new_sequence(model, i, position, config) for i in range(items)))
+        batch.step()
+        taken = []
+        for _ in range(config.steps):
+            began = now(config.device)
+            batch.step()
+            taken.append(now(config.device) - began)
+        return taken
+
+    return steps
+
+
+def new_sequence(model: TokenLM, number: int, position: int, config: Config) -> Sequence:
+    """Random tokens up to a position, and as many steps as a round takes after it."""
+    J, V = model.config.num_streams, model.config.vocab_size
+    device, dtype = config.device, model.embedding.weight.dtype
+    S = position + config.steps + 2
+    tokens = torch.full((J, S), -1, device=device)
+    tokens[:, :position] = torch.randint(V, (J, position), device=device)
+    shape = (1, TEXT_LENGTH, model.config.transformer.dim)
+    mask = torch.ones(1, TEXT_LENGTH, dtype=torch.bool, device=device)
+    rows = []
+    for weight, text in ((SCALE, torch.randn(shape)), (1 - SCALE, torch.zeros(shape))):
+        cross = Condition(embeddings=text.to(device, dtype), mask=mask)
+        fused = Fused(cross=cross, prepend=None, sum=None)
+        rows.append(Row(fused=fused, weights=torch.full((S,), weight, device=device)))
+    return Sequence(
+        start_token=V,
+        tokens=tokens,
+        rows=tuple(rows),
+        uniforms=RandomNumbers(number, "benchmark").uniforms(0, S, J).to(device),
+        temperature=torch.ones(J, S, device=device),
+        allowed=torch.tensor([0, V], device=device).expand(J, S, 2),
+        sampling=Sampling(),
+    )
+
+
+def exactness(
+    peer: MusicgenForConditionalGeneration, model: TokenLM, dtype: str, config: Config
+) -> str:
+    """How far our logits are from those of transformers in float32."""
+    J, V, D = model.config.num_streams, model.config.vocab_size, model.config.transformer.dim
+    tokens = torch.randint(V, (1, J, 20), device=config.device)
+    text = torch.randn(1, TEXT_LENGTH, D, device=config.device)
+    mask = torch.ones(1, TEXT_LENGTH, dtype=torch.bool, device=config.device)
+    expected = peer.decoder(tokens[0], encoder_hidden_states=text).logits
+    cross = Condition(embeddings=text, mask=mask)
+    found = model(tokens, fused=Fused(cross=cross, prepend=None, sum=None))[0].float()
+    largest = (found - expected).abs().max().item()
+    relative = ((found - expected).norm() / expected.norm()).item()
+    return (
+        f"- {dtype}: logits differ from those of {PEER} by at most {largest:.1e} (their standard "
+        f"deviation is {expected.std().item():.2f}), relative rms {100 * relative:.2g} %."
+    )
+
+
+def step_weights(shape: TokenLMConfig) -> int:
+    """How many weights a step reads: all but the embeddings, and what makes keys and values of
+    the text."""
+    t = shape.transformer
+    attention = 4 * t.dim**2 + (2 * t.dim**2 if t.cross_attention else 0)
+    layer = attention + 2 * t.dim * t.hidden_dim
+    return t.num_layers * layer + t.dim * shape.num_streams * shape.vocab_size
+
+
+def step_bytes(shape: TokenLMConfig, items: int, position: int, bytes_each: int) -> float:
+    """What a step reads: weights, keys and values; int8 keeps these as float32."""
+    t = shape.transformer
+    kept = 2 * t.num_layers * t.dim * (position + TEXT_LENGTH) * 2 * items
+    return step_weights(shape) * bytes_each + kept * (4 if bytes_each == 1 else bytes_each)
+
+
+def read_bandwidth(device: str) -> float:
+    """Bytes a second, when all threads read as fast as they can."""
+    x = torch.ones(2**28, device=device)  # 1 GiB
+    times = []
+    for _ in range(8):
+        began = now(device)
+        x.sum()
+        times.append(now(device) - began)
+    return x.numel() * 4 / percentile(times)
+
+
+def now(device: str) -> float:
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def preamble(config: Config) -> Iterator[str]:
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    ).stdout.strip()
+    import transformers
+
+    yield "# Steps of the decode loop"
+    yield ""
+    yield __doc__.split("\n\n")[2].strip()
+    yield ""
+    yield f"- command: `python {' '.join(sys.argv)}`"
+    yield (
+        f"- commit {commit}, torch {torch.__version__}, transformers {transformers.__version__}, "
+        f"Python {platform.python_version()}, {config.threads} threads, {machine(config.device)}"
+    )
+
+
+def machine(device: str) -> str:
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name(device)
+    info = Path("/proc/cpuinfo")
+    names = [x for x in info.read_text().splitlines() if "model name" in x] if info.exists() else []
+    return names[0].partition(":")[2].strip() if names else platform.processor()
+
+
+def tiny() -> TokenLMConfig:
+    shape = presets.small(vocab_size=64)
+    return replace(
+        shape,
+        transformer=replace(shape.transformer, dim=64, num_layers=2, num_heads=2, hidden_dim=128),
+    )
+
+
+SHAPES = {
+    "tiny": tiny(),
+    "small": presets.small(),
+    "medium": presets.medium(),
+    "large": presets.large(),
+}
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config, description=__doc__))
