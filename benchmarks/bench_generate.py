@@ -135,7 +135,7 @@ def percentile(times: list[float], share: float = 0.2) -> float:
     return sorted(times)[int(share * len(times))]
 
 
-def new_peer(shape: TokenLMConfig) -> MusicgenForConditionalGeneration:
+def new_peer(shape: TokenLMConfig) -> Any:
     """MusicGen of this shape, with a T5 and a codec that take no time."""
     transformer = shape.transformer
     text = T5Config(
@@ -156,7 +156,7 @@ def new_peer(shape: TokenLMConfig) -> MusicgenForConditionalGeneration:
         pad_token_id=shape.vocab_size,
         bos_token_id=shape.vocab_size,
     )
-    model = MusicgenForConditionalGeneration(
+    model: Any = MusicgenForConditionalGeneration(
         MusicgenConfig(text_encoder=text, audio_encoder=codec, decoder=decoder)
     )
     model.generation_config.update(
@@ -179,9 +179,7 @@ class Clock(LogitsProcessor):
         return scores
 
 
-def peer_steps(
-    peer: MusicgenForConditionalGeneration, items: int, position: int, config: Config
-) -> list[float]:
+def peer_steps(peer: Any, items: int, position: int, config: Config) -> list[float]:
     """The first call follows the prompt, which is no step."""
     clock = Clock(config.device)
     K, V = peer.decoder.num_codebooks, peer.config.decoder.vocab_size
@@ -252,9 +250,7 @@ def new_sequence(model: TokenLM, number: int, position: int, config: Config) -> 
     )
 
 
-def exactness(
-    peer: MusicgenForConditionalGeneration, model: TokenLM, dtype: str, config: Config
-) -> str:
+def exactness(peer: Any, model: TokenLM, dtype: str, config: Config) -> str:
     """How far our logits are from those of transformers in float32."""
     J, V, D = model.config.num_streams, model.config.vocab_size, model.config.transformer.dim
     tokens = torch.randint(V, (1, J, 20), device=config.device)

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -75,13 +76,7 @@ class Clip:
 
     def play(self) -> None:
         """Plays the clip to its end, by the first of `PLAYERS` that this machine has."""
-        found = (name for name in PLAYERS if shutil.which(name))
-        player = next(found, None)
-        if player is None:
-            raise FileNotFoundError(
-                f"Found no program that plays sound; install one of: {', '.join(PLAYERS)}, or "
-                "save the clip."
-            )
+        player = find_player()
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "clip.wav"
             self.save(path)
@@ -97,15 +92,7 @@ class Clip:
         Needs matplotlib, which this package does not bring.
         """
         path = Path(path)
-        if path.suffix.lower() != ".png":
-            raise ValueError(f"{path} does not end in .png; pictures are written as PNG only.")
-        try:
-            from matplotlib.figure import Figure  # type: ignore[import-not-found,unused-ignore]
-        except ModuleNotFoundError as error:
-            raise ModuleNotFoundError(
-                "A plot needs matplotlib, which is not installed; run: pip install matplotlib."
-            ) from error
-        figure = Figure(figsize=(10, 6), layout="constrained")
+        figure = new_figure(path)
         wave, spectrogram = figure.subplots(2, sharex=True)
         N = self.samples.shape[1]
         seconds = torch.arange(N) / self.sample_rate
@@ -124,6 +111,30 @@ class Clip:
         write_audio(file, self.samples, self.sample_rate, format="flac")
         data = base64.b64encode(file.getvalue()).decode()
         return f'<audio controls title="{self!r}" src="data:audio/flac;base64,{data}"></audio>'
+
+
+def find_player() -> str:
+    """The first of `PLAYERS` that this machine has."""
+    player = next((name for name in PLAYERS if shutil.which(name)), None)
+    if player is None:
+        raise FileNotFoundError(
+            f"Found no program that plays sound; install one of: {', '.join(PLAYERS)}, or "
+            "save the clip."
+        )
+    return player
+
+
+def new_figure(path: Path) -> Any:
+    """An empty figure of matplotlib, if a picture can be written there."""
+    if path.suffix.lower() != ".png":
+        raise ValueError(f"{path} does not end in .png; pictures are written as PNG only.")
+    try:
+        from matplotlib.figure import Figure  # type: ignore[import-not-found,unused-ignore]
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "A plot needs matplotlib, which is not installed; run: pip install matplotlib."
+        ) from error
+    return Figure(figsize=(10, 6), layout="constrained")
 
 
 def log_mels(samples: Tensor, sample_rate: int) -> Tensor:

@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> None:
         sys.stdout.flush()
     except BrokenPipeError:  # whoever reads the output has enough, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ModuleNotFoundError) as error:
         _stop(str(error))
     except (RuntimeError, OverflowError) as error:
         if isinstance(error, RuntimeError) and "memory" not in str(error):

@@ -76,6 +76,10 @@ class RequestOptions:
     """NAME=VALUE, such as voice=v2/en_speaker_6; may be given several times."""
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
     """The suffix says the format: .wav, .flac, .ogg, .opus or .mp3; a file in out/ by default."""
+    plot: Path | None = None
+    """A .png for a picture of the waveform and its mel spectrogram; needs matplotlib."""
+    play: bool = False
+    """Play what was made."""
 
     def seeds(self, count: int) -> list[int]:
         from lm_audio.sampling import random_seed
@@ -86,21 +90,36 @@ class RequestOptions:
         return list(range(first, first + count))
 
     def paths(self, name: str, seeds: Sequence[int]) -> list[Path]:
-        """Where clips of these seeds go, once it is sure that they can be written there."""
+        """Where clips of these seeds go, once it is sure that all that is asked for can be done."""
         from audio_tokenizers.audio_writer import AudioWriter
+        from lm_audio.clip import find_player, new_figure
 
         if self.output is None:
             paths = [Path("out") / f"{name}-{seed}.wav" for seed in seeds]
-        elif len(seeds) == 1:
-            paths = [self.output]
         else:
-            stem = self.output.stem
-            paths = [self.output.with_stem(f"{stem}-{seed}") for seed in seeds]
+            paths = _each(self.output, seeds)
         for path in paths:
             AudioWriter(path, 24_000)  # its suffix is one that can be written
             if path.is_dir():
                 raise ValueError(f"{path} is a folder; give the name of a file.")
+        if self.plot is not None:
+            new_figure(self.plot)
+        if self.play:
+            find_player()
         return paths
+
+    def deliver(self, clips: "Sequence[Clip]", paths: Sequence[Path]) -> None:
+        """Writes, draws and plays what was made."""
+        for clip, path in zip(clips, paths, strict=True):
+            clip.save(path)
+            print(f"{path}: {clip.duration:.2f} s at {clip.sample_rate} Hz, seed {clip.seed}")
+        if self.plot is not None:
+            pictures = _each(self.plot, [clip.seed for clip in clips])
+            for clip, picture in zip(clips, pictures, strict=True):
+                clip.plot(picture)
+        if self.play:
+            for clip in clips:
+                clip.play()
 
     def conditions(self, model: "AudioPipeline") -> dict[str, Any]:
         """The conditions by name; numbers where the model takes numbers."""
@@ -157,8 +176,7 @@ class Generate:
                 conditions=self.request.conditions(model),
                 progress=progress,
             )
-        for clip, path in zip(clips, paths, strict=True):
-            _save(clip, path)
+        self.request.deliver(clips, paths)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,7 +215,7 @@ class Continue:
                 conditions=self.request.conditions(model),
                 progress=progress,
             )
-        _save(clip, path)
+        self.request.deliver([clip], [path])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,7 +260,7 @@ class Inpaint:
                 num_candidates=self.num_candidates,
                 progress=progress,
             )
-        _save(clip, path)
+        self.request.deliver([clip], [path])
 
 
 def _load(options: ModelOptions) -> "AudioPipeline":
@@ -268,9 +286,11 @@ def _making(what: str, seconds: float) -> Iterator[Callable[[float], None]]:
     print(f"made {seconds:.2f} s of sound in {took:.1f} s: a real-time factor of {factor:.2f}")
 
 
-def _save(clip: "Clip", path: Path) -> None:
-    clip.save(path)
-    print(f"{path}: {clip.duration:.2f} s at {clip.sample_rate} Hz, seed {clip.seed}")
+def _each(path: Path, seeds: Sequence[int]) -> list[Path]:
+    """The file for the clip of each seed: the one that was named, or files with the seeds added."""
+    if len(seeds) == 1:
+        return [path]
+    return [path.with_stem(f"{path.stem}-{seed}") for seed in seeds]
 
 
 def _slug(text: str) -> str:

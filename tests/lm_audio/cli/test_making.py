@@ -183,7 +183,7 @@ def test_progress_goes_to_stderr_and_results_to_stdout(
         (["--condition", "pitch"], "give NAME=VALUE"),
         (["--condition", "text=rain"], "the text apart"),
         (["--condition", "pitch=1", "--condition", "pitch=2"], "each name once"),
-        (["--dtype", "int8"], "Unknown dtype 'int8'"),
+        (["--dtype", "int4"], "Unknown dtype 'int4'"),
         (["--device", "gpu"], "'gpu' cannot be used here"),
         (["--text-encoder", "t5-base"], "text_encoder has no effect"),
         (["-o", "clip.xyz"], "clip.xyz does not end in a known suffix"),
@@ -257,3 +257,42 @@ def test_stopping_leaves_no_file_and_status_130(
     assert stopped.value.code == 130
     assert "stopped; no output was written" in capsys.readouterr().err
     assert not out.exists()
+
+
+def test_pictures_are_drawn_beside_the_clips(model_folder: Path, out: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    asked = ("generate", "a dog", "--duration", 0.2, "--seed", 7, "-o", out)
+    run(*asked, "--plot", tmp_path / "dog.png", model=model_folder)
+    assert (tmp_path / "dog.png").read_bytes().startswith(b"\x89PNG")
+    run(*asked, "--num-samples", 2, "--plot", tmp_path / "dogs.png", model=model_folder)
+    assert {path.name for path in tmp_path.glob("dogs*.png")} == {"dogs-7.png", "dogs-8.png"}
+
+
+def test_clips_are_played_when_they_are_written(
+    model_folder: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    played: list[int] = []
+
+    def play(clip: lm_audio.Clip) -> None:
+        assert out.with_stem("clip-8").is_file()
+        played.append(clip.seed)
+
+    monkeypatch.setattr("lm_audio.clip.find_player", lambda: "aplay")
+    monkeypatch.setattr(lm_audio.Clip, "play", play)
+    asked = ("--duration", 0.1, "--seed", 7, "--num-samples", 2, "-o", out, "--play")
+    run("generate", "a dog", *asked, model=model_folder)
+    assert played == [7, 8]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--plot", "dog.jpg"], "pictures are written as PNG only"),
+        (["--play"], "Found no program that plays sound"),
+    ],
+)
+def test_what_cannot_be_shown_is_told_before_anything_is_made(
+    options: list[str], said: str, fails_with: Fails, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lm_audio.clip.PLAYERS", {})
+    assert said in fails_with(["generate", "a dog", "--model", "/no/such/folder", *options])
