@@ -45,10 +45,18 @@ class TextConditioner(nn.Module):
 
     Args:
         project: False, as in checkpoints whose encoder has the width of the model already.
+        word_dropout: how often in training only the first embedding of a text is left, for encoders
+            that have the whole text in it: so that a model learns to make do with its meaning.
     """
 
     def __init__(
-        self, encoder: TextEncoder, dim: int, *, null: NullKind = "zero", project: bool = True
+        self,
+        encoder: TextEncoder,
+        dim: int,
+        *,
+        null: NullKind = "zero",
+        project: bool = True,
+        word_dropout: float = 0.0,
     ) -> None:
         super().__init__()
         if not project and encoder.dim != dim:
@@ -59,6 +67,7 @@ class TextConditioner(nn.Module):
         self.dim = dim
         self.null = Null(null, dim)
         self.projection = nn.Linear(encoder.dim, dim) if project else nn.Identity()
+        self.word_dropout = word_dropout
 
     def forward(self, values: Sequence[str | None]) -> Condition:
         """Embeds B texts."""
@@ -66,7 +75,11 @@ class TextConditioner(nn.Module):
             if not isinstance(value, str | None):
                 raise ValueError(f"Got {value!r} as a text; give a string, or None for no text.")
         texts = [value for value in values if value is not None]
-        encoded = iter(self.encoder.encode(texts) if texts else [])
+        embeddings = self.encoder.encode(texts) if texts else []
+        if self.training and self.word_dropout:
+            alone = (torch.rand(len(texts)) < self.word_dropout).tolist()
+            embeddings = [x[:1] if one else x for x, one in zip(embeddings, alone, strict=True)]
+        encoded = iter(embeddings)
         null = self.null.embedding
         rows = [null if v is None else self.projection(next(encoded).to(null)) for v in values]
         return stack(rows)

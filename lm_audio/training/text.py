@@ -16,6 +16,8 @@ from lm_audio.conditioners.text import (
 from lm_audio.data.shards import Shards
 from lm_audio.modules.transformer import TransformerConfig
 
+WORD_DROPOUT = 0.5  # beside a sentence encoder
+
 
 def captions(shards: Shards) -> Iterable[str]:
     """All captions of a corpus."""
@@ -69,9 +71,13 @@ def t5_text(source: str | Path) -> Callable[[int], nn.Module]:
 
 
 def sentence_text(folder: str | Path) -> Callable[[int], nn.Module]:
-    """Makes text conditioners of a width, all around one sentence encoder from a folder."""
+    """Makes text conditioners of a width, all around one sentence encoder from a folder.
+
+    Half the time they learn from the sentence alone: words that no caption had mean nothing to a
+    stage, and what the encoder makes of their sentence does.
+    """
     encoder = SentenceEncoder.load(folder)
-    return lambda dim: TextConditioner(encoder, dim)
+    return lambda dim: TextConditioner(encoder, dim, word_dropout=WORD_DROPOUT)
 
 
 def _tokenizer(sentences: list[str], vocab_size: int) -> SentencePieceTokenizer:

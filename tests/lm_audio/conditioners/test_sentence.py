@@ -67,6 +67,20 @@ def test_it_is_neither_trained_nor_saved_with_the_conditioner(encoder: SentenceE
     assert not any(weight.requires_grad for weight in encoder.model.parameters())
 
 
+def test_in_training_a_text_is_sometimes_its_sentence_alone(encoder: SentenceEncoder) -> None:
+    torch.manual_seed(0)
+    conditioner = TextConditioner(encoder, 8, word_dropout=0.5)
+    texts = ["rain on a roof"] * 40 + [None]
+    whole = conditioner.eval()(texts).mask.sum(dim=1).tolist()
+    assert set(whole[:-1]) == {max(whole)}
+    found = conditioner.train()(texts)
+    lengths = found.mask.sum(dim=1).tolist()
+    assert set(lengths[:-1]) == {1, max(whole)}
+    assert 10 <= lengths[:-1].count(1) <= 30
+    first = found.embeddings[:-1, 0]
+    torch.testing.assert_close(first, first[:1].expand_as(first))
+
+
 def test_saved_it_is_the_same_and_half_the_size_where_that_is_exact(
     encoder: SentenceEncoder, tmp_path: Path
 ) -> None:
