@@ -87,11 +87,11 @@ def nearest_distances(
 
     The total variation of their counts: the share of tokens that would have to be exchanged.
     """
-    known = _counts(training, length, hop, vocab_size)
+    known = np.ascontiguousarray(_counts(training, length, hop, vocab_size).T)  # [V, W]
     distances = []
     for counts in _counts(generated, length, hop, vocab_size):
         used = counts.nonzero()[0]
-        shared = np.minimum(known[:, used], counts[used]).sum(axis=1)
+        shared = np.minimum(known[used], counts[used, None]).sum(axis=0)
         distances.append(1 - int(shared.max(initial=0)) / length)
     return np.array(distances)
 
