@@ -3,7 +3,7 @@
     python benchmarks/bench_generate.py                                   # minutes, 6 GB
     python benchmarks/bench_generate.py --preset tiny --rounds 1          # seconds: does it run?
     python benchmarks/bench_generate.py --batches 1 --positions 100 --dtypes int8
-    python benchmarks/bench_generate.py --device cuda --presets small medium large
+    python benchmarks/bench_generate.py --device cuda --preset medium
 
 A step decides one frame of each item, with guidance 3 (two rows an item), sampling included: the
 time from one call of a logits processor to the next in `generate` of transformers, and that of
@@ -209,7 +209,7 @@ def new_model(shape: TokenLMConfig, weights: dict[str, Any], dtype: Dtype, devic
 
 
 def own_steps(model: TokenLM, config: Config) -> Steps:
-    """Steps of sequences that stand where the last ones of this size stood."""
+    """Takes steps of a model of ours; the first one after the prompts is not timed."""
 
     def steps(items: int, position: int) -> list[float]:
         batch = DecodingBatch(model)

@@ -1,7 +1,7 @@
 """Makes the linear layers of a model ready for the steps of a decode loop on a CPU."""
 
 import logging
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -21,9 +21,8 @@ def pack(model: nn.Module, kind: Kind = "same") -> None:
     Where this CPU or this torch lacks what it takes, the layers stay as they are: slower, and no
     less correct.
     """
-    for name, layer in list(model.named_modules()):
-        if not isinstance(layer, Linear):
-            continue
+    for name in [name for name, layer in model.named_modules() if isinstance(layer, Linear)]:
+        layer: Any = model.get_submodule(name)  # held no longer than it is packed
         try:
             if kind == "int8":
                 parent, _, own = name.rpartition(".")
