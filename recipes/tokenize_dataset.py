@@ -59,6 +59,12 @@ class Config:
     """Longer recordings are cut into equal parts."""
     mix: int = 0
     """How many mixtures with other clips to add for each clip to train on."""
+    passages: float | None = None
+    """Join clips to train on of one speaker to passages that last so many seconds, with short
+    pauses: clips of a sentence each teach silence after it, and no more."""
+    fill: float | None = None
+    """Clips to train on that end in silence repeat their sound, for so many seconds at least: else
+    a stage learns that most of a sound is silence."""
     examples_per_shard: int | None = None
     """Without the mixtures: 500 by default, 4 for the tiny preset. Each part of a Shar is one."""
     engine: Literal["processes", "ray"] = "processes"
@@ -87,6 +93,8 @@ def main(config: Config) -> dict[Split, Shards]:
         num_channels=config.channels,
         max_seconds=config.max_seconds,
         num_mixed=config.mix,
+        passage_seconds=config.passages,
+        fill_seconds=config.fill,
         examples_per_shard=examples_per_shard,
         seed=config.seed,
     )

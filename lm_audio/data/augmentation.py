@@ -8,7 +8,7 @@ the example of that number, so that an example does not depend on others. Shapes
 samples.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,9 @@ from torch import Tensor
 
 from audio_tokenizers.protocol import AcousticTokenizer
 
+PAUSE = 0.3  # seconds
+SILENCE = 10 ** (-45 / 20)  # of the peak
+WORTH_CUTTING = 0.5  # seconds
 PEAK = 0.99
 # A clip that is quieter in the overlap than this share of its power counts as if it were not: the
 # noise behind a bark is not raised to the level of the other clip, and the bark with it.
@@ -122,6 +125,57 @@ def mixed_conditions(
         one, other = (captions[int(rng.integers(len(captions)))] for captions in texts)
         joined.append(join_captions(one, other, mixture, rng=rng))
     return {"text": list(dict.fromkeys(joined))}
+
+
+def passage_conditions(
+    parts: Sequence[Mapping[str, str | float | list[str]]],
+) -> dict[str, str | float | list[str]]:
+    """What is true of clips one after another: what they have in common, and their captions.
+
+    Captions with the words of one clip are left out, and so are its words.
+    """
+    first, *others = parts
+    common = {
+        key: value
+        for key, value in first.items()
+        if key not in ("text", "transcript") and all(other.get(key) == value for other in others)
+    }
+    captions = dict.fromkeys(
+        caption
+        for conditions in parts
+        for caption in _texts(conditions.get("text"))
+        if "transcript" not in conditions or str(conditions["transcript"]) not in caption
+    )
+    return {"text": list(captions), **common} if captions else common
+
+
+def without_silent_ends(samples: Tensor, sample_rate: int) -> Tensor:
+    """A clip [C, N] whose silence at either end is no longer than half a short pause."""
+    levels = samples.abs().amax(dim=0)
+    loud = (levels > SILENCE * levels.max()).nonzero()[:, 0]
+    if not len(loud):
+        return samples
+    kept = round(PAUSE / 2 * sample_rate)
+    return samples[:, max(0, int(loud[0]) - kept) : int(loud[-1]) + 1 + kept]
+
+
+def filled(
+    samples: Tensor, sample_rate: int, *, seconds: float, rng: np.random.Generator
+) -> Tensor:
+    """A clip [C, N] whose sound is heard again and again, so that it does not end in silence.
+
+    It keeps its length, and gets this one if it is shorter. A clip without silence to cut off stays
+    as it is, since its sound would jump where it begins anew.
+    """
+    sound = without_silent_ends(samples, sample_rate)
+    length = max(samples.shape[1], round(seconds * sample_rate))
+    if samples.shape[1] - sound.shape[1] < WORTH_CUTTING * sample_rate:
+        return samples
+    parts = [sound]
+    while sum(part.shape[1] for part in parts) < length:
+        pause = round(rng.uniform(0, 2 * PAUSE) * sample_rate)
+        parts += [torch.zeros(len(samples), pause), sound]
+    return torch.cat(parts, dim=1)[:, :length]
 
 
 def join_captions(first: str, second: str, mixture: Mixture, *, rng: np.random.Generator) -> str:

@@ -7,6 +7,7 @@ them stand `config.json`, what they were made with, and a report of each in `don
 
 import hashlib
 import json
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
@@ -14,11 +15,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from audio_tokenizers.atomic import replacing
 from audio_tokenizers.resampling import resample
-from lm_audio.data.augmentation import mix, mixed_conditions
+from lm_audio.data.augmentation import (
+    filled,
+    mix,
+    mixed_conditions,
+    passage_conditions,
+    without_silent_ends,
+)
 from lm_audio.data.manifest import SPLITS, Cut, Split, conditions_of, read_cut_audio, read_cuts
 from lm_audio.data.shards import Example, Stream, shard_path, write_shard
 from lm_audio.data.tokenizing import Tokenizers, TokenizingConfig
@@ -80,6 +88,8 @@ def claim_folder(
         "max_seconds": config.max_seconds,
         "examples_per_shard": config.examples_per_shard,
         "num_mixed": config.num_mixed,
+        "passage_seconds": config.passage_seconds,
+        "fill_seconds": config.fill_seconds,
         "seed": config.seed,
         "corpus": corpus[:16],
     }
@@ -114,14 +124,15 @@ def make_shard(
     usable: list[Cut] = []
     skipped: list[tuple[str, str]] = []
     num_clipped = 0
-    for clip in _clips(job, config.max_seconds):
+    clips, groups = _clips(job, config.max_seconds), list[list[Cut]]()
+    if config.passage_seconds is not None and job.split == "train":
+        clips, groups = _grouped(list(clips), config.passage_seconds)
+    for clip in clips:
         try:
-            samples = {
-                rate: _read(clip, rate, tokenizers) for rate in sorted(tokenizers.sample_rates)
-            }
+            samples = _samples(clip, job, config=config, tokenizers=tokenizers)
             streams, conditions = tokenizers.encode(samples), conditions_of(clip)
         except _unusable() as error:
-            skipped.append((clip.id, " ".join(str(error).split())))
+            skipped.append((clip.id, _reason(error)))
             continue
         examples.append(Example(id=clip.id, streams=streams, conditions=conditions))
         usable.append(clip)
@@ -129,6 +140,8 @@ def make_shard(
             num_clipped += bool(samples[config.sample_rate].abs().max() > 1)
     if config.num_mixed and job.split == "train" and len(usable) > 1:
         examples += _mixtures(usable, job, config=config, tokenizers=tokenizers)
+    for group in groups:
+        examples += _passage(group, skipped, tokenizers=tokenizers)
     report = Report(num_examples=len(examples), num_clipped=num_clipped, skipped=skipped)
     if examples:
         write_shard(shard_path(folder, job.split, job.number), examples, tokenizers.streams)
@@ -177,7 +190,9 @@ def _mixtures(
         rng = np.random.default_rng([config.seed, job.number, index, number])
         partner = (index + int(rng.integers(1, len(clips)))) % len(clips)
         pair = clips[index], clips[partner]
-        first, second = (_read(clip, rate, tokenizers) for clip in pair)
+        first, second = (
+            _samples(clip, job, config=config, tokenizers=tokenizers)[rate] for clip in pair
+        )
         longest = max(round(config.max_seconds * rate), first.shape[1], second.shape[1])
         mixture = mix(first, second, rng=rng, max_samples=longest)
         samples = {
@@ -190,6 +205,66 @@ def _mixtures(
                 conditions_of(pair[0]), conditions_of(pair[1]), mixture, rng=rng
             ),
         )
+
+
+def _grouped(clips: Sequence[Cut], seconds: float) -> tuple[Iterator[Cut], list[list[Cut]]]:
+    """Clips for themselves, and groups of one speaker's, two or more, that last so long together.
+
+    A rest of a speaker's clips that is shorter is for itself.
+    """
+    groups: list[list[Cut]] = []
+    waiting: dict[str, list[Cut]] = defaultdict(list)
+    for clip in clips:
+        if (speaker := conditions_of(clip).get("speaker")) is None:
+            continue
+        group = waiting[str(speaker)]
+        group.append(clip)
+        if len(group) > 1 and sum(each.duration for each in group) >= seconds:
+            groups.append(waiting.pop(str(speaker)))
+    joined = {clip.id for group in groups for clip in group}
+    return (clip for clip in clips if clip.id not in joined), groups
+
+
+def _passage(
+    clips: Sequence[Cut], skipped: list[tuple[str, str]], *, tokenizers: Tokenizers
+) -> list[Example]:
+    """Clips one after another as an example, unless none of them can be used."""
+    rate = max(tokenizers.sample_rates)
+    parts, known = [], []
+    for clip in clips:
+        try:
+            parts.append(without_silent_ends(_read(clip, rate, tokenizers), rate))
+            known.append(clip)
+        except _unusable() as error:
+            skipped.append((clip.id, _reason(error)))
+    if not parts:
+        return []
+    sound = torch.cat(parts, dim=1)
+    samples = {other: resample(sound, rate, other) for other in tokenizers.sample_rates}
+    return [
+        Example(
+            id="+".join(clip.id for clip in known),
+            streams=tokenizers.encode(samples),
+            conditions=passage_conditions([conditions_of(clip) for clip in known]),
+        )
+    ]
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _samples(
+    clip: Cut, job: Job, *, config: TokenizingConfig, tokenizers: Tokenizers
+) -> dict[int, Tensor]:
+    """The sound of a clip at each rate, as it is to be learned from."""
+    rates = sorted(tokenizers.sample_rates)
+    if config.fill_seconds is None or job.split != "train":
+        return {rate: _read(clip, rate, tokenizers) for rate in rates}
+    rng = np.random.default_rng([config.seed, *clip.id.encode()])
+    best = rates[-1]
+    sound = filled(_read(clip, best, tokenizers), best, seconds=config.fill_seconds, rng=rng)
+    return {rate: resample(sound, best, rate) for rate in rates}
 
 
 def _read(clip: Cut, rate: int, tokenizers: Tokenizers) -> Tensor:

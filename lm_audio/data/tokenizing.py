@@ -23,7 +23,10 @@ from lm_audio.patterns import interleave_channels
 FULL_SCALE = 2**15
 """What 1.0 is in the stream "samples"; so 16-bit files come out as they were."""
 
-LEAST = {"num_channels": 1, "max_seconds": 1, "examples_per_shard": 1, "num_mixed": 0, "seed": 0}
+LEAST = {
+    "num_channels": 1, "max_seconds": 1, "examples_per_shard": 1, "num_mixed": 0,
+    "passage_seconds": 1, "fill_seconds": 0, "seed": 0,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +42,10 @@ class TokenizingConfig:
             of both channels, as `patterns.interleave_channels` does.
         max_seconds: longer recordings are cut into equal parts.
         num_mixed: the number of mixtures with other clips to add for each clip to train on.
+        passage_seconds: clips to train on of one speaker become passages of at least this, one
+            after another with short pauses; None leaves them alone.
+        fill_seconds: clips to train on that end in silence repeat their sound, at least for so
+            long; None leaves them alone.
     """
 
     codec: str | None = None
@@ -49,6 +56,8 @@ class TokenizingConfig:
     max_seconds: float = 60.0
     examples_per_shard: int = 500
     num_mixed: int = 0
+    passage_seconds: float | None = None
+    fill_seconds: float | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -48,7 +48,7 @@ def test_the_tiny_preset_makes_tokens_of_the_codec_in_the_package(
     assert torch.equal(example.streams["acoustic"].long(), codec.encode(clip[None])[0])
     assert example.conditions["label"] == example.id.split("-")[0]
     said = capsys.readouterr().out
-    assert f"acoustic: 6 x 50 = 300 a second, {codec.identity}" in said
+    assert f"acoustic: 12 x 25 = 300 a second, {codec.identity}" in said
     assert f"Next: python recipes/train_text_to_audio.py --data {tmp_path}" in said
 
 

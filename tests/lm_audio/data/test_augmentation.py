@@ -1,5 +1,7 @@
 """Mixtures have the ratio and overlap that were drawn; their captions say nothing untrue."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -10,12 +12,14 @@ from audio_tokenizers.acoustic.encodec import EncodecTokenizer
 from audio_tokenizers.acoustic.frame_codec import FrameCodec, tiny
 from lm_audio.data.augmentation import (
     Mixture,
+    filled,
     join_captions,
     mix,
     mixed_conditions,
     random_crop,
     random_gain,
     through_codec,
+    without_silent_ends,
 )
 
 
@@ -262,3 +266,43 @@ def test_mistakes_are_told() -> None:
     codec = FrameCodec(tiny())
     with pytest.raises(ValueError, match=r"min_codebooks is 9 and the codec has 4 codebooks; use"):
         through_codec(two, codec, rng=rng, min_codebooks=9)
+
+
+def between_silences(*seconds: float, level: float = 0.1) -> Tensor:
+    """Silence, sound, silence, each so long, at 1000 Hz."""
+    first, sound, last = (round(1000 * each) for each in seconds)
+    signs = level * noise(0, sound).sign()
+    return torch.cat([torch.zeros(1, first), signs, torch.zeros(1, last)], dim=1)
+
+
+@pytest.mark.parametrize("level", [1.0, 1e-3])
+def test_silent_ends_become_half_a_pause(level: float) -> None:
+    clip = between_silences(2.0, 0.7, 1.0, level=level)
+    assert torch.equal(without_silent_ends(clip, 1000), clip[:, 2000 - 150 : 2700 + 150])
+    short = between_silences(0.1, 0.5, 0.0)
+    assert torch.equal(without_silent_ends(short, 1000), short)
+    silent = torch.zeros(1, 500)
+    assert torch.equal(without_silent_ends(silent, 1000), silent)
+
+
+def test_a_clip_that_ends_in_silence_is_heard_again_and_again() -> None:
+    clip = between_silences(0.15, 0.7, 2.15)
+    sound = clip[:, :1000]  # with half a pause at each end
+    again = filled(clip, 1000, seconds=5.0, rng=np.random.default_rng(0))
+    assert again.shape == (1, 5000)
+    assert torch.equal(again[:, :1000], sound)
+    matches = (again[0].unfold(0, 1000, 1) == sound[0]).all(dim=1).nonzero()[:, 0].tolist()
+    assert len(matches) >= 3
+    pauses = [b - a - 1000 for a, b in itertools.pairwise(matches)]
+    assert all(0 <= pause <= 600 for pause in pauses)
+    assert len(set(pauses)) > 1
+    longer = filled(
+        between_silences(0.15, 0.7, 7.15), 1000, seconds=5.0, rng=np.random.default_rng(0)
+    )
+    assert longer.shape == (1, 8000)
+    assert longer[:, -2000:].any()
+
+
+def test_a_clip_without_silence_to_cut_off_stays_as_it_is() -> None:
+    clip = between_silences(0.3, 2.0, 0.3)
+    assert filled(clip, 1000, seconds=5.0, rng=np.random.default_rng(0)) is clip

@@ -151,6 +151,73 @@ def test_mixtures_are_of_two_clips_and_for_training_alone(tmp_path: Path) -> Non
     assert len({example.id for example in mixed}) == len(mixed)
 
 
+def test_passages_are_clips_of_one_speaker_one_after_another(tmp_path: Path) -> None:
+    cuts = []
+    silence = torch.zeros(1, RATE)
+    for number, (speaker, duration) in enumerate(
+        [("ann", 0.5), ("ann", 0.7), ("bob", 0.4), ("ann", 0.6), ("bob", 1.5), (None, 2.0)]
+    ):
+        path = tmp_path / "audio" / f"{number}.flac"
+        sound = 0.3 * torch.randn(1, round(duration * RATE)).sign()
+        write_audio(path, torch.cat([silence, sound, silence], dim=1), RATE)
+        known: dict[str, Any] = {
+            "text": [f"a voice says {number}", f"a {speaker} voice"],
+            "transcript": str(number),
+            "label": "speech",
+        } | ({} if speaker is None else {"speaker": speaker})
+        cuts.append(make_cut(f"{number}", path, info=audio_info(path), conditions=known))
+    write_cuts(tmp_path, cuts, held_out=0.0)
+    config = replace(SAMPLES_ONLY, examples_per_shard=10)
+    make_all(tmp_path, tmp_path / "plain", config)
+    plain = {example.id: example.streams["samples"] for example in Shards(tmp_path / "plain")}
+    make_all(tmp_path, tmp_path / "out", replace(config, passage_seconds=5.0))
+    found = {example.id: example for example in Shards(tmp_path / "out")}
+    assert sorted(part for name in found for part in name.split("+")) == sorted(plain)
+    assert "5" in found
+    passages = [example for name, example in found.items() if "+" in name]
+    assert {example.conditions["speaker"] for example in passages} == {"ann", "bob"}
+    pause = round(0.3 * RATE)
+    for example in passages:
+        parts = [plain[name][:, RATE:-RATE] for name in example.id.split("+")]
+        edge = torch.zeros(1, pause // 2, dtype=parts[0].dtype)
+        expected = torch.cat([torch.cat([edge, part, edge], dim=1) for part in parts], dim=1)
+        assert torch.equal(example.streams["samples"], expected)
+        speaker = example.conditions["speaker"]
+        common = {"text": [f"a {speaker} voice"], "label": "speech", "speaker": speaker}
+        assert example.conditions == common
+
+
+def test_a_passage_is_of_those_that_can_be_read(tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "corpus", seconds=[0.5] * 4, speaker="ann")
+    (corpus / "audio" / "1.flac").write_bytes(b"no sound")
+    config = replace(SAMPLES_ONLY, passage_seconds=2.0, examples_per_shard=4)
+    skipped = dict(make_all(corpus, tmp_path / "out", config))
+    assert list(skipped) == ["1"]
+    (example,) = Shards(tmp_path / "out")
+    assert sorted(example.id.split("+")) == ["0", "2", "3"]
+    assert 1.4 * RATE < example.streams["samples"].shape[1] <= 1.5 * RATE
+
+
+def test_clips_to_train_on_are_filled_and_others_stay(tmp_path: Path) -> None:
+    cuts = []
+    for number in range(4):
+        path = tmp_path / "audio" / f"{number}.flac"
+        sound = torch.cat([0.3 * torch.randn(1, RATE).sign(), torch.zeros(1, RATE)], dim=1)
+        write_audio(path, sound, RATE)
+        cuts.append(make_cut(f"{number}", path, info=audio_info(path), conditions={}))
+    write_cuts(tmp_path, cuts, held_out=0.4)
+    config = replace(SAMPLES_ONLY, fill_seconds=5.0, num_mixed=1, examples_per_shard=10)
+    make_all(tmp_path, tmp_path / "out", config)
+    known, held_out = Shards(tmp_path / "out"), Shards(tmp_path / "out", "held_out")
+    assert {example.streams["samples"].shape[1] for example in held_out} == {2 * RATE}
+    for example in known:
+        samples = example.streams["samples"]
+        assert samples.shape[1] >= 5 * RATE
+        assert samples[:, -RATE:].any()
+    make_all(tmp_path, tmp_path / "again", config)
+    assert bytes_of(tmp_path / "again") == bytes_of(tmp_path / "out")
+
+
 def test_what_cannot_be_used_is_skipped_with_its_reason(
     tmp_path: Path, semantic_folder: Path
 ) -> None:
