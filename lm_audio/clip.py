@@ -2,9 +2,11 @@
 
 import base64
 import io
+import math
 import shutil
 import subprocess
 import tempfile
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,7 @@ from torch import Tensor
 from audio_tokenizers.atomic import replacing
 from audio_tokenizers.audio_writer import write_audio
 from audio_tokenizers.spectra import mel_filterbank
+from lm_audio.origin import origin_comment
 
 # Programs that play a WAV file and then end, with the options to do so without a window or a word.
 PLAYERS = {
@@ -41,6 +44,7 @@ class Clip:
         tokens: [K, T], int64, those that the renderer decoded: of a long continuation or inpainting
             only those of the part that the model saw.
         stage_tokens: the tokens of each stage, by its name.
+        model: the name of the one that made it, if it has one.
     """
 
     samples: Tensor
@@ -49,6 +53,7 @@ class Clip:
     stage_tokens: Mapping[str, Tensor]
     seed: int
     prompt: str | None
+    model: str | None = None
 
     def __post_init__(self) -> None:
         if self.samples.ndim != 2 or self.samples.dtype != torch.float32:
@@ -70,9 +75,17 @@ class Clip:
     def save(self, path: str | Path) -> None:
         """Writes a .wav, .flac, .ogg, .opus or .mp3 file, whole or not at all.
 
-        Samples beyond full scale are limited to it, with a warning.
+        The file says in its metadata which prompt, seed and model made it. A clip with samples
+        beyond full scale is turned down to it, with a warning.
         """
-        write_audio(path, self.samples, self.sample_rate)
+        write_audio(path, self._turned_down(), self.sample_rate, comment=self._origin())
+
+    def encoded(self, format: str = "wav") -> bytes:  # noqa: A002 - the word for it
+        """The bytes of such a file: wav, flac, ogg, opus or mp3."""
+        file = io.BytesIO()
+        samples, rate = self._turned_down(), self.sample_rate
+        write_audio(file, samples, rate, format=format, comment=self._origin())
+        return file.getvalue()
 
     def play(self) -> None:
         """Plays the clip to its end, by the first of `PLAYERS` that this machine has."""
@@ -89,7 +102,7 @@ class Clip:
     def plot(self, path: str | Path) -> None:
         """Writes a .png picture of the waveform and of its log-mel spectrogram.
 
-        Needs matplotlib, which this package does not bring.
+        Needs matplotlib: pip install 'lm-audio[plot]'.
         """
         path = Path(path)
         figure = new_figure(path)
@@ -105,11 +118,23 @@ class Clip:
         with replacing(path) as temporary:
             figure.savefig(temporary, format="png", dpi=120)
 
+    def _origin(self) -> str:
+        return origin_comment(prompt=self.prompt, seed=self.seed, model=self.model)
+
+    def _turned_down(self) -> Tensor:
+        peak = float(self.samples.abs().max()) if self.samples.numel() else 0.0
+        if not peak > 1:
+            return self.samples
+        over = 20 * math.log10(peak)
+        warnings.warn(
+            f"The clip was turned down by {over:.2f} dB, for its peak was beyond full scale.",
+            stacklevel=3,
+        )
+        return self.samples / peak
+
     def _repr_html_(self) -> str:
         """A player for notebooks, with the sound inside."""
-        file = io.BytesIO()
-        write_audio(file, self.samples, self.sample_rate, format="flac")
-        data = base64.b64encode(file.getvalue()).decode()
+        data = base64.b64encode(self.encoded("flac")).decode()
         return f'<audio controls title="{self!r}" src="data:audio/flac;base64,{data}"></audio>'
 
 
@@ -132,7 +157,7 @@ def new_figure(path: Path) -> Any:
         from matplotlib.figure import Figure  # type: ignore[import-not-found,unused-ignore]
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            "A plot needs matplotlib, which is not installed; run: pip install matplotlib."
+            "A plot needs matplotlib; install it with: pip install 'lm-audio[plot]'."
         ) from error
     return Figure(figsize=(10, 6), layout="constrained")
 

@@ -12,6 +12,7 @@ import torch
 from audio_tokenizers.audio_files import Audio
 from audio_tokenizers.audio_writer import write_audio
 from audio_tokenizers.protocol import AcousticTokenizer
+from lm_audio.data.augmentation import peak_safe
 from lm_audio.evaluation.clips import ClipFile
 from lm_audio.evaluation.codebooks import bitrate
 from lm_audio.evaluation.dnsmos import Dnsmos
@@ -77,7 +78,7 @@ def coded(
         path = folder / f"{clip.name}.wav"
         if not path.is_file():
             audio = system(clip)
-            write_audio(path, audio.samples, audio.sample_rate)
+            write_audio(path, peak_safe(audio.samples), audio.sample_rate)
         made.append(replace(clip, path=path, start=0.0, duration=None))
     return made
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from audio_tokenizers.atomic import replacing
 from audio_tokenizers.audio_writer import write_audio
+from lm_audio.data.augmentation import peak_safe
 from lm_audio.evaluation.clips import ClipFile
 from lm_audio.evaluation.corpus_clips import CorpusClip
 
@@ -126,7 +127,7 @@ def fulfil(
             if made.semantic is not None:
                 with replacing(_token_path(path)) as temporary:
                     save_file({"semantic": made.semantic.contiguous()}, temporary)
-            write_audio(path, made.samples, made.sample_rate)
+            write_audio(path, peak_safe(made.samples), made.sample_rate)
         progress(len(some))
     return [
         ClipFile(

@@ -4,6 +4,7 @@ Shapes: C channels, N samples, K codebooks, T frames.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack, overload
 
@@ -26,9 +27,9 @@ from lm_audio.pipeline.request import (
     is_batch,
     make_requests,
 )
+from lm_audio.pipeline.session import Session
 from lm_audio.renderers.protocol import Renderer
 from lm_audio.sampling import Sampling
-from lm_audio.stages.cascade import Cascade
 from lm_audio.stages.run import AnyStage
 
 DEFAULT_SECONDS = 5.0
@@ -149,7 +150,7 @@ class AudioPipeline:
             sampling=sampling,
             tokens=tokens,
         )
-        makings = [self._begin(request) for request in requests]
+        makings = [self.begin(request) for request in requests]
         clips = self._finish(makings, rows_per_pass=rows_per_pass, progress=progress)
         return clips if is_batch(prompt, duration, seed) else clips[0]
 
@@ -176,7 +177,7 @@ class AudioPipeline:
             sampling=sampling,
             tokens=tokens,
         )
-        return self._pieces(self._begin(request))  # mistakes are told now, not at the first piece
+        return self._pieces(self.begin(request))  # mistakes are told now, not at the first piece
 
     @overload
     def continue_from(  # type: ignore[overload-overlap]  # whatever is no list gives one clip
@@ -230,7 +231,7 @@ class AudioPipeline:
             for one in audios
         ]
         prompts = prompts * len(requests) if len(prompts) == 1 else prompts
-        makings = [self._begin(*pair) for pair in zip(requests, prompts, strict=True)]
+        makings = [self.begin(*pair) for pair in zip(requests, prompts, strict=True)]
         clips = self._finish(makings, rows_per_pass=rows_per_pass, progress=progress)
         return clips if is_batch(audio, duration, text, seed) else clips[0]
 
@@ -265,7 +266,7 @@ class AudioPipeline:
             conditions=conditions,
             sampling=sampling,
         )
-        return inpaint(
+        clip = inpaint(
             request,
             samples,
             start=start,
@@ -277,6 +278,7 @@ class AudioPipeline:
             num_candidates=num_candidates,
             progress=progress,
         )
+        return replace(clip, model=self.about.name)
 
     def save(self, folder: str | Path, *, half: bool = False) -> None:
         """Writes the model for `load`, whole or not at all.
@@ -323,8 +325,8 @@ class AudioPipeline:
             device=self._stage_list[0].device,
         )
 
-    def _begin(self, request: Request, samples: Tensor | None = None) -> Making:
-        """Plans a clip that begins with these samples [C, N]."""
+    def begin(self, request: Request, samples: Tensor | None = None) -> Making:
+        """Plans a clip that begins with these samples [C, N]; a session makes it."""
         tail, prompt = 0, None
         if samples is not None:
             tail = tail_length(samples.shape[1], stages=self._stage_list, renderer=self.renderer)
@@ -358,35 +360,35 @@ class AudioPipeline:
             raise ValueError(
                 f"Got rows_per_pass={rows_per_pass!r}; give a whole number of at least 1, or None."
             )
-        cascade = self._cascade(makings[0], rows_per_pass=rows_per_pass)
+        session = self._session(makings[0], rows_per_pass=rows_per_pass)
         sound: dict[Making, list[Tensor]] = {making: [] for making in makings}
-        coming, working = list(makings), list[Making]()
-        while coming or working:
-            while coming and len(working) < MOST_AT_ONCE:
-                working.append(coming.pop(0))
-                cascade.add(list(working[-1].runs.values()))
-            cascade.step()
-            for making in working:
-                sound[making].append(making.sound())
-            for making in [making for making in working if making.done]:
-                working.remove(making)
-                cascade.remove(list(making.runs.values()))
+        coming = list(makings)
+        while coming or len(session):
+            while coming and len(session) < MOST_AT_ONCE:
+                session.add(coming.pop(0))
+            for making, samples in session.step():
+                sound[making].append(samples)
             if progress is not None:
                 progress(sum(making.progress for making in makings) / len(makings))
-        return [making.clip(sound[making]) for making in makings]
+        return [self.finished(making, sound[making]) for making in makings]
 
-    def _cascade(self, making: Making, *, rows_per_pass: int | None = None) -> Cascade:
+    def finished(self, making: Making, sound: Sequence[Tensor]) -> Clip:
+        """The clip of all the sound that came of it."""
+        return replace(making.clip(sound), model=self.about.name)
+
+    def session(self, *, rows_per_pass: int | None = None) -> Session:
+        """A batch for clips that need all stages, which join and leave it at any step."""
+        return Session(self._stage_list, rows_per_pass=rows_per_pass)
+
+    def _session(self, making: Making, *, rows_per_pass: int | None = None) -> Session:
         """For this clip, and for those of the same call, which need the same stages."""
         stages = [self.stages[name] for name in making.runs]
-        return Cascade(stages, rows_per_pass=rows_per_pass)
+        return Session(stages, rows_per_pass=rows_per_pass)
 
     def _pieces(self, making: Making) -> Iterator[Tensor]:
-        cascade = self._cascade(making)
-        cascade.add(list(making.runs.values()))
-        while True:
-            cascade.step()
-            piece = making.sound()
-            if piece.shape[1]:
-                yield piece
-            if making.done:
-                return
+        session = self._session(making)
+        session.add(making)
+        while len(session):
+            for _, piece in session.step():
+                if piece.shape[1]:
+                    yield piece

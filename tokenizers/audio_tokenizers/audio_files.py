@@ -53,12 +53,14 @@ class AudioInfo:
     """What the header of an audio file says; `format` is wav, flac, ogg, opus, mp3 or another.
 
     `num_samples` is per channel. It is an estimate for an MP3 without a Xing or Info header.
+    `comment` is what whoever made it wrote into its metadata.
     """
 
     sample_rate: int
     num_channels: int
     num_samples: int
     format: str
+    comment: str = ""
 
     @property
     def duration(self) -> float:
@@ -219,6 +221,7 @@ def _info(file: Any) -> AudioInfo:
         num_channels=file.channels,
         num_samples=num_samples,
         format="opus" if file.subtype == "OPUS" else file.format.lower(),
+        comment=file.comment.rstrip("\0"),
     )
 
 

@@ -46,6 +46,9 @@ MAX_RATES = {"ogg": 200_000, "flac": 655_350}
 BLOCK_SAMPLES = 1 << 14
 BYTES: dict[Encoding | None, int] = {"pcm16": 2, "pcm24": 3, "float": 4}
 MAX_WAV_BYTES = 2**32 - 2**16
+LONGEST_COMMENT = (
+    2000  # libsndfile drops what is longer in WAV, and spoils in MP3 what is not ASCII
+)
 
 
 def write_audio(
@@ -55,13 +58,19 @@ def write_audio(
     *,
     encoding: Encoding | None = None,
     format: str | None = None,  # noqa: A002 - the word for it
+    comment: str | None = None,
 ) -> None:
     """Writes samples [C, N] or [N]; see `AudioWriter`."""
     if samples.dim() not in (1, 2):
         raise ValueError(f"The samples have shape {tuple(samples.shape)}; give [C, N] or [N].")
     channels = samples if samples.dim() == 2 else samples[None]
     with AudioWriter(
-        path, sample_rate, num_channels=len(channels), encoding=encoding, format=format
+        path,
+        sample_rate,
+        num_channels=len(channels),
+        encoding=encoding,
+        format=format,
+        comment=comment,
     ) as writer:
         writer.write(channels)
 
@@ -79,6 +88,7 @@ class AudioWriter:
             higher one, which is logged.
         encoding: pcm16 (default), pcm24 or, in WAV, float; not for the lossy formats.
         format: wav, flac, ogg, opus or mp3, where `path` is not a path.
+        comment: goes into the metadata of the file; ASCII, at most `LONGEST_COMMENT` characters.
     """
 
     def __init__(
@@ -89,6 +99,7 @@ class AudioWriter:
         num_channels: int = 1,
         encoding: Encoding | None = None,
         format: str | None = None,  # noqa: A002
+        comment: str | None = None,
     ) -> None:
         check_sample_rate(sample_rate)
         name = _format_of(path, format)
@@ -104,6 +115,12 @@ class AudioWriter:
             raise ValueError(
                 f"{num_channels} channels do not fit a .{name} file; it holds 1 to {max_channels}."
             )
+        if comment and not (comment.isascii() and len(comment) <= LONGEST_COMMENT):
+            raise ValueError(
+                f"The comment has {len(comment):,} characters, {comment[:40]!r}; give at most "
+                f"{LONGEST_COMMENT:,} of ASCII, which all formats keep."
+            )
+        self._comment = comment
         self._subtype = encodings[self._encoding]
         self._path = path
         self._num_channels = num_channels
@@ -130,6 +147,8 @@ class AudioWriter:
                 format=self._container,
             )
             self._file = stack.enter_context(file)
+            if self._comment:
+                self._file.comment = self._comment
             self._stack = stack.pop_all()
         return self
 

@@ -53,19 +53,19 @@ def test_streamed_sound_is_the_whole_clip_in_pieces(pipeline: AudioPipeline) -> 
 def test_our_stream_starts_long_before_the_clip_is_done(ours_mono: AudioPipeline) -> None:
     stream = ours_mono.stream("rain", duration=4.0, seed=7)
     runs = {}
-    begin = ours_mono._begin
+    begin = ours_mono.begin
 
     def watch(*arguments: object) -> object:
         making = begin(*arguments)  # type: ignore[arg-type]
         runs.update(making.runs)
         return making
 
-    ours_mono._begin = watch  # type: ignore[method-assign, assignment]
+    ours_mono.begin = watch  # type: ignore[method-assign, assignment]
     try:
         stream = ours_mono.stream("rain", duration=4.0, seed=7)
         next(stream)
     finally:
-        del ours_mono._begin  # type: ignore[method-assign]
+        del ours_mono.begin  # type: ignore[method-assign]
     assert runs["acoustic"].num_done < 40  # of 200
     assert runs["semantic"].num_done < 30  # of 100: the look-ahead, not the whole
 
