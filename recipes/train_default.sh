@@ -26,12 +26,13 @@ OUT=${OUT:-runs/$PRESET}
 DATA=${DATA:-$OUT/data}
 HELD_OUT=0.2
 CORPORA=(effects music piano speech esc10)
-# What is short is heard several times as often, or the long would drown it.
-OFTEN=("${CORPORA[@]}" speech esc10)
+# What is short is heard several times as often, or the long would drown it: by the codec, and by the stages.
+HEARD=("${CORPORA[@]}" speech speech esc10)
+LEARNED=("${CORPORA[@]}" more_music piano speech speech speech esc10 esc10)
 corpora=("${CORPORA[@]/#/$DATA/}")
-heard=("${OFTEN[@]/#/$DATA/}" "$DATA/speech")
-tokens=("${CORPORA[@]/#/$OUT/tokens/}")
-learned=("${OFTEN[@]/#/$OUT/tokens/}")
+heard=("${HEARD[@]/#/$DATA/}")
+tokens=("${CORPORA[@]/#/$OUT/tokens/}" "$OUT/tokens/more_music")
+learned=("${LEARNED[@]/#/$OUT/tokens/}")
 
 case $PRESET in
 default)
@@ -39,9 +40,13 @@ default)
     CODEC=(--steps 3400 --adversarial-from 1)
     DECODER=(--steps 2500 --adversarial-from 1 --learning-rate 1e-3)
     CODEBOOK=small
+    PASSAGES=12
+    SEMANTIC=(--steps 2800 --text-dropout 0.2)
+    ACOUSTIC=(--steps 10800 --text-dropout 0.2)
     CODEBOOKS=8 # of the codec's, for the acoustic stage: the last ones cost much and say little
     EFFECTS=(--hours 6)
     MUSIC=(--hours 6.5)
+    MORE_MUSIC=(--hours 12)
     PIANO=(--hours 2.5)
     SPEECH=(--manifest "$SOURCES"/kokoro/manifest_*.jsonl)
     ESC10=(--data "$SOURCES/esc10")
@@ -56,11 +61,13 @@ default)
     ;;
 tiny)
     MODEL=${MODEL:-$OUT/model}
-    CODEC=() DECODER=()
+    CODEC=() DECODER=() SEMANTIC=() ACOUSTIC=()
     CODEBOOK=tiny
+    PASSAGES=4
     CODEBOOKS=3
     EFFECTS=(--hours 0.02)
     MUSIC=(--hours 0.02)
+    MORE_MUSIC=(--hours 0.02)
     PIANO=(--hours 0.02)
     SPEECH=() ESC10=() SENTENCES=() TEACHER=()
     WORDINGS=("$DATA/esc10") # the others have a clip of each kind, to learn from or to hold out
@@ -105,6 +112,7 @@ PYTHON
 # Corpora
 step effects recipe prepare_effects "$PRESET" "${EFFECTS[@]}" --held-out $HELD_OUT --out "$DATA/effects"
 step music recipe prepare_music "$PRESET" "${MUSIC[@]}" --held-out $HELD_OUT --out "$DATA/music"
+step more_music recipe prepare_music "$PRESET" "${MORE_MUSIC[@]}" --seed 3 --held-out 0.02 --out "$DATA/more_music"
 step piano recipe prepare_music "$PRESET" "${PIANO[@]}" --solo piano --shortest 10 --longest 20 --seed 1 \
     --held-out $HELD_OUT --out "$DATA/piano"
 step speech recipe prepare_speech "$PRESET" "${SPEECH[@]}" --held-out $HELD_OUT --out "$DATA/speech"
@@ -127,15 +135,19 @@ step text_encoder recipe train_text_encoder "$PRESET" "${TEACHER[@]}" --sentence
     --corpora "${WORDINGS[@]}" --out "$OUT/text_encoder"
 
 # Both stages
-for corpus in "${CORPORA[@]}"; do
-    mix=0 # music and speech are not heard two at a time
-    case $corpus in effects | esc10) mix=1 ;; esac
+for corpus in "${CORPORA[@]}" more_music; do
+    more=() # music and speech are not heard two at a time
+    case $corpus in
+    effects) more=(--mix 1 --fill 5) ;; # what ends in silence teaches silence
+    esc10) more=(--mix 3 --fill 5) ;;
+    speech) more=(--passages "$PASSAGES") ;; # sentences are short, and continuations go on after them
+    esac
     step "tokens_$corpus" recipe tokenize_dataset "$PRESET" --data "$DATA/$corpus" --codec "$OUT/codec" \
-        --num-codebooks "$CODEBOOKS" --semantic "$OUT/semantic_tokenizer" --mix $mix --out "$OUT/tokens/$corpus"
+        --num-codebooks "$CODEBOOKS" --semantic "$OUT/semantic_tokenizer" "${more[@]}" --out "$OUT/tokens/$corpus"
 done
 lm=(--data "${learned[@]}" --codec "$OUT/codec" --text-encoder "$OUT/text_encoder/model")
-step semantic recipe train_semantic "$PRESET" "${lm[@]}" --out "$OUT/semantic"
-step acoustic recipe train_acoustic "$PRESET" "${lm[@]}" --semantic "$OUT/semantic" \
+step semantic recipe train_semantic "$PRESET" "${lm[@]}" "${SEMANTIC[@]}" --out "$OUT/semantic"
+step acoustic recipe train_acoustic "$PRESET" "${lm[@]}" "${ACOUSTIC[@]}" --semantic "$OUT/semantic" \
     --semantic-tokenizer "$OUT/semantic_tokenizer" --out "$OUT/acoustic"
 step model recipe assemble_default "$PRESET" --model "$OUT/acoustic/model" --out "$MODEL"
 

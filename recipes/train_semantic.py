@@ -77,9 +77,9 @@ SHAPES = {  # of the stage by the composition, and of the encoder that reads its
     ),
     "default": (
         {
-            "ours": presets.compact(dim=256, num_layers=5, dropout=0.0),
+            "ours": presets.compact(dim=256, num_layers=5, dropout=0.2),
             "audiolm": dataclasses.replace(
-                presets.compact(dim=256, num_layers=5, dropout=0.0), cross_attention=False
+                presets.compact(dim=256, num_layers=5, dropout=0.2), cross_attention=False
             ),
         },
         presets.compact(dim=128, num_layers=3, reads=True),

@@ -111,7 +111,7 @@ def test_samples_are_heard_through_an_acoustic_stage(
     log = EventAccumulator(str(tmp_path / "log"))
     log.Reload()
     assert log.Tags()["audio"] == ["sample 0", "sample 1", "sample 2"]
-    with pytest.raises(ValueError, match="64 tokens and the renderer takes 50 of 1024"):
+    with pytest.raises(ValueError, match="64 tokens and the renderer takes 25 of 1024"):
         recipe.main(replace(tiny, out=tmp_path / "other", codec=CODEC_FOLDER, **settings))
 
 

@@ -6,14 +6,25 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file
 
 import lm_audio
 from audio_tokenizers.audio_files import read_audio
+from audio_tokenizers.resampling import resample
 from lm_audio.cli import main
+from lm_audio.evaluation.sound_probe import EAR, heard_as
 from lm_audio.pipeline import AudioPipeline
 
 GOLDEN = Path(__file__).with_name("golden.json")
+PROBE = Path(__file__).with_name("probe.safetensors")
 MOST_BYTES = 64 * 10**6
+HEARD = {
+    "sea waves": "sea waves",
+    "helicopter": "a helicopter",
+    "fire crackling": "a crackling fire",
+    "sneeze": "a person sneezing",
+}
+"""What the probe tells best, and the model makes best."""
 
 
 def test_a_dog_barks_for_exactly_a_second_from_the_package_alone() -> None:
@@ -30,6 +41,18 @@ def test_the_tokens_of_a_prompt_and_a_seed_are_pinned(model: AudioPipeline) -> N
     golden = json.loads(GOLDEN.read_text())
     clip = model.generate(**golden["request"])
     assert {name: tokens.tolist() for name, tokens in clip.stage_tokens.items()} == golden["tokens"]
+
+
+@pytest.mark.slow
+def test_clips_are_heard_as_what_was_asked_for(model: AudioPipeline) -> None:
+    probe = load_file(PROBE)
+    prompts = [(label, text) for label, text in HEARD.items() for _ in range(4)]
+    clips = model.generate([text for _, text in prompts], seed=list(range(len(prompts))))
+    heard = [
+        heard_as(probe, resample(clip.samples, clip.sample_rate, EAR.sample_rate)) for clip in clips
+    ]
+    right = sum(one == label for one, (label, _) in zip(heard, prompts, strict=True))
+    assert right >= 0.7 * len(prompts), list(zip(prompts, heard, strict=True))
 
 
 def test_streamed_sound_is_the_sound_of_one_call(model: AudioPipeline) -> None:
@@ -73,7 +96,7 @@ def test_the_command_line_needs_no_name_for_it(
 ) -> None:
     out = tmp_path / "dog.wav"
     main(["generate", "a dog barking", "--duration", "1", "--seed", "7", "-o", str(out)])
-    loaded, made, written = capsys.readouterr().out.splitlines()
+    loaded, written, made = capsys.readouterr().out.splitlines()
     assert "the model in this package" in loaded
     assert "made 1.00 s of sound in" in made
     assert written == f"{out}: 1.00 s at 24000 Hz, seed 7"

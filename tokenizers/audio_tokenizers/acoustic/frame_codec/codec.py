@@ -8,7 +8,6 @@ a look-ahead of a few frames.
 It does not train itself: see recipes/train_codec.py. Reasons: docs/adr/0002-frame-codec.md.
 """
 
-import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -231,7 +230,7 @@ def load_frame_codec(folder: str | Path) -> FrameCodec:
     folder = Path(folder)
     config = read_config(folder, FrameCodecConfig, model_type=MODEL_TYPE)
     codec = FrameCodec(config)
-    weights = _with_noisiness(read_safetensors(folder / "model.safetensors"), codec)
+    weights = read_safetensors(folder / "model.safetensors")
     check_weights(weights, codec.inference_weights(), source=folder)
     codec.load_state_dict({name: tensor.float() for name, tensor in weights.items()}, strict=False)
     for layer in codec.quantizer.layers:
@@ -239,15 +238,3 @@ def load_frame_codec(folder: str | Path) -> FrameCodec:
         codebook.initted.fill_(True)
         codebook.embed_avg.copy_(codebook.embed)  # cluster sizes are 1
     return codec.eval()
-
-
-def _with_noisiness(weights: dict[str, Tensor], codec: FrameCodec) -> dict[str, Tensor]:
-    """Codecs of before said one number for roughness and noisiness."""
-    shape = (codec.config.spectra_per_frame, 2, codec.config.num_bands)
-    found = {}
-    for name, tensor in weights.items():
-        if name.startswith("decoder.head.") and len(tensor) == math.prod(shape):
-            levels, texture = tensor.unflatten(0, shape).unbind(1)
-            tensor = torch.stack([levels, texture, texture], dim=1).flatten(0, 2)
-        found[name] = tensor
-    return found
