@@ -1,15 +1,17 @@
-"""Small random MusicGens, with a T5 and a 32 kHz EnCodec, in both layouts that are published.
+"""Small random models.
 
-Ready folders, written once: `musicgen_folder`, `stereo_musicgen_folder`, and with the same weights
+MusicGens, with a T5 and a 32 kHz EnCodec, in both layouts that are published. Ready folders,
+written once: `musicgen_folder`, `stereo_musicgen_folder`, and with the same weights
 `audiocraft_folder`, `stereo_audiocraft_folder`. To make others: `make_musicgen`, `save_musicgen`,
 `save_audiocraft`. `tiny_t5` is a folder with a T5 and its tokenizer, `sentence_folder` one with a
-sentence encoder.
+sentence encoder, `model_folder` one with a model of our own.
 """
 
 import json
 import re
 import string
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +28,21 @@ from transformers import (
     T5EncoderModel,
 )
 
+from audio_tokenizers.acoustic.frame_codec import FrameCodec, tiny
 from audio_tokenizers.text import SentencePieceTokenizer
+from lm_audio.conditioners.fuser import Conditioners
+from lm_audio.conditioners.label import LabelConditioner
+from lm_audio.conditioners.number import NumberConditioner
 from lm_audio.conditioners.sentence import SentenceEncoder, SentenceModel, SentenceModelConfig
+from lm_audio.models import presets
+from lm_audio.models.token_lm import TokenLM
 from lm_audio.modules.transformer import TransformerConfig
+from lm_audio.patterns import delayed
+from lm_audio.pipeline import AudioPipeline
+from lm_audio.pipeline.about import About
+from lm_audio.renderers.codec import CodecRenderer
+from lm_audio.sampling import Sampling
+from lm_audio.stages.audiogen import audiogen
 
 CODEC: dict[str, Any] = {
     "sampling_rate": 32_000, "upsampling_ratios": [8, 5, 4, 4], "use_causal_conv": False,
@@ -400,3 +414,39 @@ def _generation(start: int) -> dict[str, Any]:
         "do_sample": True, "guidance_scale": 3.0, "max_length": 1500, "pad_token_id": start,
         "bos_token_id": start, "decoder_start_token_id": start,
     }  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """24 kHz mono, 50 frames a second; takes a text (of two), a kind and a pitch."""
+    torch.manual_seed(0)
+    codec = FrameCodec(tiny()).eval()
+    for layer in codec.quantizer.layers:
+        layer._codebook.embed.normal_(std=0.3)
+        layer._codebook.initted.fill_(True)
+    config = presets.tiny(num_streams=codec.num_codebooks, vocab_size=codec.codebook_size)
+    D = config.transformer.dim
+    conditioners = Conditioners(
+        {
+            "text": LabelConditioner(["a dog", "rain"], D),
+            "kind": LabelConditioner(["soft", "7"], D),
+            "pitch": NumberConditioner(D, 0.0, 10.0),
+        },
+        {"text": "cross", "kind": "cross", "pitch": "cross"},
+    )
+    model = TokenLM(config)
+    for weight in (*model.parameters(), *conditioners.parameters()):
+        weight.data *= 2.5  # so that tokens depend on all that comes in
+    stages = audiogen(
+        model,
+        pattern=delayed(range(codec.num_codebooks)),
+        conditioners=conditioners,
+        frame_rate=Fraction(50),
+        context=100,
+        keep=50,
+        sampling=Sampling(temperature=0.9, top_k=20),
+    )
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    pipeline = AudioPipeline(stages, CodecRenderer(codec), about=About(licence="Apache-2.0"))
+    pipeline.save(folder)
+    return folder

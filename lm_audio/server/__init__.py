@@ -1,0 +1,1 @@
+"""A service in front of a pipeline: requests of many people in one running batch."""

@@ -1,0 +1,86 @@
+"""A service with a tiny model, on a port of this machine."""
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+
+import lm_audio
+from lm_audio.pipeline import AudioPipeline
+from lm_audio.server.engine import Engine
+from lm_audio.server.http import create_app
+from lm_audio.server.service import Limits
+
+Serve = Callable[..., "Served"]
+
+
+class Served:
+    """A service that runs, and a client of it."""
+
+    def __init__(self, engine: Engine, client: httpx.Client) -> None:
+        self.engine, self.client = engine, client
+
+    @property
+    def url(self) -> str:
+        return str(self.client.base_url)
+
+
+@pytest.fixture(scope="session")
+def model(model_folder: Path) -> AudioPipeline:
+    return lm_audio.load(model_folder, device="cpu")
+
+
+@pytest.fixture
+def serve(model: AudioPipeline) -> Iterator[Serve]:
+    """Starts a service; settings of the engine, and others of `create_app`."""
+    with ExitStack() as stack:
+
+        def start(*, max_at_once: int = 4, max_waiting: int = 8, **settings: Any) -> Served:
+            engine = Engine(model, max_at_once=max_at_once, max_waiting=max_waiting)
+            return stack.enter_context(running(engine, **settings))
+
+        yield start
+
+
+@pytest.fixture
+def served(serve: Serve) -> Served:
+    return serve()
+
+
+@pytest.fixture(scope="session")
+def shared(model: AudioPipeline) -> Iterator[Served]:
+    """One for all tests that leave nothing behind."""
+    with running(Engine(model)) as served:
+        yield served
+
+
+@pytest.fixture(scope="session")
+def brief(model: AudioPipeline) -> Iterator[Served]:
+    """One for many requests: it makes short clips only."""
+    with running(Engine(model), limits=Limits(duration=0.1)) as served:
+        yield served
+
+
+@contextmanager
+def running(engine: Engine, **settings: Any) -> Iterator[Served]:
+    app = create_app(engine, name="tiny", **settings)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="error"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+        yield Served(engine, client)
+    engine.close(finish=False)
+    server.should_exit = True
+    thread.join()

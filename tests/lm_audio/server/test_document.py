@@ -1,0 +1,84 @@
+"""The OpenAPI document is true: requests made from it, right and wrong, are answered as it says."""
+
+import io
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, Phase, given, settings
+from schemathesis import Case, GenerationMode, openapi
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from audio_tokenizers.audio_writer import write_audio
+
+CHECKS = [
+    not_a_server_error,
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+]
+
+
+def wav() -> bytes:
+    file = io.BytesIO()
+    write_audio(file, 0.1 * torch.ones(1, 8_000), 8_000, format="wav")
+    return file.getvalue()
+
+
+ROUTES = [
+    ("POST", "/v1/audio/speech"), ("POST", "/v1/audio/generations"),
+    ("POST", "/v1/audio/continuations"), ("POST", "/v1/audio/inpaintings"),
+]  # fmt: skip
+EACH = 40  # right requests to each route, and wrong ones
+SHORT = {"model": "tiny", "duration": 0.05, "conditions": {}, "sampling": {}, "negative": "a dog"}
+KNOWN = {
+    "/v1/audio/speech": {**SHORT, "input": "rain", "voice": "default"},
+    "/v1/audio/generations": {**SHORT, "prompt": "rain", "stream": False},
+    "/v1/audio/continuations": {"file": wav(), "settings": '{"duration": 0.05}'},
+    "/v1/audio/inpaintings": {"file": wav(), "settings": '{"start": 0.1, "end": 0.2}'},
+}
+"""What the document cannot say, so that right requests are answered with sound."""
+some = settings(
+    max_examples=EACH,
+    derandomize=True,
+    database=None,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    phases=[Phase.generate],
+)
+
+
+@pytest.fixture(scope="module")
+def document(brief: Any) -> Any:
+    return openapi.from_url(f"{brief.url}/openapi.json")
+
+
+def test_all_routes_are_in_it(document: Any) -> None:
+    told = {"/health", "/ready", "/metrics", "/v1/models"}
+    assert set(document) == told | {path for _, path in ROUTES}
+
+
+@pytest.mark.parametrize("mode", list(GenerationMode))
+@pytest.mark.parametrize(("method", "path"), ROUTES)
+def test_requests_made_from_it_are_answered_as_it_says(
+    document: Any, method: str, path: str, mode: GenerationMode
+) -> None:
+    @some
+    @given(case=document[path][method].as_strategy(generation_mode=mode))
+    def ask(case: Case) -> None:
+        is_right = mode == GenerationMode.POSITIVE
+        if is_right:
+            case.body |= KNOWN[path]
+        answer = case.call_and_validate(checks=CHECKS)
+        assert (answer.status_code == 200) == is_right, answer.text
+        if not is_right:
+            error = answer.json()["error"]
+            assert "\n" not in error["message"]
+            assert error["type"] == "invalid_request_error"
+
+    ask()
