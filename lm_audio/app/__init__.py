@@ -1,0 +1,1 @@
+"""The web page: Create, Continue, Inpaint and Listen in a browser."""
