@@ -7,6 +7,8 @@ from lm_audio.cli.catalogue import Info, Models
 from lm_audio.cli.coding import Decode, Encode
 from lm_audio.cli.console import parse, show_warnings
 from lm_audio.cli.making import Continue, Generate, Inpaint
+from lm_audio.cli.recipes import Recipes
+from lm_audio.cli.serving import App, Serve
 from lm_audio.version import __version__
 
 VERBS = {
@@ -17,6 +19,9 @@ VERBS = {
     "info": Info,
     "encode": Encode,
     "decode": Decode,
+    "serve": Serve,
+    "app": App,
+    "recipes": Recipes,
 }
 
 
@@ -39,7 +44,7 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         _stop("There is not enough memory for this; ask for shorter or fewer clips at once.")
     except KeyboardInterrupt:
-        print("lm-audio: stopped; no output was written.", file=sys.stderr)
+        print("lm-audio: stopped; nothing more was written.", file=sys.stderr)
         sys.exit(130)
 
 

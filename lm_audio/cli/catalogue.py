@@ -31,14 +31,24 @@ class Models:
 
 @dataclass(frozen=True, kw_only=True)
 class Info:
-    """Tells what a model is made of; of a public one that is not here, what its card says."""
+    """Tells what a model is made of; of a public one that is not here, what its card says. Or what
+    made a sound file."""
 
     model: tyro.conf.Positional[str] = DEFAULT
-    """A folder, a name that `lm-audio models` lists, or a hub id; else the one in the package."""
+    """A folder, a name that `lm-audio models` lists, or a hub id; else the one in the package. Or a
+    sound file of this program."""
     text_encoder: str | None = None
     """A folder or hub id of what reads the text, for files that lack it."""
 
     def run(self) -> None:
+        from audio_tokenizers.audio_files import SUFFIXES
+
+        path = Path(self.model)
+        is_sound = path.is_file() and path.suffix.lower() in SUFFIXES
+        for title, text in _of_file(path) if is_sound else self._lines():
+            print(f"{title:10}  {text}")
+
+    def _lines(self) -> list[tuple[str, str]]:
         known = [m for m in models() if self.model in (m.name, m.source)]
         info = known[0] if known and not Path(self.model).is_dir() else None
         lines = [] if info is None else _of_card(info)
@@ -49,8 +59,7 @@ class Info:
             options = ModelOptions(model=self.model, device="cpu", text_encoder=self.text_encoder)
             told = {title for title, _ in lines}
             lines += [line for line in _of_model(options.load(), kind) if line[0] not in told]
-        for title, text in lines:
-            print(f"{title:10}  {text}")
+        return lines
 
 
 def _row(model: ModelInfo) -> tuple[str, ...]:
@@ -63,6 +72,19 @@ def _row(model: ModelInfo) -> tuple[str, ...]:
         ", ".join(model.abilities),
         model.licence,
     )
+
+
+def _of_file(path: Path) -> Iterator[tuple[str, str]]:
+    from audio_tokenizers.audio_files import audio_info
+    from lm_audio.origin import read_origin
+
+    info = audio_info(path)
+    yield "sound", f"{info.duration:.2f} s, {_sound(info.sample_rate, info.num_channels)}"
+    origin = read_origin(path)
+    for title, text in origin.items():
+        yield title, str(text)
+    if not origin:
+        yield "made by", "not said"
 
 
 def _of_card(model: ModelInfo) -> list[tuple[str, str]]:

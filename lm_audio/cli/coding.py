@@ -28,6 +28,7 @@ class Encode:
     num_codebooks: int | None = None
     """How many codebooks to use, the coarsest first; all by default."""
     device: str = "cpu"
+    """Such as cpu, cuda or cuda:1."""
 
     def run(self) -> None:
         from audio_tokenizers.audio_files import audio_info
@@ -61,6 +62,7 @@ class Decode:
     codec: str | None = None
     """The codec that made the tokens; the one that the file names by default."""
     device: str = "cpu"
+    """Such as cpu, cuda or cuda:1."""
 
     def run(self) -> None:
         from audio_tokenizers.coding import decode_to_file

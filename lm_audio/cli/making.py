@@ -1,25 +1,24 @@
 """The verbs that make sound: generate, continue, inpaint."""
 
-import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import tyro
 
 from lm_audio.cli.console import in_words, quiet_libraries, share_bar, waiting_for
+from lm_audio.cli.outputs import OutputOptions, Settings, read_prompts
+from lm_audio.version import __version__
 
 if TYPE_CHECKING:
-    from lm_audio.clip import Clip
     from lm_audio.pipeline import AudioPipeline
     from lm_audio.sampling import Sampling
 
 # What needs torch is imported where it runs, so that --help answers at once.
-
-LONGEST_SLUG = 40  # characters of a prompt in a file name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,12 +73,6 @@ class RequestOptions:
     """What the sound should not be like."""
     condition: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """NAME=VALUE, such as voice=v2/en_speaker_6; may be given several times."""
-    output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
-    """The suffix says the format: .wav, .flac, .ogg, .opus or .mp3; a file in out/ by default."""
-    plot: Path | None = None
-    """A .png for a picture of the waveform and its mel spectrogram; needs matplotlib."""
-    play: bool = False
-    """Play what was made."""
 
     def seeds(self, count: int) -> list[int]:
         from lm_audio.sampling import random_seed
@@ -88,38 +81,6 @@ class RequestOptions:
             raise ValueError(f"Got --num-samples {count}; ask for at least 1.")
         first = random_seed() if self.seed is None else self.seed
         return list(range(first, first + count))
-
-    def paths(self, name: str, seeds: Sequence[int]) -> list[Path]:
-        """Where clips of these seeds go, once it is sure that all that is asked for can be done."""
-        from audio_tokenizers.audio_writer import AudioWriter
-        from lm_audio.clip import find_player, new_figure
-
-        if self.output is None:
-            paths = [Path("out") / f"{name}-{seed}.wav" for seed in seeds]
-        else:
-            paths = _each(self.output, seeds)
-        for path in paths:
-            AudioWriter(path, 24_000)  # its suffix is one that can be written
-            if path.is_dir():
-                raise ValueError(f"{path} is a folder; give the name of a file.")
-        if self.plot is not None:
-            new_figure(self.plot)
-        if self.play:
-            find_player()
-        return paths
-
-    def deliver(self, clips: "Sequence[Clip]", paths: Sequence[Path]) -> None:
-        """Writes, draws and plays what was made."""
-        for clip, path in zip(clips, paths, strict=True):
-            clip.save(path)
-            print(f"{path}: {clip.duration:.2f} s at {clip.sample_rate} Hz, seed {clip.seed}")
-        if self.plot is not None:
-            pictures = _each(self.plot, [clip.seed for clip in clips])
-            for clip, picture in zip(clips, pictures, strict=True):
-                clip.plot(picture)
-        if self.play:
-            for clip in clips:
-                clip.play()
 
     def conditions(self, model: "AudioPipeline") -> dict[str, Any]:
         """The conditions by name; numbers where the model takes numbers."""
@@ -146,14 +107,19 @@ class RequestOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Generate:
-    """Makes sound from a text, or from nothing."""
+    """Makes sound from a text, from a file of texts, or from nothing."""
 
     prompt: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="PROMPT")] = None
     """What the sound should be like."""
+    prompts: Path | None = None
+    """A file with a prompt on each line, or - for the standard input. Clips that a manifest has
+    are not made again, so a run that was stopped goes on where it was."""
     duration: float = 5.0
     """Seconds."""
     num_samples: int = 1
-    """How many clips, with the seeds seed, seed + 1 and so on."""
+    """How many clips of each prompt, with the seeds seed, seed + 1 and so on."""
+    batch_size: int = 8
+    """How many clips are made at once; each is the one it is alone."""
     model: Annotated[ModelOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=ModelOptions)
     request: Annotated[RequestOptions, tyro.conf.OmitArgPrefixes] = field(
         default_factory=RequestOptions
@@ -161,22 +127,40 @@ class Generate:
     sampling: Annotated[SamplingOptions, tyro.conf.OmitArgPrefixes] = field(
         default_factory=SamplingOptions
     )
+    out: Annotated[OutputOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=OutputOptions)
 
     def run(self) -> None:
-        seeds = self.request.seeds(self.num_samples)
-        paths = self.request.paths(_slug(self.prompt or "sound"), seeds)
-        model = _load(self.model)
-        with _making("generating", self.duration * len(seeds)) as progress:
-            clips = model.generate(
-                [self.prompt] * len(seeds),
-                duration=self.duration,
-                seed=seeds,
-                sampling=self.sampling.of(model),
-                negative=self.request.negative,
-                conditions=self.request.conditions(model),
-                progress=progress,
+        if self.prompt is not None and self.prompts is not None:
+            raise ValueError("Got a prompt and --prompts; give one of them.")
+        if self.batch_size < 1:
+            raise ValueError(f"Got --batch-size {self.batch_size}; use 1 or more.")
+        texts = [self.prompt] if self.prompts is None else read_prompts(self.prompts)
+        wanted = [(text, seed) for text in texts for seed in self.request.seeds(self.num_samples)]
+        places = self.out.places([text or "sound" for text, _ in wanted], [s for _, s in wanted])
+        settings = [
+            _settings(self, "generate", prompt=text, seed=seed, duration=self.duration)
+            for text, seed in wanted
+        ]
+        left = self.out.missing(places, settings)
+        if not left:
+            print(
+                f"All {len(wanted)} clips are in {self.out.folder} already.", file=self.out.screen
             )
-        self.request.deliver(clips, paths)
+            return
+        model = _load(self.model, self.out.screen)
+        with _making("generating", self.duration * len(left), self.out.screen) as progress:
+            for first in range(0, len(left), self.batch_size):
+                some = left[first : first + self.batch_size]
+                clips = model.generate(
+                    [wanted[i][0] for i in some],
+                    duration=self.duration,
+                    seed=[wanted[i][1] for i in some],
+                    sampling=self.sampling.of(model),
+                    negative=self.request.negative,
+                    conditions=self.request.conditions(model),
+                    progress=partial(_share_of, progress, first, len(some), len(left)),
+                )
+                self.out.deliver(clips, [places[i] for i in some], [settings[i] for i in some])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,15 +180,18 @@ class Continue:
     sampling: Annotated[SamplingOptions, tyro.conf.OmitArgPrefixes] = field(
         default_factory=SamplingOptions
     )
+    out: Annotated[OutputOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=OutputOptions)
 
     def run(self) -> None:
         from audio_tokenizers.audio_files import audio_info
 
         audio_info(self.audio)  # what is wrong with it is told before the model is loaded
         (seed,) = self.request.seeds(1)
-        (path,) = self.request.paths(f"{_slug(self.audio.stem)}-continued", [seed])
-        model = _load(self.model)
-        with _making("continuing", self.duration) as progress:
+        places = self.out.places([f"{self.audio.stem} continued"], [seed])
+        given = {"audio": str(self.audio), "text": self.text, "duration": self.duration}
+        settings = _settings(self, "continue", seed=seed, **given)
+        model = _load(self.model, self.out.screen)
+        with _making("continuing", self.duration, self.out.screen) as progress:
             clip = model.continue_from(
                 self.audio,
                 duration=self.duration,
@@ -215,7 +202,7 @@ class Continue:
                 conditions=self.request.conditions(model),
                 progress=progress,
             )
-        self.request.deliver([clip], [path])
+            self.out.deliver([clip], places, [settings])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,15 +226,19 @@ class Inpaint:
     sampling: Annotated[SamplingOptions, tyro.conf.OmitArgPrefixes] = field(
         default_factory=SamplingOptions
     )
+    out: Annotated[OutputOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=OutputOptions)
 
     def run(self) -> None:
         from audio_tokenizers.audio_files import audio_info
 
         audio_info(self.audio)
         (seed,) = self.request.seeds(1)
-        (path,) = self.request.paths(f"{_slug(self.audio.stem)}-inpainted", [seed])
-        model = _load(self.model)
-        with _making("inpainting", self.end - self.start) as progress:
+        places = self.out.places([f"{self.audio.stem} inpainted"], [seed])
+        given = {"audio": str(self.audio), "text": self.text, "start": self.start, "end": self.end}
+        given["num_candidates"] = self.num_candidates
+        settings = _settings(self, "inpaint", seed=seed, **given)
+        model = _load(self.model, self.out.screen)
+        with _making("inpainting", self.end - self.start, self.out.screen) as progress:
             clip = model.inpaint(
                 self.audio,
                 start=self.start,
@@ -260,10 +251,31 @@ class Inpaint:
                 num_candidates=self.num_candidates,
                 progress=progress,
             )
-        self.request.deliver([clip], [path])
+            self.out.deliver([clip], places, [settings])
 
 
-def _load(options: ModelOptions) -> "AudioPipeline":
+def _settings(verb: Generate | Continue | Inpaint, name: str, **given: Any) -> Settings:
+    """What it takes to make a clip again; what nobody gave is the model's own."""
+    options = {
+        **given,
+        "negative": verb.request.negative,
+        "condition": list(verb.request.condition) or None,
+        **asdict(verb.sampling),
+        **asdict(verb.model),
+        "model": verb.model.model or "default",
+        "lm-audio": __version__,
+    }
+    return {"verb": name} | {key: value for key, value in options.items() if value is not None}
+
+
+def _share_of(
+    progress: Callable[[float], None], done: int, count: int, total: int, share: float
+) -> None:
+    """Tells the share of all clips, from that of those in the making."""
+    progress((done + share * count) / total)
+
+
+def _load(options: ModelOptions, screen: TextIO) -> "AudioPipeline":
     """Loads the model, and says which one, its size and how long that took."""
     began = time.perf_counter()
     model = options.load()
@@ -271,32 +283,21 @@ def _load(options: ModelOptions) -> "AudioPipeline":
     stages: Any = model.stages.values()  # each kind has its own model
     count = sum(weight.numel() for stage in stages for weight in stage.model.parameters())
     name = options.model or "the model in this package"
-    print(f"loaded {name}: {in_words(count)} parameters in {took:.1f} s", flush=True)
+    said = f"loaded {name}: {in_words(count)} parameters in {took:.1f} s"
+    print(said, file=screen, flush=True)
     return model
 
 
 @contextmanager
-def _making(what: str, seconds: float) -> Iterator[Callable[[float], None]]:
+def _making(what: str, seconds: float, screen: TextIO) -> Iterator[Callable[[float], None]]:
     """Shows progress, and in the end how long it took to make so many seconds of sound."""
     began = time.perf_counter()
     with share_bar(what) as progress:
         yield progress
     took = time.perf_counter() - began
     factor = took / seconds
-    print(f"made {seconds:.2f} s of sound in {took:.1f} s: a real-time factor of {factor:.2f}")
-
-
-def _each(path: Path, seeds: Sequence[int]) -> list[Path]:
-    """The file for the clip of each seed: the one that was named, or files with the seeds added."""
-    if len(seeds) == 1:
-        return [path]
-    return [path.with_stem(f"{path.stem}-{seed}") for seed in seeds]
-
-
-def _slug(text: str) -> str:
-    """A text as a part of a file name."""
-    words = re.findall(r"\w+", text.lower())
-    return "-".join(words)[:LONGEST_SLUG].rstrip("-") or "sound"
+    said = f"made {seconds:.2f} s of sound in {took:.1f} s: a real-time factor of {factor:.2f}"
+    print(said, file=screen)
 
 
 def _number(name: str, value: str) -> float:

@@ -2,10 +2,12 @@
 
 import _thread
 import re
+import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +17,7 @@ import lm_audio
 from audio_tokenizers.audio_files import read_audio
 from audio_tokenizers.audio_writer import write_audio
 from lm_audio import pretrained
-from lm_audio.cli import main
+from lm_audio.cli import main, making
 from lm_audio.pipeline import AudioPipeline
 
 Fails = Callable[[list[str]], str]
@@ -74,7 +76,7 @@ def test_a_clip_is_named_for_its_prompt_and_the_seed_that_repeats_it(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     run("generate", "a dog", "--duration", 0.1, model=model_folder)
-    shown = capsys.readouterr().out.splitlines()[-1]
+    shown = capsys.readouterr().out.splitlines()[1]
     seed = shown.split()[-1]
     assert shown == f"out/a-dog-{seed}.wav: 0.10 s at 24000 Hz, seed {seed}"
     first = Path(f"out/a-dog-{seed}.wav")
@@ -156,7 +158,7 @@ def test_progress_goes_to_stderr_and_results_to_stdout(
     run("generate", "rain", "--duration", 0.3, "-o", out, model=model_folder)
     shown = capsys.readouterr()
     assert "generating: 100%" in shown.err
-    loaded, made, written = shown.out.splitlines()
+    loaded, written, made = shown.out.splitlines()
     assert re.fullmatch(rf"loaded {model_folder}: \d+ parameters in \d+\.\d s", loaded)
     assert re.fullmatch(
         r"made 0\.30 s of sound in \d+\.\d s: a real-time factor of \d+\.\d\d", made
@@ -187,7 +189,6 @@ def test_progress_goes_to_stderr_and_results_to_stdout(
         (["--device", "gpu"], "'gpu' cannot be used here"),
         (["--text-encoder", "t5-base"], "text_encoder has no effect"),
         (["-o", "clip.xyz"], "clip.xyz does not end in a known suffix"),
-        (["-o", "."], "does not end in a known suffix"),
     ],
 )
 def test_a_wrong_option_of_generate_gets_one_line_and_leaves_no_file(
@@ -226,14 +227,9 @@ def test_a_span_outside_the_audio_is_refused(
     assert not out.exists()
 
 
-def test_an_output_that_cannot_be_written_gets_one_line(
-    model_folder: Path, tmp_path: Path, fails_with: Fails
-) -> None:
-    (tmp_path / "folder.wav").mkdir()
+def test_an_output_that_cannot_be_written_gets_one_line(model_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     common = ["generate", "rain", "--duration", "0.1", "--model"]
-    folder = [*common, "/no/such/model", "-o", str(tmp_path / "folder.wav")]
-    assert "folder.wav is a folder; give the name of a file" in fails_with(folder)
     blocked = [*common, str(model_folder), "-o", str(tmp_path / "file/clip.wav")]
     with pytest.raises(SystemExit) as stopped:
         main(blocked)
@@ -248,14 +244,33 @@ def test_without_a_model_one_is_asked_for(
     assert "name one: a folder, a hub id" in fails_with(["generate", "a dog"])
 
 
+@pytest.fixture
+def can_be_interrupted() -> Iterator[None]:
+    """What a shell starts in the background ignores interrupts."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("can_be_interrupted")
 def test_stopping_leaves_no_file_and_status_130(
-    model_folder: Path, out: Path, capsys: pytest.CaptureFixture[str]
+    model_folder: Path,
+    out: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    threading.Timer(1.0, _thread.interrupt_main).start()
+    load = making._load
+
+    def loads_then_stops(*arguments: Any) -> AudioPipeline:
+        model = load(*arguments)
+        threading.Timer(0.5, _thread.interrupt_main).start()
+        return model
+
+    monkeypatch.setattr(making, "_load", loads_then_stops)
     with pytest.raises(SystemExit) as stopped:
         run("generate", "rain", "--duration", 600, "-o", out, model=model_folder)
     assert stopped.value.code == 130
-    assert "stopped; no output was written" in capsys.readouterr().err
+    assert "stopped; nothing more was written" in capsys.readouterr().err
     assert not out.exists()
 
 
