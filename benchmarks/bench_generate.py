@@ -209,12 +209,20 @@ def new_model(shape: TokenLMConfig, weights: dict[str, Any], dtype: Dtype, devic
 
 
 def own_steps(model: TokenLM, config: Config) -> Steps:
-    """Takes steps of a model of ours; the first one after the prompts is not timed."""
+    """Takes steps of a model of ours; the first one after the prompts is not timed.
+
+    The rounds of a setting go on with one batch, since its prompts take longer than its steps.
+    """
+    batches: dict[tuple[int, int], DecodingBatch] = {}
 
     def steps(items: int, position: int) -> list[float]:
-        batch = DecodingBatch(model)
-        batch.join(*(new_sequence(model, i, position, config) for i in range(items)))
-        batch.step()
+        batch = batches.get((items, position))
+        if batch is None:
+            batches.clear()
+            gc.collect()
+            batch = batches[items, position] = DecodingBatch(model)
+            batch.join(*(new_sequence(model, i, position, config) for i in range(items)))
+            batch.step()
         taken = []
         for _ in range(config.steps):
             began = now(config.device)
@@ -229,7 +237,7 @@ def new_sequence(model: TokenLM, number: int, position: int, config: Config) -> 
     """Random tokens up to a position, and as many steps as a round takes after it."""
     J, V = model.config.num_streams, model.config.vocab_size
     device, dtype = config.device, model.embedding.weight.dtype
-    S = position + config.steps + 2
+    S = position + config.rounds * config.steps + 2
     tokens = torch.full((J, S), -1, device=device)
     tokens[:, :position] = torch.randint(V, (J, position), device=device)
     shape = (1, TEXT_LENGTH, model.config.transformer.dim)

@@ -124,7 +124,7 @@ class TokenLM(nn.Module):
         x, *others = self.embedding(rows).unbind(1)  # looked up at once: one gradient of the table
         for other in others:
             x = x + other
-        return x
+        return x.to(self.transformer.norm.weight.dtype)  # tables may be rounded, sums are not
 
     def logits(self, x: Tensor) -> Tensor:
         """The heads' view [B, J, S, V] of what the transformer made, [B, S, D]."""

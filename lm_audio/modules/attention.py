@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lm_audio.modules import kernels
 from lm_audio.modules.kv_cache import KVCache
 from lm_audio.modules.linear import Linear
 from lm_audio.modules.positions import rotate
@@ -17,10 +18,8 @@ from lm_audio.modules.positions import rotate
 class Attend(Protocol):
     """How queries meet keys and values, and which of these are kept."""
 
-    rotation: tuple[Tensor, Tensor] | None
-
     def to_self(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Attends from q [B, H, S, D] to what is kept and the new k, v [B, H, S, D]."""
+        """Attends from q [B, H, S, D] to what is kept and the new k, v [B, H, S, D], turned."""
 
     def to_condition(self, layer: int, q: Tensor, module: "CrossAttention") -> Tensor:
         """Attends from q [B, H, S, D] to the condition."""
@@ -37,8 +36,6 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor, layer: int, attend: Attend) -> Tensor:
         q, k, v = (split_heads(part, self.num_heads) for part in self.input(x).chunk(3, dim=-1))
-        if attend.rotation is not None:
-            q, k = rotate(q, attend.rotation), rotate(k, attend.rotation)
         return self.output(merge_heads(attend.to_self(layer, q, k, v)))
 
 
@@ -80,12 +77,13 @@ class WholeAttend:
         condition: tuple[Tensor, Tensor] | None = None,
         cache: tuple[KVCache, int] | None = None,
     ) -> None:
-        self.rotation = rotation
         self._bias = bias
+        self._rotation = rotation
         self._condition = condition
         self._cache = cache
 
     def to_self(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        q, k = _turned(q, k, self._rotation)
         if self._cache is not None:
             cache, row = self._cache
             cache.put(layer, row, k[0], v[0])
@@ -96,6 +94,7 @@ class WholeAttend:
         if self._cache is not None:
             cache, row = self._cache
             k, v, bias = cache.condition_of(layer, row)
+            k, v, bias = (x.to(q.dtype) for x in (k, v, bias))
             return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         if self._condition is None:
             raise ValueError("The model attends to a condition and got none; give it one.")
@@ -124,13 +123,14 @@ class StepAttend:
         bias: Tensor,
         rotation: tuple[Tensor, Tensor] | None = None,
     ) -> None:
-        self.rotation = rotation
         self._cache = cache
         self._rows = rows
         self._positions = positions
         self._bias = bias
+        self._rotation = rotation
 
     def to_self(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        q, k = _turned(q, k, self._rotation)
         self._cache.add(layer, self._rows, self._positions, k[:, :, 0], v[:, :, 0])
         k, v = self._cache.kept(layer, self._rows, self._bias.shape[-1])
         return _attention(q, k, v, self._bias)
@@ -138,6 +138,54 @@ class StepAttend:
     def to_condition(self, layer: int, q: Tensor, module: CrossAttention) -> Tensor:  # noqa: ARG002
         k, v, bias = self._cache.condition(layer, self._rows)
         return _attention(q, k, v, bias)
+
+
+class KernelAttend:
+    """As `StepAttend`, by the CPU kernels.
+
+    Args:
+        window: how many of the last positions a row sees; None: all.
+        bias: [R, H, L], added to the scores.
+    """
+
+    def __init__(
+        self,
+        cache: KVCache,
+        *,
+        rows: slice,
+        positions: Tensor,
+        window: int | None,
+        bias: Tensor | None = None,
+        rotation: tuple[Tensor, Tensor] | None = None,
+    ) -> None:
+        self._cache = cache
+        self._rows = rows
+        self._lengths = positions + 1
+        self._window = window
+        self._bias = bias
+        self._rotation = rotation
+        self._condition_lengths = cache.condition_lengths(rows)
+
+    def to_self(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        keys, values = self._cache.all(layer, self._rows)
+        return kernels.attend(
+            q,
+            keys,
+            values,
+            lengths=self._lengths,
+            new=(k, v),
+            window=self._window,
+            bias=self._bias,
+            rotation=self._rotation,
+        )
+
+    def to_condition(self, layer: int, q: Tensor, module: CrossAttention) -> Tensor:  # noqa: ARG002
+        k, v, _ = self._cache.condition(layer, self._rows)
+        return kernels.attend(q, k, v, lengths=self._condition_lengths)
+
+
+def _turned(q: Tensor, k: Tensor, by: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
+    return (q, k) if by is None else (rotate(q, by), rotate(k, by))
 
 
 def _attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ Shapes: M rows, K inputs, N outputs.
 import torch
 from torch import Tensor, nn
 
+from lm_audio.modules import kernels
 from lm_audio.modules.linear import ROW_MULTIPLE, Linear, in_padded_rows
 
 _LARGEST = 127
@@ -24,13 +25,22 @@ class Int8Linear(nn.Module):
         weight = layer.weight.detach().float()  # [N, K]
         self.in_features, self.out_features = layer.in_features, layer.out_features
         self.scale = _scale(weight)[:, 0]
-        whole = (weight / self.scale[:, None]).round().to(torch.int8)
-        self.weight = torch.ops.onednn.qlinear_prepack(whole, [ROW_MULTIPLE, self.in_features])
-        self.zeros = torch.zeros(self.out_features, dtype=torch.int32)
         self.bias = None if layer.bias is None else layer.bias.detach().float()
+        whole = (weight / self.scale[:, None]).round().to(torch.int8)
+        self.by_kernel = kernels.multiplies_bytes()
+        if self.by_kernel:
+            self.weight = kernels.byte_panels(whole)
+            self.sums = whole.sum(dim=1, dtype=torch.int32)
+        else:
+            self.weight = torch.ops.onednn.qlinear_prepack(whole, [ROW_MULTIPLE, self.in_features])
+            self.zeros = torch.zeros(self.out_features, dtype=torch.int32)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = in_padded_rows(self._multiply, x)
+        if self.by_kernel:
+            rows = x.reshape(-1, x.shape[-1])
+            y = kernels.multiply_bytes(rows, self.weight, self.scale, self.sums, self.bias)
+            return y.view(*x.shape[:-1], -1)
+        y = in_padded_rows(self._multiply, x)
         return y if self.bias is None else y + self.bias
 
     def _multiply(self, rows: Tensor) -> Tensor:

@@ -83,6 +83,14 @@ class KVCache:
         """Keys and values [R, H, L, D] of the first `length` positions of these rows."""
         return self._keys[layer, rows, :, :length], self._values[layer, rows, :, :length]
 
+    def all(self, layer: int, rows: slice) -> tuple[Tensor, Tensor]:
+        """Keys and values [R, H, L, D] of all positions for which these rows have room."""
+        return self._keys[layer, rows], self._values[layer, rows]
+
+    def condition_lengths(self, rows: slice) -> Tensor:
+        """How long these rows' conditions are: [R]."""
+        return torch.tensor(self._condition_lengths[rows], device=self._keys.device)
+
     def condition_of(self, layer: int, row: int) -> tuple[Tensor, Tensor, Tensor]:
         """As `condition`, of one row and as long as its own, whatever room others need."""
         length = self._condition_lengths[row]

@@ -13,9 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from lm_audio.modules import kernels
 from lm_audio.modules.attention import (
     Attend,
     CrossAttention,
+    KernelAttend,
     SelfAttention,
     StepAttend,
     WholeAttend,
@@ -84,6 +86,7 @@ class Transformer(nn.Module):
         kind = CausalBlock if config.causal else Block
         self.blocks: Any = nn.ModuleList(kind(config, i) for i in range(config.num_layers))
         self.norm = make_norm(config)
+        self.cache_dtype: torch.dtype | None = None  # that of the weights
         self.recomputes = False  # activations in training, to save memory
 
     def forward(
@@ -140,15 +143,33 @@ class Transformer(nn.Module):
         Args:
             length: one past the highest position, known without asking the device.
         """
+        attend = self._step_attend(x, rows=rows, positions=positions, length=length, cache=cache)
+        return self._run(x[:, None], positions[:, None], attend)[:, 0]
+
+    def _step_attend(
+        self, x: Tensor, *, rows: slice, positions: Tensor, length: int, cache: KVCache
+    ) -> Attend:
+        queries, rotation = positions[:, None], self._rotation(positions[:, None])
         keys = torch.arange(padded(length), device=x.device)[None]
-        attend = StepAttend(
+        if kernels.attend_at(self.config.head_dim, x):
+            bias = None
+            if self.config.positions == "relative":
+                bias = self.relative_bias(queries, keys)[:, :, 0].float().contiguous()
+            return KernelAttend(
+                cache,
+                rows=rows,
+                positions=positions,
+                window=self.config.window,
+                bias=bias,
+                rotation=rotation,
+            )
+        return StepAttend(
             cache,
             rows=rows,
             positions=positions,
-            bias=self._bias(positions[:, None], keys, x.dtype),
-            rotation=self._rotation(positions[:, None]),
+            bias=self._bias(queries, keys, x.dtype),
+            rotation=rotation,
         )
-        return self._run(x[:, None], positions[:, None], attend)[:, 0]
 
     def new_cache(self) -> KVCache:
         """An empty cache for this transformer, where its weights are."""
@@ -158,7 +179,7 @@ class Transformer(nn.Module):
             num_heads=config.num_heads,
             dim=config.head_dim,
             device=weight.device,
-            dtype=weight.dtype,
+            dtype=self.cache_dtype or weight.dtype,
         )
 
     def _run(self, x: Tensor, positions: Tensor, attend: Attend) -> Tensor:

@@ -5,6 +5,8 @@ written once: `musicgen_folder`, `stereo_musicgen_folder`, and with the same wei
 `audiocraft_folder`, `stereo_audiocraft_folder`. To make others: `make_musicgen`, `save_musicgen`,
 `save_audiocraft`. `tiny_t5` is a folder with a T5 and its tokenizer, `sentence_folder` one with a
 sentence encoder, `model_folder` one with a model of our own.
+
+`backend` runs a test with the CPU kernels, and without them.
 """
 
 import json
@@ -36,6 +38,7 @@ from lm_audio.conditioners.number import NumberConditioner
 from lm_audio.conditioners.sentence import SentenceEncoder, SentenceModel, SentenceModelConfig
 from lm_audio.models import presets
 from lm_audio.models.token_lm import TokenLM
+from lm_audio.modules import kernels
 from lm_audio.modules.transformer import TransformerConfig
 from lm_audio.patterns import delayed
 from lm_audio.pipeline import AudioPipeline
@@ -183,6 +186,15 @@ _AUDIOCRAFT_NAMES = (
     (r"fc(\d)", r"linear\1"),
     (r"^enc_to_dec_proj", "condition_provider.conditioners.description.output_proj"),
 )
+
+
+@pytest.fixture(params=["kernels", "torch"])
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    if request.param == "torch":
+        monkeypatch.setattr(kernels, "available", lambda: False)
+    elif not kernels.available():
+        pytest.skip("the CPU kernels cannot be compiled here")
+    return str(request.param)
 
 
 @pytest.fixture(scope="session")

@@ -73,7 +73,8 @@ def test_the_language_model_has_the_dtype_asked_for_and_the_codec_stays_exact(
     musicgen_folder: Path,
 ) -> None:
     model = load(musicgen_folder, dtype="bfloat16")
-    weights = model.stages["acoustic"].model.parameters()
+    layers = model.stages["acoustic"].model.modules()
+    weights = [layer.weight for layer in layers if isinstance(layer, torch.nn.Linear)]
     assert {weight.dtype for weight in weights} == {torch.bfloat16}
     assert model.generate("a dog", duration=0.1, seed=1).samples.dtype == torch.float32
 
@@ -123,7 +124,7 @@ def test_weights_are_packed_for_decoding_and_saved_as_they_were(
 ) -> None:
     model = load(own_folder, device="cpu")
     (stage,) = model.stages.values()
-    assert stage.model.heads.weight.is_mkldnn
+    assert stage.model.heads.packed
     model.save(tmp_path / "again")
     for path in own_folder.rglob("*.safetensors"):
         assert path.read_bytes() == (tmp_path / "again" / path.relative_to(own_folder)).read_bytes()

@@ -19,6 +19,8 @@ from lm_audio.sampling import RandomNumbers, Sampling
 
 J, V, D = 3, 24, 32
 
+pytestmark = pytest.mark.usefixtures("backend")
+
 
 @pytest.fixture(autouse=True, params=[1, 2])
 def threads(request: pytest.FixtureRequest) -> Iterator[None]:

@@ -28,8 +28,8 @@ def make(**changes: object) -> Transformer:
     return transformer.requires_grad_(False)
 
 
-def condition(length: int = 5) -> tuple[Tensor, Tensor]:
-    return torch.randn(1, length, 16), torch.ones(1, length, dtype=torch.bool)
+def condition(length: int = 5, dim: int = 16) -> tuple[Tensor, Tensor]:
+    return torch.randn(1, length, dim), torch.ones(1, length, dtype=torch.bool)
 
 
 def naive_attention(q: Tensor, k: Tensor, v: Tensor, seen: Tensor) -> Tensor:
@@ -66,27 +66,29 @@ def test_a_block_equals_a_naive_one(window: int | None) -> None:
     torch.testing.assert_close(found[0], transformer.norm(x), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.usefixtures("backend")
 @pytest.mark.parametrize(
     ("positions", "window", "norm"),
     list(itertools.product(POSITIONS, (None, 4), ("rms", "layer"))),
 )
 def test_steps_over_a_cache_equal_the_whole(positions: str, window: int | None, norm: str) -> None:
-    transformer = make(positions=positions, window=window, norm=norm, activation="gelu")
-    x, (context, mask) = torch.randn(1, BLOCK + 9, 16), condition()
+    transformer = make(dim=32, positions=positions, window=window, norm=norm, activation="gelu")
+    x, (context, mask) = torch.randn(1, BLOCK + 9, 32), condition(dim=32)
     whole = transformer(x, condition=(context, mask))
     cache = transformer.new_cache()
-    transformer.prefill(torch.randn(1, 4, 16), condition=condition(2)[0], cache=cache)
+    transformer.prefill(torch.randn(1, 4, 32), condition=condition(2, 32)[0], cache=cache)
     transformer.prefill(x[:, :6], condition=context, cache=cache)
     cache.reserve(2, x.shape[1], 0)
-    for i in range(6, x.shape[1]):
-        step = transformer.step(
-            torch.cat([torch.randn(1, 16), x[:, i]]),
-            rows=slice(0, 2),
-            positions=torch.tensor([4, i]),
-            length=i + 1,
-            cache=cache,
-        )
-        torch.testing.assert_close(step[1], whole[0, i], atol=1e-5, rtol=1e-5)
+    with torch.inference_mode():
+        for i in range(6, x.shape[1]):
+            step = transformer.step(
+                torch.cat([torch.randn(1, 32), x[:, i]]),
+                rows=slice(0, 2),
+                positions=torch.tensor([4, i]),
+                length=i + 1,
+                cache=cache,
+            )
+            torch.testing.assert_close(step[1], whole[0, i], atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("positions", POSITIONS)
@@ -102,6 +104,7 @@ def test_padding_changes_nothing(positions: str) -> None:
     assert found.isfinite().all()
 
 
+@pytest.mark.usefixtures("backend")
 @pytest.mark.parametrize("threads", [1, 2])
 def test_a_row_takes_the_same_step_bit_for_bit_in_any_company(threads: int) -> None:
     before = torch.get_num_threads()

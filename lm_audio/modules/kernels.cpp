@@ -1,0 +1,413 @@
+// The steps of a decode loop on a CPU: linear layers of few rows, and attention from one position.
+//
+// Each number is summed by one thread in one order, whatever the number of rows and of threads, so
+// a row gets the same bits in any company. Vectors are those of GCC and Clang, for any CPU; int8
+// needs the instructions that AVX-512 calls VNNI.
+//
+// Shapes: M rows, K inputs, N outputs, P = ceil(N / 64) panels; R rows of a cache, H heads,
+// L positions, D width of a head.
+
+#include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+#include <torch/library.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+#if defined(__AVX512VNNI__)
+#include <immintrin.h>
+#endif
+
+namespace {
+
+using at::Tensor;
+using std::int64_t;
+
+constexpr int LANES = 16;
+typedef float Lanes __attribute__((vector_size(64)));
+typedef int32_t Ints __attribute__((vector_size(64)));
+typedef uint32_t Words __attribute__((vector_size(64)));
+typedef uint16_t Halves __attribute__((vector_size(32)));
+typedef float Lanes8 __attribute__((vector_size(32)));
+typedef float Lanes4 __attribute__((vector_size(16)));
+
+constexpr int64_t PANEL = 64;   // outputs whose weights lie together
+constexpr int64_t CHUNK = 64;  // inputs that all rows go through before the next ones, so that weights stay near
+constexpr int64_t LEAST_WORK = 1 << 15;  // products that are worth another thread
+#if defined(__AVX512F__)
+constexpr int64_t MOST_ROWS = 6;  // whose sums fit the registers
+#else
+constexpr int64_t MOST_ROWS = 2;
+#endif
+
+struct bfloat { uint16_t bits; };
+
+inline Lanes load(const float* from) {
+  Lanes lanes;
+  std::memcpy(&lanes, from, sizeof lanes);
+  return lanes;
+}
+
+inline Lanes load(const bfloat* from) {
+  Halves halves;
+  std::memcpy(&halves, from, sizeof halves);
+  return (Lanes)(__builtin_convertvector(halves, Words) << 16);
+}
+
+inline void store(float* to, Lanes lanes) { std::memcpy(to, &lanes, sizeof lanes); }
+
+inline bfloat rounded(float x) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  return {static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16)};
+}
+
+inline void keep(float* to, float x) { *to = x; }
+inline void keep(bfloat* to, float x) { *to = rounded(x); }
+
+inline float total(Lanes lanes) {
+  Lanes8 a, b;
+  std::memcpy(&a, &lanes, sizeof a);
+  std::memcpy(&b, reinterpret_cast<char*>(&lanes) + sizeof a, sizeof b);
+  a += b;
+  Lanes4 c, d;
+  std::memcpy(&c, &a, sizeof c);
+  std::memcpy(&d, reinterpret_cast<char*>(&a) + sizeof c, sizeof d);
+  c += d;
+  return (c[0] + c[2]) + (c[1] + c[3]);
+}
+
+// exp of numbers up to 0, to 2 ulp: 2^n of the whole part, a polynomial of the rest.
+inline Lanes exponential(Lanes x) {
+  const Lanes least = Lanes{} - 86.0f;
+  x = x > least ? x : least;
+  // Conversion cuts towards 0, and nothing here is above it, so this is the nearest whole number.
+  const Ints whole = __builtin_convertvector(x * 1.44269504f - 0.5f, Ints);
+  const Lanes n = __builtin_convertvector(whole, Lanes);
+  Lanes r = (x - n * 0.693359375f) - n * -2.12194440e-4f;
+  Lanes y = Lanes{} + 1.9875691500e-4f;
+  y = y * r + 1.3981999507e-3f;
+  y = y * r + 8.3334519073e-3f;
+  y = y * r + 4.1665795894e-2f;
+  y = y * r + 1.6666665459e-1f;
+  y = y * r + 5.0000001201e-1f;
+  y = y * r * r + r + 1.0f;
+  return (Lanes)((Ints)y + (whole << 23));
+}
+
+// Adds x [M, K] times a panel of weights [K, 64] to sums [M, 64].
+template <int M, typename W>
+void multiply(
+    const float* x, int64_t stride, const W* w, int64_t K, float* sums, const char* next,
+    int64_t ahead) {
+  Lanes a[M][4] = {};
+  for (int64_t k = 0; k < K; ++k, w += PANEL) {
+    for (int64_t i = 0; i < ahead; i += 64) __builtin_prefetch(next + k * ahead + i, 0, 2);
+    const Lanes b[4] = {load(w), load(w + LANES), load(w + 2 * LANES), load(w + 3 * LANES)};
+    for (int m = 0; m < M; ++m) {
+      const Lanes value = Lanes{} + x[m * stride + k];
+      for (int j = 0; j < 4; ++j) a[m][j] += value * b[j];
+    }
+  }
+  for (int m = 0; m < M; ++m)
+    for (int j = 0; j < 4; ++j) {
+      float* sum = sums + m * PANEL + j * LANES;
+      store(sum, load(sum) + a[m][j]);
+    }
+}
+
+#if defined(__AVX512VNNI__)
+// As above for whole numbers, four inputs at a time: x [M, 4 K], weights [K, 64, 4].
+template <int M>
+void multiply(
+    const uint8_t* x, int64_t stride, const int8_t* w, int64_t K, int32_t* sums, const char* next,
+    int64_t ahead) {
+  __m512i a[M][4];
+  for (int m = 0; m < M; ++m)
+    for (int j = 0; j < 4; ++j) a[m][j] = _mm512_loadu_si512(sums + m * PANEL + j * LANES);
+  for (int64_t k = 0; k < K; ++k, w += 4 * PANEL) {
+    for (int64_t i = 0; i < ahead; i += 64) __builtin_prefetch(next + k * ahead + i, 0, 2);
+    __m512i b[4];
+    for (int j = 0; j < 4; ++j) b[j] = _mm512_loadu_si512(w + 64 * j);
+    for (int m = 0; m < M; ++m) {
+      int32_t four;
+      std::memcpy(&four, x + m * stride + 4 * k, sizeof four);
+      const __m512i value = _mm512_set1_epi32(four);
+      for (int j = 0; j < 4; ++j) a[m][j] = _mm512_dpbusd_epi32(a[m][j], value, b[j]);
+    }
+  }
+  for (int m = 0; m < M; ++m)
+    for (int j = 0; j < 4; ++j) _mm512_storeu_si512(sums + m * PANEL + j * LANES, a[m][j]);
+}
+#endif
+
+template <typename X, typename W, typename S>
+void multiply_any(
+    int64_t M, const X* x, int64_t stride, const W* w, int64_t K, S* sums, const char* next,
+    int64_t ahead) {
+  switch (M) {
+    case 1: return multiply<1>(x, stride, w, K, sums, next, ahead);
+    case 2: return multiply<2>(x, stride, w, K, sums, next, ahead);
+#if defined(__AVX512F__)
+    case 3: return multiply<3>(x, stride, w, K, sums, next, ahead);
+    case 4: return multiply<4>(x, stride, w, K, sums, next, ahead);
+    case 5: return multiply<5>(x, stride, w, K, sums, next, ahead);
+    case 6: return multiply<6>(x, stride, w, K, sums, next, ahead);
+#endif
+  }
+}
+
+// For each panel: sums [M, 64] of x [M, K] times its weights, then `finish(panel, sums)`.
+// K is in steps of the weights, each of which reads `width` of x and `width * PANEL` weights.
+template <typename S, typename X, typename W, typename F>
+void for_panels(int64_t M, int64_t K, int64_t P, int64_t width, const X* x, const W* w, F finish) {
+  const int64_t work = std::max<int64_t>(M * K * width * PANEL, 1);
+  const int64_t blocks = (M + MOST_ROWS - 1) / MOST_ROWS, rows = (M + blocks - 1) / std::max<int64_t>(blocks, 1);
+  at::parallel_for(0, P, (LEAST_WORK + work - 1) / work, [&](int64_t begin, int64_t end) {
+    std::vector<S> sums(M * PANEL);
+    std::vector<float> wide(CHUNK * PANEL);
+    for (int64_t p = begin; p < end; ++p) {
+      std::fill(sums.begin(), sums.end(), S{0});
+      const W* panel = w + p * K * width * PANEL;
+      for (int64_t k = 0; k < K; k += CHUNK) {
+        const int64_t count = std::min(CHUNK, K - k);
+        const W* chunk = panel + k * width * PANEL;
+        const auto run = [&](const auto* weights) {
+          for (int64_t m = 0; m < M; m += rows)
+            multiply_any(
+                std::min(rows, M - m), x + (m * K + k) * width, K * width, weights, count,
+                sums.data() + m * PANEL, reinterpret_cast<const char*>(chunk + CHUNK * width * PANEL),
+                m == 0 ? width * PANEL * sizeof(W) : 0);
+        };
+        if constexpr (sizeof(W) == 2) {
+          if (blocks > 3) {
+            for (int64_t i = 0; i < count * PANEL; i += LANES) store(wide.data() + i, load(chunk + i));
+            run(wide.data());
+            continue;
+          }
+        }
+        run(chunk);
+      }
+      finish(p, sums.data());
+    }
+  });
+}
+
+// y [M, N] = x [M, K] times packed weights [P, K, 64], plus a bias [N].
+Tensor linear(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias, int64_t N) {
+  const int64_t M = x.size(0), K = x.size(1), P = weight.size(0);
+  TORCH_CHECK(x.is_contiguous() && weight.is_contiguous() && x.scalar_type() == at::kFloat);
+  TORCH_CHECK(weight.size(1) == K && weight.size(2) == PANEL && P * PANEL >= N);
+  Tensor y = at::empty({M, N}, x.options());
+  float* to = y.data_ptr<float>();
+  const float* add = bias ? bias->data_ptr<float>() : nullptr;
+  const auto finish = [&](int64_t p, const float* sums) {
+    const int64_t first = p * PANEL, count = std::min(PANEL, N - first);
+    for (int64_t m = 0; m < M; ++m)
+      for (int64_t n = 0; n < count; ++n)
+        to[m * N + first + n] = sums[m * PANEL + n] + (add ? add[first + n] : 0.0f);
+  };
+  const float* from = x.data_ptr<float>();
+  if (weight.scalar_type() == at::kBFloat16)
+    for_panels<float>(M, K, P, 1, from, static_cast<const bfloat*>(weight.data_ptr()), finish);
+  else
+    for_panels<float>(M, K, P, 1, from, weight.data_ptr<float>(), finish);
+  return y;
+}
+
+#if defined(__AVX512VNNI__)
+// As `linear`, of whole numbers: weights [P, K / 4, 64, 4], the scale and the sum of each output's.
+// A row is rounded to whole numbers of 128 + -127 ... 127, with a scale of its own.
+Tensor linear_int8(
+    const Tensor& x, const Tensor& weight, const Tensor& scale, const Tensor& weight_sums,
+    const std::optional<Tensor>& bias, int64_t N) {
+  const int64_t M = x.size(0), K = x.size(1), P = weight.size(0), K4 = weight.size(1);
+  TORCH_CHECK(x.is_contiguous() && weight.is_contiguous() && x.scalar_type() == at::kFloat);
+  TORCH_CHECK(4 * K4 >= K && 4 * K4 < K + 4 && weight.size(2) == PANEL && P * PANEL >= N);
+  std::vector<uint8_t> whole(M * 4 * K4, 128);
+  std::vector<float> row_scale(M);
+  const float* from = x.data_ptr<float>();
+  at::parallel_for(0, M, (LEAST_WORK + K - 1) / K, [&](int64_t begin, int64_t end) {
+    for (int64_t m = begin; m < end; ++m) {
+      const float* row = from + m * K;
+      float largest = 1e-12f;
+      for (int64_t k = 0; k < K; ++k) largest = std::max(largest, std::fabs(row[k]));
+      const float step = largest / 127.0f, inverse = 127.0f / largest;
+      row_scale[m] = step;
+      uint8_t* to = whole.data() + m * 4 * K4;
+      for (int64_t k = 0; k < K; ++k)
+        to[k] = static_cast<uint8_t>(static_cast<int32_t>(row[k] * inverse + 128.5f));
+    }
+  });
+  Tensor y = at::empty({M, N}, x.options());
+  float* to = y.data_ptr<float>();
+  const float* by = scale.data_ptr<float>();
+  const int32_t* of = weight_sums.data_ptr<int32_t>();
+  const float* add = bias ? bias->data_ptr<float>() : nullptr;
+  for_panels<int32_t>(
+      M, K4, P, 4, whole.data(), weight.data_ptr<int8_t>(), [&](int64_t p, const int32_t* sums) {
+        const int64_t first = p * PANEL, count = std::min(PANEL, N - first);
+        for (int64_t m = 0; m < M; ++m)
+          for (int64_t n = 0; n < count; ++n) {
+            const float sum = static_cast<float>(sums[m * PANEL + n] - 128 * of[first + n]);
+            to[m * N + first + n] =
+                sum * (row_scale[m] * by[first + n]) + (add ? add[first + n] : 0.0f);
+          }
+      });
+  return y;
+}
+#endif
+
+// What one head of one row needs.
+struct Head {
+  const float* q;   // [D]
+  int64_t first, stop;  // the positions that it sees
+  const float* bias;    // [L], or null
+  float* out;           // [D]
+};
+
+template <int V, typename S>
+void attend_head(const Head& head, const S* keys, const S* values, std::vector<float>& scores) {
+  constexpr int64_t D = V * LANES;
+  const float scale = 1.0f / std::sqrt(static_cast<float>(D));
+  Lanes q[V];
+  for (int v = 0; v < V; ++v) q[v] = load(head.q + v * LANES) * scale;
+  const int64_t count = head.stop - head.first;
+  const int64_t size = (count + LANES - 1) / LANES * LANES;
+  if (static_cast<int64_t>(scores.size()) < size) scores.resize(size);
+  float largest = -INFINITY;
+  for (int64_t i = 0; i < count; ++i) {
+    const S* key = keys + (head.first + i) * D;
+    Lanes sum = q[0] * load(key);
+    for (int v = 1; v < V; ++v) sum += q[v] * load(key + v * LANES);
+    scores[i] = total(sum) + (head.bias ? head.bias[head.first + i] : 0.0f);
+    largest = std::max(largest, scores[i]);
+  }
+  std::fill(scores.begin() + count, scores.begin() + size, -INFINITY);
+  Lanes sums{};
+  for (int64_t i = 0; i < size; i += LANES) {
+    Lanes weights = exponential(load(scores.data() + i) - largest);
+    if (i + LANES > count)
+      for (int64_t j = count - i; j < LANES; ++j) weights[j] = 0.0f;
+    store(scores.data() + i, weights);
+    sums += weights;
+  }
+  Lanes out[V] = {};
+  for (int64_t i = 0; i < count; ++i) {
+    const S* value = values + (head.first + i) * D;
+    for (int v = 0; v < V; ++v) out[v] += scores[i] * load(value + v * LANES);
+  }
+  const float share = 1.0f / total(sums);
+  for (int v = 0; v < V; ++v) store(head.out + v * LANES, out[v] * share);
+}
+
+template <typename S>
+void attend_head(int64_t D, const Head& head, const S* keys, const S* values, std::vector<float>& scores) {
+  switch (D / LANES) {
+    case 1: return attend_head<1>(head, keys, values, scores);
+    case 2: return attend_head<2>(head, keys, values, scores);
+    case 3: return attend_head<3>(head, keys, values, scores);
+    case 4: return attend_head<4>(head, keys, values, scores);
+    case 5: return attend_head<5>(head, keys, values, scores);
+    case 6: return attend_head<6>(head, keys, values, scores);
+    case 7: return attend_head<7>(head, keys, values, scores);
+    case 8: return attend_head<8>(head, keys, values, scores);
+  }
+}
+
+// Turns pairs of x [D], one from each half, by angles whose cosines and sines are given [D / 2].
+inline void turn(const float* x, const float* cos, const float* sin, int64_t D, float* to) {
+  const int64_t half = D / 2;
+  for (int64_t i = 0; i < half; ++i) {
+    to[i] = x[i] * cos[i] - x[half + i] * sin[i];
+    to[half + i] = x[half + i] * cos[i] + x[i] * sin[i];
+  }
+}
+
+template <typename S>
+void attend_rows(
+    const Tensor& q, const Tensor* k, const Tensor* v, const Tensor& keys, const Tensor& values,
+    const Tensor& lengths, int64_t window, const float* bias, int64_t bias_heads,
+    int64_t bias_length, const float* cos, const float* sin, Tensor& out) {
+  const int64_t R = q.size(0), H = q.size(1), D = q.size(3);
+  const int64_t row = keys.stride(0), head = keys.stride(1);
+  S* const all_keys = static_cast<S*>(keys.data_ptr());
+  S* const all_values = static_cast<S*>(values.data_ptr());
+  const int64_t* stops = lengths.data_ptr<int64_t>();
+  at::parallel_for(0, R * H, 1, [&](int64_t begin, int64_t end) {
+    std::vector<float> scores, turned(2 * D);
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t r = i / H, h = i % H;
+      S* own_keys = all_keys + r * row + h * head;
+      S* own_values = all_values + r * row + h * head;
+      const float* query = q.data_ptr<float>() + r * q.stride(0) + h * q.stride(1);
+      if (k != nullptr) {
+        const float* key = k->data_ptr<float>() + r * k->stride(0) + h * k->stride(1);
+        const float* value = v->data_ptr<float>() + r * v->stride(0) + h * v->stride(1);
+        if (cos != nullptr) {
+          turn(query, cos + r * D / 2, sin + r * D / 2, D, turned.data());
+          turn(key, cos + r * D / 2, sin + r * D / 2, D, turned.data() + D);
+          query = turned.data();
+          key = turned.data() + D;
+        }
+        for (int64_t d = 0; d < D; ++d) {
+          keep(own_keys + (stops[r] - 1) * D + d, key[d]);
+          keep(own_values + (stops[r] - 1) * D + d, value[d]);
+        }
+      }
+      Head one;
+      one.q = query;
+      one.stop = stops[r];
+      one.first = window > 0 ? std::max<int64_t>(0, stops[r] - window) : 0;
+      one.bias = bias ? bias + (r * bias_heads + h) * bias_length : nullptr;
+      one.out = out.data_ptr<float>() + (r * H + h) * D;
+      attend_head(D, one, own_keys, own_values, scores);
+    }
+  });
+}
+
+// Attends from q [R, H, 1, D] to the first `lengths` [R] of keys and values [R, H, L, D]; new ones
+// k, v [R, H, 1, D] are kept as the last of these before. Returns [R, H, 1, D].
+Tensor attend(
+    const Tensor& q, const std::optional<Tensor>& k, const std::optional<Tensor>& v,
+    const Tensor& keys, const Tensor& values, const Tensor& lengths, int64_t window,
+    const std::optional<Tensor>& bias, const std::optional<Tensor>& cos,
+    const std::optional<Tensor>& sin) {
+  const int64_t R = q.size(0), H = q.size(1), D = q.size(3);
+  TORCH_CHECK(q.scalar_type() == at::kFloat && q.stride(3) == 1 && q.size(2) == 1);
+  TORCH_CHECK(keys.stride(2) == D && keys.stride(3) == 1 && keys.sizes() == values.sizes());
+  TORCH_CHECK(keys.strides() == values.strides() && keys.size(0) == R && keys.size(1) == H);
+  TORCH_CHECK(lengths.is_contiguous() && lengths.size(0) == R);
+  TORCH_CHECK(!bias || (bias->is_contiguous() && bias->size(1) == H));
+  TORCH_CHECK(!cos || (cos->is_contiguous() && sin->is_contiguous() && cos->numel() == R * D / 2));
+  TORCH_CHECK(!k || (k->stride(3) == 1 && v->stride(3) == 1));
+  const float* biases = bias ? bias->data_ptr<float>() : nullptr;
+  const int64_t bias_length = bias ? bias->size(-1) : 0;
+  const float* cosines = cos ? cos->data_ptr<float>() : nullptr;
+  const float* sines = sin ? sin->data_ptr<float>() : nullptr;
+  Tensor out = at::empty({R, 1, H, D}, q.options());
+  const auto run = keys.scalar_type() == at::kBFloat16 ? attend_rows<bfloat> : attend_rows<float>;
+  run(q, k ? &*k : nullptr, v ? &*v : nullptr, keys, values, lengths, window, biases, H,
+      bias_length, cosines, sines, out);
+  return out.transpose(1, 2);
+}
+
+}  // namespace
+
+TORCH_LIBRARY(lm_audio, library) {
+  library.def("linear(Tensor x, Tensor weight, Tensor? bias, int N) -> Tensor", linear);
+#if defined(__AVX512VNNI__)
+  library.def(
+      "linear_int8(Tensor x, Tensor weight, Tensor scale, Tensor weight_sums, Tensor? bias, int N)"
+      " -> Tensor",
+      linear_int8);
+#endif
+  library.def(
+      "attend(Tensor q, Tensor? k, Tensor? v, Tensor(a!) keys, Tensor(b!) values, Tensor lengths,"
+      " int window, Tensor? bias, Tensor? cos, Tensor? sin) -> Tensor",
+      attend);
+}

@@ -1,0 +1,178 @@
+"""The CPU kernels of kernels.cpp: compiled once for this machine, and never needed.
+
+Where there is no compiler, torch's own operators do the work, slower. `LM_AUDIO_KERNELS=0` in the
+environment says so, too.
+"""
+
+import functools
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from audio_tokenizers.atomic import replacing
+
+logger = logging.getLogger(__name__)
+
+SOURCE = Path(__file__).with_name("kernels.cpp")
+PANEL = 64
+"""How many outputs' weights lie together; the last panel is filled up with zeros."""
+HEAD_WIDTHS = range(16, 129, 16)
+_NAME = "lm_audio_kernels"
+_FLAGS = ["-O3", "-march=native", "-fopenmp", "-std=c++20"]
+
+
+@functools.cache
+def available() -> bool:
+    """Whether torch.ops.lm_audio has the kernels; compiles them if need be."""
+    if os.environ.get("LM_AUDIO_KERNELS") == "0":
+        return False
+    library = _cache_folder() / f"kernels-{_key()}.so"
+    try:
+        if not library.is_file():
+            if not (shutil.which("ninja") and shutil.which(os.environ.get("CXX", "c++"))):
+                return False
+            _compile(library)
+        torch.ops.load_library(library)
+    except Exception as error:  # whatever a compiler, a linker or a disk has to say
+        logger.warning(
+            "The CPU kernels cannot be used, so decoding is slower (%s). LM_AUDIO_KERNELS=0 in the "
+            "environment leaves them alone.",
+            str(error).strip().splitlines()[0],
+        )
+        return False
+    return True
+
+
+def multiplies_bytes() -> bool:
+    """Whether there is one for int8, which takes a CPU with AVX-512 VNNI."""
+    return available() and hasattr(torch.ops.lm_audio, "linear_int8")
+
+
+def panels(weight: Tensor) -> Tensor:
+    """Weights [N, K] as `multiply` reads them: [P, K, 64]."""
+    weight = F.pad(weight, (0, 0, 0, -len(weight) % PANEL))
+    return weight.view(-1, PANEL, weight.shape[1]).transpose(1, 2).contiguous()
+
+
+def from_panels(weight: Tensor, out_features: int) -> Tensor:
+    """The weights [N, K] of panels [P, K, 64]."""
+    return weight.transpose(1, 2).flatten(0, 1)[:out_features]
+
+
+def multiply(x: Tensor, weight: Tensor, bias: Tensor | None, out_features: int) -> Tensor:
+    """[M, N]: rows [M, K], float32, times weights in panels, float32 or bfloat16."""
+    bias = None if bias is None else bias.float()
+    return torch.ops.lm_audio.linear(x.float().contiguous(), weight, bias, out_features)
+
+
+def byte_panels(weight: Tensor) -> Tensor:
+    """Whole numbers [N, K] as `multiply_int8` reads them: [P, K / 4, 64, 4]."""
+    weight = F.pad(weight, (0, -weight.shape[1] % 4, 0, -len(weight) % PANEL))
+    return weight.view(-1, PANEL, weight.shape[1] // 4, 4).transpose(1, 2).contiguous()
+
+
+def multiply_bytes(
+    x: Tensor, weight: Tensor, scale: Tensor, sums: Tensor, bias: Tensor | None
+) -> Tensor:
+    """[M, N]: rows [M, K], rounded to bytes, times weights of bytes with a scale [N] each.
+
+    Args:
+        sums: [N], of the weights of each output.
+    """
+    return torch.ops.lm_audio.linear_int8(
+        x.float().contiguous(), weight, scale, sums, bias, len(scale)
+    )
+
+
+def attend_at(head_width: int, x: Tensor) -> bool:
+    """Whether `attend` can be used for heads of this width on what becomes of x."""
+    fits = x.device.type == "cpu" and x.dtype == torch.float32 and head_width in HEAD_WIDTHS
+    return fits and not torch.is_grad_enabled() and available()
+
+
+def attend(
+    q: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    *,
+    lengths: Tensor,
+    new: tuple[Tensor, Tensor] | None = None,
+    window: int | None = None,
+    bias: Tensor | None = None,
+    rotation: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
+    """Attends from q [R, H, 1, D] to the first of keys and values [R, H, L, D]: [R, H, 1, D].
+
+    Args:
+        lengths: [R], how many of them a row has.
+        new: keys and values [R, H, 1, D], kept as the last of these first.
+        window: how many of the last ones a row sees; all by default.
+        bias: [R, H, L], added to the scores.
+        rotation: [R, 1, 1, D / 2] each, by which queries and new keys are turned.
+    """
+    k, v = new if new is not None else (None, None)
+    cos, sin = rotation if rotation is not None else (None, None)
+    return torch.ops.lm_audio.attend(q, k, v, keys, values, lengths, window or 0, bias, cos, sin)
+
+
+def _compile(library: Path) -> None:
+    """In a process of its own, for torch also loads what it compiles."""
+    logger.warning("Compiling the CPU kernels for this machine, once; it takes half a minute.")
+    library.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        command = f"from {__name__} import compile_into; compile_into({folder!r})"
+        child = [sys.executable, "-c", command]
+        done = subprocess.run(child, capture_output=True, text=True, timeout=600, check=False)
+        made = Path(folder) / f"{_NAME}.so"
+        if not made.is_file():
+            raise RuntimeError((_error(done.stdout + done.stderr)) or "the compiler made nothing")
+        with replacing(library) as path:
+            shutil.copyfile(made, path)
+
+
+def compile_into(folder: str) -> None:
+    from torch.utils.cpp_extension import load
+
+    # Not linked to OpenMP: the one that torch brings is found, and shares its threads.
+    load(_NAME, [str(SOURCE)], extra_cflags=_FLAGS, build_directory=folder, is_python_module=False)
+
+
+def _error(output: str) -> str:
+    lines = [line for line in output.splitlines() if "error" in line.lower()]
+    return lines[0].strip() if lines else ""
+
+
+def _cache_folder() -> Path:
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(root) / "lm-audio"
+
+
+def _key() -> str:
+    """Changes with all that the compiled file depends on."""
+    parts = [
+        SOURCE.read_text(),
+        *_FLAGS,
+        torch.__version__,
+        sys.platform,
+        platform.machine(),
+        _cpu(),
+    ]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def _cpu() -> str:
+    info = Path("/proc/cpuinfo")
+    if not info.is_file():
+        return platform.processor()
+    lines = info.read_text().splitlines()
+    return "".join(sorted({x for x in lines if x.startswith(("model name", "flags", "Features"))}))
