@@ -80,6 +80,7 @@ class SamplingTensors:
     top_p: Tensor
     min_p: Tensor
     penalty: Tensor
+    most: int | None  # how many tokens may be picked; None: all, by some
 
 
 def sampling_tensors(
@@ -98,12 +99,14 @@ def sampling_tensors(
         lists = [v if isinstance(v, tuple) else [v] * num_codebooks for v in values]
         return torch.tensor(lists, dtype=dtype, device=device)
 
+    ks = [sampling.top_k for sampling in samplings]
     return SamplingTensors(
         temperature=rows([sampling.temperature for sampling in samplings]),
-        top_k=rows([sampling.top_k for sampling in samplings], torch.int64),
+        top_k=rows(ks, torch.int64),
         top_p=rows([sampling.top_p for sampling in samplings]),
         min_p=rows([sampling.min_p for sampling in samplings]),
         penalty=rows([sampling.repetition_penalty for sampling in samplings]),
+        most=max(ks) if ks and all(ks) else None,
     )
 
 
@@ -130,7 +133,7 @@ def choose(
         token = torch.arange(scores.shape[-1], device=scores.device)
         outside = (token < allowed[..., :1]) | (token >= allowed[..., 1:])
         scores = scores.masked_fill(outside, -torch.inf)
-    scores, tokens = scores.sort(dim=-1, descending=True, stable=True)
+    scores, tokens = _likeliest(scores, settings)
     rank = _choose_rank(scores, uniforms, settings)
     return tokens.gather(-1, rank[..., None]).squeeze(-1)
 
@@ -181,6 +184,21 @@ def _penalised(scores: Tensor, recent: Tensor, penalty: Tensor) -> Tensor:
     return torch.where(
         seen[..., :V], torch.where(scores > 0, scores / penalty, scores * penalty), scores
     )
+
+
+def _likeliest(scores: Tensor, settings: SamplingTensors) -> tuple[Tensor, Tensor]:
+    """Falling scores [I, J, V] and their tokens; as many as may be picked, where that is known."""
+    V = scores.shape[-1]
+    if settings.most is None or settings.most >= V:
+        return scores.sort(dim=-1, descending=True, stable=True)
+    # As whole numbers in the same order, the token below them: then no two are equal, and which of
+    # equal scores come first is not left to the device.
+    bits = (scores + 0.0).view(torch.int32).long()  # + 0.0: there is no -0.0
+    order = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
+    token = torch.arange(V, device=scores.device)
+    keys = order * 2**32 + (2**32 - 1 - token)
+    tokens = 2**32 - 1 - keys.topk(settings.most, dim=-1).values.remainder(2**32)
+    return scores.gather(-1, tokens), tokens
 
 
 def _choose_rank(scores: Tensor, uniforms: Tensor, settings: SamplingTensors) -> Tensor:

@@ -8,11 +8,12 @@ Shapes: K codebooks, T frames, V vocabulary.
 """
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Literal
+from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from lm_audio.models.checkpoints.bark_parts import BarkSettings
 from lm_audio.models.checkpoints.bark_voices import BarkVoices
@@ -171,8 +172,9 @@ class _Work:
 
     def _of_codebook(self, k: int, num_frames: int) -> SamplingTensors:
         """The settings of one codebook for each frame, [1, T]."""
-        found = {
-            field.name: getattr(self._settings, field.name)[:, k : k + 1].expand(1, num_frames)
-            for field in fields(SamplingTensors)
+        tables: dict[str, Any] = {
+            name: table[:, k : k + 1].expand(1, num_frames)
+            for name, table in vars(self._settings).items()
+            if isinstance(table, Tensor)
         }
-        return SamplingTensors(**found)
+        return replace(self._settings, **tables)

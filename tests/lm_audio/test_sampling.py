@@ -97,6 +97,18 @@ def test_top_k_keeps_exactly_k_of_equal_tokens():
     assert tokens.flatten().bincount().tolist() == [25, 25, 25, 25]
 
 
+@pytest.mark.parametrize("scale", [0.0, 2.0])
+def test_the_likeliest_are_found_as_by_a_whole_sort(scale):
+    logits = (4 * random_logits(20, 3, 300, scale=scale)).round() / 4  # many are equal
+    logits[0, 0, 10:200], logits[1, 1, ::2], logits[2] = -torch.inf, -0.0, -5.0
+    uniforms = torch.rand(20, 3, generator=torch.Generator().manual_seed(0))
+    mixed = [Sampling(top_k=1 + i, top_p=0.9 * (i % 2), min_p=0.01 * (i % 3)) for i in range(20)]
+    settings = sampling_tensors(mixed, num_codebooks=3)
+    assert settings.most == 20
+    whole = dataclasses.replace(settings, most=None)
+    assert torch.equal(choose(logits, uniforms, settings), choose(logits, uniforms, whole))
+
+
 def test_every_setting_belongs_to_its_item_and_codebook():
     logits = random_logits(1, 1, 20).expand(3, 2, 20)
     samplings = [Sampling(temperature=(0.0, 1.0), top_k=0), Sampling(top_k=1), PLAIN]
