@@ -8,10 +8,12 @@ Shapes: I sequences, R rows of all their branches, J streams, S steps, D width, 
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from lm_audio.generation.graphs import GraphedSteps, bucket
 from lm_audio.generation.sequence import Row, Sequence
 from lm_audio.generation.step_state import StepState
 from lm_audio.models.token_lm import TokenLM
@@ -28,6 +30,9 @@ class DecodingBatch:
     def __init__(self, model: TokenLM, *, rows_per_pass: int | None = None) -> None:
         self._model = model
         self._cache = model.transformer.new_cache()
+        self._graphs: GraphedSteps | None = None
+        if self._cache.device.type == "cuda":
+            self._graphs = GraphedSteps(model, self._cache)
         self._rows_per_pass = rows_per_pass
         self._slots: list[_Slot] = []
         self._state: StepState | None = None  # of all slots, made anew when they change
@@ -52,7 +57,8 @@ class DecodingBatch:
         self._drop_state()
         rows = [(row, x.tokens.shape[1]) for x in sequences for row in x.rows]
         longest = max((S + _prefix_length(row) for row, S in rows), default=0)
-        self._cache.reserve(self._cache.num_rows + len(rows), longest, 0)
+        room = longest if self._graphs is None else bucket(longest)
+        self._cache.reserve(self._cache.num_rows + len(rows), room, 0)
         for sequence in sequences:
             first = sequence.num_known  # the last known column goes into the first step, not here
             start = sequence.tokens.new_full((len(sequence.tokens), 1), sequence.start_token)
@@ -101,16 +107,16 @@ class DecodingBatch:
         passes = []
         for start in range(0, R, size):
             rows = slice(start, min(start + size, R))
-            logits = self._model.step(
+            step = self._graphs or partial(self._model.step, cache=self._cache)
+            logits = step(
                 tokens[rows],
                 sums=None if sums is None else sums[rows],
                 rows=rows,
                 positions=positions[rows],
                 length=length,
-                cache=self._cache,
             )
             passes.append(logits)
-        return torch.cat(passes)
+        return passes[0] if len(passes) == 1 else torch.cat(passes)
 
     def _sums(self, moving: "Collection[_Slot]") -> Tensor | None:
         """What is added to the inputs of this step, whatever it is for rows that wait: [R, D]."""

@@ -66,7 +66,7 @@ def panels(weight: Tensor) -> Tensor:
 
 def from_panels(weight: Tensor, out_features: int) -> Tensor:
     """The weights [N, K] of panels [P, K, 64]."""
-    return weight.transpose(1, 2).flatten(0, 1)[:out_features]
+    return weight.transpose(1, 2).flatten(0, 1)[:out_features].contiguous()
 
 
 def multiply(x: Tensor, weight: Tensor, bias: Tensor | None, out_features: int) -> Tensor:

@@ -30,6 +30,15 @@ class KVCache:
         self._condition_keys, self._condition_values = empty.clone(), empty.clone()
         self._condition_bias = torch.zeros(0, 1, 1, 0, device=device, dtype=dtype)
 
+    @property
+    def device(self) -> torch.device:
+        return self._keys.device
+
+    @property
+    def storage(self) -> tuple[int, ...]:
+        """Changes when what is kept moves to another place."""
+        return self._keys.data_ptr(), self._condition_keys.data_ptr()
+
     def reserve(self, num_rows: int, length: int, condition_length: int) -> None:
         """Makes room for this many rows and positions, keeping what is there."""
         self._keys = _grown(self._keys, (1, num_rows), (3, padded(length)))

@@ -240,14 +240,17 @@ class Block(nn.Module):
             self.cross_attention = CrossAttention(config.dim, config.num_heads, bias=config.bias)
         self.feed_forward_norm = make_norm(config)
         self.feed_forward = FeedForward(config)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = config.dropout
 
     def forward(self, x: Tensor, attend: Attend) -> Tensor:
-        x = x + self.dropout(self.attention(self.attention_norm(x), self.layer, attend))
+        x = x + self._dropped(self.attention(self.attention_norm(x), self.layer, attend))
         if self.cross_attention is not None:
             queries = self.cross_attention_norm(x)
-            x = x + self.dropout(self.cross_attention(queries, self.layer, attend))
-        return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
+            x = x + self._dropped(self.cross_attention(queries, self.layer, attend))
+        return x + self._dropped(self.feed_forward(self.feed_forward_norm(x)))
+
+    def _dropped(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.dropout) if self.training else x
 
 
 class CausalBlock(Block):

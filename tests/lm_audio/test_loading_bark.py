@@ -161,4 +161,6 @@ def test_bark_has_no_text_encoder_to_give_where_it_brings_its_own(
 
 def test_all_models_of_bark_have_the_dtype_asked_for(transformers_folder: Path) -> None:
     for stage in load(transformers_folder, dtype="bfloat16").stages.values():
-        assert {weight.dtype for weight in stage.model.parameters()} == {torch.bfloat16}
+        kinds = torch.nn.Linear | torch.nn.Embedding  # norms are float32 where kernels compute so
+        weights = [x.weight for x in stage.model.modules() if isinstance(x, kinds)]
+        assert {weight.dtype for weight in weights} == {torch.bfloat16}
