@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lm_audio.modules import kernels
 from lm_audio.modules.kv_cache import KVCache
 from lm_audio.modules.linear import Linear
 from lm_audio.modules.positions import rotate
@@ -138,50 +137,6 @@ class StepAttend:
     def to_condition(self, layer: int, q: Tensor, module: CrossAttention) -> Tensor:  # noqa: ARG002
         k, v, bias = self._cache.condition(layer, self._rows)
         return _attention(q, k, v, bias)
-
-
-class KernelAttend:
-    """As `StepAttend`, by the CPU kernels.
-
-    Args:
-        window: how many of the last positions a row sees; None: all.
-        bias: [R, H, L], added to the scores.
-    """
-
-    def __init__(
-        self,
-        cache: KVCache,
-        *,
-        rows: slice,
-        positions: Tensor,
-        window: int | None,
-        bias: Tensor | None = None,
-        rotation: tuple[Tensor, Tensor] | None = None,
-    ) -> None:
-        self._cache = cache
-        self._rows = rows
-        self._lengths = positions + 1
-        self._window = window
-        self._bias = bias
-        self._rotation = rotation
-        self._condition_lengths = cache.condition_lengths(rows)
-
-    def to_self(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        keys, values = self._cache.all(layer, self._rows)
-        return kernels.attend(
-            q,
-            keys,
-            values,
-            lengths=self._lengths,
-            new=(k, v),
-            window=self._window,
-            bias=self._bias,
-            rotation=self._rotation,
-        )
-
-    def to_condition(self, layer: int, q: Tensor, module: CrossAttention) -> Tensor:  # noqa: ARG002
-        k, v, _ = self._cache.condition(layer, self._rows)
-        return kernels.attend(q, k, v, lengths=self._condition_lengths)
 
 
 def _turned(q: Tensor, k: Tensor, by: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,9 @@
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/gelu.h>
+#include <ATen/ops/silu.h>
 #include <torch/library.h>
 
 #include <algorithm>
@@ -333,7 +336,7 @@ void attend_rows(
     const Tensor& q, const Tensor* k, const Tensor* v, const Tensor& keys, const Tensor& values,
     const Tensor& lengths, int64_t window, const float* bias, int64_t bias_heads,
     int64_t bias_length, const float* cos, const float* sin, Tensor& out) {
-  const int64_t R = q.size(0), H = q.size(1), D = q.size(3);
+  const int64_t R = q.size(0), H = q.size(1), D = q.size(2);
   const int64_t row = keys.stride(0), head = keys.stride(1);
   S* const all_keys = static_cast<S*>(keys.data_ptr());
   S* const all_values = static_cast<S*>(values.data_ptr());
@@ -370,30 +373,121 @@ void attend_rows(
   });
 }
 
-// Attends from q [R, H, 1, D] to the first `lengths` [R] of keys and values [R, H, L, D]; new ones
-// k, v [R, H, 1, D] are kept as the last of these before. Returns [R, H, 1, D].
-Tensor attend(
-    const Tensor& q, const std::optional<Tensor>& k, const std::optional<Tensor>& v,
-    const Tensor& keys, const Tensor& values, const Tensor& lengths, int64_t window,
-    const std::optional<Tensor>& bias, const std::optional<Tensor>& cos,
-    const std::optional<Tensor>& sin) {
-  const int64_t R = q.size(0), H = q.size(1), D = q.size(3);
-  TORCH_CHECK(q.scalar_type() == at::kFloat && q.stride(3) == 1 && q.size(2) == 1);
+// What the cache keeps of rows of one layer, and which of it they see.
+struct Kept {
+  const Tensor &keys, &values, &lengths;  // [R, H, L, D] twice, [R]
+  int64_t window = 0;                     // how many of the last positions; 0: all
+  const std::optional<Tensor>* bias = nullptr;                       // [R, H, L], added to the scores
+  const std::optional<Tensor>*cos = nullptr, *sin = nullptr;         // [R, D / 2]
+};
+
+// Attends from q [R, H, D] to the first `lengths` [R] of the keys and values; new ones k, v
+// [R, H, D] become the last of these before, turned as the queries are. Returns [R, H * D].
+Tensor attend_to(const Kept& kept, const Tensor& q, const Tensor* k, const Tensor* v) {
+  const int64_t R = q.size(0), H = q.size(1), D = q.size(2);
+  const auto has = [](const std::optional<Tensor>* x) { return x != nullptr && x->has_value(); };
+  const Tensor &keys = kept.keys, &values = kept.values;
+  TORCH_CHECK(q.scalar_type() == at::kFloat && q.stride(2) == 1 && D % LANES == 0 && D <= 128);
   TORCH_CHECK(keys.stride(2) == D && keys.stride(3) == 1 && keys.sizes() == values.sizes());
   TORCH_CHECK(keys.strides() == values.strides() && keys.size(0) == R && keys.size(1) == H);
-  TORCH_CHECK(lengths.is_contiguous() && lengths.size(0) == R);
-  TORCH_CHECK(!bias || (bias->is_contiguous() && bias->size(1) == H));
-  TORCH_CHECK(!cos || (cos->is_contiguous() && sin->is_contiguous() && cos->numel() == R * D / 2));
-  TORCH_CHECK(!k || (k->stride(3) == 1 && v->stride(3) == 1));
-  const float* biases = bias ? bias->data_ptr<float>() : nullptr;
-  const int64_t bias_length = bias ? bias->size(-1) : 0;
-  const float* cosines = cos ? cos->data_ptr<float>() : nullptr;
-  const float* sines = sin ? sin->data_ptr<float>() : nullptr;
-  Tensor out = at::empty({R, 1, H, D}, q.options());
+  TORCH_CHECK(kept.lengths.is_contiguous() && kept.lengths.size(0) == R);
+  const float *bias = nullptr, *cos = nullptr, *sin = nullptr;
+  int64_t bias_length = 0;
+  if (has(kept.bias)) {
+    const Tensor& given = **kept.bias;
+    TORCH_CHECK(given.is_contiguous() && given.size(0) == R && given.size(1) == H);
+    bias = given.data_ptr<float>();
+    bias_length = given.size(2);
+  }
+  if (has(kept.cos)) {
+    const Tensor &first = **kept.cos, &second = **kept.sin;
+    TORCH_CHECK(first.is_contiguous() && second.is_contiguous() && first.numel() == R * D / 2);
+    cos = first.data_ptr<float>();
+    sin = second.data_ptr<float>();
+  }
+  Tensor out = at::empty({R, H * D}, q.options());
   const auto run = keys.scalar_type() == at::kBFloat16 ? attend_rows<bfloat> : attend_rows<float>;
-  run(q, k ? &*k : nullptr, v ? &*v : nullptr, keys, values, lengths, window, biases, H,
-      bias_length, cosines, sines, out);
-  return out.transpose(1, 2);
+  run(q, k, v, keys, values, kept.lengths, kept.window, bias, H, bias_length, cos, sin, out);
+  return out;
+}
+
+// A layer norm or an RMS norm of the rows of x [R, D], D a multiple of 16.
+Tensor normed(
+    const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias, double eps, bool rms) {
+  const int64_t R = x.size(0), D = x.size(1);
+  TORCH_CHECK(x.is_contiguous() && x.scalar_type() == at::kFloat && D % LANES == 0);
+  TORCH_CHECK(weight.size(0) == D && weight.scalar_type() == at::kFloat);
+  Tensor y = at::empty_like(x);
+  const float* by = weight.data_ptr<float>();
+  const float* add = bias ? bias->data_ptr<float>() : nullptr;
+  for (int64_t r = 0; r < R; ++r) {
+    const float* from = x.data_ptr<float>() + r * D;
+    float* to = y.data_ptr<float>() + r * D;
+    float mean = 0.0f;
+    if (!rms) {
+      Lanes sums{};
+      for (int64_t d = 0; d < D; d += LANES) sums += load(from + d);
+      mean = total(sums) / D;
+    }
+    Lanes squares{};
+    for (int64_t d = 0; d < D; d += LANES) {
+      const Lanes centred = load(from + d) - mean;
+      squares += centred * centred;
+    }
+    const float scale = 1.0f / std::sqrt(total(squares) / D + static_cast<float>(eps));
+    for (int64_t d = 0; d < D; d += LANES) {
+      Lanes out = (load(from + d) - mean) * scale * load(by + d);
+      store(to + d, add ? out + load(add + d) : out);
+    }
+  }
+  return y;
+}
+
+using Parts = c10::List<std::optional<Tensor>>;
+
+// A linear layer of four parts: weight, bias, and for int8 a scale and the sums of the weights.
+Tensor apply(const Parts& parts, int64_t first, const Tensor& x, int64_t N) {
+  const std::optional<Tensor> weight = parts.get(first), bias = parts.get(first + 1);
+#if defined(__AVX512VNNI__)
+  const std::optional<Tensor> scale = parts.get(first + 2), sums = parts.get(first + 3);
+  if (scale) return linear_int8(x, *weight, *scale, *sums, bias, N);
+#endif
+  return linear(x, *weight, bias, N);
+}
+
+// One step of a block of a transformer, x [R, D]; as modules/transformer.py has it.
+// `parts`: for the attention a norm (weight, bias), the input layer and the output layer, then the
+// same for the attention to a condition if there is one, then the same for the feed-forward part.
+Tensor block(
+    const Tensor& input, const Parts& parts, int64_t num_heads, bool gated, bool rms, double eps,
+    const Tensor& keys, const Tensor& values, const Tensor& lengths, int64_t window,
+    const std::optional<Tensor>& bias, const std::optional<Tensor>& cos,
+    const std::optional<Tensor>& sin, const std::optional<Tensor>& condition_keys,
+    const std::optional<Tensor>& condition_values, const std::optional<Tensor>& condition_lengths) {
+  const Tensor x = input.contiguous();
+  const int64_t R = x.size(0), D = x.size(1), H = num_heads;
+  const auto norm = [&](const Tensor& from, int64_t first) {
+    return normed(from, *parts.get(first), parts.get(first + 1), eps, rms);
+  };
+  int64_t at = 0;
+  const Tensor qkv = apply(parts, at + 2, norm(x, at), 3 * D).view({R, 3, H, D / H});
+  const Tensor k = qkv.select(1, 1), v = qkv.select(1, 2);
+  Kept own{keys, values, lengths, window, &bias, &cos, &sin};
+  Tensor y = apply(parts, at + 6, attend_to(own, qkv.select(1, 0), &k, &v), D).add_(x);
+  at += 10;
+  if (condition_keys) {
+    const Tensor q = apply(parts, at + 2, norm(y, at), D).view({R, H, D / H});
+    Kept given{*condition_keys, *condition_values, *condition_lengths};
+    y.add_(apply(parts, at + 6, attend_to(given, q, nullptr, nullptr), D));
+    at += 10;
+  }
+  const int64_t hidden = parts.get(at + 6)->size(1) * (parts.get(at + 8) ? 4 : 1);
+  Tensor inner = apply(parts, at + 2, norm(y, at), gated ? 2 * hidden : hidden);
+  if (gated)
+    inner = at::silu(inner.narrow(1, 0, hidden)).mul_(inner.narrow(1, hidden, hidden));
+  else
+    inner = at::gelu(inner);
+  return y.add_(apply(parts, at + 6, inner.contiguous(), D));
 }
 
 }  // namespace
@@ -407,7 +501,9 @@ TORCH_LIBRARY(lm_audio, library) {
       linear_int8);
 #endif
   library.def(
-      "attend(Tensor q, Tensor? k, Tensor? v, Tensor(a!) keys, Tensor(b!) values, Tensor lengths,"
-      " int window, Tensor? bias, Tensor? cos, Tensor? sin) -> Tensor",
-      attend);
+      "block(Tensor x, Tensor?[] parts, int num_heads, bool gated, bool rms, float eps,"
+      " Tensor(a!) keys, Tensor(b!) values, Tensor lengths, int window, Tensor? bias, Tensor? cos,"
+      " Tensor? sin, Tensor? condition_keys, Tensor? condition_values, Tensor? condition_lengths)"
+      " -> Tensor",
+      block);
 }

@@ -94,37 +94,6 @@ def multiply_bytes(
     )
 
 
-def attend_at(head_width: int, x: Tensor) -> bool:
-    """Whether `attend` can be used for heads of this width on what becomes of x."""
-    fits = x.device.type == "cpu" and x.dtype == torch.float32 and head_width in HEAD_WIDTHS
-    return fits and not torch.is_grad_enabled() and available()
-
-
-def attend(
-    q: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    *,
-    lengths: Tensor,
-    new: tuple[Tensor, Tensor] | None = None,
-    window: int | None = None,
-    bias: Tensor | None = None,
-    rotation: tuple[Tensor, Tensor] | None = None,
-) -> Tensor:
-    """Attends from q [R, H, 1, D] to the first of keys and values [R, H, L, D]: [R, H, 1, D].
-
-    Args:
-        lengths: [R], how many of them a row has.
-        new: keys and values [R, H, 1, D], kept as the last of these first.
-        window: how many of the last ones a row sees; all by default.
-        bias: [R, H, L], added to the scores.
-        rotation: [R, 1, 1, D / 2] each, by which queries and new keys are turned.
-    """
-    k, v = new if new is not None else (None, None)
-    cos, sin = rotation if rotation is not None else (None, None)
-    return torch.ops.lm_audio.attend(q, k, v, keys, values, lengths, window or 0, bias, cos, sin)
-
-
 def _compile(library: Path) -> None:
     """In a process of its own, for torch also loads what it compiles."""
     logger.warning("Compiling the CPU kernels for this machine, once; it takes half a minute.")

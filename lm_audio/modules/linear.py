@@ -22,11 +22,11 @@ class Linear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         trains = torch.is_grad_enabled() and (self.weight.requires_grad or x.requires_grad)
         if x.device.type != "cpu" or trains:
-            if self._in_panels:
+            if self.by_kernel:
                 bias = None if self.bias is None else self.bias.to(x.dtype)
                 return F.linear(x, self._plain_weight().to(x.dtype), bias)
             return F.linear(x, self._plain_weight(), self.bias)
-        if self._in_panels:
+        if self.by_kernel:
             rows = x.reshape(-1, x.shape[-1])
             y = kernels.multiply(rows, self.weight, self.bias, self.out_features)
             return y.view(*x.shape[:-1], -1)
@@ -46,7 +46,7 @@ class Linear(nn.Linear):
 
     @property
     def packed(self) -> bool:
-        return self.weight.is_mkldnn or self._in_panels
+        return self.weight.is_mkldnn or self.by_kernel
 
     def train(self, mode: bool = True) -> "Linear":
         if mode and self.packed:
@@ -54,7 +54,8 @@ class Linear(nn.Linear):
         return super().train(mode)
 
     @property
-    def _in_panels(self) -> bool:
+    def by_kernel(self) -> bool:
+        """Whether it is packed for the kernels of this package."""
         return self.weight.dim() == 3
 
     def _lay_out(self, weight: Tensor) -> None:
@@ -66,7 +67,7 @@ class Linear(nn.Linear):
         return F.linear(rows, self.weight, self.bias)
 
     def _plain_weight(self) -> Tensor:
-        if self._in_panels:
+        if self.by_kernel:
             return kernels.from_panels(self.weight, self.out_features)
         return self.weight.to_dense() if self.weight.is_mkldnn else self.weight
 

@@ -8,6 +8,7 @@ from torch import nn
 
 from lm_audio.modules import kernels
 from lm_audio.modules.int8 import Int8Linear
+from lm_audio.modules.kernel_steps import KernelSteps
 from lm_audio.modules.linear import Linear
 from lm_audio.modules.transformer import Transformer
 
@@ -41,6 +42,9 @@ def pack(model: nn.Module, kind: Kind = "same") -> None:
             return
     if low_precision and kernels.available():
         _compute_in_float32(model)
+    for module in model.modules():
+        if isinstance(module, Transformer):
+            module.kernel_steps = KernelSteps.of(module.blocks, module.config)
 
 
 def _compute_in_float32(model: nn.Module) -> None:

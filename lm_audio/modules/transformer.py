@@ -13,15 +13,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from lm_audio.modules import kernels
 from lm_audio.modules.attention import (
     Attend,
     CrossAttention,
-    KernelAttend,
     SelfAttention,
     StepAttend,
     WholeAttend,
 )
+from lm_audio.modules.kernel_steps import KernelSteps
 from lm_audio.modules.kv_cache import KVCache, padded
 from lm_audio.modules.linear import Linear
 from lm_audio.modules.positions import RelativeBias, rotation, sinusoids
@@ -87,6 +86,7 @@ class Transformer(nn.Module):
         self.blocks: Any = nn.ModuleList(kind(config, i) for i in range(config.num_layers))
         self.norm = make_norm(config)
         self.cache_dtype: torch.dtype | None = None  # that of the weights
+        self.kernel_steps: KernelSteps | None = None  # by which `packing.pack` makes steps faster
         self.recomputes = False  # activations in training, to save memory
 
     def forward(
@@ -143,33 +143,29 @@ class Transformer(nn.Module):
         Args:
             length: one past the highest position, known without asking the device.
         """
-        attend = self._step_attend(x, rows=rows, positions=positions, length=length, cache=cache)
-        return self._run(x[:, None], positions[:, None], attend)[:, 0]
-
-    def _step_attend(
-        self, x: Tensor, *, rows: slice, positions: Tensor, length: int, cache: KVCache
-    ) -> Attend:
-        queries, rotation = positions[:, None], self._rotation(positions[:, None])
         keys = torch.arange(padded(length), device=x.device)[None]
-        if kernels.attend_at(self.config.head_dim, x):
-            bias = None
-            if self.config.positions == "relative":
-                bias = self.relative_bias(queries, keys)[:, :, 0].float().contiguous()
-            return KernelAttend(
-                cache,
-                rows=rows,
-                positions=positions,
-                window=self.config.window,
-                bias=bias,
-                rotation=rotation,
-            )
-        return StepAttend(
-            cache,
+        queries, turns = positions[:, None], self._rotation(positions[:, None])
+        if self.kernel_steps is None or torch.is_grad_enabled():
+            bias = self._bias(queries, keys, x.dtype)
+            attend = StepAttend(cache, rows=rows, positions=positions, bias=bias, rotation=turns)
+            return self._run(x[:, None], queries, attend)[:, 0]
+        relative = None
+        if self.config.positions == "relative":
+            relative = self.relative_bias(queries, keys)[:, :, 0].contiguous()
+        x = self.kernel_steps(
+            self._placed(x[:, None], queries)[:, 0],
             rows=rows,
             positions=positions,
-            bias=self._bias(queries, keys, x.dtype),
-            rotation=rotation,
+            cache=cache,
+            bias=relative,
+            rotation=turns,
         )
+        return self.norm(x)
+
+    def train(self, mode: bool = True) -> "Transformer":
+        if mode:
+            self.kernel_steps = None  # the layers that it reads are unpacked
+        return super().train(mode)
 
     def new_cache(self) -> KVCache:
         """An empty cache for this transformer, where its weights are."""
@@ -183,16 +179,21 @@ class Transformer(nn.Module):
         )
 
     def _run(self, x: Tensor, positions: Tensor, attend: Attend) -> Tensor:
-        if self.config.positions == "sinusoidal":
-            x = x + sinusoids(positions, self.config.dim).to(x.dtype)
-        elif self.config.positions == "learned":
-            x = x + self.positions(positions)
+        x = self._placed(x, positions)
         for block in self.blocks:
             if self.recomputes and torch.is_grad_enabled():
                 x = checkpoint(block, x, attend, use_reentrant=False)
             else:
                 x = block(x, attend)
         return self.norm(x)
+
+    def _placed(self, x: Tensor, positions: Tensor) -> Tensor:
+        """x [B, S, D] with what stands for its positions [B, S], if that is added."""
+        if self.config.positions == "sinusoidal":
+            return x + sinusoids(positions, self.config.dim).to(x.dtype)
+        if self.config.positions == "learned":
+            return x + self.positions(positions)
+        return x
 
     def _rotation(self, positions: Tensor) -> tuple[Tensor, Tensor] | None:
         if self.config.positions != "rotary":

@@ -1,9 +1,10 @@
-"""The CPU kernels against plain products and softmaxes, and each row against itself in company."""
+"""The CPU kernels against plain products and the modules, each row against itself in company."""
 
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lm_audio.modules import kernels
-from lm_audio.modules.positions import rotate, rotation
+from lm_audio.modules.packing import Kind, pack
+from lm_audio.modules.transformer import Transformer, TransformerConfig
 
 
 @pytest.fixture(autouse=True)
@@ -59,85 +61,113 @@ def test_bytes_multiply_exactly(num_inputs: int, num_outputs: int) -> None:
     torch.testing.assert_close(found, expected, atol=0, rtol=1e-6)
 
 
-def caches(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+def transformer(**changes: Any) -> Transformer:
     torch.manual_seed(0)
-    shape = (3, 2, 90, 48)  # rows, heads, positions, width
-    return torch.randn(shape).to(dtype), torch.randn(shape).to(dtype)
+    settings = {"dim": 64, "num_layers": 2, "num_heads": 2, "hidden_dim": 72} | changes
+    made = Transformer(TransformerConfig(**settings)).eval().requires_grad_(False)
+    for parameter in made.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    return made
 
 
-LENGTHS = torch.tensor([1, 33, 90])
+def steps(model: Transformer, x: Tensor, condition: Tensor | None, *, first: int = 3) -> Tensor:
+    """What the steps of x [R, S, D] give, each row of which has a condition [R, L, D]: the same."""
+    R, S, _ = x.shape
+    cache = model.new_cache()
+    for row in range(R):
+        given = None if condition is None else condition[row : row + 1]
+        model.prefill(x[row : row + 1, :first], condition=given, cache=cache)
+    cache.reserve(R, S, 0)
+    with torch.inference_mode():
+        made = [
+            model.step(
+                x[:, i],
+                rows=slice(0, R),
+                positions=torch.full((R,), i),
+                length=i + 1,
+                cache=cache,
+            )
+            for i in range(first, S)
+        ]
+    return torch.stack(made, dim=1)
 
 
-@pytest.mark.parametrize("window", [None, 20])
-@pytest.mark.parametrize("biased", [False, True])
-@pytest.mark.parametrize("turned", [False, True])
-@pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
+SHAPES = [
+    {"positions": "rotary", "norm": "rms", "activation": "swiglu", "window": 20},
+    {"positions": "sinusoidal", "norm": "layer", "activation": "gelu", "bias": True},
+    {"positions": "relative", "norm": "layer", "norm_bias": False, "activation": "gelu"},
+    {"positions": "learned", "num_positions": 100, "norm": "rms", "norm_eps": 1e-3},
+]
+
+
+@pytest.mark.parametrize("cross", [True, False])
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape["positions"])
 @torch.no_grad()
-def test_attention_of_new_positions_is_softmax(
-    window: int | None, biased: bool, turned: bool, dtype: torch.dtype, bound: float
-) -> None:
-    keys, values = caches(dtype)
-    kept = keys.clone(), values.clone()
-    q, k, v = (5 * torch.randn(3, 2, 1, 48) for _ in range(3))
-    bias = torch.randn(3, 2, 90) if biased else None
-    by = rotation(LENGTHS[:, None] - 1, 48) if turned else None
-    found = kernels.attend(
-        q, keys, values, lengths=LENGTHS, new=(k, v), window=window, bias=bias, rotation=by
-    )
-    if by is not None:
-        q, k = rotate(q, by), rotate(k, by)
-    for row, length in enumerate(LENGTHS.tolist()):
-        own_keys, own_values = (x[row, :, :length].float() for x in kept)
-        own_keys[:, -1], own_values[:, -1] = k[row, :, 0], v[row, :, 0]
-        scores = (q[row] @ own_keys.transpose(1, 2))[:, 0] / 48**0.5
-        if bias is not None:
-            scores = scores + bias[row, :, :length]
-        if window is not None:
-            scores[:, : max(0, length - window)] = -torch.inf
-        expected = (torch.softmax(scores, dim=-1)[:, None] @ own_values)[:, 0]
-        error = (found[row, :, 0] - expected).norm() / expected.norm()
-        assert error < bound
-        new_key = k[row, :, 0].to(dtype)
-        torch.testing.assert_close(keys[row, :, length - 1], new_key, atol=1e-6, rtol=1e-2)
-        assert torch.equal(keys[row, :, : length - 1], kept[0][row, :, : length - 1])
-        assert torch.equal(keys[row, :, length:], kept[0][row, :, length:])
+def test_steps_by_the_kernels_are_those_of_the_modules(shape: dict[str, Any], cross: bool) -> None:
+    model = transformer(cross_attention=cross, **shape)
+    x, condition = torch.randn(3, 90, 64), torch.randn(3, 7, 64) if cross else None
+    expected = steps(model, x, condition)
+    pack(model)
+    assert model.kernel_steps is not None
+    torch.testing.assert_close(steps(model, x, condition), expected, atol=2e-5, rtol=2e-5)
+    model.train()
+    assert model.kernel_steps is None
+    torch.testing.assert_close(steps(model.eval(), x, condition), expected, atol=0, rtol=0)
 
 
+@pytest.mark.parametrize(("kind", "bound"), [("bfloat16", 0.02), ("int8", 0.1)])
 @torch.no_grad()
-def test_bfloat16_is_rounded_to_the_nearest_as_torch_does() -> None:
-    keys, values = caches(torch.bfloat16)
-    q, k, v = (torch.randn(3, 2, 1, 48) for _ in range(3))
-    kernels.attend(q, keys, values, lengths=LENGTHS, new=(k, v))
-    for row, length in enumerate(LENGTHS.tolist()):
-        assert torch.equal(keys[row, :, length - 1], k[row, :, 0].bfloat16())
-        assert torch.equal(values[row, :, length - 1], v[row, :, 0].bfloat16())
+def test_rounded_models_keep_half_as_many_bytes_and_stay_near(kind: str, bound: float) -> None:
+    shape: dict[str, Any] = {"dim": 256, "hidden_dim": 512, "num_heads": 4}
+    exact, rounded = (transformer(cross_attention=True, **shape) for _ in range(2))
+    x, condition = torch.randn(2, 80, 256), torch.randn(2, 7, 256)
+    if kind == "bfloat16":
+        rounded.bfloat16()
+    pack(rounded, "int8" if kind == "int8" else "same")
+    if rounded.kernel_steps is None:
+        pytest.skip("this CPU has no VNNI")
+    expected, found = steps(exact, x, condition), steps(rounded, x, condition)
+    assert 1e-4 < (found - expected).norm() / expected.norm() < bound
+    assert rounded.new_cache().all(0, slice(0, 1))[0].dtype == torch.bfloat16
 
 
 @pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("kind", ["same", "int8"])
 @torch.no_grad()
-def test_a_row_attends_the_same_bit_for_bit_in_any_company() -> None:
-    keys, values = caches()
-    q = torch.randn(3, 2, 1, 48)
-    together = kernels.attend(q, keys, values, lengths=LENGTHS)
-    for row in range(3):
-        one = slice(row, row + 1)
-        alone = kernels.attend(q[one], keys[one], values[one], lengths=LENGTHS[one])
-        assert torch.equal(alone, together[one])
-    longer = [torch.cat([x, torch.full_like(x, torch.nan)], dim=2) for x in (keys, values)]
-    assert torch.equal(kernels.attend(q, *longer, lengths=LENGTHS), together)
+def test_a_row_takes_the_same_steps_bit_for_bit_in_any_company(kind: Kind) -> None:
+    model = transformer(cross_attention=True)
+    pack(model, kind)
+    x, condition = torch.randn(9, 70, 64), torch.randn(9, 7, 64)
+    together = steps(model, x, condition)
+    for rows in ([0], [3], [8, 1], [2, 3, 4, 5, 6, 7, 8]):
+        assert torch.equal(steps(model, x[rows], condition[rows]), together[rows])
 
 
 @torch.no_grad()
-def test_numbers_do_not_depend_on_the_threads() -> None:
-    torch.manual_seed(0)
-    x, panels = torch.randn(7, 600), kernels.panels(torch.randn(700, 600))
+def test_steps_do_not_depend_on_the_threads() -> None:
+    model = transformer(cross_attention=True, dim=256, hidden_dim=700, num_heads=8)
+    pack(model)
+    x, condition = torch.randn(4, 50, 256), torch.randn(4, 7, 256)
     before, found = torch.get_num_threads(), []
     for count in (1, 2, 3):
         torch.set_num_threads(count)
-        found.append(kernels.multiply(x, panels, None, 700))
+        found.append(steps(model, x, condition, first=0))
     torch.set_num_threads(before)
     assert torch.equal(found[0], found[1])
     assert torch.equal(found[0], found[2])
+
+
+@pytest.mark.parametrize("changes", [{"dim": 24}, {"hidden_dim": 70}], ids=str)
+@torch.no_grad()
+def test_shapes_that_the_kernels_do_not_know_are_left_to_the_modules(
+    changes: dict[str, int],
+) -> None:
+    model = transformer(**changes)
+    x = torch.randn(2, 10, model.config.dim)
+    expected = steps(model, x, None)
+    pack(model)
+    assert model.kernel_steps is None
+    torch.testing.assert_close(steps(model, x, None), expected, atol=2e-5, rtol=2e-5)
 
 
 def ask(setting: dict[str, str]) -> "subprocess.CompletedProcess[str]":
