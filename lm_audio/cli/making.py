@@ -262,6 +262,7 @@ def _settings(verb: Generate | Continue | Inpaint, name: str, **given: Any) -> S
         "condition": list(verb.request.condition) or None,
         **asdict(verb.sampling),
         **asdict(verb.model),
+        "watermark": verb.out.watermark,
         "model": verb.model.model or "default",
         "lm-audio": __version__,
     }

@@ -5,6 +5,7 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
@@ -13,6 +14,7 @@ from tqdm import tqdm
 
 if TYPE_CHECKING:
     from lm_audio.clip import Clip
+    from lm_audio.watermark import Watermark
 
 # What needs torch is imported where it runs, so that --help answers at once.
 
@@ -43,6 +45,9 @@ class OutputOptions:
     """A .png for a picture of the waveform and its mel spectrogram; needs the extra plot."""
     play: bool = False
     """Play what was made."""
+    watermark: str | None = None
+    """Mark clips by AudioSeal: the file of its generator's weights, or facebook/audioseal; needs
+    the extra watermark."""
     json: bool = False
     """Say what was made as JSON, a line for each clip."""
 
@@ -62,6 +67,8 @@ class OutputOptions:
         """Where the clips of these texts and seeds go, once it is sure that they can go there."""
         from lm_audio.clip import find_player, new_figure
 
+        if self.watermark is not None:
+            self._load_watermark(self.watermark)
         sounds = self._sounds(texts, seeds)
         if self.play:
             find_player()
@@ -72,6 +79,13 @@ class OutputOptions:
         added = [str(seed) for seed in seeds] if are_apart else [sound.stem for sound in sounds]
         pictures = _each(self.plot, added)
         return [Place(sound=s, picture=p) for s, p in zip(sounds, pictures, strict=True)]
+
+    @staticmethod
+    @cache
+    def _load_watermark(source: str) -> "Watermark":
+        from lm_audio.watermark import Watermark
+
+        return Watermark.load(source)
 
     def _sounds(self, texts: Sequence[str], seeds: Sequence[int]) -> list[Path]:
         from audio_tokenizers.audio_writer import AudioWriter
@@ -102,7 +116,10 @@ class OutputOptions:
     def deliver(
         self, clips: "Sequence[Clip]", places: Sequence[Place], settings: Sequence[Settings]
     ) -> None:
-        """Writes, notes, draws and plays clips."""
+        """Marks, writes, notes, draws and plays clips."""
+        if self.watermark is not None:
+            mark = self._load_watermark(self.watermark)
+            clips = [mark.marked(clip) for clip in clips]
         for clip, place, made_with in zip(clips, places, settings, strict=True):
             path = place.sound
             if path == STDOUT:

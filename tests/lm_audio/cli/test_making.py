@@ -1,6 +1,7 @@
 """generate, continue and inpaint, as they are typed."""
 
 import _thread
+import json
 import re
 import signal
 import threading
@@ -299,11 +300,30 @@ def test_clips_are_played_when_they_are_written(
     assert played == [7, 8]
 
 
+def test_clips_are_marked_before_they_are_written(
+    model_folder: Path, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Silencing:
+        def marked(self, clip: lm_audio.Clip) -> lm_audio.Clip:
+            return replace(clip, samples=torch.zeros_like(clip.samples))
+
+    monkeypatch.setattr("lm_audio.watermark.Watermark.load", lambda _: Silencing())
+    folder = tmp_path / "marked"
+    asked = ("generate", "a dog", "--duration", 0.2, "--seed", 7)
+    run(*asked, "-o", f"{folder}/", "--watermark", "silence", model=model_folder)
+    (row,) = [json.loads(line) for line in (folder / "manifest.jsonl").read_text().splitlines()]
+    assert row["watermark"] == "silence"
+    assert not read_audio(folder / row["file"]).samples.any()
+    run(*asked, "-o", out, model=model_folder)
+    assert read_audio(out).samples.any()
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
         (["--plot", "dog.jpg"], "pictures are written as PNG only"),
         (["--play"], "Found no program that plays sound"),
+        (["--watermark", "no-such.pth"], "Found no file no-such.pth"),
     ],
 )
 def test_what_cannot_be_shown_is_told_before_anything_is_made(
