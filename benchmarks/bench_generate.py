@@ -29,13 +29,16 @@ import torch
 import tyro
 from transformers import (
     EncodecConfig,
+    EncodecModel,
     LogitsProcessor,
     MusicgenConfig,
     MusicgenDecoderConfig,
     MusicgenForConditionalGeneration,
     T5Config,
+    T5EncoderModel,
 )
 
+from audio_tokenizers.acoustic.encodec import EncodecTokenizer
 from audio_tokenizers.atomic import replacing
 from lm_audio.conditioners.condition import Condition
 from lm_audio.conditioners.fuser import Fused
@@ -69,6 +72,8 @@ class Config:
     threads: int = 2
     peer: bool = True
     """Whether transformers takes part."""
+    clip: float = 10.0
+    """Seconds of a whole clip, with the T5 and the codec of musicgen-small; 0 leaves it out."""
     output: Path | None = None
     """Also writes the tables there."""
     seed: int = 0
@@ -97,20 +102,25 @@ def report(config: Config) -> list[str]:
     ours = {dtype: new_model(shape, weights, dtype, config.device) for dtype in config.dtypes}
     near = [exactness(peer, model, dtype, config) for dtype, model in ours.items()]
     racers: dict[str, Steps] = {}
+    bytes_each = {dtype: (BYTES[dtype], kept_bytes(model)) for dtype, model in ours.items()}
     if config.peer:
         peer = peer.to(peers_dtype)
         racers[PEER] = lambda items, position: peer_steps(peer, items, position, config)
+        bytes_each[PEER] = (peers_dtype.itemsize, peers_dtype.itemsize)
     for dtype, model in ours.items():
         racers[dtype] = own_steps(model, config)
     bandwidth = read_bandwidth(config.device)
-    lines = [
+    head = [
         f"Reading: {bandwidth / 1e9:.1f} GB/s. Weights of a step: "
         f"{step_weights(shape) / 1e6:.0f} million.",
         *near,
         "",
+    ]
+    lines = [
         "| items | position | who | ms/step, median | 20th percentile | x transformers | x floor |",
         "|---|---|---|---|---|---|---|",
     ]
+    best: dict[tuple[int, int, str], float] = {}
     for items in config.batches:
         for position in config.positions:
             taken: dict[str, list[float]] = {name: [] for name in racers}
@@ -118,17 +128,82 @@ def report(config: Config) -> list[str]:
                 for name, steps in racers.items():
                     taken[name] += steps(items, position)
                     gc.collect()
-            best = {name: percentile(times) for name, times in taken.items()}
             for name, times in taken.items():
-                bytes_each = BYTES.get(name, peers_dtype.itemsize)
-                floor = step_bytes(shape, items, position, bytes_each) / bandwidth
-                ratio = f"{best[PEER] / best[name]:.2f}" if PEER in best else ""
+                at = best[items, position, name] = percentile(times)
+                floor = step_bytes(shape, items, position, *bytes_each[name]) / bandwidth
+                other = best.get((items, position, PEER))
+                ratio = "" if other is None else f"{other / at:.2f}"
                 lines.append(
                     f"| {items} | {position} | {name} | {1e3 * statistics.median(times):.1f} | "
-                    f"{1e3 * best[name]:.1f} | {ratio} | {best[name] / floor:.1f} |"
+                    f"{1e3 * at:.1f} | {ratio} | {at / floor:.1f} |"
                 )
             print("\n".join(lines[-len(racers) :]), file=sys.stderr)
-    return lines
+    lines += ["", *growth(best, config)]
+    for dtype, model in ours.items():
+        lines.append(guidance_cost(model, dtype, config))
+        if config.clip:
+            lines.append(whole_clip(model, dtype, config))
+    if config.device.startswith("cuda"):
+        lines.append(f"Memory: {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB at most.")
+    return [*head, *lines]
+
+
+def growth(best: dict[tuple[int, int, str], float], config: Config) -> list[str]:
+    """How much longer a step takes at the last position than at the first."""
+    first, last = config.positions[0], config.positions[-1]
+    return [
+        f"- {name}, {items} at once: a step at position {last} takes "
+        f"{best[items, last, name] / best[items, first, name]:.2f} times one at {first}."
+        for items in config.batches
+        for name in config.dtypes
+    ]
+
+
+def guidance_cost(model: TokenLM, dtype: str, config: Config) -> str:
+    """The share of the throughput that is left when each item has a second row."""
+    items, position = config.batches[-1], config.positions[0]
+    racers = {rows: own_steps(model, config, rows=rows) for rows in (1, 2)}
+    taken: dict[int, list[float]] = {1: [], 2: []}
+    for _ in range(config.rounds):
+        for rows, steps in racers.items():
+            taken[rows] += steps(items, position)
+    share = percentile(taken[1]) / percentile(taken[2])
+    return (
+        f"- {dtype}, {items} at once: guided items have {share:.2f} of the pace of unguided ones."
+    )
+
+
+def whole_clip(model: TokenLM, dtype: str, config: Config) -> str:
+    """The real-time factor of a clip, the encoder of the text and the codec included."""
+    text: Any = T5EncoderModel(
+        T5Config(d_model=768, d_ff=3072, num_layers=12, num_heads=12) if config.preset != "tiny"
+        else T5Config(d_model=16, d_ff=16, d_kv=8, num_layers=1, num_heads=2)
+    )  # fmt: skip
+    text = text.to(config.device).eval()
+    decoder: Any = EncodecModel(
+        EncodecConfig(
+            sampling_rate=32_000, upsampling_ratios=[8, 5, 4, 4], target_bandwidths=[2.2],
+            codebook_size=2048, use_causal_conv=False, norm_type="weight_norm",
+        )
+    )  # fmt: skip
+    codec = EncodecTokenizer(decoder.to(config.device))
+    frames = round(config.clip * 50)
+    sequence = new_sequence(model, 0, 0, config, num_steps=frames + 3)
+    batch = DecodingBatch(model)
+    began = now(config.device)
+    text(torch.zeros(1, TEXT_LENGTH, dtype=torch.int64, device=config.device))
+    batch.join(sequence)
+    while not batch.done(sequence):
+        batch.step()
+    steps = now(config.device) - began
+    K = codec.num_codebooks
+    tokens = batch.tokens(sequence)[:K, :frames].clamp(max=codec.codebook_size - 1)
+    codec.decode(tokens[None])
+    took = now(config.device) - began
+    return (
+        f"- {dtype}: {config.clip:g} s of sound in {took:.2f} s, of which the codec took "
+        f"{took - steps:.2f} s: a real-time factor of {took / config.clip:.2f}."
+    )
 
 
 def percentile(times: list[float], share: float = 0.2) -> float:
@@ -208,7 +283,7 @@ def new_model(shape: TokenLMConfig, weights: dict[str, Any], dtype: Dtype, devic
     return model
 
 
-def own_steps(model: TokenLM, config: Config) -> Steps:
+def own_steps(model: TokenLM, config: Config, *, rows: int = 2) -> Steps:
     """Takes steps of a model of ours; the first one after the prompts is not timed.
 
     The rounds of a setting go on with one batch, since its prompts take longer than its steps.
@@ -221,7 +296,7 @@ def own_steps(model: TokenLM, config: Config) -> Steps:
             batches.clear()
             gc.collect()
             batch = batches[items, position] = DecodingBatch(model)
-            batch.join(*(new_sequence(model, i, position, config) for i in range(items)))
+            batch.join(*(new_sequence(model, i, position, config, rows) for i in range(items)))
             batch.step()
         taken = []
         for _ in range(config.steps):
@@ -233,17 +308,26 @@ def own_steps(model: TokenLM, config: Config) -> Steps:
     return steps
 
 
-def new_sequence(model: TokenLM, number: int, position: int, config: Config) -> Sequence:
-    """Random tokens up to a position, and as many steps as a round takes after it."""
+def new_sequence(
+    model: TokenLM,
+    number: int,
+    position: int,
+    config: Config,
+    num_rows: int = 2,
+    *,
+    num_steps: int | None = None,
+) -> Sequence:
+    """Random tokens up to a position, and as many steps after it as the rounds take."""
     J, V = model.config.num_streams, model.config.vocab_size
     device, dtype = config.device, model.embedding.weight.dtype
-    S = position + config.rounds * config.steps + 2
+    S = position + (config.rounds * config.steps + 2 if num_steps is None else num_steps)
     tokens = torch.full((J, S), -1, device=device)
     tokens[:, :position] = torch.randint(V, (J, position), device=device)
     shape = (1, TEXT_LENGTH, model.config.transformer.dim)
     mask = torch.ones(1, TEXT_LENGTH, dtype=torch.bool, device=device)
     rows = []
-    for weight, text in ((SCALE, torch.randn(shape)), (1 - SCALE, torch.zeros(shape))):
+    texts = ((SCALE, torch.randn(shape)), (1 - SCALE, torch.zeros(shape)))
+    for weight, text in texts[:num_rows]:
         cross = Condition(embeddings=text.to(device, dtype), mask=mask)
         fused = Fused(cross=cross, prepend=None, sum=None)
         rows.append(Row(fused=fused, weights=torch.full((S,), weight, device=device)))
@@ -284,11 +368,19 @@ def step_weights(shape: TokenLMConfig) -> int:
     return t.num_layers * layer + t.dim * shape.num_streams * shape.vocab_size
 
 
-def step_bytes(shape: TokenLMConfig, items: int, position: int, bytes_each: int) -> float:
-    """What a step reads: weights, keys and values; int8 keeps these as float32."""
+def step_bytes(
+    shape: TokenLMConfig, items: int, position: int, of_weight: int, of_kept: int
+) -> float:
+    """What a step reads: weights, keys and values, of so many bytes each."""
     t = shape.transformer
     kept = 2 * t.num_layers * t.dim * (position + TEXT_LENGTH) * 2 * items
-    return step_weights(shape) * bytes_each + kept * (4 if bytes_each == 1 else bytes_each)
+    return step_weights(shape) * of_weight + kept * of_kept
+
+
+def kept_bytes(model: TokenLM) -> int:
+    """Of a key or a value."""
+    keys, _ = model.transformer.new_cache().all(0, slice(0, 0))
+    return keys.dtype.itemsize
 
 
 def read_bandwidth(device: str) -> float:
