@@ -10,6 +10,7 @@ from lm_audio.modules import kernels
 from lm_audio.modules.linear import ROW_MULTIPLE, Linear, in_padded_rows
 
 _LARGEST = 127
+_ROWS_AT_ONCE = 256
 _ZERO = 128  # what stands for 0 in a byte without a sign, which the CPU multiplies faster
 
 
@@ -22,11 +23,10 @@ class Int8Linear(nn.Module):
 
     def __init__(self, layer: Linear) -> None:
         super().__init__()
-        weight = layer.weight.detach().float()  # [N, K]
+        weight = layer.weight.detach()  # [N, K]
         self.in_features, self.out_features = layer.in_features, layer.out_features
-        self.scale = _scale(weight)[:, 0]
+        whole, self.scale = _rounded(weight)
         self.bias = None if layer.bias is None else layer.bias.detach().float()
-        whole = (weight / self.scale[:, None]).round().to(torch.int8)
         self.by_kernel = kernels.multiplies_bytes()
         if self.by_kernel:
             self.weight = kernels.byte_panels(whole)
@@ -54,6 +54,18 @@ class Int8Linear(nn.Module):
 
     def _save_to_state_dict(self, *_: object) -> None:
         raise ValueError("A model of dtype int8 is rounded; load it as float32 to save it.")
+
+
+def _rounded(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights [N, K] as whole numbers, and their scales [N]; in parts, to save memory."""
+    whole = torch.empty(weight.shape, dtype=torch.int8)
+    scale = torch.empty(len(weight))
+    for start in range(0, len(weight), _ROWS_AT_ONCE):
+        some = slice(start, start + _ROWS_AT_ONCE)
+        part = weight[some].float()
+        scales = _scale(part)
+        whole[some], scale[some] = (part / scales).round(), scales[:, 0]
+    return whole, scale
 
 
 def _scale(rows: Tensor) -> Tensor:

@@ -28,6 +28,7 @@ from audio_tokenizers.semantic.tokenizer import (
 )
 from lm_audio.conditioners.description import text_encoders
 from lm_audio.conditioners.frozen import FrozenEncoder, describe_frozen, load_frozen, shared
+from lm_audio.modules.packing import Kind
 from lm_audio.pipeline.about import About
 from lm_audio.pipeline.pipeline import AudioPipeline
 from lm_audio.pipeline.stage_folder import describe_stage, fitting, load_stage, save_stage
@@ -71,11 +72,16 @@ def save_pipeline(pipeline: AudioPipeline, folder: str | Path, *, half: bool = F
 
 
 def load_pipeline(
-    folder: str | Path, *, device: torch.device | str = "cpu", dtype: str = "float32"
+    folder: str | Path,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: str = "float32",
+    packing: Kind | None = None,
 ) -> AudioPipeline:
     """Reads what `save_pipeline` wrote.
 
     Args:
+        packing: of the language models' linear layers.
         dtype: of the language models and what is trained with them, one of `DTYPES`; codec,
             semantic tokenizer and a text encoder that is not trained are always float32.
     """
@@ -95,7 +101,12 @@ def load_pipeline(
         with fitting(path):
             load = partial(load_frozen, text_encoder, device=device)
             frozen = _part(folder / _TEXT_ENCODER, load)
-    given: dict[str, Any] = {"frozen": frozen, "device": device, "dtype": DTYPES[dtype]}
+    given: dict[str, Any] = {
+        "frozen": frozen,
+        "device": device,
+        "dtype": DTYPES[dtype],
+        "packing": packing,
+    }
     stages = [
         _part(folder / stage["name"], partial(load_stage, stage, **given))
         for stage in config["stages"]

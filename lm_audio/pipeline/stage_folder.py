@@ -30,6 +30,7 @@ from lm_audio.conditioners.description import (
 from lm_audio.conditioners.frozen import FrozenEncoder, describe_frozen, load_frozen, shared
 from lm_audio.conditioners.text import OwnTextEncoder
 from lm_audio.models.token_lm import TokenLM, TokenLMConfig
+from lm_audio.modules.packing import Kind, fill
 from lm_audio.patterns import Pattern
 from lm_audio.sampling import Sampling
 from lm_audio.stages.run import AnyStage, Source
@@ -86,10 +87,12 @@ def load_stage(
     frozen: FrozenEncoder | None,
     device: torch.device | str,
     dtype: torch.dtype,
+    packing: Kind | None = None,
 ) -> Stage:
     """Reads a stage; no weight is in memory twice.
 
     Args:
+        packing: of the language model's linear layers.
         frozen: the text encoder that stages share, if this one needs it.
     """
     path = folder / _WEIGHTS
@@ -118,8 +121,12 @@ def load_stage(
         stage = Stage(model=model, **settings)
     module = _module(model, conditioners)
     check_weights(weights, module.state_dict(), source=path)
-    here = {name: weight.to(device, dtype) for name, weight in weights.items()}
-    module.load_state_dict(here, assign=True)
+    parts: dict[str, dict[str, Tensor]] = {"model": {}, "conditioners": {}}
+    for name, weight in weights.items():
+        part, _, own = name.partition(".")
+        parts[part][own] = weight
+    fill(model, parts["model"].items(), device=device, dtype=dtype, packing=packing)
+    fill(conditioners, parts["conditioners"].items(), device=device, dtype=dtype)
     for null in module.modules():
         if isinstance(null, Null) and null.embedding.is_meta:  # its zeros are no weights
             null.embedding = torch.zeros(null.embedding.shape, device=device, dtype=dtype)

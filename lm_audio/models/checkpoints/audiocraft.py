@@ -18,6 +18,7 @@ from lm_audio.models.checkpoints.audiocraft_settings import AudiocraftSettings, 
 from lm_audio.models.checkpoints.files import folder_of, stated_licence
 from lm_audio.models.checkpoints.musicgen_parts import MusicGenParts, build_model
 from lm_audio.models.checkpoints.pickles import is_torch_file, read_pickle
+from lm_audio.modules.packing import Kind
 from lm_audio.sampling import Sampling
 
 _EXPECTED = "expected the file with the weights of a MusicGen or AudioGen, and that of its codec"
@@ -37,10 +38,12 @@ def read_audiocraft(
     codec: str | Path | None = None,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
+    packing: Kind | None = None,
 ) -> MusicGenParts:
     """Reads a folder, mono or stereo.
 
     Args:
+        device, dtype, packing: of the language model.
         text_encoder: a folder or hub id with the T5; by default the subfolder `t5`, if there is
             one, or what the settings name.
         codec: a folder, file or hub id with the EnCodec; by default the file beside the model, if
@@ -59,6 +62,9 @@ def read_audiocraft(
         layout="audiocraft",
         source=file,
         settings="its xp.cfg",
+        device=device,
+        dtype=dtype,
+        packing=packing,
     )
     tokenizer = _codec(folder, settings, codec)
     parts = MusicGenParts(

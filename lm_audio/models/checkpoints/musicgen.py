@@ -19,6 +19,7 @@ from lm_audio.models.checkpoints.files import (
 )
 from lm_audio.models.checkpoints.musicgen_parts import MusicGenParts, build_model
 from lm_audio.models.token_lm import TokenLMConfig
+from lm_audio.modules.packing import Kind
 from lm_audio.modules.transformer import TransformerConfig
 from lm_audio.patterns import delayed, stereo
 from lm_audio.sampling import Sampling
@@ -39,8 +40,9 @@ def read_musicgen(
     *,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
+    packing: Kind | None = None,
 ) -> MusicGenParts:
-    """Reads a folder, mono or stereo."""
+    """Reads a folder, mono or stereo; `device`, `dtype` and `packing` are of the language model."""
     folder = folder_of(source)
     config = _read_config(folder)
     settings = read_json(folder / "config.json")
@@ -57,6 +59,9 @@ def read_musicgen(
         layout="transformers",
         source=folder,
         settings="config.json",
+        device=device,
+        dtype=dtype,
+        packing=packing,
     )
     codec_settings = {k: x for k, x in settings["audio_encoder"].items() if k != "model_type"}
     codec = build_encodec(folder, codec_settings, codec_state)

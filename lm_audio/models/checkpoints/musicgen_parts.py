@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from audio_tokenizers.protocol import AcousticTokenizer
 from audio_tokenizers.weights import check_weights
 from lm_audio.conditioners.fuser import Conditioners
 from lm_audio.conditioners.text import T5Encoder, TextConditioner
 from lm_audio.models.token_lm import TokenLM, TokenLMConfig
+from lm_audio.modules.packing import Kind, fill
 from lm_audio.patterns import Pattern
 from lm_audio.sampling import Sampling
 
@@ -112,12 +113,16 @@ def build_model(
     layout: Layout,
     source: Path,
     settings: str,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    packing: Kind | None = None,
 ) -> tuple[TokenLM, TextConditioner]:
     """Makes the model and its text conditioner of exactly these weights, which are used up.
 
     Args:
         project: whether the width of the T5 is projected to that of the model.
         settings: what gives the shapes, for messages.
+        device, dtype, packing: of the model.
     """
     with torch.device("meta"):
         model = TokenLM(config)
@@ -125,12 +130,10 @@ def build_model(
     rows = {name: len(weight) for name, weight in _state(model, text).items()}
     expected = convert_weights(_state(model, text), config, "ours", layout)
     check_weights(state, expected, source=source, settings=settings)
-    weights = convert_weights(state, config, layout, "ours", rows=rows)
-    for name in weights:  # off the file, which may change, and one by one, to save memory
-        weights[name] = weights[name].clone()
-    projection = {name: weights.pop(f"projection.{name}") for name in text.projection.state_dict()}
-    text.projection.load_state_dict(projection)
-    model.load_state_dict(weights, assign=True)
+    whole = nn.ModuleDict({"model": model, "projection": text.projection})
+    weights = converted(state, config, layout, "ours", rows=rows)
+    named = ((x if x.startswith("projection.") else f"model.{x}", w) for x, w in weights)
+    fill(whole, named, device=device, dtype=dtype, packing=packing)
     return model.requires_grad_(False).eval(), text.requires_grad_(False).eval()
 
 
@@ -158,7 +161,18 @@ def convert_weights(
     Args:
         rows: how many rows the weights have; equally many in each of a stack by default.
     """
-    converted: State = {}
+    return dict(converted(state, config, found, wanted, rows=rows))
+
+
+def converted(
+    state: State,
+    config: TokenLMConfig,
+    found: Layout,
+    wanted: Layout,
+    *,
+    rows: Mapping[str, int] | None = None,
+) -> Iterator[tuple[str, Tensor]]:
+    """As `convert_weights`, one after the other."""
     for group in _groups(config):
         for kind in ("weight", "bias"):
             old, new = ([_named(x, kind) for x in group[layout]] for layout in (found, wanted))
@@ -167,8 +181,7 @@ def convert_weights(
             found_weights = [state.pop(name) for name in old]
             stack = found_weights[0] if len(old) == 1 else torch.cat(found_weights)
             parts = stack.chunk(len(new)) if rows is None else stack.split([rows[x] for x in new])
-            converted |= dict(zip(new, parts, strict=True))
-    return converted
+            yield from zip(new, parts, strict=True)
 
 
 def _groups(config: TokenLMConfig) -> Iterator[dict[Layout, tuple[str, ...]]]:
