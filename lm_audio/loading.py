@@ -22,10 +22,11 @@ from lm_audio.models.checkpoints.bark_original import CODEC, TEXT_TOKENIZER, hol
 from lm_audio.models.checkpoints.files import stated_licence
 from lm_audio.models.checkpoints.musicgen import read_musicgen
 from lm_audio.models.checkpoints.musicgen_parts import MusicGenParts
-from lm_audio.modules.packing import pack
+from lm_audio.modules.packing import Kind, pack
 from lm_audio.pipeline import AudioPipeline
 from lm_audio.pipeline.about import About
 from lm_audio.pipeline.folder import DTYPES, load_pipeline
+from lm_audio.pipeline.precision import fastest
 from lm_audio.renderers.codec import CodecRenderer
 from lm_audio.stages.audiogen import audiogen
 from lm_audio.stages.bark import bark
@@ -33,6 +34,7 @@ from lm_audio.stages.stage import Stage
 
 KEPT_SHARE = Fraction(2, 5)  # of a window of MusicGen and AudioGen, for the next one to follow
 INT8 = "int8"
+AUTO = "auto"
 
 _OF_TRANSFORMERS = (
     ("*.json", "*.model", "*.txt", "model.safetensors", "model-*.safetensors"),
@@ -68,6 +70,7 @@ class Settings:
 
     device: str
     dtype: str
+    packing: Kind | None
     text_encoder: str | Path | None
 
 
@@ -85,19 +88,33 @@ def load(
             in this package by default.
         device: such as "cpu", "cuda:1" or "mps"; by default CUDA where there is any, else the CPU.
         dtype: of the language models: float32 (exact), bfloat16 or float16; on a CPU int8, too,
-            which is the fastest and least exact.
+            which is the fastest and least exact; auto is the fastest that is near enough to exact
+            for this model, which takes some seconds to find out.
         text_encoder: for files of audiocraft and of the original Bark, which lack it: a folder or
             hub id of the T5, or of Bark's text tokenizer; by default what the files name. Bark's
             codec is read from a subfolder `codec`, or else from the hub.
     """
-    if dtype not in {*DTYPES, INT8}:
-        raise ValueError(f"Unknown dtype {dtype!r}. Choose one of: {', '.join([*DTYPES, INT8])}.")
+    choices = [*DTYPES, INT8, AUTO]
+    if dtype not in choices:
+        raise ValueError(f"Unknown dtype {dtype!r}. Choose one of: {', '.join(choices)}.")
     device = find_device(device)
     on_cpu = torch.device(device).type == "cpu"
+    if dtype == AUTO:
+        return fastest(
+            lambda one: load(source, device=device, dtype=one, text_encoder=text_encoder),
+            [INT8, "bfloat16"] if on_cpu else ["bfloat16"],
+        )
     if dtype == INT8 and not on_cpu:
         raise ValueError(f"dtype int8 is for a CPU, and this is {device}; choose bfloat16 there.")
-    read_as = "float32" if dtype == INT8 else dtype
-    settings = Settings(device=device, dtype=read_as, text_encoder=text_encoder)
+    packing: Kind | None = None
+    if on_cpu:
+        packing = "int8" if dtype == INT8 else "same"
+    settings = Settings(
+        device=device,
+        dtype="float32" if dtype == INT8 else dtype,
+        packing=packing,
+        text_encoder=text_encoder,
+    )
     checkpoint = find_checkpoint(source)
     reader, lacks_text_encoder = FORMATS[checkpoint.format]
     if text_encoder is not None and not lacks_text_encoder:
@@ -107,8 +124,8 @@ def load(
         )
     pipeline = reader(checkpoint, settings)
     for stage in pipeline.stages.values():
-        if on_cpu and isinstance(stage, Stage):  # others have no decode loop
-            pack(stage.model, "int8" if dtype == INT8 else "same")
+        if packing is not None and isinstance(stage, Stage):  # others have no decode loop
+            pack(stage.model, packing)
     return pipeline
 
 
@@ -236,12 +253,22 @@ def _not_found(source: str) -> str:
 
 
 def _ours(checkpoint: Checkpoint, settings: Settings) -> AudioPipeline:
-    return load_pipeline(checkpoint.folder, device=settings.device, dtype=settings.dtype)
+    return load_pipeline(
+        checkpoint.folder,
+        device=settings.device,
+        dtype=settings.dtype,
+        packing=settings.packing,
+    )
 
 
 def _musicgen(checkpoint: Checkpoint, settings: Settings) -> AudioPipeline:
     return _text_to_sound(
-        read_musicgen(checkpoint.folder, device=settings.device, dtype=DTYPES[settings.dtype])
+        read_musicgen(
+            checkpoint.folder,
+            device=settings.device,
+            dtype=DTYPES[settings.dtype],
+            packing=settings.packing,
+        )
     )
 
 
@@ -252,6 +279,7 @@ def _audiocraft(checkpoint: Checkpoint, settings: Settings) -> AudioPipeline:
             text_encoder=settings.text_encoder,
             device=settings.device,
             dtype=DTYPES[settings.dtype],
+            packing=settings.packing,
         )
     )
 

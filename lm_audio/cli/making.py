@@ -28,7 +28,8 @@ class ModelOptions:
     device: str | None = None
     """Such as cpu, cuda or cuda:1; CUDA where there is any by default."""
     dtype: str = "float32"
-    """Of the language models: float32 (exact), bfloat16 or float16; int8 on a CPU."""
+    """Of the language models: float32 (exact), bfloat16 or float16; int8 on a CPU; auto for the
+    fastest that is near enough to exact for this model."""
     text_encoder: str | None = None
     """A folder or hub id of what reads the text, for files that lack it."""
 

@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from lm_audio.conditioners.fuser import Conditioners
 from lm_audio.conditioners.tokens import AlignedTokens
@@ -114,9 +115,13 @@ class Stage:
         unknown = (window.known() < 0).any(dim=0)
         return replace(window, first_step=int(unknown.int().argmax()))
 
-    @torch.inference_mode()
     def likelihood(self, run: Run, first: int, last: int) -> float:
         """The mean log-likelihood of the run's tokens of these frames, given those before them."""
+        return float(self.likelihoods(run, first, last).mean())
+
+    @torch.inference_mode()
+    def likelihoods(self, run: Run, first: int, last: int) -> Tensor:
+        """The log-likelihood of each of the run's tokens of these frames, step by step."""
         last = min(last, run.num_frames)
         window = self._window(run, max(0, last - self.context), last)
         tokens = window.known()[None]  # [1, J, S]
@@ -131,7 +136,7 @@ class Stage:
         scores = logits.masked_fill(outside, -torch.inf).log_softmax(dim=-1)
         frame = window.start + window.layout.frame
         judged = (window.layout.frame >= 0) & (frame >= first)
-        return float(scores[judged].gather(1, tokens[0][judged][:, None]).mean())
+        return scores[judged].gather(1, tokens[0][judged][:, None])[:, 0]
 
     def source_span(self, run: Run, start: int, stop: int) -> tuple[int, int]:
         """The source's frames that go before a window of these frames.
