@@ -19,9 +19,11 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <optional>
+#include <type_traits>
 #include <vector>
 
-#if defined(__AVX512VNNI__)
+#if defined(__AVX512F__)
 #include <immintrin.h>
 #endif
 
@@ -39,7 +41,8 @@ typedef float Lanes8 __attribute__((vector_size(32)));
 typedef float Lanes4 __attribute__((vector_size(16)));
 
 constexpr int64_t PANEL = 64;   // outputs whose weights lie together
-constexpr int64_t CHUNK = 64;  // inputs that all rows go through before the next ones, so that weights stay near
+constexpr int64_t CHUNK = 64;   // inputs for all rows before the next ones: their weights stay near
+constexpr int64_t WORTH_WIDENING = 4;  // blocks of rows that use a chunk of bfloat16 weights
 constexpr int64_t LEAST_WORK = 1 << 15;  // products that are worth another thread
 #if defined(__AVX512F__)
 constexpr int64_t MOST_ROWS = 6;  // whose sums fit the registers
@@ -48,6 +51,7 @@ constexpr int64_t MOST_ROWS = 2;
 #endif
 
 struct bfloat { uint16_t bits; };
+typedef int8_t Bytes __attribute__((vector_size(16)));
 
 inline Lanes load(const float* from) {
   Lanes lanes;
@@ -61,6 +65,16 @@ inline Lanes load(const bfloat* from) {
   return (Lanes)(__builtin_convertvector(halves, Words) << 16);
 }
 
+inline Lanes load(const int8_t* from) {
+  Bytes bytes;
+  std::memcpy(&bytes, from, sizeof bytes);
+#if defined(__AVX512F__)  // for which GCC converts bytes one by one
+  return (Lanes)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32((__m128i)bytes));
+#else
+  return __builtin_convertvector(__builtin_convertvector(bytes, Ints), Lanes);
+#endif
+}
+
 inline void store(float* to, Lanes lanes) { std::memcpy(to, &lanes, sizeof lanes); }
 
 inline bfloat rounded(float x) {
@@ -69,8 +83,29 @@ inline bfloat rounded(float x) {
   return {static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16)};
 }
 
-inline void keep(float* to, float x) { *to = x; }
-inline void keep(bfloat* to, float x) { *to = rounded(x); }
+// How a key or a value [D] is kept, in `room(D)` numbers. Bytes are followed by their scale.
+template <typename S>
+inline int64_t room(int64_t D) { return std::is_same_v<S, int8_t> ? D + sizeof(float) : D; }
+
+inline float scale_of(const float*, int64_t) { return 1.0f; }
+inline float scale_of(const bfloat*, int64_t) { return 1.0f; }
+inline float scale_of(const int8_t* kept, int64_t D) {
+  float scale;
+  std::memcpy(&scale, kept + D, sizeof scale);
+  return scale;
+}
+
+inline void keep(float* to, const float* x, int64_t D) { std::memcpy(to, x, D * sizeof *x); }
+inline void keep(bfloat* to, const float* x, int64_t D) {
+  for (int64_t d = 0; d < D; ++d) to[d] = rounded(x[d]);
+}
+inline void keep(int8_t* to, const float* x, int64_t D) {
+  float largest = 1e-12f;
+  for (int64_t d = 0; d < D; ++d) largest = std::max(largest, std::fabs(x[d]));
+  const float scale = largest / 127.0f;
+  for (int64_t d = 0; d < D; ++d) to[d] = static_cast<int8_t>(std::nearbyint(x[d] / scale));
+  std::memcpy(to + D, &scale, sizeof scale);
+}
 
 inline float total(Lanes lanes) {
   Lanes8 a, b;
@@ -102,7 +137,8 @@ inline Lanes exponential(Lanes x) {
   return (Lanes)((Ints)y + (whole << 23));
 }
 
-// Adds x [M, K] times a panel of weights [K, 64] to sums [M, 64].
+// Adds x [M, K] times a panel of weights [K, 64] to sums [M, 64]; meanwhile asks for what lies at
+// `next`, so many bytes ahead for each input.
 template <int M, typename W>
 void multiply(
     const float* x, int64_t stride, const W* w, int64_t K, float* sums, const char* next,
@@ -169,7 +205,8 @@ void multiply_any(
 template <typename S, typename X, typename W, typename F>
 void for_panels(int64_t M, int64_t K, int64_t P, int64_t width, const X* x, const W* w, F finish) {
   const int64_t work = std::max<int64_t>(M * K * width * PANEL, 1);
-  const int64_t blocks = (M + MOST_ROWS - 1) / MOST_ROWS, rows = (M + blocks - 1) / std::max<int64_t>(blocks, 1);
+  const int64_t blocks = std::max<int64_t>((M + MOST_ROWS - 1) / MOST_ROWS, 1);
+  const int64_t rows = (M + blocks - 1) / blocks;  // in each block
   at::parallel_for(0, P, (LEAST_WORK + work - 1) / work, [&](int64_t begin, int64_t end) {
     std::vector<S> sums(M * PANEL);
     std::vector<float> wide(CHUNK * PANEL);
@@ -179,21 +216,22 @@ void for_panels(int64_t M, int64_t K, int64_t P, int64_t width, const X* x, cons
       for (int64_t k = 0; k < K; k += CHUNK) {
         const int64_t count = std::min(CHUNK, K - k);
         const W* chunk = panel + k * width * PANEL;
-        const auto run = [&](const auto* weights) {
+        const char* next = reinterpret_cast<const char*>(chunk + CHUNK * width * PANEL);
+        const auto multiply_chunk = [&](const auto* weights) {
           for (int64_t m = 0; m < M; m += rows)
             multiply_any(
                 std::min(rows, M - m), x + (m * K + k) * width, K * width, weights, count,
-                sums.data() + m * PANEL, reinterpret_cast<const char*>(chunk + CHUNK * width * PANEL),
-                m == 0 ? width * PANEL * sizeof(W) : 0);
+                sums.data() + m * PANEL, next, m == 0 ? width * PANEL * sizeof(W) : 0);
         };
-        if constexpr (sizeof(W) == 2) {
-          if (blocks > 3) {
-            for (int64_t i = 0; i < count * PANEL; i += LANES) store(wide.data() + i, load(chunk + i));
-            run(wide.data());
+        if constexpr (std::is_same_v<W, bfloat>) {
+          if (blocks >= WORTH_WIDENING) {
+            for (int64_t i = 0; i < count * PANEL; i += LANES)
+              store(wide.data() + i, load(chunk + i));
+            multiply_chunk(wide.data());
             continue;
           }
         }
-        run(chunk);
+        multiply_chunk(chunk);
       }
       finish(p, sums.data());
     }
@@ -267,7 +305,7 @@ Tensor linear_int8(
 
 // What one head of one row needs.
 struct Head {
-  const float* q;   // [D]
+  const float* q;       // [D]
   int64_t first, stop;  // the positions that it sees
   const float* bias;    // [L], or null
   float* out;           // [D]
@@ -284,10 +322,10 @@ void attend_head(const Head& head, const S* keys, const S* values, std::vector<f
   if (static_cast<int64_t>(scores.size()) < size) scores.resize(size);
   float largest = -INFINITY;
   for (int64_t i = 0; i < count; ++i) {
-    const S* key = keys + (head.first + i) * D;
+    const S* key = keys + (head.first + i) * room<S>(D);
     Lanes sum = q[0] * load(key);
     for (int v = 1; v < V; ++v) sum += q[v] * load(key + v * LANES);
-    scores[i] = total(sum) + (head.bias ? head.bias[head.first + i] : 0.0f);
+    scores[i] = total(sum) * scale_of(key, D) + (head.bias ? head.bias[head.first + i] : 0.0f);
     largest = std::max(largest, scores[i]);
   }
   std::fill(scores.begin() + count, scores.begin() + size, -INFINITY);
@@ -301,15 +339,17 @@ void attend_head(const Head& head, const S* keys, const S* values, std::vector<f
   }
   Lanes out[V] = {};
   for (int64_t i = 0; i < count; ++i) {
-    const S* value = values + (head.first + i) * D;
-    for (int v = 0; v < V; ++v) out[v] += scores[i] * load(value + v * LANES);
+    const S* value = values + (head.first + i) * room<S>(D);
+    const float weight = scores[i] * scale_of(value, D);
+    for (int v = 0; v < V; ++v) out[v] += weight * load(value + v * LANES);
   }
   const float share = 1.0f / total(sums);
   for (int v = 0; v < V; ++v) store(head.out + v * LANES, out[v] * share);
 }
 
 template <typename S>
-void attend_head(int64_t D, const Head& head, const S* keys, const S* values, std::vector<float>& scores) {
+void attend_head(
+    int64_t D, const Head& head, const S* keys, const S* values, std::vector<float>& scores) {
   switch (D / LANES) {
     case 1: return attend_head<1>(head, keys, values, scores);
     case 2: return attend_head<2>(head, keys, values, scores);
@@ -357,10 +397,8 @@ void attend_rows(
           query = turned.data();
           key = turned.data() + D;
         }
-        for (int64_t d = 0; d < D; ++d) {
-          keep(own_keys + (stops[r] - 1) * D + d, key[d]);
-          keep(own_values + (stops[r] - 1) * D + d, value[d]);
-        }
+        keep(own_keys + (stops[r] - 1) * room<S>(D), key, D);
+        keep(own_values + (stops[r] - 1) * room<S>(D), value, D);
       }
       Head one;
       one.q = query;
@@ -375,10 +413,11 @@ void attend_rows(
 
 // What the cache keeps of rows of one layer, and which of it they see.
 struct Kept {
-  const Tensor &keys, &values, &lengths;  // [R, H, L, D] twice, [R]
-  int64_t window = 0;                     // how many of the last positions; 0: all
-  const std::optional<Tensor>* bias = nullptr;                       // [R, H, L], added to the scores
-  const std::optional<Tensor>*cos = nullptr, *sin = nullptr;         // [R, D / 2]
+  const Tensor &keys, &values, &lengths;        // [R, H, L, D] twice, [R]
+  int64_t window = 0;                           // how many of the last positions; 0: all
+  const std::optional<Tensor>* bias = nullptr;  // [R, H, L], added to the scores
+  const std::optional<Tensor>* cos = nullptr;   // [R, D / 2]
+  const std::optional<Tensor>* sin = nullptr;
 };
 
 // Attends from q [R, H, D] to the first `lengths` [R] of the keys and values; new ones k, v
@@ -388,8 +427,10 @@ Tensor attend_to(const Kept& kept, const Tensor& q, const Tensor* k, const Tenso
   const auto has = [](const std::optional<Tensor>* x) { return x != nullptr && x->has_value(); };
   const Tensor &keys = kept.keys, &values = kept.values;
   TORCH_CHECK(q.scalar_type() == at::kFloat && q.stride(2) == 1 && D % LANES == 0 && D <= 128);
-  TORCH_CHECK(keys.stride(2) == D && keys.stride(3) == 1 && keys.sizes() == values.sizes());
-  TORCH_CHECK(keys.strides() == values.strides() && keys.size(0) == R && keys.size(1) == H);
+  const bool bytes = keys.scalar_type() == at::kChar;
+  TORCH_CHECK(keys.stride(2) == (bytes ? room<int8_t>(D) : D) && keys.stride(3) == 1);
+  TORCH_CHECK(keys.sizes() == values.sizes() && keys.strides() == values.strides());
+  TORCH_CHECK(keys.size(0) == R && keys.size(1) == H);
   TORCH_CHECK(kept.lengths.is_contiguous() && kept.lengths.size(0) == R);
   const float *bias = nullptr, *cos = nullptr, *sin = nullptr;
   int64_t bias_length = 0;
@@ -406,14 +447,17 @@ Tensor attend_to(const Kept& kept, const Tensor& q, const Tensor* k, const Tenso
     sin = second.data_ptr<float>();
   }
   Tensor out = at::empty({R, H * D}, q.options());
-  const auto run = keys.scalar_type() == at::kBFloat16 ? attend_rows<bfloat> : attend_rows<float>;
+  const auto run = bytes                                      ? attend_rows<int8_t>
+                   : keys.scalar_type() == at::kBFloat16 ? attend_rows<bfloat>
+                                                         : attend_rows<float>;
   run(q, k, v, keys, values, kept.lengths, kept.window, bias, H, bias_length, cos, sin, out);
   return out;
 }
 
 // A layer norm or an RMS norm of the rows of x [R, D], D a multiple of 16.
 Tensor normed(
-    const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias, double eps, bool rms) {
+    const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias, double eps,
+    bool rms) {
   const int64_t R = x.size(0), D = x.size(1);
   TORCH_CHECK(x.is_contiguous() && x.scalar_type() == at::kFloat && D % LANES == 0);
   TORCH_CHECK(weight.size(0) == D && weight.scalar_type() == at::kFloat);

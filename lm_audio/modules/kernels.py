@@ -4,6 +4,7 @@ Where there is no compiler, torch's own operators do the work, slower. `LM_AUDIO
 environment says so, too.
 """
 
+import contextlib
 import functools
 import hashlib
 import logging
@@ -28,7 +29,7 @@ PANEL = 64
 """How many outputs' weights lie together; the last panel is filled up with zeros."""
 HEAD_WIDTHS = range(16, 129, 16)
 _NAME = "lm_audio_kernels"
-_FLAGS = ["-O3", "-march=native", "-fopenmp", "-std=c++20"]
+_FLAGS = ["-O3", "-march=native", "-fopenmp"]
 
 
 @functools.cache
@@ -37,18 +38,23 @@ def available() -> bool:
     if os.environ.get("LM_AUDIO_KERNELS") == "0":
         return False
     library = _cache_folder() / f"kernels-{_key()}.so"
+    failed = library.with_suffix(".failed")
     try:
         if not library.is_file():
-            if not (shutil.which("ninja") and shutil.which(os.environ.get("CXX", "c++"))):
+            if failed.is_file() or not _finds_compiler():
                 return False
             _compile(library)
         torch.ops.load_library(library)
     except Exception as error:  # whatever a compiler, a linker or a disk has to say
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         logger.warning(
-            "The CPU kernels cannot be used, so decoding is slower (%s). LM_AUDIO_KERNELS=0 in the "
-            "environment leaves them alone.",
-            str(error).strip().splitlines()[0],
+            "The CPU kernels cannot be used, so decoding is slower (%s). They are tried again when "
+            "%s is gone.",
+            reason,
+            failed,
         )
+        with contextlib.suppress(OSError):
+            failed.write_text(f"{error}\n")
         return False
     return True
 
@@ -100,8 +106,14 @@ def _compile(library: Path) -> None:
     library.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         command = f"from {__name__} import compile_into; compile_into({folder!r})"
-        child = [sys.executable, "-c", command]
-        done = subprocess.run(child, capture_output=True, text=True, timeout=600, check=False)
+        done = subprocess.run(
+            [sys.executable, "-c", command],
+            env=os.environ | {"PATH": _path()},
+            capture_output=True,
+            text=True,
+            timeout=600,
+            check=False,
+        )
         made = Path(folder) / f"{_NAME}.so"
         if not made.is_file():
             raise RuntimeError((_error(done.stdout + done.stderr)) or "the compiler made nothing")
@@ -119,6 +131,16 @@ def compile_into(folder: str) -> None:
 def _error(output: str) -> str:
     lines = [line for line in output.splitlines() if "error" in line.lower()]
     return lines[0].strip() if lines else ""
+
+
+def _finds_compiler() -> bool:
+    programs = ("ninja", os.environ.get("CXX", "c++"))
+    return all(shutil.which(program, path=_path()) for program in programs)
+
+
+def _path() -> str:
+    """Where programs are found: beside Python, too, where pip puts ninja."""
+    return os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
 
 
 def _cache_folder() -> Path:

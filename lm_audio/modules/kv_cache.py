@@ -6,6 +6,7 @@ Shapes: R rows, H heads, L positions, D width of a head.
 import torch
 from torch import Tensor
 
+_SCALE = 4  # bytes of a float32
 BLOCK = 64  # lengths are padded to a multiple of it, so that they do not change how sums round
 
 
@@ -17,7 +18,8 @@ def padded(length: int) -> int:
 class KVCache:
     """Memory for a number of rows and positions, allocated once and made larger when needed.
 
-    Rows are in use from the first on; what stands in the others has no meaning.
+    Rows are in use from the first on; what stands in the others has no meaning. As int8, which the
+    CPU kernels read, the D bytes of a key or value are followed by the four of their scale.
     """
 
     def __init__(
@@ -25,10 +27,12 @@ class KVCache:
     ) -> None:
         self.num_rows = 0
         self._condition_lengths: list[int] = []
-        empty = torch.zeros(num_layers, 0, num_heads, 0, dim, device=device, dtype=dtype)
+        room = dim + _SCALE if dtype == torch.int8 else dim
+        empty = torch.zeros(num_layers, 0, num_heads, 0, room, device=device, dtype=dtype)
         self._keys, self._values = empty, empty.clone()
         self._condition_keys, self._condition_values = empty.clone(), empty.clone()
-        self._condition_bias = torch.zeros(0, 1, 1, 0, device=device, dtype=dtype)
+        kind = dtype if dtype.is_floating_point else torch.float32
+        self._condition_bias = torch.zeros(0, 1, 1, 0, device=device, dtype=kind)
 
     @property
     def device(self) -> torch.device:
@@ -73,14 +77,14 @@ class KVCache:
     def put(self, layer: int, row: int, k: Tensor, v: Tensor) -> None:
         """Keeps k, v [H, L, D] as the first positions of a row."""
         length = k.shape[1]
-        self._keys[layer, row, :, :length] = k
-        self._values[layer, row, :, :length] = v
+        self._keys[layer, row, :, :length] = self._stored(k)
+        self._values[layer, row, :, :length] = self._stored(v)
 
     def put_condition(self, layer: int, row: int, k: Tensor, v: Tensor) -> None:
         """Keeps the keys and values [H, L, D] of a row's condition."""
         length = k.shape[1]
-        self._condition_keys[layer, row, :, :length] = k
-        self._condition_values[layer, row, :, :length] = v
+        self._condition_keys[layer, row, :, :length] = self._stored(k)
+        self._condition_values[layer, row, :, :length] = self._stored(v)
 
     def add(self, layer: int, rows: slice, positions: Tensor, k: Tensor, v: Tensor) -> None:
         """Keeps k, v [R, H, D] at one position [R] of each of these rows."""
@@ -104,12 +108,28 @@ class KVCache:
         """As `condition`, of one row and as long as its own, whatever room others need."""
         length = self._condition_lengths[row]
         k, v, bias = self.condition(layer, slice(row, row + 1))
-        return k[:, :, :length], v[:, :, :length], bias[..., :length]
+        k, v = (self._read(x[:, :, :length]) for x in (k, v))
+        return k, v, bias[..., :length]
 
     def condition(self, layer: int, rows: slice) -> tuple[Tensor, Tensor, Tensor]:
         """Keys and values [R, H, L, D] of these rows' conditions, and their bias [R, 1, 1, L]."""
         keys, values = self._condition_keys[layer, rows], self._condition_values[layer, rows]
         return keys, values, self._condition_bias[rows]
+
+    def _stored(self, x: Tensor) -> Tensor:
+        """Keys or values [..., D] as they are kept."""
+        if self._keys.dtype != torch.int8:
+            return x
+        scale = x.float().abs().amax(dim=-1, keepdim=True).clamp(min=1e-12) / 127
+        whole = (x / scale).round().to(torch.int8)
+        return torch.cat([whole, scale.contiguous().view(torch.int8)], dim=-1)
+
+    def _read(self, x: Tensor) -> Tensor:
+        """Keys or values of those that are kept."""
+        if x.dtype != torch.int8:
+            return x
+        scale = x[..., -_SCALE:].contiguous().view(torch.float32)
+        return x[..., :-_SCALE] * scale
 
 
 def _grown(x: Tensor, *sizes: tuple[int, int], fill: float = 0.0) -> Tensor:

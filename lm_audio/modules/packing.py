@@ -36,6 +36,8 @@ def pack(model: nn.Module, kind: Kind = "same") -> None:
     for module in model.modules():
         if isinstance(module, Transformer):
             module.kernel_steps = KernelSteps.of(module.blocks, module.config)
+            if low_precision and module.kernel_steps is not None:
+                module.cache_dtype = torch.int8 if kind == "int8" else torch.bfloat16
 
 
 def fill(
@@ -100,10 +102,8 @@ def _packed(model: nn.Module, name: str, kind: Kind) -> bool:
 
 
 def _compute_in_float32(model: nn.Module) -> None:
-    """What lies between the linear layers, which the kernels make float32, and how it is kept."""
+    """What lies between the linear layers, which the kernels make float32."""
     for module in model.modules():
-        if isinstance(module, Transformer):
-            module.cache_dtype = torch.bfloat16
         if not isinstance(module, Linear | Int8Linear | nn.Embedding):
             for parameter in module.parameters(recurse=False):
                 parameter.data = parameter.data.float()

@@ -145,7 +145,7 @@ class Transformer(nn.Module):
         """
         keys = torch.arange(padded(length), device=x.device)[None]
         queries, turns = positions[:, None], self._rotation(positions[:, None])
-        if self.kernel_steps is None or torch.is_grad_enabled():
+        if self.kernel_steps is None:
             bias = self._bias(queries, keys, x.dtype)
             attend = StepAttend(cache, rows=rows, positions=positions, bias=bias, rotation=turns)
             return self._run(x[:, None], queries, attend)[:, 0]
@@ -165,6 +165,7 @@ class Transformer(nn.Module):
     def train(self, mode: bool = True) -> "Transformer":
         if mode:
             self.kernel_steps = None  # the layers that it reads are unpacked
+            self.cache_dtype = None
         return super().train(mode)
 
     def new_cache(self) -> KVCache:

@@ -13,13 +13,12 @@ from lm_audio.conditioners.tokens import AlignedTokens
 from lm_audio.generation.batch import DecodingBatch
 from lm_audio.generation.sequence import Row, Sequence
 from lm_audio.models.token_lm import TokenLM, TokenLMConfig
+from lm_audio.modules.packing import pack
 from lm_audio.modules.transformer import TransformerConfig
 from lm_audio.patterns import delayed
 from lm_audio.sampling import RandomNumbers, Sampling
 
 J, V, D = 3, 24, 32
-
-pytestmark = pytest.mark.usefixtures("backend")
 
 
 @pytest.fixture(autouse=True, params=[1, 2])
@@ -30,8 +29,9 @@ def threads(request: pytest.FixtureRequest) -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.fixture(scope="module")
-def model() -> TokenLM:
+@pytest.fixture
+def model(backend: str) -> TokenLM:
+    """Stepped by the kernels, or plain."""
     torch.manual_seed(0)
     transformer = TransformerConfig(
         dim=D, num_layers=2, num_heads=2, hidden_dim=64, cross_attention=True
@@ -39,6 +39,9 @@ def model() -> TokenLM:
     model = TokenLM(TokenLMConfig(transformer=transformer, num_streams=J, vocab_size=V)).eval()
     for parameter in model.parameters():
         parameter.data *= 2
+    if backend == "kernels":
+        pack(model)
+        assert model.transformer.kernel_steps is not None
     return model
 
 
