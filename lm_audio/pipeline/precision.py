@@ -2,7 +2,8 @@
 
 The exact model makes a clip. A rounded one is asked how likely it finds each of its tokens: half
 the mean square of the differences of these log-likelihoods is how far its choices are off, in nats
-a token (an estimate of their Kullback-Leibler divergence, which needs few tokens to be steady).
+a token. Of tokens drawn plainly it estimates their Kullback-Leibler divergence, from few of them;
+as a model samples by custom, it judges those that are heard.
 """
 
 import logging
@@ -13,6 +14,7 @@ import torch
 from lm_audio.conditioners.label import LabelConditioner
 from lm_audio.pipeline.pipeline import AudioPipeline
 from lm_audio.pipeline.request import make_requests
+from lm_audio.sampling import Sampling
 from lm_audio.stages.run import Run
 from lm_audio.stages.stage import Stage
 
@@ -43,13 +45,14 @@ def fastest(load: Callable[[str], AudioPipeline], dtypes: Sequence[str]) -> Audi
     return exact
 
 
-def new_clip(pipeline: AudioPipeline) -> dict[str, Run]:
-    """The tokens of a clip that a model makes, by stage."""
+def new_clip(pipeline: AudioPipeline, sampling: Sampling | None = None) -> dict[str, Run]:
+    """The tokens of a clip that a model makes, by stage; sampled as is its custom by default."""
     (request,) = make_requests(
         _prompt(pipeline),
         duration=SECONDS,
         seed=0,
         sample_rate=pipeline.sample_rate,
+        sampling=sampling,
     )
     making, session = pipeline.begin(request), pipeline.session()
     session.add(making)

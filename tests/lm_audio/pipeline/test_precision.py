@@ -9,6 +9,7 @@ from lm_audio.loading import load
 from lm_audio.modules.int8 import Int8Linear
 from lm_audio.pipeline import AudioPipeline, precision
 from lm_audio.pipeline.precision import divergence, fastest, new_clip
+from lm_audio.sampling import Sampling
 from lm_audio.stages.stage import Stage
 
 
@@ -29,8 +30,10 @@ def test_nothing_is_off_between_a_model_and_itself(model_folder: Path) -> None:
 
 
 def test_it_is_near_the_divergence_of_the_distributions(model_folder: Path) -> None:
-    exact, other = load(model_folder), load(model_folder, dtype="bfloat16")
-    runs = new_clip(exact)
+    exact, other = load(model_folder), load(model_folder)
+    scale = stage_of(other).model.transformer.norm.weight
+    scale.data *= 1 + 0.05 * torch.randn(scale.shape, generator=torch.Generator().manual_seed(0))
+    runs = new_clip(exact, Sampling(temperature=1.0, top_k=0, guidance_scale=1.0))
     run = runs["acoustic"]
     stages = stage_of(exact), stage_of(other)
     row = stages[0]._window(run, 0, run.num_frames).full_row()
@@ -40,7 +43,7 @@ def test_it_is_near_the_divergence_of_the_distributions(model_folder: Path) -> N
     with torch.inference_mode():
         p, q = (x.model(inputs, fused=row.fused).log_softmax(dim=-1) for x in stages)
     whole = float((p.exp() * (p - q)).sum(dim=-1).mean())
-    assert 0.3 < divergence(exact, other, runs) / whole < 3
+    assert 0.5 < divergence(exact, other, runs) / whole < 2
 
 
 @pytest.mark.parametrize(("most", "expected"), [(1e9, "int8"), (0.0, "float32")])
