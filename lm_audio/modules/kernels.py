@@ -82,7 +82,7 @@ def multiply(x: Tensor, weight: Tensor, bias: Tensor | None, out_features: int) 
 
 
 def byte_panels(weight: Tensor) -> Tensor:
-    """Whole numbers [N, K] as `multiply_int8` reads them: [P, K / 4, 64, 4]."""
+    """Whole numbers [N, K] as `multiply_bytes` reads them: [P, K / 4, 64, 4]."""
     weight = F.pad(weight, (0, -weight.shape[1] % 4, 0, -len(weight) % PANEL))
     return weight.view(-1, PANEL, weight.shape[1] // 4, 4).transpose(1, 2).contiguous()
 
@@ -116,7 +116,7 @@ def _compile(library: Path) -> None:
         )
         made = Path(folder) / f"{_NAME}.so"
         if not made.is_file():
-            raise RuntimeError((_error(done.stdout + done.stderr)) or "the compiler made nothing")
+            raise RuntimeError(_error(done.stdout + done.stderr) or "the compiler made nothing")
         with replacing(library) as path:
             shutil.copyfile(made, path)
 
