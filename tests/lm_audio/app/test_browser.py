@@ -84,10 +84,15 @@ class Visit:
     """A browser at the page."""
 
     def __init__(self, driver: Any, address: str) -> None:
-        self.driver = driver
+        self.driver, self.address = driver, address
         driver.set_window_size(*WIDE)
-        driver.get(address)
+        self.arrive()
+
+    def arrive(self) -> None:
+        """Loads the page, and waits until nothing of it is still to come."""
+        self.driver.get(self.address)
         self.until(lambda: self.seen("textarea"))
+        self.until(lambda: not self.seen("[data-testid=status-tracker].translucent"))
 
     def until(self, look: Callable[[], Found]) -> Found:
         """What is found, as soon as it is."""
@@ -102,18 +107,34 @@ class Visit:
         return list(self.driver.execute_script(SEEN, selector, text))
 
     def press(self, text: str) -> None:
-        button = self.until(lambda: self.seen("button", text))[-1]  # tabs come first
-        self.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", button)
-        time.sleep(0.3)
-        button.click()
+        self.until(lambda: self.clicked(self.seen("button", text)[-1:]))  # tabs come first
 
     def open(self, tab: str) -> None:
-        self.until(lambda: self.seen("button[role=tab]", tab))[0].click()
+        self.until(lambda: self.clicked(self.seen("button[role=tab]", tab)[:1]))
+        self.until(lambda: self.seen("button[role=tab][aria-selected=true]", tab))
 
-    def slide(self, label: str, value: float) -> None:
-        (field,) = self.seen(f"input[type=number][aria-label*='{label}']")
+    def unfold(self, title: str) -> None:
+        self.press(title)
+        self.until(lambda: self.seen("button.label-wrap.open", title))
+
+    def clicked(self, buttons: list[Any]) -> bool:
+        """Whether there was a button to click, and nothing in front of it."""
+        from selenium.common.exceptions import WebDriverException
+
+        for button in buttons:
+            self.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", button)
+            time.sleep(0.3)
+            try:
+                button.click()
+            except WebDriverException:
+                return False
+        return bool(buttons)
+
+    def fill(self, label: str, value: float) -> None:
+        (field,) = self.until(lambda: self.seen(f"input[type=number][aria-label*='{label}']"))
         field.clear()
         field.send_keys(str(value), "\ue004")  # and Tab, to leave it
+        self.until(lambda: float(field.get_attribute("value")) == value)
 
     def sound(self, verb: str, title: str) -> Tensor:
         """The samples [C, N] of the clip that came, as its download has it."""
@@ -138,10 +159,10 @@ def as_16_bits(samples: Tensor) -> Tensor:
 
 
 def test_a_prompt_becomes_sound_that_is_heard_and_seen(page: Visit, model: AudioPipeline) -> None:
-    page.press("More")
-    page.slide("Seed", 7)
-    page.slide("Seconds of new sound", 2)
-    (text,) = [box for box in page.seen("textarea") if box.get_attribute("placeholder")][:1]
+    page.unfold("More")
+    page.fill("Seed", 7)
+    page.fill("Seconds of new sound", 2)
+    text = page.seen("textarea")[0]
     text.send_keys("waves on a beach\n")  # Enter is enough
     heard = "return [...document.querySelectorAll('.live audio')].some(a => a.currentTime > 0)"
     page.until(lambda: page.driver.execute_script(heard))
@@ -152,7 +173,7 @@ def test_a_prompt_becomes_sound_that_is_heard_and_seen(page: Visit, model: Audio
     assert page.picture_width() > 500
     page.press("More")
     page.photograph("page-create")
-    page.press("As a command and as Python")
+    page.unfold("As a command and as Python")
     command = "lm-audio generate 'waves on a beach' --duration 2 --seed 7 -o clip.wav"
     page.until(lambda: page.seen(".cm-content", command))
     page.open("Listen")
@@ -169,7 +190,7 @@ def test_an_upload_is_continued_and_a_span_of_it_made_anew(page: Visit, tmp_path
     page.open("Continue")
     page.until(lambda: page.seen("button.primary", "Continue"))
     upload(page, tmp_path / "noise.wav")
-    page.slide("Seconds of new sound", 0.5)
+    page.fill("Seconds of new sound", 0.5)
     page.press("Continue")
     continued = page.sound("continue", "noise.wav, continued")
     assert continued.shape == (1, RATE + RATE // 2)
@@ -200,7 +221,7 @@ def test_a_broken_file_gets_a_readable_message(page: Visit, tmp_path: Path) -> N
 
 def test_it_fits_a_phone_and_asks_nobody_else(page: Visit, address: str) -> None:
     page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", PHONE)
-    page.driver.get(address)
+    page.arrive()
     for tab in ("Create", "Continue", "Inpaint", "Listen"):
         page.open(tab)
         time.sleep(0.5)
@@ -218,5 +239,6 @@ def test_it_fits_a_phone_and_asks_nobody_else(page: Visit, address: str) -> None
 def upload(page: Visit, path: Path) -> None:
     """Gives a file to the field for one on the open tab, and waits until it is there."""
     panel = page.seen("[role=tabpanel]")[0]
-    panel.find_element("css selector", "input[type=file]").send_keys(str(path))
+    (field,) = page.until(lambda: panel.find_elements("css selector", "input[type=file]"))
+    field.send_keys(str(path))
     page.until(lambda: page.seen("[aria-label='Clear'], button[title='Clear']", ""))
