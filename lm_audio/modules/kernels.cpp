@@ -33,6 +33,7 @@ using at::Tensor;
 using std::int64_t;
 
 constexpr int LANES = 16;
+constexpr int LINE = 64;  // bytes that memory gives at once
 typedef float Lanes __attribute__((vector_size(64)));
 typedef int32_t Ints __attribute__((vector_size(64)));
 typedef uint32_t Words __attribute__((vector_size(64)));
@@ -42,7 +43,6 @@ typedef float Lanes4 __attribute__((vector_size(16)));
 
 constexpr int64_t PANEL = 64;   // outputs whose weights lie together
 constexpr int64_t CHUNK = 64;   // inputs for all rows before the next ones: their weights stay near
-constexpr int64_t WORTH_WIDENING = 4;  // blocks of rows that use a chunk of bfloat16 weights
 constexpr int64_t LEAST_WORK = 1 << 15;  // products that are worth another thread
 #if defined(__AVX512F__)
 constexpr int64_t MOST_ROWS = 6;  // whose sums fit the registers
@@ -75,12 +75,40 @@ inline Lanes load(const int8_t* from) {
 #endif
 }
 
+// What a panel has for one input: 64 outputs. Of bfloat16, two lie in a word, 16 outputs apart.
+inline void load_outputs(const float* from, Lanes to[4]) {
+  for (int j = 0; j < 4; ++j) to[j] = load(from + j * LANES);
+}
+
+inline void load_outputs(const bfloat* from, Lanes to[4]) {
+  for (int j = 0; j < 4; j += 2) {
+    Words both;
+    std::memcpy(&both, from + j * LANES, sizeof both);
+    to[j] = (Lanes)(both << 16);
+    to[j + 1] = (Lanes)(both & 0xffff0000u);
+  }
+}
+
 inline void store(float* to, Lanes lanes) { std::memcpy(to, &lanes, sizeof lanes); }
 
 inline bfloat rounded(float x) {
   uint32_t bits;
   std::memcpy(&bits, &x, sizeof bits);
   return {static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16)};
+}
+
+// The largest of x [N], by its distance from 0.
+inline float largest_of(const float* x, int64_t N) {
+  Lanes most = Lanes{} + 1e-12f;
+  int64_t i = 0;
+  for (; i + LANES <= N; i += LANES) {
+    const Lanes here = load(x + i), size = here > 0.0f ? here : -here;
+    most = size > most ? size : most;
+  }
+  float largest = 0.0f;
+  for (int lane = 0; lane < LANES; ++lane) largest = std::max(largest, most[lane]);
+  for (; i < N; ++i) largest = std::max(largest, std::fabs(x[i]));
+  return largest;
 }
 
 // How a key or a value [D] is kept, in `room(D)` numbers. Bytes are followed by their scale.
@@ -100,9 +128,7 @@ inline void keep(bfloat* to, const float* x, int64_t D) {
   for (int64_t d = 0; d < D; ++d) to[d] = rounded(x[d]);
 }
 inline void keep(int8_t* to, const float* x, int64_t D) {
-  float largest = 1e-12f;
-  for (int64_t d = 0; d < D; ++d) largest = std::max(largest, std::fabs(x[d]));
-  const float scale = largest / 127.0f;
+  const float scale = largest_of(x, D) / 127.0f;
   for (int64_t d = 0; d < D; ++d) to[d] = static_cast<int8_t>(std::nearbyint(x[d] / scale));
   std::memcpy(to + D, &scale, sizeof scale);
 }
@@ -137,21 +163,26 @@ inline Lanes exponential(Lanes x) {
   return (Lanes)((Ints)y + (whole << 23));
 }
 
-// Adds x [M, K] times a panel of weights [K, 64] to sums [M, 64]; meanwhile asks for what lies at
-// `next`, so many bytes ahead for each input.
+// Adds x [M, K] times a panel of weights [K, 64] to sums [M, 64]; meanwhile asks for `ask` steps of
+// the weights at `next`. GCC keeps sums in registers where rows are unrolled and nothing is around.
 template <int M, typename W>
-void multiply(
-    const float* x, int64_t stride, const W* w, int64_t K, float* sums, const char* next,
-    int64_t ahead) {
+[[gnu::noinline]] void multiply(
+    const float* x, int64_t stride, const W* w, int64_t K, float* sums, const W* next,
+    int64_t ask) {
   Lanes a[M][4] = {};
   for (int64_t k = 0; k < K; ++k, w += PANEL) {
-    for (int64_t i = 0; i < ahead; i += 64) __builtin_prefetch(next + k * ahead + i, 0, 2);
-    const Lanes b[4] = {load(w), load(w + LANES), load(w + 2 * LANES), load(w + 3 * LANES)};
+    if (k < ask)
+      for (int i = 0; i < PANEL; i += LINE / sizeof(W))
+        __builtin_prefetch(next + k * PANEL + i, 0, 2);
+    Lanes b[4];
+    load_outputs(w, b);
+#pragma GCC unroll 6
     for (int m = 0; m < M; ++m) {
-      const Lanes value = Lanes{} + x[m * stride + k];
+      const float value = x[m * stride + k];
       for (int j = 0; j < 4; ++j) a[m][j] += value * b[j];
     }
   }
+#pragma GCC unroll 6
   for (int m = 0; m < M; ++m)
     for (int j = 0; j < 4; ++j) {
       float* sum = sums + m * PANEL + j * LANES;
@@ -160,18 +191,21 @@ void multiply(
 }
 
 #if defined(__AVX512VNNI__)
-// As above for whole numbers, four inputs at a time: x [M, 4 K], weights [K, 64, 4].
+// The same of whole numbers, four inputs at a time: x [M, 4 K], weights [K, 64, 4].
 template <int M>
-void multiply(
-    const uint8_t* x, int64_t stride, const int8_t* w, int64_t K, int32_t* sums, const char* next,
-    int64_t ahead) {
+[[gnu::noinline]] void multiply(
+    const uint8_t* x, int64_t stride, const int8_t* w, int64_t K, int32_t* sums,
+    const int8_t* next, int64_t ask) {
   __m512i a[M][4];
+#pragma GCC unroll 6
   for (int m = 0; m < M; ++m)
     for (int j = 0; j < 4; ++j) a[m][j] = _mm512_loadu_si512(sums + m * PANEL + j * LANES);
   for (int64_t k = 0; k < K; ++k, w += 4 * PANEL) {
-    for (int64_t i = 0; i < ahead; i += 64) __builtin_prefetch(next + k * ahead + i, 0, 2);
+    if (k < ask)
+      for (int i = 0; i < 4 * PANEL; i += LINE) __builtin_prefetch(next + 4 * k * PANEL + i, 0, 2);
     __m512i b[4];
     for (int j = 0; j < 4; ++j) b[j] = _mm512_loadu_si512(w + 64 * j);
+#pragma GCC unroll 6
     for (int m = 0; m < M; ++m) {
       int32_t four;
       std::memcpy(&four, x + m * stride + 4 * k, sizeof four);
@@ -179,6 +213,7 @@ void multiply(
       for (int j = 0; j < 4; ++j) a[m][j] = _mm512_dpbusd_epi32(a[m][j], value, b[j]);
     }
   }
+#pragma GCC unroll 6
   for (int m = 0; m < M; ++m)
     for (int j = 0; j < 4; ++j) _mm512_storeu_si512(sums + m * PANEL + j * LANES, a[m][j]);
 }
@@ -186,52 +221,42 @@ void multiply(
 
 template <typename X, typename W, typename S>
 void multiply_any(
-    int64_t M, const X* x, int64_t stride, const W* w, int64_t K, S* sums, const char* next,
-    int64_t ahead) {
+    int64_t M, const X* x, int64_t stride, const W* w, int64_t K, S* sums, const W* next,
+    int64_t ask) {
   switch (M) {
-    case 1: return multiply<1>(x, stride, w, K, sums, next, ahead);
-    case 2: return multiply<2>(x, stride, w, K, sums, next, ahead);
+    case 1: return multiply<1>(x, stride, w, K, sums, next, ask);
+    case 2: return multiply<2>(x, stride, w, K, sums, next, ask);
 #if defined(__AVX512F__)
-    case 3: return multiply<3>(x, stride, w, K, sums, next, ahead);
-    case 4: return multiply<4>(x, stride, w, K, sums, next, ahead);
-    case 5: return multiply<5>(x, stride, w, K, sums, next, ahead);
-    case 6: return multiply<6>(x, stride, w, K, sums, next, ahead);
+    case 3: return multiply<3>(x, stride, w, K, sums, next, ask);
+    case 4: return multiply<4>(x, stride, w, K, sums, next, ask);
+    case 5: return multiply<5>(x, stride, w, K, sums, next, ask);
+    case 6: return multiply<6>(x, stride, w, K, sums, next, ask);
 #endif
   }
 }
 
 // For each panel: sums [M, 64] of x [M, K] times its weights, then `finish(panel, sums)`.
-// K is in steps of the weights, each of which reads `width` of x and `width * PANEL` weights.
+// K is in steps of the weights, each of which reads WIDTH of x and WIDTH * PANEL weights.
 template <typename S, typename X, typename W, typename F>
-void for_panels(int64_t M, int64_t K, int64_t P, int64_t width, const X* x, const W* w, F finish) {
-  const int64_t work = std::max<int64_t>(M * K * width * PANEL, 1);
+void for_panels(int64_t M, int64_t K, int64_t P, const X* x, const W* w, F finish) {
+  constexpr int64_t WIDTH = std::is_same_v<W, int8_t> ? 4 : 1;
+  const int64_t work = std::max<int64_t>(M * K * WIDTH * PANEL, 1);
   const int64_t blocks = std::max<int64_t>((M + MOST_ROWS - 1) / MOST_ROWS, 1);
   const int64_t rows = (M + blocks - 1) / blocks;  // in each block
   at::parallel_for(0, P, (LEAST_WORK + work - 1) / work, [&](int64_t begin, int64_t end) {
     std::vector<S> sums(M * PANEL);
-    std::vector<float> wide(CHUNK * PANEL);
     for (int64_t p = begin; p < end; ++p) {
       std::fill(sums.begin(), sums.end(), S{0});
-      const W* panel = w + p * K * width * PANEL;
       for (int64_t k = 0; k < K; k += CHUNK) {
-        const int64_t count = std::min(CHUNK, K - k);
-        const W* chunk = panel + k * width * PANEL;
-        const char* next = reinterpret_cast<const char*>(chunk + CHUNK * width * PANEL);
-        const auto multiply_chunk = [&](const auto* weights) {
-          for (int64_t m = 0; m < M; m += rows)
-            multiply_any(
-                std::min(rows, M - m), x + (m * K + k) * width, K * width, weights, count,
-                sums.data() + m * PANEL, next, m == 0 ? width * PANEL * sizeof(W) : 0);
-        };
-        if constexpr (std::is_same_v<W, bfloat>) {
-          if (blocks >= WORTH_WIDENING) {
-            for (int64_t i = 0; i < count * PANEL; i += LANES)
-              store(wide.data() + i, load(chunk + i));
-            multiply_chunk(wide.data());
-            continue;
-          }
+        const W* chunk = w + (p * K + k) * WIDTH * PANEL;
+        for (int64_t block = 0; block < blocks; ++block) {  // each asks for its share of the next
+          const int64_t m = block * rows;
+          const int64_t asked = block * CHUNK / blocks, after = (block + 1) * CHUNK / blocks;
+          multiply_any(
+              std::min(rows, M - m), x + (m * K + k) * WIDTH, K * WIDTH, chunk,
+              std::min(CHUNK, K - k), sums.data() + m * PANEL,
+              chunk + (CHUNK + asked) * WIDTH * PANEL, after - asked);
         }
-        multiply_chunk(chunk);
       }
       finish(p, sums.data());
     }
@@ -254,9 +279,9 @@ Tensor linear(const Tensor& x, const Tensor& weight, const std::optional<Tensor>
   };
   const float* from = x.data_ptr<float>();
   if (weight.scalar_type() == at::kBFloat16)
-    for_panels<float>(M, K, P, 1, from, static_cast<const bfloat*>(weight.data_ptr()), finish);
+    for_panels<float>(M, K, P, from, static_cast<const bfloat*>(weight.data_ptr()), finish);
   else
-    for_panels<float>(M, K, P, 1, from, weight.data_ptr<float>(), finish);
+    for_panels<float>(M, K, P, from, weight.data_ptr<float>(), finish);
   return y;
 }
 
@@ -275,10 +300,8 @@ Tensor linear_int8(
   at::parallel_for(0, M, (LEAST_WORK + K - 1) / K, [&](int64_t begin, int64_t end) {
     for (int64_t m = begin; m < end; ++m) {
       const float* row = from + m * K;
-      float largest = 1e-12f;
-      for (int64_t k = 0; k < K; ++k) largest = std::max(largest, std::fabs(row[k]));
-      const float step = largest / 127.0f, inverse = 127.0f / largest;
-      row_scale[m] = step;
+      const float largest = largest_of(row, K), inverse = 127.0f / largest;
+      row_scale[m] = largest / 127.0f;
       uint8_t* to = whole.data() + m * 4 * K4;
       for (int64_t k = 0; k < K; ++k)
         to[k] = static_cast<uint8_t>(static_cast<int32_t>(row[k] * inverse + 128.5f));
@@ -290,7 +313,7 @@ Tensor linear_int8(
   const int32_t* of = weight_sums.data_ptr<int32_t>();
   const float* add = bias ? bias->data_ptr<float>() : nullptr;
   for_panels<int32_t>(
-      M, K4, P, 4, whole.data(), weight.data_ptr<int8_t>(), [&](int64_t p, const int32_t* sums) {
+      M, K4, P, whole.data(), weight.data_ptr<int8_t>(), [&](int64_t p, const int32_t* sums) {
         const int64_t first = p * PANEL, count = std::min(PANEL, N - first);
         for (int64_t m = 0; m < M; ++m)
           for (int64_t n = 0; n < count; ++n) {

@@ -67,11 +67,16 @@ def multiplies_bytes() -> bool:
 def panels(weight: Tensor) -> Tensor:
     """Weights [N, K] as `multiply` reads them: [P, K, 64]."""
     weight = F.pad(weight, (0, 0, 0, -len(weight) % PANEL))
-    return weight.view(-1, PANEL, weight.shape[1]).transpose(1, 2).contiguous()
+    weight = weight.view(-1, PANEL, weight.shape[1]).transpose(1, 2)
+    if weight.dtype == torch.bfloat16:  # two to a word, 16 outputs apart
+        weight = weight.unflatten(2, (-1, 2, 16)).transpose(3, 4)
+    return weight.reshape(*weight.shape[:2], PANEL).contiguous()
 
 
 def from_panels(weight: Tensor, out_features: int) -> Tensor:
     """The weights [N, K] of panels [P, K, 64]."""
+    if weight.dtype == torch.bfloat16:
+        weight = weight.unflatten(2, (-1, 16, 2)).transpose(3, 4).flatten(2)
     return weight.transpose(1, 2).flatten(0, 1)[:out_features].contiguous()
 
 
