@@ -43,6 +43,7 @@ typedef float Lanes4 __attribute__((vector_size(16)));
 
 constexpr int64_t PANEL = 64;   // outputs whose weights lie together
 constexpr int64_t CHUNK = 64;   // inputs for all rows before the next ones: their weights stay near
+constexpr int64_t AHEAD = 4096;  // bytes of keys and values that are asked for before they are read
 constexpr int64_t LEAST_WORK = 1 << 15;  // products that are worth another thread
 #if defined(__AVX512F__)
 constexpr int64_t MOST_ROWS = 6;  // whose sums fit the registers
@@ -113,7 +114,7 @@ inline float largest_of(const float* x, int64_t N) {
 
 // How a key or a value [D] is kept, in `room(D)` numbers. Bytes are followed by their scale.
 template <typename S>
-inline int64_t room(int64_t D) { return std::is_same_v<S, int8_t> ? D + sizeof(float) : D; }
+constexpr int64_t room(int64_t D) { return std::is_same_v<S, int8_t> ? D + sizeof(float) : D; }
 
 inline float scale_of(const float*, int64_t) { return 1.0f; }
 inline float scale_of(const bfloat*, int64_t) { return 1.0f; }
@@ -332,20 +333,30 @@ struct Head {
   int64_t first, stop;  // the positions that it sees
   const float* bias;    // [L], or null
   float* out;           // [D]
+  const void* then;     // what is read after its values
 };
 
 template <int V, typename S>
 void attend_head(const Head& head, const S* keys, const S* values, std::vector<float>& scores) {
-  constexpr int64_t D = V * LANES;
+  constexpr int64_t D = V * LANES, ROOM = room<S>(D);
   const float scale = 1.0f / std::sqrt(static_cast<float>(D));
   Lanes q[V];
   for (int v = 0; v < V; ++v) q[v] = load(head.q + v * LANES) * scale;
   const int64_t count = head.stop - head.first;
+  keys += head.first * ROOM;
+  values += head.first * ROOM;
+  // Asks for what comes so long after x[i], in x or in what is read then.
+  const auto ask = [count](const S* x, const void* then, int64_t i) {
+    i += AHEAD / (ROOM * sizeof(S));
+    const S* at = i < count ? x + i * ROOM : static_cast<const S*>(then) + (i - count) * ROOM;
+    for (int64_t d = 0; d < D; d += LINE / sizeof(S)) __builtin_prefetch(at + d);
+  };
   const int64_t size = (count + LANES - 1) / LANES * LANES;
   if (static_cast<int64_t>(scores.size()) < size) scores.resize(size);
   float largest = -INFINITY;
   for (int64_t i = 0; i < count; ++i) {
-    const S* key = keys + (head.first + i) * room<S>(D);
+    ask(keys, values, i);
+    const S* key = keys + i * ROOM;
     Lanes sum = q[0] * load(key);
     for (int v = 1; v < V; ++v) sum += q[v] * load(key + v * LANES);
     scores[i] = total(sum) * scale_of(key, D) + (head.bias ? head.bias[head.first + i] : 0.0f);
@@ -362,7 +373,8 @@ void attend_head(const Head& head, const S* keys, const S* values, std::vector<f
   }
   Lanes out[V] = {};
   for (int64_t i = 0; i < count; ++i) {
-    const S* value = values + (head.first + i) * room<S>(D);
+    ask(values, head.then, i);
+    const S* value = values + i * ROOM;
     const float weight = scores[i] * scale_of(value, D);
     for (int v = 0; v < V; ++v) out[v] += weight * load(value + v * LANES);
   }
@@ -429,6 +441,8 @@ void attend_rows(
       one.first = window > 0 ? std::max<int64_t>(0, stops[r] - window) : 0;
       one.bias = bias ? bias + (r * bias_heads + h) * bias_length : nullptr;
       one.out = out.data_ptr<float>() + (r * H + h) * D;
+      const int64_t next = std::min(i + 1, R * H - 1);
+      one.then = all_keys + next / H * row + next % H * head + one.first * room<S>(D);
       attend_head(D, one, own_keys, own_values, scores);
     }
   });
