@@ -31,6 +31,7 @@ from lm_audio.renderers.codec import CodecRenderer
 from lm_audio.stages.audiogen import audiogen
 from lm_audio.stages.bark import bark
 from lm_audio.stages.stage import Stage
+from lm_audio.threads import dismissing
 
 KEPT_SHARE = Fraction(2, 5)  # of a window of MusicGen and AudioGen, for the next one to follow
 INT8 = "int8"
@@ -74,6 +75,7 @@ class Settings:
     text_encoder: str | Path | None
 
 
+@dismissing
 def load(
     source: str | Path | None = None,
     *,

@@ -1,6 +1,5 @@
 """Makes the linear layers of a model ready for the steps of a decode loop on a CPU."""
 
-import ctypes
 import logging
 from collections.abc import Iterable
 from typing import Any, Literal
@@ -13,6 +12,7 @@ from lm_audio.modules.int8 import Int8Linear
 from lm_audio.modules.kernel_steps import KernelSteps
 from lm_audio.modules.linear import Linear
 from lm_audio.modules.transformer import Transformer
+from lm_audio.system import give_back_memory
 
 logger = logging.getLogger(__name__)
 
@@ -68,14 +68,7 @@ def fill(
             if not _packed(model, path, packing):
                 packing = None
                 module.weight.data = module.weight.data.clone()
-            _give_back_memory()
-
-
-def _give_back_memory() -> None:
-    """Returns what was freed to the system, which the C library would keep for later."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc
-    if trim is not None:
-        trim(0)
+            give_back_memory()
 
 
 def _is_plain(layer: nn.Module) -> bool:

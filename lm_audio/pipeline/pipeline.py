@@ -31,6 +31,7 @@ from lm_audio.pipeline.session import Session
 from lm_audio.renderers.protocol import Renderer
 from lm_audio.sampling import Sampling
 from lm_audio.stages.run import AnyStage
+from lm_audio.threads import dismissing, dismissing_between
 
 DEFAULT_SECONDS = 5.0
 MOST_AT_ONCE = 32  # clips; more of them wait until others are done
@@ -235,6 +236,7 @@ class AudioPipeline:
         clips = self._finish(makings, rows_per_pass=rows_per_pass, progress=progress)
         return clips if is_batch(audio, duration, text, seed) else clips[0]
 
+    @dismissing
     def inpaint(
         self,
         audio: AudioLike,
@@ -325,6 +327,7 @@ class AudioPipeline:
             device=self._stage_list[0].device,
         )
 
+    @dismissing
     def begin(self, request: Request, samples: Tensor | None = None) -> Making:
         """Plans a clip that begins with these samples [C, N]; a session makes it."""
         tail, prompt = 0, None
@@ -348,6 +351,7 @@ class AudioPipeline:
             prompt_tail=tail,
         )
 
+    @dismissing
     def _finish(
         self,
         makings: list[Making],
@@ -385,6 +389,7 @@ class AudioPipeline:
         stages = [self.stages[name] for name in making.runs]
         return Session(stages, rows_per_pass=rows_per_pass)
 
+    @dismissing_between
     def _pieces(self, making: Making) -> Iterator[Tensor]:
         session = self._session(making)
         session.add(making)

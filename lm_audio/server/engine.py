@@ -21,6 +21,7 @@ from lm_audio.clip import Clip
 from lm_audio.pipeline import AudioPipeline
 from lm_audio.pipeline.making import Making
 from lm_audio.pipeline.request import Request
+from lm_audio.system import dismiss_team
 
 logger = logging.getLogger(__name__)
 
@@ -141,6 +142,7 @@ class Engine:
             while not (self._waiting or self._alone or self._working):
                 if self._closing:
                     return False
+                dismiss_team()
                 self._changed.wait()
         return True
 

@@ -41,6 +41,7 @@ from lm_audio.server.schemas import (
 )
 from lm_audio.server.service import Limits, Listener, Service
 from lm_audio.server.streams import MEDIA_TYPES, STREAMED, encoded, streamed
+from lm_audio.threads import dismissing
 from lm_audio.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -195,6 +196,7 @@ def _give_up(listeners: Sequence[Listener]) -> None:
             listener.give_up()
 
 
+@dismissing
 def _read(data: bytes, engine: Engine) -> Tensor:
     """The samples [C, N] of a file, as the pipeline takes them."""
     info = audio_info(io.BytesIO(data))
@@ -215,7 +217,8 @@ async def _sound_answer(listener: Listener, form: Format, http: Request) -> Resp
     pipeline = listener.service.engine.pipeline
     if form not in STREAMED:
         clip = await _unless_gone(listener.whole(), http)
-        return Response(encoded(clip, form), media_type=MEDIA_TYPES[form], headers=seed)
+        data = await run_in_threadpool(encoded, clip, form)
+        return Response(data, media_type=MEDIA_TYPES[form], headers=seed)
     sound = listener.sound()
     first = await _unless_gone(anext(sound), http)  # what goes wrong before it has a status
 
@@ -238,15 +241,16 @@ async def _json_answer(
         clips = await _unless_gone(asyncio.gather(*(each.whole() for each in listeners)), http)
     finally:
         _give_up(listeners)
+    files = [await run_in_threadpool(encoded, clip, form) for clip in clips]
     answers = [
         ClipAnswer(
-            b64_audio=base64.b64encode(encoded(clip, form)).decode(),
+            b64_audio=base64.b64encode(file).decode(),
             format=form,
             seed=clip.seed,
             duration=clip.duration,
             sample_rate=clip.sample_rate,
         )
-        for clip in clips
+        for clip, file in zip(clips, files, strict=True)
     ]
     return ClipsAnswer(created=int(time.time()), model=name, data=answers)
 

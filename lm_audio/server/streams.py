@@ -10,6 +10,7 @@ from torch import Tensor
 from audio_tokenizers.wav_stream import pcm16, wav_header
 from lm_audio.clip import Clip
 from lm_audio.server.schemas import Format
+from lm_audio.threads import dismissing
 
 MEDIA_TYPES: dict[Format, str] = {
     "wav": "audio/wav",
@@ -21,6 +22,7 @@ MEDIA_TYPES: dict[Format, str] = {
 STREAMED = {"wav", "pcm"}
 
 
+@dismissing
 def encoded(clip: Clip, form: Format) -> bytes:
     """A clip as a file, or as 16-bit little-endian samples."""
     return pcm16(clip.samples) if form == "pcm" else clip.encoded(form)
@@ -33,4 +35,4 @@ async def streamed(
     if form == "wav":
         yield wav_header(sample_rate, num_channels)
     async for samples in pieces:
-        yield pcm16(samples)
+        yield dismissing(pcm16)(samples)
