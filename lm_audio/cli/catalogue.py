@@ -106,8 +106,10 @@ def _of_model(model: "AudioPipeline", kind: str) -> Iterator[tuple[str, str]]:
 
 
 def _stage(stage: "AnyStage") -> str:
+    from lm_audio.modules.packing import num_parameters
+
     model: Any = stage.model  # type: ignore[attr-defined]  # each kind has its own
-    count = sum(weight.numel() for weight in model.parameters())
+    count = num_parameters(model)
     seconds = stage.context / float(stage.frame_rate)
     return (
         f"{in_words(count)} parameters, {stage.num_codebooks} codebooks at "

@@ -279,11 +279,13 @@ def _share_of(
 
 def _load(options: ModelOptions, screen: TextIO) -> "AudioPipeline":
     """Loads the model, and says which one, its size and how long that took."""
+    from lm_audio.modules.packing import num_parameters
+
     began = time.perf_counter()
     model = options.load()
     took = time.perf_counter() - began
     stages: Any = model.stages.values()  # each kind has its own model
-    count = sum(weight.numel() for stage in stages for weight in stage.model.parameters())
+    count = sum(num_parameters(stage.model) for stage in stages)
     name = options.model or "the model in this package"
     said = f"loaded {name}: {in_words(count)} parameters in {took:.1f} s"
     print(said, file=screen, flush=True)

@@ -25,12 +25,12 @@ class Int8Linear(nn.Module):
         super().__init__()
         weight = layer.weight.detach()  # [N, K]
         self.in_features, self.out_features = layer.in_features, layer.out_features
-        whole, self.scale = _rounded(weight)
+        whole, self.scale, sums = _rounded(weight)
         self.bias = None if layer.bias is None else layer.bias.detach().float()
         self.by_kernel = kernels.multiplies_bytes()
         if self.by_kernel:
             self.weight = kernels.byte_panels(whole)
-            self.sums = whole.sum(dim=1, dtype=torch.int32)
+            self.sums = sums
         else:
             self.weight = torch.ops.onednn.qlinear_prepack(whole, [ROW_MULTIPLE, self.in_features])
             self.zeros = torch.zeros(self.out_features, dtype=torch.int32)
@@ -56,16 +56,17 @@ class Int8Linear(nn.Module):
         raise ValueError("A model of dtype int8 is rounded; load it as float32 to save it.")
 
 
-def _rounded(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Weights [N, K] as whole numbers, and their scales [N]; in parts, to save memory."""
+def _rounded(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Weights [N, K] as whole numbers, with their scales and sums [N]; in parts, to save memory."""
     whole = torch.empty(weight.shape, dtype=torch.int8)
-    scale = torch.empty(len(weight))
+    scale, sums = torch.empty(len(weight)), torch.empty(len(weight), dtype=torch.int32)
     for start in range(0, len(weight), _ROWS_AT_ONCE):
         some = slice(start, start + _ROWS_AT_ONCE)
         part = weight[some].float()
         scales = _scale(part)
         whole[some], scale[some] = (part / scales).round(), scales[:, 0]
-    return whole, scale
+        sums[some] = whole[some].sum(dim=1, dtype=torch.int32)
+    return whole, scale, sums
 
 
 def _scale(rows: Tensor) -> Tensor:

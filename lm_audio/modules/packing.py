@@ -71,6 +71,18 @@ def fill(
             give_back_memory()
 
 
+def num_parameters(model: nn.Module) -> int:
+    """How many numbers a model learned, packed or not."""
+    count = 0
+    for module in model.modules():
+        if isinstance(module, Linear | Int8Linear):
+            biases = 0 if module.bias is None else module.out_features
+            count += module.in_features * module.out_features + biases
+        else:
+            count += sum(weight.numel() for weight in module.parameters(recurse=False))
+    return count
+
+
 def _is_plain(layer: nn.Module) -> bool:
     return isinstance(layer, Linear) and not layer.packed
 

@@ -27,7 +27,8 @@ def test_info_tells_what_a_folder_is_made_of(
     main(["info", str(model_folder)])
     shown = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
     model = lm_audio.load(model_folder)
-    count = sum(weight.numel() for weight in model.stages["acoustic"].model.parameters())
+    acoustic = model.stages["acoustic"].model.train()  # unpacked
+    count = sum(weight.numel() for weight in acoustic.parameters())
     assert shown == {
         "format": "lm-audio",
         "licence": "Apache-2.0",

@@ -9,7 +9,7 @@ from lm_audio.models import presets
 from lm_audio.models.token_lm import TokenLM
 from lm_audio.modules.int8 import Int8Linear
 from lm_audio.modules.linear import Linear
-from lm_audio.modules.packing import Kind, pack
+from lm_audio.modules.packing import Kind, num_parameters, pack
 
 pytestmark = pytest.mark.usefixtures("backend")
 
@@ -31,6 +31,14 @@ def test_all_layers_are_packed_and_logits_stay_near(kind: Kind, bound: float) ->
         found, expected = packed(tokens), plain(tokens)
     assert (found - expected).norm() < bound * expected.norm()
     assert not torch.equal(found, expected) or kind == "same"
+
+
+@pytest.mark.parametrize("kind", ["same", "int8"])
+def test_packing_changes_no_number_of_parameters(kind: Kind) -> None:
+    packed, plain = model(), model()
+    pack(packed, kind)
+    count = sum(weight.numel() for weight in plain.parameters())
+    assert num_parameters(packed) == num_parameters(plain) == count
 
 
 def test_a_machine_that_cannot_pack_says_so_once_and_goes_on(
