@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from audio_tokenizers.atomic import replacing
 from lm_audio.cli.recipe import run_recipe
+from lm_audio.data.on_ray import done_on_ray
 from lm_audio.loading import find_device, load
 from lm_audio.pipeline import AudioPipeline
 from lm_audio.version import __version__
@@ -82,7 +83,7 @@ class Job:
 class Worker:
     """Does jobs with a model that it loads once; on Ray it is an actor of Ray Data."""
 
-    def __init__(self, config: Config, device: str, *, threads: int | None = None) -> None:
+    def __init__(self, config: Config, device: str, threads: int | None = None) -> None:
         if threads is not None:
             torch.set_num_threads(threads)
         self.config = config
@@ -152,33 +153,10 @@ def do_here(config: Config, jobs: list[Job]) -> Generator[int]:
 
 def do_on_ray(config: Config, jobs: list[Job]) -> Generator[int]:
     """An actor for each core, or GPU, of the cluster."""
-    try:
-        import ray.data
-    except ImportError as error:
-        raise ValueError(
-            "The engine ray needs Ray; install it with: pip install 'lm-audio[cluster]'."
-        ) from error
-    if not jobs:
-        return
-    if not ray.is_initialized():
-        ray.init()
-    ray.data.DataContext.get_current().enable_progress_bars = False  # there is one already
     on_gpu = find_device(config.device).startswith("cuda")
-    resources = ray.cluster_resources()  # type: ignore[no-untyped-call]  # Ray types most others
-    size = config.num_workers or int(resources.get("GPU" if on_gpu else "CPU", 1))
-    rows = ray.data.from_items(
-        [{"first": job.first, "prompts": list(job.prompts)} for job in jobs],
-        override_num_blocks=min(len(jobs), 10 * size),
-    ).map_batches(
-        Worker,
-        fn_constructor_args=(config, "cuda" if on_gpu else "cpu"),
-        fn_constructor_kwargs={"threads": None if on_gpu else 1},
-        batch_size=1,
-        compute=ray.data.ActorPoolStrategy(size=min(size, len(jobs))),
-        num_cpus=1,
-        num_gpus=int(on_gpu),
-    )
-    for row in rows.iter_rows():
+    rows = [{"first": job.first, "prompts": list(job.prompts)} for job in jobs]
+    args = (config, "cuda" if on_gpu else "cpu", None if on_gpu else 1)
+    for row in done_on_ray(rows, Worker, args=args, num_workers=config.num_workers, on_gpu=on_gpu):
         yield row["done"]
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from lm_audio.data.on_ray import done_on_ray
 from lm_audio.data.shard_jobs import Job, Report, make_shard
 from lm_audio.data.tokenizing import Tokenizers, TokenizingConfig
 
@@ -92,32 +93,10 @@ def make_shards_on_ray(
     All machines must see the corpus, the tokenizers and `folder` under the same paths. With the
     device "cuda" each actor has a GPU of its own.
     """
-    try:
-        import ray.data
-    except ImportError as error:
-        raise ValueError(
-            "The engine ray needs Ray; install it with: pip install 'lm-audio[cluster]'."
-        ) from error
-    if not jobs:
-        return
-    if not ray.is_initialized():
-        ray.init()
-    ray.data.DataContext.get_current().enable_progress_bars = False  # the recipe has its own
+    rows = [{"number": number, "job": pickle.dumps(job)} for number, job in enumerate(jobs)]
+    args = (str(folder.absolute()), config, device)
     on_gpu = device.startswith("cuda")
-    resources = ray.cluster_resources()  # type: ignore[no-untyped-call]  # Ray types most others
-    size = num_workers or int(resources.get("GPU" if on_gpu else "CPU", 1))
-    rows = ray.data.from_items(
-        [{"number": number, "job": pickle.dumps(job)} for number, job in enumerate(jobs)],
-        override_num_blocks=len(jobs),
-    ).map_batches(
-        _Actor,
-        fn_constructor_args=(str(folder.absolute()), config, device),
-        batch_size=1,
-        compute=ray.data.ActorPoolStrategy(size=min(size, len(jobs))),
-        num_cpus=1,
-        num_gpus=int(on_gpu),
-    )
-    for row in rows.iter_rows():
+    for row in done_on_ray(rows, _Actor, args=args, num_workers=num_workers, on_gpu=on_gpu):
         yield jobs[row["number"]], pickle.loads(row["report"])
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import lm_audio
+from lm_audio.pipeline import AudioPipeline
 from lm_audio.pipeline.request import make_requests
 from lm_audio.server.engine import Engine, Job, Told
 from lm_audio.threads import dismissing, dismissing_between
@@ -16,6 +17,14 @@ from lm_audio.threads import dismissing, dismissing_between
 TASKS = Path("/proc/self/task")
 
 pytestmark = pytest.mark.skipif(not TASKS.is_dir(), reason="needs Linux to count threads")
+
+
+@pytest.fixture(scope="module")
+def model() -> AudioPipeline:
+    """It has made sound: whatever libraries start once and for all is there."""
+    loaded = lm_audio.load(device="cpu")
+    loaded.generate("rain", duration=0.1, seed=1)
+    return loaded
 
 
 @pytest.fixture(autouse=True)
@@ -95,9 +104,9 @@ def test_a_generator_leaves_no_team_between_its_pieces() -> None:
     in_a_new_thread(look)
 
 
-def test_loading_and_making_sound_leave_no_team() -> None:
+def test_loading_and_making_sound_leave_no_team(model: AudioPipeline) -> None:
     def look(before: set[int]) -> None:
-        model = lm_audio.load(device="cpu")
+        lm_audio.load(device="cpu")
         assert native_threads() <= before
         model.generate("rain", duration=0.5, seed=1)
         assert native_threads() <= before
@@ -107,8 +116,7 @@ def test_loading_and_making_sound_leave_no_team() -> None:
     in_a_new_thread(look)
 
 
-def test_an_engine_without_work_has_no_team() -> None:
-    model = lm_audio.load(device="cpu")
+def test_an_engine_without_work_has_no_team(model: AudioPipeline) -> None:
     before = native_threads()
     engine = Engine(model)
     made = threading.Event()

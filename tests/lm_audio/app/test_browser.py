@@ -6,8 +6,6 @@ With LM_AUDIO_SCREENSHOTS=docs/images in the environment it writes the pictures 
 import io
 import os
 import shutil
-import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,7 +14,6 @@ from typing import Any, TypeVar
 import httpx
 import pytest
 import torch
-import uvicorn
 from fastapi import FastAPI
 from torch import Tensor
 
@@ -24,6 +21,7 @@ import lm_audio
 from audio_tokenizers.audio_files import read_audio
 from audio_tokenizers.audio_writer import write_audio
 from lm_audio.pipeline import AudioPipeline
+from tests.lm_audio.answering import answering
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
 DRIVER = shutil.which("chromedriver")
@@ -53,16 +51,8 @@ def model() -> AudioPipeline:
 def address(model: AudioPipeline) -> Iterator[str]:
     from lm_audio.app.page import add_page
 
-    app = add_page(FastAPI(), model, name="default")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="error"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    yield f"http://127.0.0.1:{port}"
-    server.should_exit = True
-    thread.join()
+    with answering(add_page(FastAPI(), model, name="default")) as found:
+        yield found
 
 
 @pytest.fixture

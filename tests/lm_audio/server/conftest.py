@@ -1,8 +1,5 @@
 """A service with a tiny model, on a port of this machine."""
 
-import socket
-import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -10,13 +7,13 @@ from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 
 import lm_audio
 from lm_audio.pipeline import AudioPipeline
 from lm_audio.server.engine import Engine
 from lm_audio.server.http import create_app
 from lm_audio.server.service import Limits
+from tests.lm_audio.answering import answering
 
 Serve = Callable[..., "Served"]
 
@@ -71,16 +68,7 @@ def brief(model: AudioPipeline) -> Iterator[Served]:
 @contextmanager
 def running(engine: Engine, **settings: Any) -> Iterator[Served]:
     app = create_app(engine, name="tiny", **settings)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="error"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
-        yield Served(engine, client)
-    engine.close(finish=False)
-    server.should_exit = True
-    thread.join()
+    with answering(app) as address:
+        with httpx.Client(base_url=address, timeout=60) as client:
+            yield Served(engine, client)
+        engine.close(finish=False)
