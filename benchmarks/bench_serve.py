@@ -40,6 +40,7 @@ START_SECONDS = 120.0
 LONGEST_WAIT = 600.0
 SERVICES = {"one batch": (), "one at a time": ("--max-at-once", "1")}
 MEMORY_EVERY = 5.0  # seconds
+PARTS = 10  # of a soak, at whose beginnings the memory is told
 GOOD_CLIPS = 12  # different ones of a soak
 BAD_BODIES: tuple[Any, ...] = (
     {"duration": -1}, {"duration": 1e9}, {"prompt": 5}, {"n": 99}, {"seed": -1}, [], "rain",
@@ -181,12 +182,14 @@ def soak(config: Config) -> list[str]:
     warm = memory[len(memory) // 5 :]
     third = max(1, len(warm) // 3)
     before, after = statistics.median(warm[:third]), statistics.median(warm[-third:])
+    seen = [memory[i * len(memory) // PARTS] for i in range(PARTS)] + memory[-1:]
     return [
         f"Soak of {config.soak:g} minutes: "
         + ", ".join(f"{count:,} {what}" for what, count in sorted(counts.items())),
         "",
         f"Memory of the service after warm-up: {before:.0f} MB in the first third, "
         f"{after:.0f} MB in the last ({100 * (after / before - 1):+.1f} %).",
+        f"From the first tenth to the end: {', '.join(f'{each:.0f}' for each in seen)} MB.",
     ]
 
 
