@@ -1,7 +1,7 @@
 """The CPU kernels of kernels.cpp: compiled once for this machine, and never needed.
 
-Where there is no compiler, torch's own operators do the work, slower. `LM_AUDIO_KERNELS=0` in the
-environment says so, too.
+Without a compiler torch's own operators do the work, slower; without AVX-512 they are the faster
+ones, so the kernels are not used. `LM_AUDIO_KERNELS=0` in the environment switches them off.
 """
 
 import contextlib
@@ -35,7 +35,7 @@ _FLAGS = ["-O3", "-march=native", "-fopenmp"]
 @functools.cache
 def available() -> bool:
     """Whether torch.ops.lm_audio has the kernels; compiles them if need be."""
-    if os.environ.get("LM_AUDIO_KERNELS") == "0":
+    if os.environ.get("LM_AUDIO_KERNELS") == "0" or not _has_wide_registers():
         return False
     library = _cache_folder() / f"kernels-{_key()}.so"
     failed = library.with_suffix(".failed")
@@ -136,6 +136,12 @@ def compile_into(folder: str) -> None:
 def _error(output: str) -> str:
     lines = [line for line in output.splitlines() if "error" in line.lower()]
     return lines[0].strip() if lines else ""
+
+
+def _has_wide_registers() -> bool:
+    """Whether a product's sums stay in registers: 64 of them spill where those have 32 bytes, and
+    the kernels are then 3 to 19 times slower than torch (docs/performance.md)."""
+    return torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
 def _finds_compiler() -> bool:

@@ -189,6 +189,13 @@ def test_they_can_be_left_alone_and_are_not_compiled_without_a_compiler(tmp_path
     assert not list(tmp_path.iterdir())
 
 
+def test_they_are_left_alone_on_processors_without_avx512(tmp_path: Path) -> None:
+    home = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin", "XDG_CACHE_HOME": str(tmp_path)}
+    done = ask(home | {"ATEN_CPU_CAPABILITY": "avx2"})
+    assert (done.stdout, done.stderr) == ("False\n", "")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_compiler_that_fails_costs_a_line_once_and_nothing_else(tmp_path: Path) -> None:
     for name in ("c++", "ninja", "python"):
         program = tmp_path / name
