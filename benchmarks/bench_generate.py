@@ -41,14 +41,13 @@ from transformers import (
 
 from audio_tokenizers.acoustic.encodec import EncodecTokenizer
 from audio_tokenizers.atomic import replacing
-from lm_audio.conditioners.condition import Condition
-from lm_audio.conditioners.fuser import Fused
-from lm_audio.generation.batch import DecodingBatch
+from lm_audio.families.audiocraft.parts import convert_weights
+from lm_audio.generation.decoding import DecodingBatch
 from lm_audio.generation.sequence import Row, Sequence
-from lm_audio.models import presets
-from lm_audio.models.checkpoints.musicgen_parts import convert_weights
-from lm_audio.models.token_lm import TokenLM, TokenLMConfig
-from lm_audio.modules.packing import pack
+from lm_audio.networks import presets
+from lm_audio.networks.condition import Condition, Fused
+from lm_audio.networks.packing import pack
+from lm_audio.networks.token_lm import TokenLM, TokenLMConfig
 from lm_audio.sampling import RandomNumbers, Sampling
 
 Preset = Literal["tiny", "small", "medium", "large"]
@@ -282,7 +281,7 @@ def new_model(shape: TokenLMConfig, weights: dict[str, Any], dtype: Dtype, devic
     with torch.device("meta"):
         model = TokenLM(shape).eval()
     rows = {name: len(weight) for name, weight in model.state_dict().items()}
-    named = convert_weights(dict(weights), shape, "transformers", "ours", rows=rows)
+    named = convert_weights(dict(weights), shape, "transformers", "lm-audio", rows=rows)
     model.load_state_dict(named, assign=True)
     model.to(device, torch.bfloat16 if dtype == "bfloat16" else torch.float32)
     if device == "cpu":

@@ -25,18 +25,19 @@ from bench_generate import SHAPES, new_peer  # type: ignore[import-not-found]  #
 from audio_tokenizers.acoustic.frame_codec import FrameCodec, FrameCodecConfig
 from lm_audio.conditioners.fuser import Conditioners
 from lm_audio.conditioners.label import LabelConditioner
-from lm_audio.models.token_lm import TokenLM
+from lm_audio.families.audiocraft.stages import audiogen
+from lm_audio.model import Model
+from lm_audio.networks.token_lm import TokenLM
 from lm_audio.patterns import delayed
 from lm_audio.pipeline import AudioPipeline
 from lm_audio.renderers.codec import CodecRenderer
 from lm_audio.sampling import Sampling
-from lm_audio.stages.audiogen import audiogen
 
 _LOAD = """
 import gc, json, sys, threading, time
 import lm_audio, torch, transformers
 from lm_audio.loading import load
-from lm_audio.modules import kernels
+from lm_audio.networks.cpu import kernels
 kernels.available()
 
 def own():
@@ -116,7 +117,7 @@ def write_ours(preset: str, folder: Path) -> None:
         keep=600,
         sampling=Sampling(),
     )
-    AudioPipeline(stages, CodecRenderer(codec)).save(folder)
+    AudioPipeline(Model(stages, CodecRenderer(codec))).save(folder)
 
 
 def write_musicgen(preset: str, folder: Path) -> None:

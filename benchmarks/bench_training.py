@@ -35,16 +35,17 @@ from transformers import MusicgenForCausalLM
 from transformers.models.musicgen.configuration_musicgen import MusicgenDecoderConfig
 
 from audio_tokenizers.atomic import replacing
-from lm_audio.conditioners.condition import Condition, Null, stack
+from lm_audio.conditioners.condition import Null, stack
 from lm_audio.conditioners.fuser import Conditioners
 from lm_audio.data.corpus import SegmentSampler, load_corpus
 from lm_audio.data.shards import Example, Shards, Stream, shard_path, write_shard
-from lm_audio.models.token_lm import TokenLM, TokenLMConfig
-from lm_audio.modules.transformer import TransformerConfig
+from lm_audio.families.audiocraft.stages import audiogen
+from lm_audio.generation.lm_stage import Stage
+from lm_audio.networks.condition import Condition
+from lm_audio.networks.token_lm import TokenLM, TokenLMConfig
+from lm_audio.networks.transformer import TransformerConfig
 from lm_audio.patterns import delayed
 from lm_audio.sampling import Sampling
-from lm_audio.stages.audiogen import audiogen
-from lm_audio.stages.stage import Stage
 from lm_audio.training.objective import StageObjective
 from lm_audio.training.optimization import adamw
 from lm_audio.training.stage_batches import Dropout, StageBatches, TrainingBatch

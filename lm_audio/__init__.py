@@ -11,8 +11,6 @@ if TYPE_CHECKING:
     from lm_audio.loading import load
     from lm_audio.pipeline import AudioPipeline
     from lm_audio.sampling import Sampling
-else:
-    from lm_audio import models  # a package that can be called like the function
 
 __all__ = ["AudioPipeline", "Clip", "Sampling", "__version__", "load", "models"]
 
@@ -21,6 +19,7 @@ _HOMES = {
     "Clip": "lm_audio.clip",
     "Sampling": "lm_audio.sampling",
     "load": "lm_audio.loading",
+    "models": "lm_audio.catalogue",
 }
 
 

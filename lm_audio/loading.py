@@ -1,78 +1,32 @@
 """Loads a model from a folder, the hub or this package, whatever its format, as a pipeline.
 
-Reading the formats themselves is for `models/checkpoints` and `pipeline/folder.py`.
+The formats themselves are read by the families and by `saving/folder.py`.
 """
 
 import difflib
 import json
 import logging
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from fractions import Fraction
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from lm_audio import pretrained
 from lm_audio.catalogue import DEFAULT, models
-from lm_audio.models.checkpoints.audiocraft import holds_audiocraft, read_audiocraft
-from lm_audio.models.checkpoints.bark import read_bark
-from lm_audio.models.checkpoints.bark_original import CODEC, TEXT_TOKENIZER, holds_original_bark
-from lm_audio.models.checkpoints.files import stated_licence
-from lm_audio.models.checkpoints.musicgen import read_musicgen
-from lm_audio.models.checkpoints.musicgen_parts import MusicGenParts
-from lm_audio.modules.packing import Kind, pack
+from lm_audio.families.family import TORCH_FILES, Checkpoint, LoadSettings
+from lm_audio.families.table import FORMATS
+from lm_audio.generation.lm_stage import Stage
+from lm_audio.networks.packing import Kind, pack
 from lm_audio.pipeline import AudioPipeline
-from lm_audio.pipeline.about import About
-from lm_audio.pipeline.folder import DTYPES, load_pipeline
-from lm_audio.pipeline.precision import fastest
-from lm_audio.renderers.codec import CodecRenderer
-from lm_audio.stages.audiogen import audiogen
-from lm_audio.stages.bark import bark
-from lm_audio.stages.stage import Stage
+from lm_audio.precision import fastest
+from lm_audio.saving.folder import DTYPES
 from lm_audio.threads import dismissing
 
-KEPT_SHARE = Fraction(2, 5)  # of a window of MusicGen and AudioGen, for the next one to follow
 INT8 = "int8"
 AUTO = "auto"
 
-_OF_TRANSFORMERS = (
-    ("*.json", "*.model", "*.txt", "model.safetensors", "model-*.safetensors"),
-    ("pytorch_model.bin", "pytorch_model-*.bin"),  # where there are no safetensors
-)
-# What is fetched of a repository, by the model_type of its config.json; None: it has none.
-_FILES: dict[str | None, tuple[tuple[str, ...], ...]] = {
-    "lm-audio": (("*.json", "*.safetensors", "*.model", "*.txt"),),
-    "musicgen": _OF_TRANSFORMERS,
-    "bark": _OF_TRANSFORMERS,
-    None: (("*.bin", "*.pt", "*.th"),),
-}
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Checkpoint:
-    """The files of a model on this machine.
-
-    Args:
-        hub_id: where they came from, if not from here.
-        format: a key of `FORMATS`.
-    """
-
-    folder: Path
-    hub_id: str | None
-    format: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """How a model is to be loaded."""
-
-    device: str
-    dtype: str
-    packing: Kind | None
-    text_encoder: str | Path | None
 
 
 @dismissing
@@ -111,24 +65,24 @@ def load(
     packing: Kind | None = None
     if on_cpu:
         packing = "int8" if dtype == INT8 else "same"
-    settings = Settings(
+    settings = LoadSettings(
         device=device,
         dtype="float32" if dtype == INT8 else dtype,
         packing=packing,
         text_encoder=text_encoder,
     )
     checkpoint = find_checkpoint(source)
-    reader, lacks_text_encoder = FORMATS[checkpoint.format]
-    if text_encoder is not None and not lacks_text_encoder:
+    found = FORMATS[checkpoint.format]
+    if text_encoder is not None and not found.lacks_text_encoder:
         raise ValueError(
             f"{source or DEFAULT} comes with what reads its text, so a text_encoder has no effect; "
             "leave it out."
         )
-    pipeline = reader(checkpoint, settings)
-    for stage in pipeline.stages.values():
+    model = found.load(checkpoint, settings)
+    for stage in model.stages:
         if packing is not None and isinstance(stage, Stage):  # others have no decode loop
             pack(stage.model, packing)
-    return pipeline
+    return AudioPipeline(model)
 
 
 def find_device(device: str | None = None) -> str:
@@ -172,10 +126,9 @@ def _format(folder: Path, source: object) -> str:
     kind = _model_type(folder)
     if kind is not None:
         return _known(kind, source)
-    if holds_audiocraft(folder):
-        return "audiocraft"
-    if holds_original_bark(folder):
-        return "bark-original"
+    for one in FORMATS.values():
+        if one.holds is not None and one.holds(folder):
+            return one.name
     raise ValueError(
         f"Found no model in {source}; expected a folder of lm-audio, or MusicGen, AudioGen or Bark "
         "as transformers or their authors publish them."
@@ -198,21 +151,21 @@ def _model_type(folder: Path) -> str | None:
 
 
 def _known(kind: str, source: object) -> str:
-    """The kind, if there is a reader for it."""
-    stated = [name for name in _FILES if name is not None]
+    """The name of the format of this model_type."""
+    stated = {one.model_type: name for name, one in FORMATS.items() if one.model_type is not None}
     if kind not in stated:
         raise ValueError(
             f"Got {source}, a model of type {kind}; models that can be loaded are of type "
             f"{', '.join(stated)}."
         )
-    return kind
+    return stated[kind]
 
 
 def _fetch(hub_id: str) -> Path:
     """A folder with the files of a hub repository that are needed."""
     folder = _download(hub_id, ["config.json", "README.md"])
     kind = _model_type(folder)
-    for patterns in _FILES[None if kind is None else _known(kind, hub_id)]:
+    for patterns in TORCH_FILES if kind is None else FORMATS[_known(kind, hub_id)].files:
         folder = _download(hub_id, patterns)
         if any(folder.rglob("*.safetensors")):
             break
@@ -252,74 +205,3 @@ def _not_found(source: str) -> str:
     nearest = difflib.get_close_matches(source, names, n=1)
     hint = f"did you mean {nearest[0]}?" if nearest else f"the names are {', '.join(names)}."
     return f"Found no model {source!r}: no folder, no name and no public hub id; {hint}"
-
-
-def _ours(checkpoint: Checkpoint, settings: Settings) -> AudioPipeline:
-    return load_pipeline(
-        checkpoint.folder,
-        device=settings.device,
-        dtype=settings.dtype,
-        packing=settings.packing,
-    )
-
-
-def _musicgen(checkpoint: Checkpoint, settings: Settings) -> AudioPipeline:
-    return _text_to_sound(
-        read_musicgen(
-            checkpoint.folder,
-            device=settings.device,
-            dtype=DTYPES[settings.dtype],
-            packing=settings.packing,
-        )
-    )
-
-
-def _audiocraft(checkpoint: Checkpoint, settings: Settings) -> AudioPipeline:
-    return _text_to_sound(
-        read_audiocraft(
-            checkpoint.folder,
-            text_encoder=settings.text_encoder,
-            device=settings.device,
-            dtype=DTYPES[settings.dtype],
-            packing=settings.packing,
-        )
-    )
-
-
-def _text_to_sound(parts: MusicGenParts) -> AudioPipeline:
-    stages = audiogen(
-        parts.model,
-        pattern=parts.pattern,
-        conditioners=parts.conditioners,
-        frame_rate=parts.frame_rate,
-        context=parts.max_frames,
-        keep=int(parts.max_frames * KEPT_SHARE),
-        sampling=parts.sampling,
-    )
-    renderer = CodecRenderer(parts.codec, num_channels=parts.num_channels)
-    return AudioPipeline(stages, renderer, about=About(licence=parts.licence))
-
-
-def _bark(checkpoint: Checkpoint, settings: Settings) -> AudioPipeline:
-    beside = checkpoint.folder / "codec"
-    parts = read_bark(
-        checkpoint.folder,
-        hub_id=checkpoint.hub_id,
-        codec=beside if beside.is_dir() else CODEC,
-        text_tokenizer=settings.text_encoder or TEXT_TOKENIZER,
-        device=settings.device,
-        dtype=DTYPES[settings.dtype],
-    )
-    renderer = CodecRenderer(parts.codec, num_codebooks=parts.settings.fine_codebooks)
-    about = About(licence=stated_licence(checkpoint.folder))
-    return AudioPipeline(bark(parts), renderer, about=about)
-
-
-FORMATS: dict[str, tuple[Callable[[Checkpoint, Settings], AudioPipeline], bool]] = {
-    "lm-audio": (_ours, False),
-    "musicgen": (_musicgen, False),
-    "bark": (_bark, False),
-    "audiocraft": (_audiocraft, True),
-    "bark-original": (_bark, True),
-}
-"""The reader of each format, and whether the format lacks what reads the text."""

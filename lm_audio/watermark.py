@@ -14,7 +14,7 @@ from torch import Tensor
 
 from audio_tokenizers.resampling import resample
 from lm_audio.clip import Clip
-from lm_audio.models.checkpoints.pickles import read_pickle
+from lm_audio.saving.pickles import read_pickle
 
 HUB_ID = "facebook/audioseal"
 HUB_FILE = "generator_base.pth"

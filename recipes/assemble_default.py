@@ -22,15 +22,15 @@ from audio_tokenizers.acoustic.frame_codec import FrameCodec, tiny
 from audio_tokenizers.atomic import replacing_folder
 from lm_audio.cli.recipe import run_recipe
 from lm_audio.conditioners.label import LabelConditioner
+from lm_audio.families.duet.stages import duet
+from lm_audio.generation.lm_stage import Stage
 from lm_audio.loading import load
-from lm_audio.models import presets
+from lm_audio.model import Model, ModelCard
+from lm_audio.networks import presets
 from lm_audio.pipeline import AudioPipeline
-from lm_audio.pipeline.about import About
 from lm_audio.pretrained import DEFAULT_FOLDER
 from lm_audio.renderers.codec import CodecRenderer
 from lm_audio.sampling import Sampling
-from lm_audio.stages.ours import ours
-from lm_audio.stages.stage import Stage
 
 MOST_BYTES = 64 * 10**6
 """What the package may carry."""
@@ -63,13 +63,17 @@ def main(config: Config) -> Path:
         if isinstance(stage, Stage)  # others cannot be saved
     ]
     assembled = AudioPipeline(
-        stages,
-        model.renderer,
-        rendered=model.rendered,
-        semantic_tokenizer=model.semantic_tokenizer,
-        about=About(
-            name=config.name, licence=config.licence, description="Sound from text or from sound."
-        ),
+        Model(
+            stages,
+            model.renderer,
+            output_stages=model.model.output_stages,
+            semantic_tokenizer=model.semantic_tokenizer,
+            card=ModelCard(
+                name=config.name,
+                licence=config.licence,
+                description="Sound from text or from sound.",
+            ),
+        )
     )
     tiny_out = Path("runs/default_model")
     out = config.out or (tiny_out if config.preset == "tiny" else DEFAULT_FOLDER)
@@ -94,7 +98,7 @@ def read_model(config: Config) -> AudioPipeline:
     if config.preset != "tiny":
         raise ValueError("Got no --model; give the folder of a whole model, or --preset tiny.")
     codec = FrameCodec(tiny()).eval()
-    stages = ours(
+    stages = duet(
         semantic=presets.tiny().transformer,
         acoustic=presets.tiny().transformer,
         text=lambda dim: LabelConditioner(["a dog barking", "rain"], dim),
@@ -104,7 +108,7 @@ def read_model(config: Config) -> AudioPipeline:
         codebook_size=codec.codebook_size,
         frame_rate=Fraction(codec.sample_rate, codec.hop_length),
     )
-    return AudioPipeline(stages, CodecRenderer(codec))
+    return AudioPipeline(Model(stages, CodecRenderer(codec)))
 
 
 def sampling_of(stage: str, sampling: Sampling, config: Config) -> Sampling:

@@ -38,10 +38,10 @@ from lm_audio.evaluation.measure_clips import measure_clips
 from lm_audio.evaluation.measure_codec import measure_codebooks, measure_signals, reconstruct
 from lm_audio.evaluation.measure_tokens import measure_abx, measure_pairs, read_pairs
 from lm_audio.evaluation.report import Measurement, write_report
+from lm_audio.generation.lm_stage import Stage
 from lm_audio.loading import find_device, load
 from lm_audio.pipeline import AudioPipeline
 from lm_audio.pretrained import CODEC_FOLDER
-from lm_audio.stages.stage import Stage
 
 BATCH = 32  # clips that are generated together
 

@@ -83,12 +83,13 @@ from lm_audio.evaluation.prompt_gates import (
 from lm_audio.evaluation.report import missing
 from lm_audio.evaluation.speed_gates import real_time_gate, start_up_gates
 from lm_audio.evaluation.synthetic_corpus import make_up_corpus, write_semantic_shards
+from lm_audio.families.duet.stages import duet
 from lm_audio.loading import load
-from lm_audio.models import presets
+from lm_audio.model import Model
+from lm_audio.networks import presets
 from lm_audio.pipeline import AudioPipeline
 from lm_audio.pretrained import DEFAULT_FOLDER
 from lm_audio.renderers.codec import CodecRenderer
-from lm_audio.stages.ours import ours
 
 Group = Literal[
     "codec", "text", "instruments", "frechet", "speech", "piano", "speed", "memorisation"
@@ -481,7 +482,7 @@ def untrained_model(texts: list[str], *, seed: int) -> AudioPipeline:
             torch.randn(32, features.width), source=FeatureSource(model=features.identity, layer=1)
         )
         tokenizer = FeatureTokenizer(features, codebook)
-        stages = ours(
+        stages = duet(
             semantic=presets.tiny().transformer,
             acoustic=presets.tiny().transformer,
             text=lambda dim: LabelConditioner(texts, dim),
@@ -491,7 +492,7 @@ def untrained_model(texts: list[str], *, seed: int) -> AudioPipeline:
             codebook_size=codec.codebook_size,
             frame_rate=Fraction(codec.sample_rate, codec.hop_length),
         )
-    return AudioPipeline(stages, CodecRenderer(codec), semantic_tokenizer=tokenizer)
+    return AudioPipeline(Model(stages, CodecRenderer(codec), semantic_tokenizer=tokenizer))
 
 
 if __name__ == "__main__":

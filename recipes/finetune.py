@@ -27,18 +27,18 @@ from lm_audio.conditioners.fuser import Conditioners
 from lm_audio.data.batches import seed_of
 from lm_audio.data.shards import Shards, acoustic_identity
 from lm_audio.data.synthetic_shards import make_up_shards
+from lm_audio.families.audiocraft.stages import audiogen
+from lm_audio.generation.lm_stage import Stage
 from lm_audio.loading import load
-from lm_audio.models import presets
-from lm_audio.models.token_lm import TokenLM
-from lm_audio.modules.transformer import TransformerConfig
+from lm_audio.model import Model, ModelCard
+from lm_audio.networks import presets
+from lm_audio.networks.token_lm import TokenLM
+from lm_audio.networks.transformer import TransformerConfig
 from lm_audio.patterns import delayed
 from lm_audio.pipeline import AudioPipeline
-from lm_audio.pipeline.about import About
 from lm_audio.pretrained import CODEC_FOLDER
 from lm_audio.renderers.codec import CodecRenderer
 from lm_audio.sampling import Sampling
-from lm_audio.stages.audiogen import audiogen
-from lm_audio.stages.stage import Stage
 from lm_audio.training.checkpoints import (
     Checkpoints,
     check_finite,
@@ -249,7 +249,7 @@ def start(config: Config) -> tuple[str | Path, tuple[Path, ...] | Path]:
         keep=int(rate),
         sampling=Sampling(),
     )
-    AudioPipeline(stages, CodecRenderer(codec)).save(model)
+    AudioPipeline(Model(stages, CodecRenderer(codec))).save(model)
     return model, data
 
 
@@ -290,11 +290,13 @@ def check_identities(pipeline: AudioPipeline, shards: Shards) -> None:
 def with_stage(pipeline: AudioPipeline, stage: Stage) -> AudioPipeline:
     """The model with a stage in the place of that of its name; its licence stays."""
     return AudioPipeline(
-        [stage if one.name == stage.name else one for one in pipeline.stages.values()],
-        pipeline.renderer,
-        rendered=pipeline.rendered,
-        semantic_tokenizer=pipeline.semantic_tokenizer,
-        about=About(licence=pipeline.about.licence),
+        Model(
+            [stage if one.name == stage.name else one for one in pipeline.stages.values()],
+            pipeline.renderer,
+            output_stages=pipeline.model.output_stages,
+            semantic_tokenizer=pipeline.semantic_tokenizer,
+            card=ModelCard(licence=pipeline.card.licence),
+        )
     )
 
 

@@ -26,14 +26,15 @@ from audio_tokenizers.semantic.tokenizer import load_feature_tokenizer
 from lm_audio.cli.recipe import run_recipe
 from lm_audio.data.batches import seed_of
 from lm_audio.data.shards import Shards
-from lm_audio.models import presets
-from lm_audio.modules.transformer import TransformerConfig
+from lm_audio.families.duet.stages import duet
+from lm_audio.generation.lm_stage import Stage
+from lm_audio.model import Model
+from lm_audio.networks import presets
+from lm_audio.networks.transformer import TransformerConfig
 from lm_audio.pipeline import AudioPipeline
-from lm_audio.pipeline.stage_folder import read_stage, write_stage
 from lm_audio.pretrained import CODEC_FOLDER
 from lm_audio.renderers.codec import CodecRenderer
-from lm_audio.stages.ours import ours
-from lm_audio.stages.stage import Stage
+from lm_audio.saving.stage_folder import read_stage, write_stage
 from lm_audio.training.checkpoints import (
     Checkpoints,
     check_finite,
@@ -232,7 +233,7 @@ def build(config: Config, shards: Shards) -> tuple[Stage, Stage]:
     )
     # Weights that are only counted take no memory.
     with torch.device("meta") if config.dry_run else nullcontext():
-        source, stage = ours(
+        source, stage = duet(
             semantic=presets.tiny().transformer,
             acoustic=transformer,
             text=text,
@@ -288,7 +289,9 @@ def whole_model(
         identity = shards.streams["semantic"].identity
         check_identity(tokenizer.identity, identity, option="--semantic-tokenizer")
     renderer = CodecRenderer(codec, num_codebooks=shards.streams["acoustic"].num_codebooks)
-    return lambda stage: AudioPipeline([earlier, stage], renderer, semantic_tokenizer=tokenizer)
+    return lambda stage: AudioPipeline(
+        Model([earlier, stage], renderer, semantic_tokenizer=tokenizer)
+    )
 
 
 def save(

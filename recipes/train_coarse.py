@@ -24,11 +24,11 @@ from audio_tokenizers.protocol import AcousticTokenizer
 from lm_audio.cli.recipe import run_recipe
 from lm_audio.data.batches import seed_of
 from lm_audio.data.shards import Shards, Stream
-from lm_audio.models import presets
-from lm_audio.pipeline.stage_folder import write_stage
+from lm_audio.families.audiolm.stages import audiolm
+from lm_audio.generation.lm_stage import Stage
+from lm_audio.networks import presets
 from lm_audio.pretrained import CODEC_FOLDER
-from lm_audio.stages.audiolm import audiolm
-from lm_audio.stages.stage import Stage
+from lm_audio.saving.stage_folder import write_stage
 from lm_audio.training.checkpoints import (
     Checkpoints,
     check_finite,

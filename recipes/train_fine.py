@@ -27,13 +27,14 @@ from audio_tokenizers.semantic.tokenizer import load_feature_tokenizer
 from lm_audio.cli.recipe import run_recipe
 from lm_audio.data.batches import seed_of
 from lm_audio.data.shards import Shards
-from lm_audio.models import presets
+from lm_audio.families.audiolm.stages import RENDERED, audiolm
+from lm_audio.generation.lm_stage import Stage
+from lm_audio.model import Model
+from lm_audio.networks import presets
 from lm_audio.pipeline import AudioPipeline
-from lm_audio.pipeline.stage_folder import read_stage, write_stage
 from lm_audio.pretrained import CODEC_FOLDER
 from lm_audio.renderers.codec import CodecRenderer
-from lm_audio.stages.audiolm import RENDERED, audiolm
-from lm_audio.stages.stage import Stage
+from lm_audio.saving.stage_folder import read_stage, write_stage
 from lm_audio.training.checkpoints import (
     Checkpoints,
     check_finite,
@@ -246,7 +247,7 @@ def whole_model(
     earlier = [read_stage(folder / "stage", tokens=tokens) for folder in folders]
     renderer = CodecRenderer(codec, num_codebooks=shards.streams["acoustic"].num_codebooks)
     return lambda stage: AudioPipeline(
-        [*earlier, stage], renderer, rendered=RENDERED, semantic_tokenizer=tokenizer
+        Model([*earlier, stage], renderer, output_stages=RENDERED, semantic_tokenizer=tokenizer)
     )
 
 

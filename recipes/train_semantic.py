@@ -26,15 +26,16 @@ from audio_tokenizers.protocol import AcousticTokenizer
 from lm_audio.cli.recipe import run_recipe
 from lm_audio.data.batches import seed_of
 from lm_audio.data.shards import Shards
-from lm_audio.models import presets
-from lm_audio.modules.transformer import TransformerConfig
+from lm_audio.families.audiolm.stages import audiolm
+from lm_audio.families.duet.stages import duet
+from lm_audio.generation.lm_stage import Stage
+from lm_audio.model import Model
+from lm_audio.networks import presets
+from lm_audio.networks.transformer import TransformerConfig
 from lm_audio.pipeline import AudioPipeline
-from lm_audio.pipeline.stage_folder import read_stage, write_stage
 from lm_audio.pretrained import CODEC_FOLDER
 from lm_audio.renderers.codec import CodecRenderer
-from lm_audio.stages.audiolm import audiolm
-from lm_audio.stages.ours import ours
-from lm_audio.stages.stage import Stage
+from lm_audio.saving.stage_folder import read_stage, write_stage
 from lm_audio.training.checkpoints import Checkpoints, check_finite, check_same_settings
 from lm_audio.training.estimate import print_estimate
 from lm_audio.training.objective import StageObjective
@@ -52,7 +53,7 @@ MOST_MEASURED = 10_000  # examples, for the rate of tokens without repeats
 @dataclass(frozen=True, kw_only=True)
 class Config(LanguageModelSettings):
     out: Path = Path("runs/semantic")
-    composition: Literal["ours", "audiolm"] = "ours"
+    composition: Literal["duet", "audiolm"] = "duet"
     """Conditioned on text, every frame a token; or AudioLM's: unconditional, without repeats."""
     codec: Path = CODEC_FOLDER
     """Makes samples audible."""
@@ -70,14 +71,14 @@ class Config(LanguageModelSettings):
 SHAPES = {  # of the stage by the composition, and of the encoder that reads its captions
     "tiny": (
         {
-            "ours": presets.tiny().transformer,
+            "duet": presets.tiny().transformer,
             "audiolm": presets.tiny(cross_attention=False).transformer,
         },
         TransformerConfig(dim=32, num_layers=1, num_heads=2, hidden_dim=64, causal=False),
     ),
     "default": (
         {
-            "ours": presets.compact(dim=256, num_layers=5, dropout=0.2),
+            "duet": presets.compact(dim=256, num_layers=5, dropout=0.2),
             "audiolm": dataclasses.replace(
                 presets.compact(dim=256, num_layers=5, dropout=0.2), cross_attention=False
             ),
@@ -86,7 +87,7 @@ SHAPES = {  # of the stage by the composition, and of the encoder that reads its
     ),
     "small": (
         {
-            "ours": presets.compact(dim=512, num_layers=8),
+            "duet": presets.compact(dim=512, num_layers=8),
             "audiolm": dataclasses.replace(
                 presets.compact(dim=512, num_layers=8), cross_attention=False
             ),
@@ -95,7 +96,7 @@ SHAPES = {  # of the stage by the composition, and of the encoder that reads its
     ),
     "paper": (
         {
-            "ours": presets.audiolm(vocab_size=1, cross_attention=True).transformer,
+            "duet": presets.audiolm(vocab_size=1, cross_attention=True).transformer,
             "audiolm": presets.audiolm(vocab_size=1).transformer,
         },
         presets.compact(dim=512, num_layers=6, reads=True),
@@ -215,7 +216,7 @@ def main(config: Config) -> list[float]:
                 checkpoints.save({**state, "settings": settings}, step=done, loss=held_out_loss)
     tracker.close()
     if processes.is_main:
-        following = "acoustic" if config.composition == "ours" else "coarse"
+        following = "acoustic" if config.composition == "duet" else "coarse"
         progress.write(
             f"The stage is in {config.out / 'stage'}; the log: tensorboard --logdir {config.out}\n"
             f"Next, with the same data: recipes/train_{following}.py"
@@ -253,7 +254,7 @@ def build(config: Config, shards: Shards) -> Stage:
             shards, reader, vocab_size=4000, t5=config.t5, text_encoder=config.text_encoder
         )
         make = partial(
-            ours,
+            duet,
             semantic=transformer,
             acoustic=presets.tiny().transformer,
             text=text,
@@ -288,7 +289,7 @@ def following_stage(
     """What makes samples audible, if it is there."""
     if config.acoustic is None:
         return None
-    if config.composition != "ours":
+    if config.composition != "duet":
         raise ValueError(
             "--acoustic has no effect with the composition audiolm, whose coarse stage comes "
             "next; leave it out."
@@ -296,7 +297,7 @@ def following_stage(
     tokens = shards.identities | {"acoustic": codec.identity}
     acoustic = read_stage(config.acoustic / "stage", tokens=tokens, device=device)
     renderer = CodecRenderer(codec, num_codebooks=acoustic.num_codebooks)
-    AudioPipeline([stage, acoustic], renderer)  # tells whether they fit
+    AudioPipeline(Model([stage, acoustic], renderer))  # tells whether they fit
     return acoustic
 
 

@@ -40,7 +40,7 @@ from lm_audio.conditioners.sentence import (
     sentence_embeddings,
 )
 from lm_audio.data.manifest import conditions_of, read_cuts
-from lm_audio.modules.transformer import TransformerConfig
+from lm_audio.networks.transformer import TransformerConfig
 from lm_audio.training.optimization import adamw, learning_rate_share, set_learning_rate
 
 Teacher = Callable[[Sequence[str]], Tensor]

@@ -30,9 +30,12 @@ from lm_audio.conditioners.fuser import Conditioners, Fuse
 from lm_audio.conditioners.label import LabelConditioner
 from lm_audio.data.batches import seed_of
 from lm_audio.data.shards import Conditions, Shards, acoustic_identity
-from lm_audio.models import presets
-from lm_audio.models.token_lm import TokenLM, TokenLMConfig
-from lm_audio.modules.transformer import TransformerConfig
+from lm_audio.families.audiocraft.stages import audiogen
+from lm_audio.generation.lm_stage import Stage
+from lm_audio.model import Model
+from lm_audio.networks import presets
+from lm_audio.networks.token_lm import TokenLM, TokenLMConfig
+from lm_audio.networks.transformer import TransformerConfig
 from lm_audio.patterns import (
     Pattern,
     coarse_first,
@@ -46,8 +49,6 @@ from lm_audio.pipeline import AudioPipeline
 from lm_audio.pretrained import CODEC_FOLDER
 from lm_audio.renderers.codec import CodecRenderer
 from lm_audio.sampling import Sampling
-from lm_audio.stages.audiogen import audiogen
-from lm_audio.stages.stage import Stage
 from lm_audio.training.checkpoints import (
     Checkpoints,
     check_finite,
@@ -207,7 +208,7 @@ def main(config: Config) -> list[float]:
                 )
                 with processes.whole_stage(module, stage) as whole:
                     if processes.is_main:
-                        now = AudioPipeline([whole], model.renderer)
+                        now = AudioPipeline(Model([whole], model.renderer))
                         listen(now, held_out, tracker, done)
                         if checkpoints.is_best(held_out_loss):
                             now.save(config.out / "model")
@@ -273,7 +274,7 @@ def build(
             keep=context * 2 // 5,
             sampling=Sampling(),
         )
-    return AudioPipeline(stages, renderer)
+    return AudioPipeline(Model(stages, renderer))
 
 
 def labels_of(conditions: Sequence[Conditions], name: str) -> list[str]:

@@ -15,13 +15,14 @@ from audio_tokenizers.text import SentencePieceTokenizer
 from lm_audio import pretrained
 from lm_audio.conditioners.fuser import Conditioners
 from lm_audio.conditioners.text import OwnTextEncoder, OwnTextEncoderConfig, TextConditioner
-from lm_audio.models import presets
-from lm_audio.models.token_lm import TokenLM
+from lm_audio.families.audiocraft.stages import audiogen
+from lm_audio.model import Model
+from lm_audio.networks import presets
+from lm_audio.networks.token_lm import TokenLM
 from lm_audio.patterns import delayed
 from lm_audio.pipeline import AudioPipeline
 from lm_audio.renderers.codec import CodecRenderer
 from lm_audio.sampling import Sampling
-from lm_audio.stages.audiogen import audiogen
 
 ROOT = Path(__file__).parents[1]
 
@@ -73,7 +74,7 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         sampling=Sampling(),
     )
     folder = tmp_path_factory.mktemp("models") / "audiogen"
-    AudioPipeline(stages, CodecRenderer(codec)).save(folder)
+    AudioPipeline(Model(stages, CodecRenderer(codec))).save(folder)
     return folder
 
 

@@ -118,14 +118,6 @@ def test_the_public_names_are_pinned() -> None:
     assert [name for name in names if not hasattr(lm_audio, name)] == []
 
 
-def test_models_can_be_listed_after_the_package_of_that_name_is_imported() -> None:
-    import lm_audio
-    import lm_audio.models.presets as presets  # by attributes, as this form does
-
-    assert "musicgen-small" in [model.name for model in lm_audio.models()]
-    assert lm_audio.models.presets is presets
-
-
 def test_importing_the_package_takes_no_torch() -> None:
     code = (
         "import sys, lm_audio\n"

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from lm_audio.catalogue import DEFAULT
 from lm_audio.clip import Clip
+from lm_audio.generation.request import as_audio, make_requests
 from lm_audio.pipeline import AudioPipeline
-from lm_audio.pipeline.request import as_audio, make_requests
 from lm_audio.sampling import Sampling
 
 Verb = Literal["generate", "continue", "inpaint"]

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import tyro
 
-from lm_audio.catalogue import DEFAULT, ModelInfo, models
+from lm_audio.catalogue import DEFAULT, models
 from lm_audio.cli.console import in_words
 from lm_audio.cli.making import ModelOptions
+from lm_audio.families.family import ModelInfo
 
 if TYPE_CHECKING:
+    from lm_audio.generation.track import AnyStage
     from lm_audio.pipeline import AudioPipeline
-    from lm_audio.stages.run import AnyStage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +97,7 @@ def _of_card(model: ModelInfo) -> list[tuple[str, str]]:
 def _of_model(model: "AudioPipeline", kind: str) -> Iterator[tuple[str, str]]:
     renderer = model.renderer
     yield "format", kind
-    yield "licence", model.about.licence or "not stated"
+    yield "licence", model.card.licence or "not stated"
     yield "sound", _sound(model.sample_rate, model.num_channels)
     tokens = f"{renderer.num_codebooks} codebooks of {renderer.codebook_size}"
     yield "codec", f"{renderer.identity}, {tokens}"
@@ -106,7 +107,7 @@ def _of_model(model: "AudioPipeline", kind: str) -> Iterator[tuple[str, str]]:
 
 
 def _stage(stage: "AnyStage") -> str:
-    from lm_audio.modules.packing import num_parameters
+    from lm_audio.networks.packing import num_parameters
 
     model: Any = stage.model  # type: ignore[attr-defined]  # each kind has its own
     count = num_parameters(model)

@@ -86,7 +86,7 @@ class RequestOptions:
     def conditions(self, model: "AudioPipeline") -> dict[str, Any]:
         """The conditions by name; numbers where the model takes numbers."""
         from lm_audio.conditioners.number import NumberConditioner
-        from lm_audio.stages.stage import Stage
+        from lm_audio.generation.lm_stage import Stage
 
         numbers = {
             name
@@ -279,7 +279,7 @@ def _share_of(
 
 def _load(options: ModelOptions, screen: TextIO) -> "AudioPipeline":
     """Loads the model, and says which one, its size and how long that took."""
-    from lm_audio.modules.packing import num_parameters
+    from lm_audio.networks.packing import num_parameters
 
     began = time.perf_counter()
     model = options.load()

@@ -4,25 +4,15 @@ Shapes: B batch, L condition length, D width.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, Protocol, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from lm_audio.networks.condition import Condition
+
 NullKind = Literal["zero", "learned", "none"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Condition:
-    """Embeddings [B, L, D], 0 on padding, and their mask [B, L], False on padding.
-
-    Each row begins with its own entries; padding comes behind them.
-    """
-
-    embeddings: Tensor
-    mask: Tensor
 
 
 class Null(nn.Module):

@@ -4,31 +4,16 @@ Shapes: B batch, T frames, L condition length, D width.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from lm_audio.conditioners.condition import Condition, Null, stack
+from lm_audio.conditioners.condition import Null, stack
 from lm_audio.conditioners.tokens import AlignedTokens
+from lm_audio.networks.condition import Condition, Fused
 
 Fuse = Literal["cross", "prepend", "sum"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Fused:
-    """Conditions as a model takes them in, None where it takes none that way.
-
-    Args:
-        cross: attended to.
-        prepend: put before the input; its length may be 0.
-        sum: [B, 1 or T, D], added to the input.
-    """
-
-    cross: Condition | None = None
-    prepend: Condition | None = None
-    sum: Tensor | None = None
 
 
 class Conditioners(nn.ModuleDict):

@@ -24,7 +24,7 @@ from audio_tokenizers.identity import hash_model
 from audio_tokenizers.text import SentencePieceTokenizer
 from audio_tokenizers.weights import check_weights, fit_float16, read_safetensors
 from lm_audio.conditioners.text import tokens_of
-from lm_audio.modules.transformer import Transformer, TransformerConfig
+from lm_audio.networks.transformer import Transformer, TransformerConfig
 
 MODEL_TYPE = "lm-audio-sentence-encoder"
 _WEIGHTS, _TOKENIZER = "model.safetensors", "text.model"

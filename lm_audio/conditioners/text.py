@@ -21,8 +21,9 @@ from audio_tokenizers.text import (
     TextTokens,
 )
 from audio_tokenizers.weights import load_transformers
-from lm_audio.conditioners.condition import Condition, Null, NullKind, stack
-from lm_audio.modules.transformer import Transformer, TransformerConfig
+from lm_audio.conditioners.condition import Null, NullKind, stack
+from lm_audio.networks.condition import Condition
+from lm_audio.networks.transformer import Transformer, TransformerConfig
 
 if TYPE_CHECKING:
     from transformers import T5EncoderModel

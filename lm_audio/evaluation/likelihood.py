@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from audio_tokenizers.semantic.frames import deduplicate
-from lm_audio.stages.run import Run
-from lm_audio.stages.stage import Stage
+from lm_audio.generation.lm_stage import Stage
+from lm_audio.generation.track import Run
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,7 +25,7 @@ from lm_audio.evaluation.abx import (
 )
 from lm_audio.evaluation.likelihood import log_likelihood, pair_wins
 from lm_audio.evaluation.report import Measurement, mean_of, missing
-from lm_audio.stages.stage import Stage
+from lm_audio.generation.lm_stage import Stage
 
 _MODES: tuple[Mode, ...] = ("within", "across")
 

@@ -1,1 +1,1 @@
-"""The decode loop, for every stage alike."""
+"""Every loop that makes sound: requests, stages at work, decoding, guidance, sessions."""

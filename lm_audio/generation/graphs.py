@@ -14,8 +14,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from lm_audio.models.token_lm import TokenLM
-from lm_audio.modules.kv_cache import KVCache
+from lm_audio.networks.kv_cache import KVCache
+from lm_audio.networks.token_lm import TokenLM
 
 SHORTEST = 256  # positions; buckets are this one and its doubles
 MOST_GRAPHS = 16

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from lm_audio.conditioners.fuser import Fused
 from lm_audio.conditioners.tokens import NO_TOKEN, AlignedTokens
+from lm_audio.networks.condition import Fused
 from lm_audio.sampling import Sampling
 
 

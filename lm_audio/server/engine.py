@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from lm_audio.clip import Clip
+from lm_audio.generation.clip_job import Making
+from lm_audio.generation.request import Request
 from lm_audio.pipeline import AudioPipeline
-from lm_audio.pipeline.making import Making
-from lm_audio.pipeline.request import Request
 from lm_audio.system import dismiss_team, give_back_memory
 
 logger = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from torch import Tensor
 
 from lm_audio.clip import Clip
-from lm_audio.pipeline.request import make_requests
+from lm_audio.generation.request import make_requests
 from lm_audio.sampling import Sampling, random_seed
 from lm_audio.server.engine import Engine, Job, Told
 from lm_audio.server.inpainter import Inpainter

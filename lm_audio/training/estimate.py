@@ -17,15 +17,14 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from lm_audio.conditioners.condition import Condition
 from lm_audio.conditioners.description import text_encoders
 from lm_audio.conditioners.frozen import FrozenEncoder
-from lm_audio.conditioners.fuser import Fused
 from lm_audio.conditioners.text import OwnTextEncoder
 from lm_audio.conditioners.tokens import TokenConditioner
-from lm_audio.models.token_lm import TokenLM, TokenLMConfig
-from lm_audio.modules.transformer import CausalBlock, Transformer, TransformerConfig
-from lm_audio.stages.stage import Stage
+from lm_audio.generation.lm_stage import Stage
+from lm_audio.networks.condition import Condition, Fused
+from lm_audio.networks.token_lm import TokenLM, TokenLMConfig
+from lm_audio.networks.transformer import CausalBlock, Transformer, TransformerConfig
 from lm_audio.training.objective import StageObjective
 from lm_audio.training.processes import Precision
 from lm_audio.training.settings import LanguageModelSettings

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from audio_tokenizers.atomic import replacing_folder
-from lm_audio.models.token_lm import TokenLM
+from lm_audio.networks.token_lm import TokenLM
 
 TARGETS = r"transformer\.blocks\.\d+\.(attention|cross_attention|feed_forward)\.\w+"
 """The names of the linear layers that get adapters."""

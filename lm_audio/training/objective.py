@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lm_audio.stages.stage import Stage
+from lm_audio.generation.lm_stage import Stage
 from lm_audio.training.stage_batches import IGNORED, TrainingBatch
 
 

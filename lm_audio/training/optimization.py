@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from lm_audio.modules.transformer import Block
+from lm_audio.networks.transformer import Block
 
 OptimizerName = Literal["adamw", "muon"]
 Schedule = Literal["cosine", "inverse_sqrt"]

@@ -27,8 +27,8 @@ from torch.utils.data import DataLoader
 
 from lm_audio.conditioners.description import text_encoders
 from lm_audio.conditioners.frozen import FrozenEncoder
-from lm_audio.modules.transformer import CausalBlock
-from lm_audio.stages.stage import Stage
+from lm_audio.generation.lm_stage import Stage
+from lm_audio.networks.transformer import CausalBlock
 from lm_audio.training.objective import StageObjective
 from lm_audio.training.optimization import Average
 from lm_audio.training.stage_batches import TrainingBatch

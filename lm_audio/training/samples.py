@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lm_audio.generation.lm_stage import Stage
+from lm_audio.generation.track import Run, unknown_tokens
 from lm_audio.sampling import Sampling
-from lm_audio.stages.run import Run, unknown_tokens
-from lm_audio.stages.stage import Stage
 
 HEARD_SECONDS = 5.0  # of a sample; on a CPU more takes longer than the steps between
 

@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 from lm_audio.conditioners.dropout import drop
 from lm_audio.data.batches import Batches, Crop
 from lm_audio.data.shards import Shards
-from lm_audio.stages.stage import Stage
+from lm_audio.generation.lm_stage import Stage
 
 IGNORED = -100
 """The target of a cell that is empty or padding."""

@@ -14,7 +14,7 @@ from lm_audio.conditioners.text import (
     TextConditioner,
 )
 from lm_audio.data.shards import Shards
-from lm_audio.modules.transformer import TransformerConfig
+from lm_audio.networks.transformer import TransformerConfig
 
 WORD_DROPOUT = 0.5  # beside a sentence encoder
 

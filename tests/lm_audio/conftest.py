@@ -36,16 +36,16 @@ from lm_audio.conditioners.fuser import Conditioners
 from lm_audio.conditioners.label import LabelConditioner
 from lm_audio.conditioners.number import NumberConditioner
 from lm_audio.conditioners.sentence import SentenceEncoder, SentenceModel, SentenceModelConfig
-from lm_audio.models import presets
-from lm_audio.models.token_lm import TokenLM
-from lm_audio.modules import kernels
-from lm_audio.modules.transformer import TransformerConfig
+from lm_audio.families.audiocraft.stages import audiogen
+from lm_audio.model import Model, ModelCard
+from lm_audio.networks import presets
+from lm_audio.networks.cpu import kernels
+from lm_audio.networks.token_lm import TokenLM
+from lm_audio.networks.transformer import TransformerConfig
 from lm_audio.patterns import delayed
 from lm_audio.pipeline import AudioPipeline
-from lm_audio.pipeline.about import About
 from lm_audio.renderers.codec import CodecRenderer
 from lm_audio.sampling import Sampling
-from lm_audio.stages.audiogen import audiogen
 
 CODEC: dict[str, Any] = {
     "sampling_rate": 32_000, "upsampling_ratios": [8, 5, 4, 4], "use_causal_conv": False,
@@ -459,6 +459,8 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         sampling=Sampling(temperature=0.9, top_k=20),
     )
     folder = tmp_path_factory.mktemp("models") / "tiny"
-    pipeline = AudioPipeline(stages, CodecRenderer(codec), about=About(licence="Apache-2.0"))
+    pipeline = AudioPipeline(
+        Model(stages, CodecRenderer(codec), card=ModelCard(licence="Apache-2.0"))
+    )
     pipeline.save(folder)
     return folder

@@ -7,9 +7,9 @@ import torch
 
 import lm_audio
 from lm_audio import pretrained
-from lm_audio.catalogue import ModelInfo
-from lm_audio.models import presets
-from lm_audio.models.token_lm import TokenLM
+from lm_audio.families.family import ModelInfo
+from lm_audio.networks import presets
+from lm_audio.networks.token_lm import TokenLM
 
 
 @pytest.fixture(autouse=True)

@@ -86,9 +86,9 @@ def test_long_clips_keep_two_fifths_of_a_window(musicgen_folder: Path) -> None:
 
 def test_the_licence_on_the_model_card_is_known(musicgen_folder: Path, tmp_path: Path) -> None:
     shutil.copytree(musicgen_folder, tmp_path / "model")
-    assert load(tmp_path / "model").about.licence is None
+    assert load(tmp_path / "model").card.licence is None
     (tmp_path / "model/README.md").write_text("---\nlicense: cc-by-nc-4.0\n---\n# A model\n")
-    assert load(tmp_path / "model").about.licence == "cc-by-nc-4.0"
+    assert load(tmp_path / "model").card.licence == "cc-by-nc-4.0"
 
 
 def test_without_a_name_the_model_in_the_package_is_loaded(

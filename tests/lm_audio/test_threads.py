@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import lm_audio
+from lm_audio.generation.request import make_requests
 from lm_audio.pipeline import AudioPipeline
-from lm_audio.pipeline.request import make_requests
 from lm_audio.server.engine import Engine, Job, Told
 from lm_audio.threads import dismissing, dismissing_between
 

@@ -52,7 +52,7 @@ def test_the_model_is_written_in_half_beside_what_lay_there(
     assert (out / "README.md").read_text() == "# Model card\n"
     assert f"MB in all, in {out}" in capsys.readouterr().out
     exact, model = lm_audio.load(model_folder), lm_audio.load(out)
-    assert model.about.licence == "Apache-2.0"
+    assert model.card.licence == "Apache-2.0"
     assert model.renderer.identity == exact.renderer.identity
     for name, stage in model.stages.items():
         expected = exact.stages[name].model.state_dict()

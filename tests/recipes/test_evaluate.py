@@ -21,10 +21,11 @@ from audio_tokenizers.semantic.kmeans import FeatureSource, KMeansCodebook
 from audio_tokenizers.semantic.masked_model import MaskedAudioModel
 from audio_tokenizers.semantic.masked_model import tiny as tiny_masked_model
 from audio_tokenizers.semantic.tokenizer import FeatureTokenizer
-from lm_audio.modules.transformer import TransformerConfig
+from lm_audio.families.audiolm.stages import RENDERED, audiolm
+from lm_audio.model import Model
+from lm_audio.networks.transformer import TransformerConfig
 from lm_audio.pipeline import AudioPipeline
 from lm_audio.renderers.codec import CodecRenderer
-from lm_audio.stages.audiolm import RENDERED, audiolm
 
 LoadRecipe = Callable[[str], ModuleType]
 NUM_SEMANTIC = 20
@@ -56,10 +57,12 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         frame_rate=Fraction(codec.sample_rate, codec.hop_length),
     )
     pipeline = AudioPipeline(
-        stages,
-        CodecRenderer(codec),
-        rendered=RENDERED,
-        semantic_tokenizer=FeatureTokenizer(features, codebook),
+        Model(
+            stages,
+            CodecRenderer(codec),
+            output_stages=RENDERED,
+            semantic_tokenizer=FeatureTokenizer(features, codebook),
+        )
     )
     folder = tmp_path_factory.mktemp("models") / "audiolm"
     pipeline.save(folder)

@@ -21,16 +21,16 @@ from audio_tokenizers.acoustic.registry import load_codec
 from lm_audio.conditioners.fuser import Conditioners
 from lm_audio.conditioners.text import T5Encoder, TextConditioner
 from lm_audio.data.synthetic_shards import make_up_shards
-from lm_audio.models import presets
-from lm_audio.models.token_lm import TokenLM, TokenLMConfig
-from lm_audio.modules.transformer import TransformerConfig
+from lm_audio.families.audiocraft.stages import audiogen
+from lm_audio.families.audiolm.stages import RENDERED, audiolm
+from lm_audio.model import Model, ModelCard
+from lm_audio.networks import presets
+from lm_audio.networks.token_lm import TokenLM, TokenLMConfig
+from lm_audio.networks.transformer import TransformerConfig
 from lm_audio.patterns import delayed
 from lm_audio.pipeline import AudioPipeline
-from lm_audio.pipeline.about import About
 from lm_audio.renderers.codec import CodecRenderer
 from lm_audio.sampling import Sampling
-from lm_audio.stages.audiogen import audiogen
-from lm_audio.stages.audiolm import RENDERED, audiolm
 from lm_audio.training.checkpoints import Checkpoints
 
 pytestmark = pytest.mark.usefixtures("steady_weights")
@@ -121,7 +121,7 @@ def musicgen(t5_folder: Path, encodec_folder: Path) -> AudioPipeline:
         sampling=Sampling(),
     )
     codec = CodecRenderer(load_codec(encodec_folder))
-    return AudioPipeline(stages, codec, about=About(licence=LICENCE))
+    return AudioPipeline(Model(stages, codec, card=ModelCard(licence=LICENCE)))
 
 
 @pytest.fixture(scope="module", params=["transformers", "audiocraft", "lm-audio"])
@@ -161,7 +161,9 @@ def audiolm_folder(codec_folder: Path, tmp_path_factory: pytest.TempPathFactory)
     )
     stages = [replace(stage, context=20, keep=0) for stage in stages]
     folder = tmp_path_factory.mktemp("audiolm") / "model"
-    AudioPipeline(stages, CodecRenderer(load_codec(codec_folder)), rendered=RENDERED).save(folder)
+    AudioPipeline(
+        Model(stages, CodecRenderer(load_codec(codec_folder)), output_stages=RENDERED)
+    ).save(folder)
     return folder
 
 
@@ -220,7 +222,7 @@ def test_a_model_of_any_layout_learns_and_keeps_all_that_was_its_own(
     assert losses[0] == pytest.approx(4.7492, rel=5e-3)
     assert losses[-1] < losses[0]
     model = lm_audio.load(tmp_path / "model")
-    assert model.about.licence == LICENCE
+    assert model.card.licence == LICENCE
     before, after = musicgen.stages["acoustic"], model.stages["acoustic"]
     assert (after.pattern, after.sampling, after.context) == (
         before.pattern,

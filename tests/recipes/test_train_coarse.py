@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from lm_audio.data.shards import Shards, write_shard
-from lm_audio.pipeline.stage_folder import read_stage
 from lm_audio.pretrained import CODEC_FOLDER
+from lm_audio.saving.stage_folder import read_stage
 from lm_audio.training.samples import sample_tokens
 
 pytestmark = pytest.mark.usefixtures("steady_weights")

@@ -63,7 +63,7 @@ def test_it_makes_a_model_of_made_up_sounds_and_its_figures(tmp_path: Path) -> N
     done = run(tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
     model = lm_audio.load(tmp_path / "model")
-    assert model.about.licence == "Apache-2.0"
+    assert model.card.licence == "Apache-2.0"
     clip = model.generate("a dog barking", duration=1.0, seed=7)
     assert clip.duration == 1.0
     clip.save(tmp_path / "prompt.wav")

@@ -18,8 +18,8 @@ from audio_tokenizers.semantic.masked_model import tiny as tiny_masked_model
 from audio_tokenizers.semantic.tokenizer import FeatureTokenizer, save_feature_tokenizer
 from lm_audio.data.shards import Shards, write_shard
 from lm_audio.data.synthetic import demo_clip
-from lm_audio.pipeline.stage_folder import read_stage
 from lm_audio.pretrained import CODEC_FOLDER
+from lm_audio.saving.stage_folder import read_stage
 
 pytestmark = pytest.mark.usefixtures("steady_weights")
 

@@ -15,10 +15,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from lm_audio.conditioners.text import OwnTextEncoder
 from lm_audio.data.shards import Shards, write_shard
-from lm_audio.models import presets
-from lm_audio.pipeline.stage_folder import read_stage, write_stage
+from lm_audio.families.duet.stages import duet
+from lm_audio.networks import presets
 from lm_audio.pretrained import CODEC_FOLDER
-from lm_audio.stages.ours import ours
+from lm_audio.saving.stage_folder import read_stage, write_stage
 from lm_audio.training.samples import sample_tokens
 from lm_audio.training.text import own_text
 
@@ -44,7 +44,7 @@ def tiny(recipe: ModuleType, token_shards: Path, codec_folder: Path) -> Any:
     )
 
 
-@pytest.fixture(scope="module", params=["ours", "audiolm"])
+@pytest.fixture(scope="module", params=["duet", "audiolm"])
 def run(
     request: pytest.FixtureRequest,
     recipe: ModuleType,
@@ -61,7 +61,7 @@ def test_the_loss_after_five_steps_is_pinned_and_it_falls(
 ) -> None:
     composition, _, losses = run
     assert len(losses) == STEPS
-    assert losses[4] == pytest.approx({"ours": 1.33822, "audiolm": 1.90742}[composition], rel=5e-3)
+    assert losses[4] == pytest.approx({"duet": 1.33822, "audiolm": 1.90742}[composition], rel=5e-3)
     assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
 
 
@@ -71,7 +71,7 @@ def test_the_stage_that_is_written_makes_semantic_tokens(
     composition, out, _ = run
     stage = read_stage(out / "stage")
     assert stage.token_kind == "semantic"
-    assert stage.conditions == (("text",) if composition == "ours" else ())
+    assert stage.conditions == (("text",) if composition == "duet" else ())
     tokens = sample_tokens(stage, num_frames=2 * stage.context, seed=0)
     assert 0 <= tokens.min() <= tokens.max() < 64
     if composition == "audiolm":
@@ -95,7 +95,7 @@ def test_samples_are_heard_through_an_acoustic_stage(
     shape = presets.tiny().transformer
     shards = Shards(token_shards)
     text = own_text(shards, recipe.SHAPES["tiny"][1], vocab_size=4000)
-    _, acoustic = ours(
+    _, acoustic = duet(
         semantic=shape,
         acoustic=shape,
         text=text,

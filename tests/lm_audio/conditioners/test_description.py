@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from audio_tokenizers.text import SentencePieceTokenizer
-from lm_audio.conditioners.condition import Condition
 from lm_audio.conditioners.description import (
     build_conditioners,
     describe_conditioners,
@@ -21,7 +20,8 @@ from lm_audio.conditioners.label import LabelConditioner
 from lm_audio.conditioners.number import NumberConditioner
 from lm_audio.conditioners.text import OwnTextEncoder, OwnTextEncoderConfig, TextConditioner
 from lm_audio.conditioners.tokens import AlignedTokens, TokenConditioner
-from lm_audio.modules.transformer import TransformerConfig
+from lm_audio.networks.condition import Condition
+from lm_audio.networks.transformer import TransformerConfig
 
 D = 16
 TOKENS = torch.tensor([[3, 3, 1, 0], [2, 2, 4, 1]])

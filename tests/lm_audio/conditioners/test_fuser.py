@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from lm_audio.conditioners.fuser import Conditioners, Fused
+from lm_audio.conditioners.fuser import Conditioners
 from lm_audio.conditioners.label import LabelConditioner
 from lm_audio.conditioners.number import NumberConditioner
 from lm_audio.conditioners.tokens import AlignedTokens, TokenConditioner
+from lm_audio.networks.condition import Fused
 
 D = 4
 TOKENS = torch.tensor([[1, 2, 2, 0, 1]])

@@ -14,7 +14,7 @@ from lm_audio.conditioners.sentence import (
     sentence_embeddings,
 )
 from lm_audio.conditioners.text import TextConditioner
-from lm_audio.modules.transformer import TransformerConfig
+from lm_audio.networks.transformer import TransformerConfig
 
 TEXTS = ["a dog barks", "sea", "birds sing in the rain over the sea"]
 E = 24

@@ -31,7 +31,7 @@ from lm_audio.conditioners.text import (
     TextConditioner,
     TextEncoder,
 )
-from lm_audio.modules.transformer import TransformerConfig
+from lm_audio.networks.transformer import TransformerConfig
 
 CAPTIONS = [
     "a dog barks in the rain",

@@ -8,11 +8,11 @@ import torch
 
 from lm_audio.conditioners.fuser import Conditioners
 from lm_audio.evaluation.likelihood import LogLikelihood, log_likelihood, pair_wins
-from lm_audio.models import presets
-from lm_audio.models.token_lm import TokenLM
+from lm_audio.generation.lm_stage import Stage
+from lm_audio.networks import presets
+from lm_audio.networks.token_lm import TokenLM
 from lm_audio.patterns import delayed, parallel
 from lm_audio.sampling import Sampling
-from lm_audio.stages.stage import Stage
 
 
 def new_stage(num_codebooks: int, *, context: int = 100, repeats: bool = True) -> Stage:

@@ -11,13 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from lm_audio.conditioners.condition import Condition
-from lm_audio.conditioners.fuser import Fused
-from lm_audio.generation.batch import DecodingBatch
+from lm_audio.generation.decoding import DecodingBatch
 from lm_audio.generation.graphs import GraphedSteps, bucket
 from lm_audio.generation.sequence import Row, Sequence
-from lm_audio.models import presets
-from lm_audio.models.token_lm import TokenLM
+from lm_audio.networks import presets
+from lm_audio.networks.condition import Condition, Fused
+from lm_audio.networks.token_lm import TokenLM
 from lm_audio.sampling import RandomNumbers, Sampling
 
 J, V, D = 2, 32, 32

@@ -12,9 +12,9 @@ from torch import Tensor
 
 import lm_audio
 from lm_audio.clip import Clip
+from lm_audio.generation.clip_job import Making
+from lm_audio.generation.request import make_requests
 from lm_audio.pipeline import AudioPipeline
-from lm_audio.pipeline.making import Making
-from lm_audio.pipeline.request import make_requests
 from lm_audio.server.engine import BusyError, DeadlineError, Engine, Job, StoppedError, Told
 
 WAIT = 60.0  # seconds, far more than is needed

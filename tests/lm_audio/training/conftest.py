@@ -11,14 +11,14 @@ import torch
 from lm_audio.conditioners.fuser import Conditioners
 from lm_audio.conditioners.label import LabelConditioner
 from lm_audio.data.shards import Example, Shards, Stream, shard_path, write_shard
-from lm_audio.models.token_lm import TokenLM, TokenLMConfig
-from lm_audio.modules.transformer import TransformerConfig
+from lm_audio.families.audiocraft.stages import audiogen
+from lm_audio.families.audiolm.stages import audiolm
+from lm_audio.families.duet.stages import duet
+from lm_audio.generation.lm_stage import Stage
+from lm_audio.networks.token_lm import TokenLM, TokenLMConfig
+from lm_audio.networks.transformer import TransformerConfig
 from lm_audio.patterns import delayed
 from lm_audio.sampling import Sampling
-from lm_audio.stages.audiogen import audiogen
-from lm_audio.stages.audiolm import audiolm
-from lm_audio.stages.ours import ours
-from lm_audio.stages.stage import Stage
 
 CAPTIONS = ["rain", "wind", "hail"]
 SHAPE = TransformerConfig(dim=32, num_layers=1, num_heads=2, hidden_dim=32, cross_attention=True)
@@ -59,12 +59,12 @@ def make_shards(tmp_path: Path) -> Callable[..., Shards]:
 
 
 @pytest.fixture
-def our_stages() -> Callable[..., list[Stage]]:
-    """Makes ours: semantic, acoustic."""
+def duet_stages() -> Callable[..., list[Stage]]:
+    """Makes a duet: semantic, acoustic."""
 
     def make(*, rate: Fraction = Fraction(50), context: int = 100) -> list[Stage]:
         torch.manual_seed(0)
-        semantic, acoustic = ours(
+        semantic, acoustic = duet(
             semantic=SHAPE,
             acoustic=SHAPE,
             text=lambda dim: LabelConditioner(CAPTIONS, dim),

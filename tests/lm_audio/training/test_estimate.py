@@ -11,9 +11,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lm_audio.conditioners.label import LabelConditioner
 from lm_audio.data.shards import Shards
-from lm_audio.models.token_lm import TokenLM
-from lm_audio.modules.transformer import TransformerConfig
-from lm_audio.stages.stage import Stage
+from lm_audio.generation.lm_stage import Stage
+from lm_audio.networks.token_lm import TokenLM
+from lm_audio.networks.transformer import TransformerConfig
 from lm_audio.training.estimate import Weights, batch_cost, count_weights, print_estimate
 from lm_audio.training.objective import StageObjective
 from lm_audio.training.optimization import Average, adamw
@@ -35,11 +35,11 @@ def one_label(label: str) -> Callable[[int], nn.Module]:
     return lambda dim: LabelConditioner([label], dim)
 
 
-def test_weights_are_those_of_the_model(our_stages: Callable[..., list[Stage]]) -> None:
-    stage = our_stages()[1]
+def test_weights_are_those_of_the_model(duet_stages: Callable[..., list[Stage]]) -> None:
+    stage = duet_stages()[1]
     objective = StageObjective(stage)
     with torch.device("meta"):
-        blank = our_stages()[1]
+        blank = duet_stages()[1]
     expected = sum(weight.numel() for weight in objective.parameters())
     weights = count_weights(stage)
     assert weights == count_weights(blank)
@@ -61,8 +61,8 @@ def test_a_t5_is_counted_once_and_never_as_trained(tiny_t5: Path, audiogen_stage
     assert weights.trained == model + 2 * sum(w.numel() for w in text.parameters())
 
 
-def test_memory_is_that_of_the_tensors_of_a_run(our_stages: Callable[..., list[Stage]]) -> None:
-    objective = StageObjective(our_stages()[1])
+def test_memory_is_that_of_the_tensors_of_a_run(duet_stages: Callable[..., list[Stage]]) -> None:
+    objective = StageObjective(duet_stages()[1])
     optimizer = adamw(objective, learning_rate=0.1, weight_decay=0.1)
     average = Average(objective, decay=0.9)
     for weight in objective.parameters():
@@ -77,7 +77,7 @@ def test_memory_is_that_of_the_tensors_of_a_run(our_stages: Callable[..., list[S
     weights = list(objective.parameters())
     tensors = [*weights, *(weight.grad for weight in weights), *moments, *average._average]
     expected = sum(tensor.nbytes for tensor in tensors)
-    counted = count_weights(our_stages()[1])
+    counted = count_weights(duet_stages()[1])
     assert counted.memory(num_gpus=1, sharded=False) == expected
     assert counted.memory(num_gpus=1, sharded=True) == expected
     assert counted.memory(num_gpus=2, sharded=False) == expected * 6 / 5
@@ -176,10 +176,10 @@ def test_a_prefix_counts(audiolm_stages: list[Stage]) -> None:
 
 
 def test_an_estimate_names_what_fits(
-    our_stages: Callable[..., list[Stage]], capsys: pytest.CaptureFixture[str]
+    duet_stages: Callable[..., list[Stage]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with torch.device("meta"):
-        source, stage = our_stages()
+        source, stage = duet_stages()
         big = replace(SHAPE, dim=8192, num_layers=12, num_heads=64, hidden_dim=32768)
         config = replace(stage.model.config, transformer=big)
         stage = replace(stage, model=TokenLM(config))

@@ -11,10 +11,9 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from torch import Tensor
 
-from lm_audio.conditioners.condition import Condition
-from lm_audio.conditioners.fuser import Fused
-from lm_audio.models import presets
-from lm_audio.models.token_lm import TokenLM
+from lm_audio.networks import presets
+from lm_audio.networks.condition import Condition, Fused
+from lm_audio.networks.token_lm import TokenLM
 from lm_audio.training.lora import add_adapters, merged, save_adapters
 
 RANK = 3

@@ -9,30 +9,30 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lm_audio.data.shards import Shards
+from lm_audio.generation.lm_stage import Stage
+from lm_audio.generation.track import Run
 from lm_audio.patterns import Pattern, coarse_first, delayed, flattened, unrolled
 from lm_audio.sampling import Sampling
-from lm_audio.stages.run import Run
-from lm_audio.stages.stage import Stage
 from lm_audio.training.objective import StageObjective
 from lm_audio.training.stage_batches import Dropout, StageBatches, TrainingBatch
 
 MakeShards = Callable[..., Shards]
-CASES = ["ours semantic", "ours acoustic", "semantic", "coarse", "fine", "audiogen"]
+CASES = ["duet semantic", "duet acoustic", "semantic", "coarse", "fine", "audiogen"]
 
 
 @pytest.fixture
 def chosen(
     request: pytest.FixtureRequest,
-    our_stages: Callable[..., list[Stage]],
+    duet_stages: Callable[..., list[Stage]],
     audiolm_stages: list[Stage],
     audiogen_stage: Stage,
 ) -> tuple[Stage, Stage | None]:
     """A stage with weights that tell tokens apart, and its source."""
-    ours = our_stages()
+    duet = duet_stages()
     semantic, coarse, fine = audiolm_stages
     stage, source = {
-        "ours semantic": (ours[0], None),
-        "ours acoustic": (ours[1], ours[0]),
+        "duet semantic": (duet[0], None),
+        "duet acoustic": (duet[1], duet[0]),
         "semantic": (semantic, None),
         "coarse": (coarse, semantic),
         "fine": (fine, coarse),
@@ -151,9 +151,9 @@ def test_padding_changes_neither_losses_nor_gradients(
 
 
 def test_every_weight_has_a_gradient_whatever_was_forgotten(
-    our_stages: Callable[..., list[Stage]], make_shards: MakeShards
+    duet_stages: Callable[..., list[Stage]], make_shards: MakeShards
 ) -> None:
-    source, stage = our_stages()
+    source, stage = duet_stages()
     dropout = Dropout(joint=1.0, each={"semantic": 1.0})
     batches = StageBatches(
         stage, make_shards([50]), source=source, tokens=400, seed=0, dropout=dropout

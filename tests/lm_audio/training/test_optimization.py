@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from lm_audio.modules.transformer import Transformer, TransformerConfig
+from lm_audio.networks.transformer import Transformer, TransformerConfig
 from lm_audio.training.optimization import (
     Average,
     Muon,

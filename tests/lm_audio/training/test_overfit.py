@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from lm_audio.data.shards import Shards
+from lm_audio.generation.lm_stage import Stage
 from lm_audio.sampling import Sampling
-from lm_audio.stages.stage import Stage
 from lm_audio.training.objective import StageObjective
 from lm_audio.training.optimization import adamw, set_learning_rate
 from lm_audio.training.samples import sample_tokens
@@ -63,9 +63,9 @@ def check_memorised(
 
 
 def test_the_acoustic_stage_memorises_a_batch(
-    make_shards: Callable[..., Shards], our_stages: Callable[..., list[Stage]]
+    make_shards: Callable[..., Shards], duet_stages: Callable[..., list[Stage]]
 ) -> None:
-    source, stage = our_stages()
+    source, stage = duet_stages()
     shards = make_shards(LENGTHS)
     for number, conditions in enumerate(shards.conditions):
         shards.conditions[number] = {"text": conditions["label"]}

@@ -19,8 +19,8 @@ from audio_tokenizers.acoustic.registry import load_codec
 from lm_audio.data.batches import seed_of
 from lm_audio.data.shards import Shards
 from lm_audio.data.synthetic_shards import make_up_shards
+from lm_audio.generation.lm_stage import Stage
 from lm_audio.pretrained import CODEC_FOLDER
-from lm_audio.stages.stage import Stage
 from lm_audio.training.objective import StageObjective
 from lm_audio.training.optimization import Average, adamw
 from lm_audio.training.processes import Processes
@@ -180,10 +180,10 @@ def learn(
 
 
 def test_a_restored_state_is_exact_to_the_bit(
-    make_shards: Callable[..., Shards], our_stages: Callable[..., list[Stage]], tmp_path: Path
+    make_shards: Callable[..., Shards], duet_stages: Callable[..., list[Stage]], tmp_path: Path
 ) -> None:
     def fresh() -> tuple[Stage, StageBatches]:
-        source, stage = our_stages()
+        source, stage = duet_stages()
         shards = make_shards([60, 80, 70])
         dropout = Dropout(joint=0.3)
         return stage, StageBatches(
@@ -210,8 +210,8 @@ def test_a_restored_state_is_exact_to_the_bit(
     )
 
 
-def test_a_gradient_that_is_not_finite_changes_nothing(our_stages: Callable[..., Any]) -> None:
-    stage = our_stages()[1]
+def test_a_gradient_that_is_not_finite_changes_nothing(duet_stages: Callable[..., Any]) -> None:
+    stage = duet_stages()[1]
     objective = StageObjective(stage)
     optimizer = adamw(objective, learning_rate=0.01, weight_decay=0.1)
     processes = Processes(precision="float32")
@@ -227,9 +227,9 @@ def test_a_gradient_that_is_not_finite_changes_nothing(our_stages: Callable[...,
 
 
 def test_the_held_out_loss_is_the_mean_over_the_first_batches(
-    make_shards: Callable[..., Shards], our_stages: Callable[..., list[Stage]]
+    make_shards: Callable[..., Shards], duet_stages: Callable[..., list[Stage]]
 ) -> None:
-    source, stage = our_stages()
+    source, stage = duet_stages()
     batches = StageBatches(
         stage, make_shards([60, 80, 70]), source=source, tokens=400, seed=0, dropout=None
     )

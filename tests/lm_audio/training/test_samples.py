@@ -5,15 +5,15 @@ from dataclasses import replace
 
 import torch
 
+from lm_audio.generation.cascade import Cascade
+from lm_audio.generation.lm_stage import Stage
+from lm_audio.generation.track import Run
 from lm_audio.sampling import Sampling
-from lm_audio.stages.cascade import Cascade
-from lm_audio.stages.run import Run
-from lm_audio.stages.stage import Stage
 from lm_audio.training.samples import sample_tokens
 
 
-def test_samples_are_those_of_a_whole_cascade(our_stages: Callable[..., list[Stage]]) -> None:
-    semantic, acoustic = our_stages(context=40)
+def test_samples_are_those_of_a_whole_cascade(duet_stages: Callable[..., list[Stage]]) -> None:
+    semantic, acoustic = duet_stages(context=40)
     runs = [
         Run(
             tokens=torch.full((stage.num_codebooks, frames), -1),

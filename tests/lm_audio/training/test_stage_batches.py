@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lm_audio.data.shards import Shards
+from lm_audio.generation.lm_stage import Stage
+from lm_audio.generation.track import Run
 from lm_audio.patterns import coarse_first
 from lm_audio.sampling import Sampling
-from lm_audio.stages.run import Run
-from lm_audio.stages.stage import Stage
 from lm_audio.training.stage_batches import IGNORED, Dropout, StageBatches, TrainingBatch
 
 MakeShards = Callable[..., Shards]
@@ -56,9 +56,9 @@ def read(batches: StageBatches, number: int, rows: slice) -> list[Tensor]:
 
 
 def test_delayed_codebooks_are_laid_out_as_by_hand(
-    make_shards: MakeShards, our_stages: Callable[..., list[Stage]]
+    make_shards: MakeShards, duet_stages: Callable[..., list[Stage]]
 ) -> None:
-    source, stage = our_stages()
+    source, stage = duet_stages()
     batches = StageBatches(
         stage, make_shards(LENGTHS), source=source, tokens=1500, seed=0, dropout=None
     )
@@ -130,9 +130,9 @@ def test_tokens_that_repeat_are_left_out_for_a_stage_without_repeats(
 
 @pytest.mark.parametrize("rate", [Fraction(50), Fraction(11025, 128), Fraction(75, 2)])
 def test_aligned_tokens_are_those_that_generation_adds_to_the_same_frames(
-    rate: Fraction, make_shards: MakeShards, our_stages: Callable[..., list[Stage]]
+    rate: Fraction, make_shards: MakeShards, duet_stages: Callable[..., list[Stage]]
 ) -> None:
-    source, stage = our_stages(rate=rate)
+    source, stage = duet_stages(rate=rate)
     shards = make_shards([2000, 150, 333, 700], rate=rate)
     batches = StageBatches(stage, shards, source=source, tokens=1500, seed=0, dropout=None)
     aligned, starts = stage.aligned, set()
@@ -185,9 +185,9 @@ def replace_tokens(run: Run, tokens: Tensor) -> Run:
 
 
 def test_for_measuring_nothing_is_forgotten_and_the_first_caption_taken(
-    make_shards: MakeShards, our_stages: Callable[..., list[Stage]]
+    make_shards: MakeShards, duet_stages: Callable[..., list[Stage]]
 ) -> None:
-    source, stage = our_stages()
+    source, stage = duet_stages()
     batches = StageBatches(
         stage, make_shards(LENGTHS), source=source, tokens=1500, seed=0, dropout=None
     )
@@ -214,7 +214,7 @@ def forgotten(batches: StageBatches, name: str) -> list[bool]:
 
 def test_what_a_user_gives_is_forgotten_at_once_and_the_source_on_its_own(
     make_shards: MakeShards,
-    our_stages: Callable[..., list[Stage]],
+    duet_stages: Callable[..., list[Stage]],
     audiogen_stage: Stage,
 ) -> None:
     shards = make_shards([50] * 30)
@@ -229,7 +229,7 @@ def test_what_a_user_gives_is_forgotten_at_once_and_the_source_on_its_own(
     assert 0.53 < sum(label) / len(label) < 0.67
     both = sum(a and b for a, b in zip(text, label, strict=True)) / len(text)
     assert 0.12 < both < 0.24
-    source, stage = our_stages()
+    source, stage = duet_stages()
     for dropout, dropped, kept in [
         (Dropout(joint=1.0), "text", "semantic"),
         (Dropout(joint=0.0, each={"semantic": 1.0}), "semantic", "text"),
@@ -240,9 +240,9 @@ def test_what_a_user_gives_is_forgotten_at_once_and_the_source_on_its_own(
 
 
 def test_a_clip_too_short_for_a_token_of_its_source_has_none(
-    make_shards: MakeShards, our_stages: Callable[..., list[Stage]]
+    make_shards: MakeShards, duet_stages: Callable[..., list[Stage]]
 ) -> None:
-    source, stage = our_stages()
+    source, stage = duet_stages()
     batches = StageBatches(stage, make_shards([1]), source=source, tokens=400, seed=0, dropout=None)
     assert batches[0].values["semantic"] == [None]
 
@@ -258,9 +258,9 @@ def equal(a: TrainingBatch, b: TrainingBatch) -> bool:
 
 
 def test_a_batch_is_the_same_in_any_process(
-    make_shards: MakeShards, our_stages: Callable[..., list[Stage]]
+    make_shards: MakeShards, duet_stages: Callable[..., list[Stage]]
 ) -> None:
-    source, stage = our_stages()
+    source, stage = duet_stages()
     dropout = Dropout(joint=0.3, each={"semantic": 0.3})
     batches = StageBatches(
         stage, make_shards(LENGTHS), source=source, tokens=1500, seed=0, dropout=dropout
@@ -292,9 +292,9 @@ def test_settings_that_cannot_be_are_refused(
     changes: dict[str, object],
     message: str,
     make_shards: MakeShards,
-    our_stages: Callable[..., list[Stage]],
+    duet_stages: Callable[..., list[Stage]],
 ) -> None:
-    source, stage = our_stages()
+    source, stage = duet_stages()
     settings = {"source": source, "tokens": 1500, "seed": 0, "dropout": None} | changes
     with pytest.raises(ValueError, match=message):
         StageBatches(stage, make_shards(LENGTHS), **settings)  # type: ignore[arg-type]

@@ -10,7 +10,7 @@ import torch
 from lm_audio.conditioners.sentence import SentenceEncoder
 from lm_audio.conditioners.text import OwnTextEncoder
 from lm_audio.data.shards import Shards
-from lm_audio.modules.transformer import TransformerConfig
+from lm_audio.networks.transformer import TransformerConfig
 from lm_audio.training.text import captions, chosen_text, own_text, t5_text
 
 READER = TransformerConfig(dim=16, num_layers=1, num_heads=2, hidden_dim=16, causal=False)

@@ -1,0 +1,263 @@
+"""Writes models of MusicGen's shape as transformers and as audiocraft load them.
+
+What a layout cannot express is refused; a folder is written whole or not at all.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from audio_tokenizers.acoustic.encodec import EncodecTokenizer
+from audio_tokenizers.atomic import replacing_folder
+from lm_audio.conditioners.text import T5Encoder
+from lm_audio.families.audiocraft.export_codec import (
+    audiocraft_encodec_settings,
+    audiocraft_encodec_weights,
+    normalised_encodec_weights,
+)
+from lm_audio.families.audiocraft.parts import MusicGenParts, weights_of
+from lm_audio.networks.token_lm import TokenLMConfig
+from lm_audio.patterns import delayed, stereo
+
+_VERSION = "1.3.0"  # of audiocraft, whose files are written
+_T5_WIDTHS = {
+    "t5-small": 512, "t5-base": 768, "t5-large": 1024, "t5-3b": 1024, "t5-11b": 1024,
+    "google/flan-t5-small": 512, "google/flan-t5-base": 768, "google/flan-t5-large": 1024,
+}  # fmt: skip
+"""Those that audiocraft knows; it fetches them by their names."""
+
+
+def write_musicgen(parts: MusicGenParts, folder: str | Path) -> None:
+    """Writes a new folder for `MusicgenForConditionalGeneration.from_pretrained`."""
+    encoder, codec = _checked(parts, "transformers")
+    sets = parts.num_channels // codec.num_channels
+    K = parts.model.config.num_streams // sets
+    expected = delayed(range(K)) if sets == 1 else stereo(delayed(range(K)))
+    _require("transformers", "pattern", parts.pattern, expected)
+    _require("transformers", "bias", parts.model.config.transformer.bias, False)
+    projected = isinstance(parts.text.projection, torch.nn.Linear)
+    needed = encoder.dim != parts.model.config.transformer.dim
+    _require("transformers", "projection of texts as wide as the model", projected, needed)
+    weights = weights_of(parts, "transformers")
+    t5 = {f"text_encoder.{name}": x.cpu() for name, x in encoder.model.state_dict().items()}
+    del t5["text_encoder.encoder.embed_tokens.weight"]  # tied to another
+    audio = {f"audio_encoder.{k}": x for k, x in normalised_encodec_weights(codec).items()}
+    with _new_folder(folder) as new:
+        save_file({**weights, **t5, **audio}, new / "model.safetensors", metadata={"format": "pt"})
+        _write_transformers_settings(parts, encoder, codec, new)
+        _write_card(parts, new)
+
+
+def write_audiocraft(parts: MusicGenParts, folder: str | Path) -> None:
+    """Writes a new folder for audiocraft's `get_pretrained`: the model's file and the codec's.
+
+    The T5 is not written: audiocraft fetches it by its name, `parts.t5_name`.
+    """
+    encoder, codec = _checked(parts, "audiocraft")
+    _require("audiocraft", "kind of pattern", parts.pattern.kind, "delayed")
+    if (width := _T5_WIDTHS.get(parts.t5_name or "")) != encoder.dim:
+        raise ValueError(
+            f"The T5 of this model has width {encoder.dim} and is called {parts.t5_name}, for "
+            f"which audiocraft expects {width or 'nothing'}; set t5_name to one of: "
+            f"{', '.join(_T5_WIDTHS)}."
+        )
+    weights = weights_of(parts, "audiocraft")
+    if not isinstance(parts.text.projection, torch.nn.Linear):  # one that changes nothing
+        stem = "condition_provider.conditioners.description.output_proj"
+        weights[f"{stem}.weight"] = torch.eye(encoder.dim, dtype=parts.model.heads.weight.dtype)
+        weights[f"{stem}.bias"] = weights[f"{stem}.weight"].new_zeros(encoder.dim)
+    with _new_folder(folder) as new:
+        _write_package(new / "state_dict.bin", weights, _audiocraft_settings(parts, codec))
+        _write_package(
+            new / "compression_state_dict.bin",
+            audiocraft_encodec_weights(codec),
+            audiocraft_encodec_settings(codec),
+        )
+        _write_card(parts, new)
+
+
+def _checked(parts: MusicGenParts, layout: str) -> tuple[T5Encoder, EncodecTokenizer]:
+    """The text encoder and the codec of a model that both layouts can express."""
+    model, encoder, codec = parts.model.config, parts.text.encoder, parts.codec
+    for name, expected in {
+        "positions": "sinusoidal",
+        "norm": "layer",
+        "norm_bias": True,
+        "norm_eps": 1e-5,
+        "activation": "gelu",
+        "causal": True,
+        "window": None,
+        "cross_attention": True,
+    }.items():
+        _require(layout, name, getattr(model.transformer, name), expected)
+    _require(layout, "number of input tokens", model.num_inputs, model.vocab_size + 1)
+    _require(layout, "null of texts", parts.text.null.kind, "zero")
+    if not isinstance(encoder, T5Encoder):
+        raise _refusal(layout, "text encoder", type(encoder).__name__, "T5Encoder")
+    if not isinstance(codec, EncodecTokenizer):
+        raise _refusal(layout, "codec", type(codec).__name__, "EncodecTokenizer")
+    parts.check(source="The model to export")
+    return encoder, codec
+
+
+def _require(layout: str, name: str, found: object, expected: object) -> None:
+    if found != expected:
+        raise _refusal(layout, name, found, expected)
+
+
+def _refusal(layout: str, name: str, found: object, expected: object) -> ValueError:
+    return ValueError(
+        f"The layout of {layout} cannot express this model: its {name} is {found} and would have "
+        f"to be {expected}; save it in our own format."
+    )
+
+
+def _write_transformers_settings(
+    parts: MusicGenParts, encoder: T5Encoder, codec: EncodecTokenizer, folder: Path
+) -> None:
+    from transformers import EncodecFeatureExtractor, GenerationConfig, MusicgenConfig
+
+    model = parts.model.config
+    special = {"pad_token_id": model.vocab_size, "bos_token_id": model.vocab_size}
+    decoder = {
+        "model_type": "musicgen_decoder",
+        "vocab_size": model.vocab_size,
+        "hidden_size": model.transformer.dim,
+        "num_hidden_layers": model.transformer.num_layers,
+        "num_attention_heads": model.transformer.num_heads,
+        "ffn_dim": model.transformer.hidden_dim,
+        "num_codebooks": model.num_streams,
+        "audio_channels": parts.num_channels // codec.num_channels,
+        **special,
+    }
+    config: Any = MusicgenConfig(
+        text_encoder=encoder.model.config.to_dict() | {"_name_or_path": parts.t5_name or ""},
+        audio_encoder=codec.model.config.to_dict() | {"_name_or_path": ""},
+        decoder=decoder,
+    )
+    config.architectures = ["MusicgenForConditionalGeneration"]
+    config.save_pretrained(folder)
+    temperature = _temperature(parts)
+    generation: Any = GenerationConfig  # it has no types
+    generation(
+        do_sample=temperature > 0,
+        max_length=parts.max_frames,
+        guidance_scale=_guidance_scale(parts),
+        top_k=parts.sampling.top_k,
+        temperature=temperature or 1.0,
+        decoder_start_token_id=model.vocab_size,
+        **special,
+    ).save_pretrained(folder)
+    encoder.tokenizer._tokenizer.save_pretrained(folder)
+    EncodecFeatureExtractor(
+        feature_size=codec.num_channels, sampling_rate=codec.sample_rate
+    ).save_pretrained(folder)
+
+
+def _audiocraft_settings(parts: MusicGenParts, codec: EncodecTokenizer) -> dict[str, Any]:
+    model = parts.model.config
+    seconds = parts.max_frames / parts.frame_rate
+    sets = parts.num_channels // codec.num_channels
+    t5 = {"name": parts.t5_name, "finetune": False, "word_dropout": 0.0, "normalize_text": False}
+    return {
+        "solver": "musicgen",
+        "sample_rate": parts.sample_rate,
+        "channels": parts.num_channels,
+        "compression_model_n_q": model.num_streams // sets,
+        "interleave_stereo_codebooks": {"use": sets == 2, "per_timestep": False},
+        "dataset": {"segment_duration": int(seconds) if seconds % 1 == 0 else float(seconds)},
+        "classifier_free_guidance": {
+            "training_dropout": 0.0,
+            "inference_coef": _guidance_scale(parts),
+        },
+        "attribute_dropout": {},
+        "fuser": {
+            "cross_attention_pos_emb": False,
+            "cross_attention_pos_emb_scale": 1,
+            "sum": [],
+            "prepend": [],
+            "cross": ["description"],
+            "input_interpolate": [],
+        },
+        "conditioners": {"description": {"model": "t5", "t5": t5}},
+        "lm_model": "transformer_lm",
+        "codebooks_pattern": {
+            "modeling": "delay",
+            "delay": {
+                "delays": list(parts.pattern.delays),
+                "flatten_first": 0,
+                "empty_initial": 0,
+            },
+        },
+        "transformer_lm": _transformer_settings(model),
+        "device": "cpu",
+        "dtype": "float32",
+    }
+
+
+def _transformer_settings(model: TokenLMConfig) -> dict[str, Any]:
+    shape = model.transformer
+    whole, rest = divmod(shape.hidden_dim, shape.dim)
+    return {
+        "dim": shape.dim,
+        "num_heads": shape.num_heads,
+        "num_layers": shape.num_layers,
+        # Readers round the product down.
+        "hidden_scale": (shape.hidden_dim + 0.5) / shape.dim if rest else whole,
+        "n_q": model.num_streams,
+        "card": model.vocab_size,
+        "dropout": 0.0,
+        "activation": "gelu",
+        "norm_first": True,
+        "bias_ff": shape.bias,
+        "bias_attn": shape.bias,
+        "bias_proj": False,
+        "causal": True,
+        "custom": False,
+        "memory_efficient": True,
+        "positional_embedding": "sin",
+        "norm": "layer_norm",
+        "cross_attention": True,
+    }
+
+
+def _guidance_scale(parts: MusicGenParts) -> float:
+    scale = parts.sampling.guidance_scale
+    if isinstance(scale, Mapping):
+        raise ValueError(f"Got guidance_scale={dict(scale)} to export; give one number for all.")
+    return scale
+
+
+def _temperature(parts: MusicGenParts) -> float:
+    temperature = parts.sampling.temperature
+    if isinstance(temperature, tuple):
+        raise ValueError(f"Got temperature={temperature} to export; give one number for all.")
+    return temperature
+
+
+def _write_package(path: Path, weights: dict[str, torch.Tensor], settings: dict[str, Any]) -> None:
+    import yaml  # type: ignore[import-untyped]
+
+    text = yaml.safe_dump(settings, sort_keys=False)
+    stamp = {"version": _VERSION, "exported": True}
+    torch.save({"best_state": weights, "xp.cfg": text, **stamp}, path)
+
+
+def _write_card(parts: MusicGenParts, folder: Path) -> None:
+    """Keeps the licence with the weights."""
+    if parts.licence is not None:
+        (folder / "README.md").write_text(f"---\nlicense: {parts.licence}\n---\n")
+
+
+@contextmanager
+def _new_folder(folder: str | Path) -> Iterator[Path]:
+    """Yields a folder that becomes this one, which must be new, when the block ends well."""
+    folder = Path(folder)
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise ValueError(f"{folder} exists already; give the name of a new folder.")
+    with replacing_folder(folder) as new:
+        yield new

@@ -1,0 +1,57 @@
+"""A pipeline in the layouts of others: for transformers, or for audiocraft."""
+
+from pathlib import Path
+from typing import Literal, get_args
+
+from lm_audio.conditioners.text import TextConditioner
+from lm_audio.families.audiocraft.export import write_audiocraft, write_musicgen
+from lm_audio.families.audiocraft.parts import MusicGenParts
+from lm_audio.generation.lm_stage import Stage
+from lm_audio.model import Model
+from lm_audio.renderers.codec import CodecRenderer
+
+ExportLayout = Literal["transformers", "audiocraft"]
+
+
+def export_model(
+    model: Model,
+    folder: str | Path,
+    *,
+    layout: ExportLayout,
+    t5_name: str | None = None,
+) -> None:
+    """Writes a model of MusicGen's shape as others load it, whole or not at all.
+
+    Args:
+        t5_name: the public T5 that reads its text, which audiocraft fetches by its name.
+    """
+    if layout not in get_args(ExportLayout):
+        raise ValueError(f"Unknown layout {layout!r}. Choose one of: transformers, audiocraft.")
+    stages = [stage for stage in model.stages if isinstance(stage, Stage)]
+    renderer, text = model.renderer, _only_text(stages)
+    if len(model.stages) > 1 or text is None or not isinstance(renderer, CodecRenderer):
+        raise ValueError(
+            f"The layout of {layout} holds one stage, conditioned on text, and a codec; "
+            "save this model in our own format."
+        )
+    (stage,) = stages
+    parts = MusicGenParts(
+        model=stage.model,
+        pattern=stage.pattern,
+        text=text,
+        codec=renderer.codec,
+        num_channels=renderer.num_channels,
+        max_frames=stage.context,
+        sampling=stage.sampling,
+        t5_name=t5_name,
+        licence=model.card.licence,
+    )
+    (write_musicgen if layout == "transformers" else write_audiocraft)(parts, folder)
+
+
+def _only_text(stages: list[Stage]) -> TextConditioner | None:
+    """What reads the text, if the first stage takes nothing else."""
+    if not stages or stages[0].conditioners.fuse != {"text": "cross"}:
+        return None
+    text = stages[0].conditioners["text"]
+    return text if isinstance(text, TextConditioner) else None

@@ -1,0 +1,98 @@
+"""AudioGen's and MusicGen's published models, and their two layouts."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lm_audio.families.family import (
+    TORCH_FILES,
+    Checkpoint,
+    Family,
+    Format,
+    LoadSettings,
+    ModelInfo,
+)
+
+if TYPE_CHECKING:
+    from lm_audio.model import Model
+
+
+def _musicgen(version: str, num_parameters: int, *, size: int | None = None) -> ModelInfo:
+    return ModelInfo(
+        name=f"musicgen-{version}",
+        source=f"facebook/musicgen-{version}",
+        num_parameters=num_parameters,
+        size=size,
+        licence="CC-BY-NC-4.0",
+        sample_rate=32_000,
+        num_channels=2 if version.startswith("stereo") else 1,
+        abilities=("text", "continue", "inpaint"),
+    )
+
+
+def _load_transformers(checkpoint: Checkpoint, settings: LoadSettings) -> "Model":
+    from lm_audio.families.audiocraft.stages import model_of
+    from lm_audio.families.audiocraft.transformers_layout import read_musicgen
+    from lm_audio.saving.folder import DTYPES
+
+    return model_of(
+        read_musicgen(
+            checkpoint.folder,
+            device=settings.device,
+            dtype=DTYPES[settings.dtype],
+            packing=settings.packing,
+        )
+    )
+
+
+def _load_original(checkpoint: Checkpoint, settings: LoadSettings) -> "Model":
+    from lm_audio.families.audiocraft.original_layout import read_audiocraft
+    from lm_audio.families.audiocraft.stages import model_of
+    from lm_audio.saving.folder import DTYPES
+
+    return model_of(
+        read_audiocraft(
+            checkpoint.folder,
+            text_encoder=settings.text_encoder,
+            device=settings.device,
+            dtype=DTYPES[settings.dtype],
+            packing=settings.packing,
+        )
+    )
+
+
+def _holds_original(folder: Path) -> bool:
+    from lm_audio.families.audiocraft.original_layout import holds_audiocraft
+
+    return holds_audiocraft(folder)
+
+
+FAMILY = Family(
+    models=(
+        ModelInfo(
+            name="audiogen-medium",
+            source="facebook/audiogen-medium",
+            num_parameters=1_837_556_736,
+            size=3_920_000_000,
+            licence="CC-BY-NC-4.0",
+            sample_rate=16_000,
+            num_channels=1,
+            abilities=("text", "continue", "inpaint"),
+        ),
+        _musicgen("small", 419_584_000, size=2_360_000_000),
+        _musicgen("medium", 1_837_556_736, size=8_040_000_000),
+        _musicgen("large", 3_255_382_016),
+        _musicgen("stereo-small", 436_365_312),
+        _musicgen("stereo-medium", 1_862_728_704, size=4_070_000_000),
+        _musicgen("stereo-large", 3_288_944_640, size=6_920_000_000),
+    ),
+    formats=(
+        Format(name="musicgen", model_type="musicgen", load=_load_transformers),
+        Format(
+            name="audiocraft",
+            holds=_holds_original,
+            files=TORCH_FILES,
+            load=_load_original,
+            lacks_text_encoder=True,
+        ),
+    ),
+)

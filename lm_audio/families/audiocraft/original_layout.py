@@ -1,0 +1,139 @@
+"""Reads MusicGen and AudioGen as audiocraft writes them: a file with the model, one with the codec.
+
+Both released checkpoints and those of its training runs. The T5 is in neither file: it comes from
+the hub, by the name in the settings, or from a folder.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from audio_tokenizers.acoustic.encodec_checkpoints import load_encodec
+from audio_tokenizers.protocol import AcousticTokenizer
+from lm_audio.conditioners.text import T5Encoder
+from lm_audio.families.audiocraft.parts import MusicGenParts, build_model
+from lm_audio.families.audiocraft.settings import AudiocraftSettings, read_settings
+from lm_audio.networks.packing import Kind
+from lm_audio.sampling import Sampling
+from lm_audio.saving.files import folder_of, stated_licence
+from lm_audio.saving.pickles import is_torch_file, read_pickle
+
+_EXPECTED = "expected the file with the weights of a MusicGen or AudioGen, and that of its codec"
+
+
+def holds_audiocraft(source: str | Path) -> bool:
+    """Whether some file in a folder is a language model of audiocraft, told by its keys."""
+    if not Path(source).is_dir():
+        return False
+    return any(_is_model(package) for package in _readable(Path(source)).values())
+
+
+def read_audiocraft(
+    source: str | Path,
+    *,
+    text_encoder: str | Path | None = None,
+    codec: str | Path | None = None,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    packing: Kind | None = None,
+) -> MusicGenParts:
+    """Reads a folder, mono or stereo.
+
+    Args:
+        device, dtype, packing: of the language model.
+        text_encoder: a folder or hub id with the T5; by default the subfolder `t5`, if there is
+            one, or what the settings name.
+        codec: a folder, file or hub id with the EnCodec; by default the file beside the model, if
+            there is one, or what the settings name.
+    """
+    folder = folder_of(source)
+    file, package = _model_file(folder)
+    settings = read_settings(package.get("xp.cfg"), source=file)
+    beside = folder / "t5"
+    encoder = T5Encoder.load(text_encoder or (beside if beside.is_dir() else settings.t5_name))
+    model, text = build_model(
+        _weights(package),
+        config=settings.model,
+        encoder=encoder,
+        project=True,
+        layout="audiocraft",
+        source=file,
+        settings="its xp.cfg",
+        device=device,
+        dtype=dtype,
+        packing=packing,
+    )
+    tokenizer = _codec(folder, settings, codec)
+    parts = MusicGenParts(
+        model=model,
+        pattern=settings.pattern,
+        text=text,
+        codec=tokenizer,
+        num_channels=2 if settings.interleaved else tokenizer.num_channels,
+        max_frames=round(settings.seconds * tokenizer.frame_rate),
+        sampling=Sampling(guidance_scale=settings.guidance_scale),
+        t5_name=settings.t5_name,
+        licence=stated_licence(folder),
+    )
+    parts.check(source=folder)
+    return parts.to(device, dtype)
+
+
+def _readable(folder: Path) -> dict[Path, Mapping[str, Any]]:
+    """What the torch files of a folder hold, without those that cannot be read."""
+    packages: dict[Path, Mapping[str, Any]] = {}
+    for path in _torch_files(folder):
+        try:
+            packages[path] = read_pickle(path)
+        except ValueError:
+            continue
+    return packages
+
+
+def _torch_files(folder: Path) -> list[Path]:
+    return [path for path in sorted(folder.iterdir()) if path.is_file() and is_torch_file(path)]
+
+
+def _model_file(folder: Path) -> tuple[Path, Mapping[str, Any]]:
+    packages = {path: read_pickle(path) for path in _torch_files(folder)}
+    models = [path for path, package in packages.items() if _is_model(package)]
+    if len(models) != 1:
+        names = ", ".join(path.name for path in models) or "none"
+        raise ValueError(
+            f"Got {folder}, with {len(models)} language models of audiocraft ({names}); "
+            f"{_EXPECTED}."
+        )
+    return models[0], packages[models[0]]
+
+
+def _codec(
+    folder: Path, settings: AudiocraftSettings, given: str | Path | None
+) -> AcousticTokenizer:
+    if given is not None:
+        return load_encodec(given)
+    codecs = [path for path, package in _readable(folder).items() if _is_codec(package)]
+    if len(codecs) > 1:
+        names = ", ".join(path.name for path in codecs)
+        raise ValueError(f"Got {folder}, with {len(codecs)} codecs ({names}); {_EXPECTED}.")
+    if codecs:
+        return load_encodec(codecs[0])
+    if settings.codec is None:
+        raise ValueError(f"Got {folder}, without a codec; put its file there, or give codec=.")
+    return load_encodec(settings.codec)
+
+
+def _weights(package: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The weights of a released file, or of a training run, which nests them under `model`."""
+    state = package.get("fsdp_best_state") or package.get("best_state") or {}
+    return dict(state.get("model", state)) if isinstance(state, dict) else {}
+
+
+def _is_model(package: Mapping[str, Any]) -> bool:
+    return "xp.cfg" in package and "emb.0.weight" in _weights(package)
+
+
+def _is_codec(package: Mapping[str, Any]) -> bool:
+    return "pretrained" in package or "quantizer.vq.layers.0._codebook.embed" in _weights(package)

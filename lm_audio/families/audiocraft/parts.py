@@ -1,0 +1,222 @@
+"""What a checkpoint of MusicGen's shape holds, and how its weights become our models.
+
+MusicGen (arXiv 2306.05284) and AudioGen (arXiv 2209.15352, as published since) are one transformer
+over the codebooks of EnCodec, delayed against each other, that attends to a text read by T5.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from audio_tokenizers.protocol import AcousticTokenizer
+from audio_tokenizers.weights import check_weights
+from lm_audio.conditioners.fuser import Conditioners
+from lm_audio.conditioners.text import T5Encoder, TextConditioner
+from lm_audio.networks.packing import Kind, fill
+from lm_audio.networks.token_lm import TokenLM, TokenLMConfig
+from lm_audio.patterns import Pattern
+from lm_audio.sampling import Sampling
+
+Layout = Literal["lm-audio", "transformers", "audiocraft"]
+State = dict[str, Tensor]
+
+_QKV = ("q_proj", "k_proj", "v_proj")
+# Modules of a block by our names, transformers' and audiocraft's; those of a cell are stacked.
+_BLOCK_MODULES = (
+    (("attention_norm",), ("self_attn_layer_norm",), ("norm1",)),
+    (("attention.input",), tuple(f"self_attn.{x}" for x in _QKV), ("self_attn.in_proj",)),
+    (("attention.output",), ("self_attn.out_proj",), ("self_attn.out_proj",)),
+    (("cross_attention_norm",), ("encoder_attn_layer_norm",), ("norm_cross",)),
+    (
+        ("cross_attention.query", "cross_attention.key_value"),
+        tuple(f"encoder_attn.{x}" for x in _QKV),
+        ("cross_attention.in_proj",),
+    ),
+    (("cross_attention.output",), ("encoder_attn.out_proj",), ("cross_attention.out_proj",)),
+    (("feed_forward_norm",), ("final_layer_norm",), ("norm2",)),
+    (("feed_forward.input",), ("fc1",), ("linear1",)),
+    (("feed_forward.output",), ("fc2",), ("linear2",)),
+)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MusicGenParts:
+    """What a checkpoint holds, whatever its layout.
+
+    Args:
+        text: what `T5Encoder` makes of a text, attended to.
+        num_channels: 2 by a mono codec: the model has the codebooks of both, L0 R0 L1 R1 and so on.
+        max_frames: the longest clip that the model has learned to make in one go.
+        t5_name: the public T5 that `text` uses, if the checkpoint names it.
+        licence: that of the weights, if the checkpoint states it.
+    """
+
+    model: TokenLM
+    pattern: Pattern
+    text: TextConditioner
+    codec: AcousticTokenizer
+    num_channels: int
+    max_frames: int
+    sampling: Sampling
+    t5_name: str | None = None
+    licence: str | None = None
+
+    @property
+    def sample_rate(self) -> int:
+        return self.codec.sample_rate
+
+    @property
+    def frame_rate(self) -> Fraction:
+        return Fraction(self.codec.sample_rate, self.codec.hop_length)
+
+    @property
+    def conditioners(self) -> Conditioners:
+        return Conditioners({"text": self.text}, {"text": "cross"})
+
+    def to(self, device: torch.device | str, dtype: torch.dtype = torch.float32) -> "MusicGenParts":
+        """Moves the model, and the T5 and the codec in float32, in place."""
+        self.model.to(device=device, dtype=dtype)
+        self.text.to(device=device, dtype=dtype)
+        if isinstance(self.text.encoder, T5Encoder):
+            self.text.encoder.to(device)
+        self.codec.to(str(device))
+        return self
+
+    def check(self, *, source: object) -> None:
+        """Raises ValueError unless the codec speaks the tokens of the model."""
+        codec, config = self.codec, self.model.config
+        sets = self.num_channels // codec.num_channels
+        if config.num_streams > sets * codec.num_codebooks or config.num_streams % sets:
+            raise ValueError(
+                f"{source}: the model has {config.num_streams} codebooks for {self.num_channels} "
+                f"channels, and the codec {codec.num_codebooks} for {codec.num_channels}; give the "
+                "codec that the model was trained with."
+            )
+        if config.vocab_size != codec.codebook_size:
+            raise ValueError(
+                f"{source}: the model has {config.vocab_size} tokens, and a codebook of the codec "
+                f"{codec.codebook_size}; give the codec that the model was trained with."
+            )
+
+
+def build_model(
+    state: State,
+    *,
+    config: TokenLMConfig,
+    encoder: T5Encoder,
+    project: bool,
+    layout: Layout,
+    source: Path,
+    settings: str,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    packing: Kind | None = None,
+) -> tuple[TokenLM, TextConditioner]:
+    """Makes the model and its text conditioner of exactly these weights, which are used up.
+
+    Args:
+        project: whether the width of the T5 is projected to that of the model.
+        settings: what gives the shapes, for messages.
+        device, dtype, packing: of the model.
+    """
+    with torch.device("meta"):
+        model = TokenLM(config)
+    text = TextConditioner(encoder, config.transformer.dim, project=project)
+    rows = {name: len(weight) for name, weight in _state(model, text).items()}
+    expected = convert_weights(_state(model, text), config, "lm-audio", layout)
+    check_weights(state, expected, source=source, settings=settings)
+    whole = nn.ModuleDict({"model": model, "projection": text.projection})
+    weights = converted(state, config, layout, "lm-audio", rows=rows)
+    named = ((x if x.startswith("projection.") else f"model.{x}", w) for x, w in weights)
+    fill(whole, named, device=device, dtype=dtype, packing=packing)
+    return model.requires_grad_(False).eval(), text.requires_grad_(False).eval()
+
+
+def weights_of(parts: MusicGenParts, layout: Layout) -> State:
+    """The weights of the model and its projection, by the names of a layout, on the CPU."""
+    state = {name: x.cpu() for name, x in _state(parts.model, parts.text).items()}
+    return convert_weights(state, parts.model.config, "lm-audio", layout)
+
+
+def _state(model: TokenLM, text: TextConditioner) -> State:
+    projection = {f"projection.{name}": x for name, x in text.projection.state_dict().items()}
+    return {**model.state_dict(), **projection}
+
+
+def convert_weights(
+    state: State,
+    config: TokenLMConfig,
+    found: Layout,
+    wanted: Layout,
+    *,
+    rows: Mapping[str, int] | None = None,
+) -> State:
+    """The weights of a model in one layout, which are taken out, by the names of another.
+
+    Args:
+        rows: how many rows the weights have; equally many in each of a stack by default.
+    """
+    return dict(converted(state, config, found, wanted, rows=rows))
+
+
+def converted(
+    state: State,
+    config: TokenLMConfig,
+    found: Layout,
+    wanted: Layout,
+    *,
+    rows: Mapping[str, int] | None = None,
+) -> Iterator[tuple[str, Tensor]]:
+    """As `convert_weights`, one after the other."""
+    for group in _groups(config):
+        for kind in ("weight", "bias"):
+            old, new = ([_named(x, kind) for x in group[layout]] for layout in (found, wanted))
+            if old[0] not in state:  # a layer without a bias, or no projection
+                continue
+            found_weights = [state.pop(name) for name in old]
+            stack = found_weights[0] if len(old) == 1 else torch.cat(found_weights)
+            parts = stack.chunk(len(new)) if rows is None else stack.split([rows[x] for x in new])
+            yield from zip(new, parts, strict=True)
+
+
+def _groups(config: TokenLMConfig) -> Iterator[dict[Layout, tuple[str, ...]]]:
+    """The modules that correspond, by their names in each layout."""
+    each = range(config.num_streams)
+    decoder = "decoder.model.decoder"
+    yield {
+        "lm-audio": ("embedding",),
+        "transformers": tuple(f"{decoder}.embed_tokens.{k}" for k in each),
+        "audiocraft": tuple(f"emb.{k}" for k in each),
+    }
+    for i in range(config.transformer.num_layers):
+        for ours, transformers, audiocraft in _BLOCK_MODULES:
+            yield {
+                "lm-audio": tuple(f"transformer.blocks.{i}.{name}" for name in ours),
+                "transformers": tuple(f"{decoder}.layers.{i}.{name}" for name in transformers),
+                "audiocraft": tuple(f"transformer.layers.{i}.{name}" for name in audiocraft),
+            }
+    yield {
+        "lm-audio": ("transformer.norm",),
+        "transformers": (f"{decoder}.layer_norm",),
+        "audiocraft": ("out_norm",),
+    }
+    yield {
+        "lm-audio": ("heads",),
+        "transformers": tuple(f"decoder.lm_heads.{k}" for k in each),
+        "audiocraft": tuple(f"linears.{k}" for k in each),
+    }
+    yield {
+        "lm-audio": ("projection",),
+        "transformers": ("enc_to_dec_proj",),
+        "audiocraft": ("condition_provider.conditioners.description.output_proj",),
+    }
+
+
+def _named(module: str, kind: str) -> str:
+    separator = "_" if module.endswith("in_proj") else "."  # as torch's MultiheadAttention has it
+    return f"{module}{separator}{kind}"

@@ -1,0 +1,189 @@
+"""What the settings of an audiocraft run, its `xp.cfg`, say of a language model.
+
+What they say and our model cannot express is refused by name, and so is what nobody here knows.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lm_audio.networks.token_lm import TokenLMConfig
+from lm_audio.networks.transformer import TransformerConfig
+from lm_audio.patterns import Pattern, delayed, parallel
+from lm_audio.saving.pickles import plain
+
+_DESCRIPTION = "conditioners.description"
+# What a setting is where it is left out, and what it must be.
+_FIXED: dict[str, tuple[Any, Any]] = {
+    "lm_model": (None, "transformer_lm"),
+    "transformer_lm.norm_first": (False, True),
+    "transformer_lm.causal": (False, True),
+    "transformer_lm.activation": ("relu", "gelu"),
+    "transformer_lm.norm": ("layer_norm", "layer_norm"),
+    "transformer_lm.bias_proj": (True, False),
+    "transformer_lm.layer_scale": (None, None),
+    "transformer_lm.positional_embedding": ("sin", "sin"),
+    "transformer_lm.positional_scale": (1, 1),
+    "transformer_lm.max_period": (10_000, 10_000),
+    "transformer_lm.xpos": (False, False),
+    "transformer_lm.past_context": (None, None),
+    "transformer_lm.qk_layer_norm": (False, False),
+    "transformer_lm.qk_layer_norm_cross": (False, False),
+    "transformer_lm.kv_repeat": (1, 1),
+    "codebooks_pattern.delay.flatten_first": (0, 0),
+    "codebooks_pattern.delay.empty_initial": (0, 0),
+    "interleave_stereo_codebooks.per_timestep": (False, False),
+    "fuser.cross_attention_pos_emb": (False, False),
+    f"{_DESCRIPTION}.model": (None, "t5"),
+    f"{_DESCRIPTION}.t5.finetune": (False, False),
+    f"{_DESCRIPTION}.t5.normalize_text": (False, False),
+}
+_READ = {"dim", "num_heads", "num_layers", "hidden_scale", "n_q", "card", "bias_ff", "bias_attn"}
+# How it was trained, and how attention is computed.
+_WITHOUT_EFFECT = {
+    "dropout", "attention_dropout", "emb_lr", "lr", "weight_decay", "weight_init", "depthwise_init",
+    "zero_bias_init", "checkpointing", "custom", "memory_efficient", "attention_as_float32",
+    "cross_attention", "two_step_cfg", "q_modeling",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class AudiocraftSettings:
+    """What remains to be known once the fixed settings are as they must be.
+
+    Args:
+        interleaved: whether the codebooks of two channels are interleaved.
+        seconds: how long the clips are that the model was trained on.
+        codec: the hub id of the codec, if the settings name one.
+    """
+
+    model: TokenLMConfig
+    pattern: Pattern
+    interleaved: bool
+    seconds: float
+    guidance_scale: float
+    t5_name: str
+    codec: str | None
+
+
+def read_settings(given: Any, *, source: Path) -> AudiocraftSettings:
+    """Reads YAML text, as released files have it, or the objects of a training run."""
+    settings = _Settings(_parsed(given, source), source)
+    _refuse_others(settings)
+    pointer = re.fullmatch(r"//pretrained/(.+)", str(settings.get("compression_model_checkpoint")))
+    return AudiocraftSettings(
+        model=_model(settings),
+        pattern=_pattern(settings),
+        interleaved=bool(settings.get("interleave_stereo_codebooks.use")),
+        seconds=settings.number("dataset.segment_duration"),
+        guidance_scale=settings.number("classifier_free_guidance.inference_coef", 3.0),
+        t5_name=settings.need(f"{_DESCRIPTION}.t5.name"),
+        codec=pointer[1] if pointer else None,
+    )
+
+
+class _Settings:
+    """Nested settings, by dotted names; references, `${like.this}`, are followed."""
+
+    def __init__(self, values: Mapping[str, Any], source: Path) -> None:
+        self.values = values
+        self.source = source
+
+    def get(self, dotted: str, default: Any = None, *, hops: int = 8) -> Any:
+        """A setting, or the default where it is null or left out; follows so many references."""
+        value: Any = self.values
+        for part in dotted.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+            if isinstance(value, str) and (match := re.fullmatch(r"\$\{([\w.]+)\}", value)):
+                value = self.get(match[1], hops=hops - 1) if hops else None
+        return default if value is None else value
+
+    def need(self, dotted: str) -> Any:
+        if (value := self.get(dotted)) in (None, "???"):
+            raise ValueError(
+                f"Found no {dotted} in the settings of {self.source}; expected those of a MusicGen "
+                "or AudioGen."
+            )
+        return value
+
+    def number(self, dotted: str, default: float | None = None) -> Any:
+        value = self.need(dotted) if default is None else self.get(dotted, default)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise self.refuse(dotted, value, "a number")
+        return value
+
+    def refuse(self, dotted: str, value: Any, expected: Any) -> ValueError:
+        return ValueError(
+            f"Got {dotted}={value} in the settings of {self.source}; expected {expected}, our "
+            "model has no other."
+        )
+
+
+def _parsed(given: Any, source: Path) -> dict[str, Any]:
+    import yaml  # type: ignore[import-untyped]
+
+    try:
+        settings = yaml.safe_load(given) if isinstance(given, str) else plain(given)
+    except (yaml.YAMLError, RecursionError):
+        settings = None
+    if not isinstance(settings, dict):
+        raise ValueError(f"The xp.cfg in {source} holds no settings; fetch the file again.")
+    return settings
+
+
+def _refuse_others(settings: _Settings) -> None:
+    for dotted, (default, expected) in _FIXED.items():
+        if (value := settings.get(dotted, default)) != expected:
+            raise settings.refuse(dotted, value, expected)
+    known = {name.rpartition(".")[2] for name in _FIXED if name.startswith("transformer_lm.")}
+    for name in settings.get("transformer_lm", {}):
+        if name not in known | _READ | _WITHOUT_EFFECT:
+            raise settings.refuse(
+                f"transformer_lm.{name}", settings.get(f"transformer_lm.{name}"), "none"
+            )
+    for name in settings.get("conditioners", {}):
+        if name not in ("args", "description"):
+            raise settings.refuse("conditioners", name, "description alone")
+    for way in ("cross", "prepend", "sum", "input_interpolate"):
+        expected = ["description"] if way == "cross" else []
+        if (value := settings.get(f"fuser.{way}", [])) != expected:
+            raise settings.refuse(f"fuser.{way}", value, expected)
+
+
+def _model(settings: _Settings) -> TokenLMConfig:
+    bias = settings.get("transformer_lm.bias_attn", True)
+    if (bias_ff := settings.get("transformer_lm.bias_ff", True)) != bias:
+        raise settings.refuse("transformer_lm.bias_ff", bias_ff, f"{bias}, as bias_attn")
+    dim = settings.number("transformer_lm.dim")
+    transformer = TransformerConfig(
+        dim=dim,
+        num_layers=settings.number("transformer_lm.num_layers"),
+        num_heads=settings.number("transformer_lm.num_heads"),
+        hidden_dim=int(settings.number("transformer_lm.hidden_scale", 4) * dim),
+        positions="sinusoidal",
+        norm="layer",
+        activation="gelu",
+        cross_attention=True,
+        bias=bias,
+    )
+    return TokenLMConfig(
+        transformer=transformer,
+        num_streams=settings.number("transformer_lm.n_q"),
+        vocab_size=settings.number("transformer_lm.card"),
+    )
+
+
+def _pattern(settings: _Settings) -> Pattern:
+    K = settings.number("transformer_lm.n_q")
+    kind = settings.get("codebooks_pattern.modeling")
+    kind = kind or settings.get("transformer_lm.q_modeling")  # its name in early runs
+    if kind == "parallel":
+        return parallel(K)
+    if kind != "delay":
+        raise settings.refuse("codebooks_pattern.modeling", kind, "delay or parallel")
+    delays = settings.get("codebooks_pattern.delay.delays", list(range(K)))
+    if not isinstance(delays, list) or len(delays) != K:
+        raise settings.refuse("codebooks_pattern.delay.delays", delays, f"{K} of them")
+    return delayed(delays)

@@ -1,0 +1,59 @@
+"""AudioGen and MusicGen: text -> all codebooks in one stage (arXiv 2209.15352, 2306.05284)."""
+
+from fractions import Fraction
+
+from lm_audio.conditioners.fuser import Conditioners
+from lm_audio.families.audiocraft.parts import MusicGenParts
+from lm_audio.generation.lm_stage import Stage
+from lm_audio.model import Model, ModelCard
+from lm_audio.networks.token_lm import TokenLM
+from lm_audio.patterns import Pattern
+from lm_audio.renderers.codec import CodecRenderer
+from lm_audio.sampling import Sampling
+
+KEPT_SHARE = Fraction(2, 5)  # of a window, for the next one to follow
+
+
+def audiogen(
+    model: TokenLM,
+    *,
+    pattern: Pattern,
+    conditioners: Conditioners,
+    frame_rate: Fraction,
+    context: int,
+    keep: int,
+    sampling: Sampling,
+) -> list[Stage]:
+    """The only stage.
+
+    Args:
+        context, keep: the frames of a window, and those that the next window keeps.
+    """
+    return [
+        Stage(
+            name="acoustic",
+            model=model.eval(),
+            pattern=pattern,
+            conditioners=conditioners.eval(),
+            frame_rate=frame_rate,
+            context=context,
+            keep=keep,
+            sampling=sampling,
+            start_token=model.config.vocab_size,
+        )
+    ]
+
+
+def model_of(parts: MusicGenParts) -> Model:
+    """What a checkpoint holds, as a model."""
+    stages = audiogen(
+        parts.model,
+        pattern=parts.pattern,
+        conditioners=parts.conditioners,
+        frame_rate=parts.frame_rate,
+        context=parts.max_frames,
+        keep=int(parts.max_frames * KEPT_SHARE),
+        sampling=parts.sampling,
+    )
+    renderer = CodecRenderer(parts.codec, num_channels=parts.num_channels)
+    return Model(stages, renderer, card=ModelCard(licence=parts.licence))

@@ -1,0 +1,162 @@
+"""Reads MusicGen in the layout of transformers: one folder with the T5, the codec and the model."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from audio_tokenizers.acoustic.encodec_checkpoints import build_encodec
+from audio_tokenizers.text import T5TextTokenizer
+from audio_tokenizers.weights import check_weights
+from lm_audio.conditioners.text import T5Encoder
+from lm_audio.families.audiocraft.parts import MusicGenParts, build_model
+from lm_audio.networks.packing import Kind
+from lm_audio.networks.token_lm import TokenLMConfig
+from lm_audio.networks.transformer import TransformerConfig
+from lm_audio.patterns import delayed, stereo
+from lm_audio.sampling import Sampling
+from lm_audio.saving.files import (
+    folder_of,
+    read_json,
+    read_weights,
+    stated_licence,
+)
+
+_SECONDS = 30  # what all published models have learned, where generation_config.json does not say
+_PARTS = {"text_encoder": "t5", "audio_encoder": "encodec", "decoder": "musicgen_decoder"}
+# What transformers can say and our model cannot express, with what it must say.
+_FIXED: dict[str, Any] = {
+    "activation_function": "gelu",
+    "scale_embedding": False,
+    "cross_attention_hidden_size": None,
+    "tie_word_embeddings": False,
+}
+
+
+def read_musicgen(
+    source: str | Path,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    packing: Kind | None = None,
+) -> MusicGenParts:
+    """Reads a folder, mono or stereo; `device`, `dtype` and `packing` are of the language model."""
+    folder = folder_of(source)
+    config = _read_config(folder)
+    settings = read_json(folder / "config.json")
+    state = read_weights(folder)
+    # Old files keep the sinusoids, which are computed.
+    state.pop("decoder.model.decoder.embed_positions.weights", None)
+    encoder_state, codec_state = _under("text_encoder.", state), _under("audio_encoder.", state)
+    encoder = _build_t5(config.text_encoder, encoder_state, folder)
+    model, text = build_model(
+        state,
+        config=_token_lm_config(config.decoder),
+        encoder=encoder,
+        project=encoder.dim != config.decoder.hidden_size,
+        layout="transformers",
+        source=folder,
+        settings="config.json",
+        device=device,
+        dtype=dtype,
+        packing=packing,
+    )
+    codec_settings = {k: x for k, x in settings["audio_encoder"].items() if k != "model_type"}
+    codec = build_encodec(folder, codec_settings, codec_state)
+    generation = read_json(folder / "generation_config.json")
+    num_channels, K = config.decoder.audio_channels, config.decoder.num_codebooks
+    parts = MusicGenParts(
+        model=model,
+        pattern=stereo(delayed(range(K // 2))) if num_channels == 2 else delayed(range(K)),
+        text=text,
+        codec=codec,
+        num_channels=num_channels if codec.num_channels == 1 else codec.num_channels,
+        max_frames=generation.get("max_length") or round(_SECONDS * codec.frame_rate),
+        sampling=_sampling(generation),
+        t5_name=settings["text_encoder"].get("_name_or_path") or None,
+        licence=stated_licence(folder),
+    )
+    parts.check(source=folder)
+    return parts.to(device, dtype)
+
+
+def _read_config(folder: Path) -> Any:
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import MusicgenConfig
+
+    settings = read_json(folder / "config.json")
+    if (kind := settings.get("model_type")) != "musicgen":
+        raise ValueError(
+            f"Got {folder}, a model of type {kind}; expected type musicgen, which holds a text "
+            "encoder, a codec and a decoder that attends to texts alone."
+        )
+    for part, expected in _PARTS.items():
+        found = settings[part].get("model_type") if isinstance(settings.get(part), dict) else None
+        if found != expected:
+            raise ValueError(
+                f"Got {folder}, whose config.json has {found} as its {part}; expected {expected}."
+            )
+    try:
+        config = MusicgenConfig.from_dict(settings)
+    except (StrictDataclassError, TypeError, ValueError) as error:
+        said = " ".join(str(error).split())
+        raise ValueError(f"Got {folder}, whose config.json is no MusicGen's: {said}") from error
+    for name, expected in _FIXED.items():
+        if (value := getattr(config.decoder, name, expected)) != expected:
+            raise ValueError(
+                f"Got {folder}, whose decoder has {name}={value}; expected {expected}, our model "
+                "has no other."
+            )
+    return config
+
+
+def _token_lm_config(decoder: Any) -> TokenLMConfig:
+    if decoder.pad_token_id != decoder.vocab_size:
+        raise ValueError(
+            f"The decoder has pad_token_id={decoder.pad_token_id}; expected {decoder.vocab_size}, "
+            "the first after those of the codec."
+        )
+    transformer = TransformerConfig(
+        dim=decoder.hidden_size,
+        num_layers=decoder.num_hidden_layers,
+        num_heads=decoder.num_attention_heads,
+        hidden_dim=decoder.ffn_dim,
+        positions="sinusoidal",
+        norm="layer",
+        activation="gelu",
+        cross_attention=True,
+    )
+    return TokenLMConfig(
+        transformer=transformer, num_streams=decoder.num_codebooks, vocab_size=decoder.vocab_size
+    )
+
+
+def _build_t5(config: Any, state: dict[str, Tensor], folder: Path) -> T5Encoder:
+    from transformers import T5EncoderModel
+
+    tied = ("shared.weight", "encoder.embed_tokens.weight")  # files have one of them, or both
+    for name, other in (tied, tied[::-1]):
+        if other in state:
+            state.setdefault(name, state[other])
+    with torch.device("meta"):
+        model: Any = T5EncoderModel(config)
+    check_weights(state, model.state_dict(), source=folder)
+    model.load_state_dict(state, assign=True)
+    model.tie_weights()
+    return T5Encoder(model.float(), T5TextTokenizer.load(folder))
+
+
+def _sampling(generation: Mapping[str, Any]) -> Sampling:
+    """As the checkpoint says; what it leaves out is as MusicGen's authors have it."""
+    names = ("guidance_scale", "top_k", "temperature")
+    return Sampling(
+        **{name: generation[name] for name in names if generation.get(name) is not None}
+    )
+
+
+def _under(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Takes out the weights under a prefix."""
+    names = [name for name in state if name.startswith(prefix)]
+    return {name.removeprefix(prefix): state.pop(name) for name in names}

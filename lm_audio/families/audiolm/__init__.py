@@ -1,0 +1,1 @@
+"""AudioLM: semantic, coarse and fine tokens (arXiv 2209.03143)."""

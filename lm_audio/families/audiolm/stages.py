@@ -1,0 +1,94 @@
+"""AudioLM: semantic tokens, then coarse, then fine acoustic tokens (arXiv 2209.03143).
+
+Each stage is a decoder over one flattened stream. Coarse tokens follow the semantic tokens of their
+window as a prefix, fine tokens the coarse ones of their three seconds. Without a prompt it is
+unconditional; with one, all three stages continue it. Given semantic tokens alone, the speaker is
+free: `generate(tokens={"semantic": ...})`.
+"""
+
+from fractions import Fraction
+from typing import Any
+
+from lm_audio.conditioners.fuser import Conditioners
+from lm_audio.conditioners.tokens import TokenConditioner
+from lm_audio.generation.lm_stage import Stage
+from lm_audio.generation.track import Source
+from lm_audio.networks.token_lm import TokenLM, TokenLMConfig
+from lm_audio.networks.transformer import TransformerConfig
+from lm_audio.patterns import flattened, parallel
+from lm_audio.sampling import Sampling
+
+SEMANTIC_SECONDS, COARSE_SECONDS, FINE_SECONDS = 30, 10, 3
+TEMPERATURES = {"semantic": 0.6, "coarse": 0.8, "fine": 0.6}
+
+
+def audiolm(
+    transformer: TransformerConfig,
+    *,
+    num_semantic_tokens: int,
+    semantic_rate: Fraction,
+    num_coarse: int,
+    num_fine: int,
+    codebook_size: int,
+    frame_rate: Fraction,
+) -> list[Stage]:
+    """All three stages, with new weights.
+
+    Args:
+        transformer: the shape of each of them.
+        semantic_rate: tokens per second that are left after de-duplication, on average.
+    """
+    semantic = TokenConditioner(num_semantic_tokens, transformer.dim, deduplicate=True, null="none")
+    coarse = TokenConditioner(codebook_size, transformer.dim, num_codebooks=num_coarse, null="none")
+    semantic_context = int(SEMANTIC_SECONDS * semantic_rate)
+    coarse_context = int(COARSE_SECONDS * frame_rate)
+    return [
+        Stage(
+            name="semantic",
+            pattern=parallel(1),
+            conditioners=Conditioners({}, {}),
+            frame_rate=semantic_rate,
+            context=semantic_context,
+            keep=semantic_context // 2,
+            repeats=False,
+            token_kind="semantic",
+            sampling=_sampling("semantic"),
+            **_model(transformer, num_semantic_tokens),
+        ),
+        Stage(
+            name="coarse",
+            pattern=flattened(num_coarse, codebook_size=codebook_size),
+            conditioners=Conditioners({"semantic": semantic}, {"semantic": "prepend"}),
+            frame_rate=frame_rate,
+            context=coarse_context,
+            keep=coarse_context * 3 // 10,
+            source=Source(stage="semantic", condition="semantic"),
+            sampling=_sampling("coarse"),
+            **_model(transformer, num_coarse * codebook_size),
+        ),
+        Stage(
+            name="fine",
+            pattern=flattened(num_fine, codebook_size=codebook_size),
+            conditioners=Conditioners({"coarse": coarse}, {"coarse": "prepend"}),
+            frame_rate=frame_rate,
+            context=int(FINE_SECONDS * frame_rate),
+            keep=0,
+            source=Source(stage="coarse", condition="coarse"),
+            first_codebook=num_coarse,
+            sampling=_sampling("fine"),
+            **_model(transformer, num_fine * codebook_size),
+        ),
+    ]
+
+
+RENDERED = ("coarse", "fine")
+
+
+def _model(transformer: TransformerConfig, num_tokens: int) -> dict[str, Any]:
+    """A model over one stream, and the token that starts it."""
+    config = TokenLMConfig(transformer=transformer, num_streams=1, vocab_size=num_tokens)
+    return {"model": TokenLM(config).eval(), "start_token": num_tokens}
+
+
+def _sampling(stage: str) -> Sampling:
+    return Sampling(temperature=TEMPERATURES[stage], top_k=0)

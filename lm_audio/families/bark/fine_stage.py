@@ -1,0 +1,180 @@
+"""Bark's last stage: the codebooks that are missing, one after the other, in overlapping windows.
+
+A window sees both ways and fills itself from a frame on, to its end; the next one fills the later
+part of that anew, with what stands there as its draft. So a frame is final when no later window can
+reach it. The windows are those of the original, whatever is known of the coarse tokens meanwhile.
+
+Shapes: K codebooks, T frames, V vocabulary.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from lm_audio.families.bark.fine_model import FineModel
+from lm_audio.families.bark.parts import BarkSettings
+from lm_audio.families.bark.voices import BarkVoices
+from lm_audio.generation.track import Run, Source, StageBatch, check_temperatures
+from lm_audio.sampling import (
+    RandomNumbers,
+    Sampling,
+    SamplingTensors,
+    choose,
+    sampling_tensors,
+)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FineStage:
+    """All codebooks, from the first ones that an earlier stage made."""
+
+    name: str
+    model: FineModel
+    frame_rate: Fraction
+    sampling: Sampling
+    source: Source
+    settings: BarkSettings
+    voices: BarkVoices
+
+    conditions: tuple[str, ...] = ("voice",)
+    repeats: bool = True
+    may_end: bool = True
+    token_kind: Literal["semantic", "acoustic"] = "acoustic"
+    first_codebook: int = 0
+
+    @property
+    def num_codebooks(self) -> int:
+        return self.settings.fine_codebooks
+
+    @property
+    def num_tokens(self) -> int:
+        return self.settings.codebook_size
+
+    @property
+    def context(self) -> int:
+        return self.settings.fine_window
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.embedding.weight.device
+
+    def check(self, run: Run) -> None:
+        RandomNumbers(run.seed, self.name)
+        check_temperatures(run.sampling, stage=self.name, num_codebooks=self.num_codebooks)
+        if (voice := run.values.get("voice")) is not None:
+            self.voices.load(voice)
+
+    def new_batch(self, *, rows_per_pass: int | None = None) -> StageBatch:  # noqa: ARG002
+        return FineBatch(self)
+
+
+class FineBatch:
+    """The runs that the stage is working on; each window fills the device, so they take turns."""
+
+    def __init__(self, stage: FineStage) -> None:
+        self._stage = stage
+        self._work: list[_Work] = []
+
+    def add(self, run: Run) -> None:
+        if not run.done:
+            self._work.append(_Work(self._stage, run))
+
+    def remove(self, run: Run) -> None:
+        self._work = [work for work in self._work if work.run is not run]
+
+    def waiting(self) -> bool:
+        return not all(work.ready() for work in self._work)
+
+    def step(self) -> bool:
+        ready = [work for work in self._work if work.ready()]
+        for work in ready:
+            work.step()
+        self._work = [work for work in self._work if not work.run.done]
+        return bool(ready)
+
+
+class _Work:
+    """A run on its way: its tokens so far, drafts included, after those of the voice."""
+
+    def __init__(self, stage: FineStage, run: Run) -> None:
+        assert run.source is not None
+        self.run = run
+        self._source = run.source
+        self._stage = stage
+        s = stage.settings
+        given = run.values.get("voice")
+        K = s.fine_codebooks
+        history = torch.zeros(K, 0, dtype=torch.int64)
+        if given is not None:
+            history = stage.voices.load(given).fine[:, -s.fine_hop :]
+        self._num_before = history.shape[1]
+        length = max(self._num_before + run.num_frames, s.fine_window)
+        unknown = torch.full((K, length - self._num_before), s.codebook_size)
+        self._tokens = torch.cat([history, unknown], dim=1).to(stage.device)  # [K, T]
+        self._num_windows = 0
+        self._random = RandomNumbers(run.seed, f"{stage.name}/{run.variant}")
+        self._settings = sampling_tensors([run.sampling], num_codebooks=K, device=stage.device)
+
+    @property
+    def _length(self) -> int:
+        """The frames of the voice and those whose first codebooks are known."""
+        return self._num_before + self._source.num_done
+
+    def ready(self) -> bool:
+        s = self._stage.settings
+        next_end = self._num_windows * s.fine_hop + s.fine_window
+        return self._source.done or self._length >= next_end
+
+    @torch.inference_mode()
+    def step(self) -> None:
+        """Fills the next window, and hands over the frames that no later one can change."""
+        s, run = self._stage.settings, self.run
+        if self._source.done and run.num_frames > self._source.num_frames:
+            run.end(self._source.num_frames)
+        if run.done:
+            return
+        if not self._is_last_done():
+            self._fill()
+            self._num_windows += 1
+        num_done = run.num_frames
+        if not self._is_last_done():
+            next_fill = self._num_before + self._num_windows * s.fine_hop
+            num_done = min(next_fill, self._length - s.fine_hop) - self._num_before
+        start = run.num_done
+        new = self._tokens[:, self._num_before :][:, start:num_done]
+        run.learn(new.to(run.tokens.device), start=start, num_done=num_done)
+
+    def _is_last_done(self) -> bool:
+        s = self._stage.settings
+        beyond_first = math.ceil((self._length - s.fine_window) / s.fine_hop)
+        return self._source.done and self._num_windows > max(0, beyond_first)
+
+    def _fill(self) -> None:
+        s, stage = self._stage.settings, self._stage
+        known = self._source.tokens[:, : self._source.num_done]
+        self._tokens[: len(known), self._num_before : self._length] = known.to(stage.device)
+        length = max(self._length, s.fine_window)
+        offset = self._num_windows * s.fine_hop
+        start = min(offset, length - s.fine_window)
+        first = min(self._num_before + offset, length - s.fine_hop)
+        window = self._tokens[:, start : start + s.fine_window]
+        free = window[:, first - start :]
+        uniforms = self._random.uniforms(
+            first - self._num_before, free.shape[1], s.fine_codebooks
+        ).to(stage.device)
+        for k in range(len(known), s.fine_codebooks):
+            logits = stage.model(window[None], codebook=k)[:, first - start :, : s.codebook_size]
+            free[k] = choose(logits, uniforms[None, k], self._of_codebook(k, free.shape[1]))[0]
+
+    def _of_codebook(self, k: int, num_frames: int) -> SamplingTensors:
+        """The settings of one codebook for each frame, [1, T]."""
+        tables: dict[str, Any] = {
+            name: table[:, k : k + 1].expand(1, num_frames)
+            for name, table in vars(self._settings).items()
+            if isinstance(table, Tensor)
+        }
+        return replace(self._settings, **tables)

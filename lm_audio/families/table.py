@@ -1,0 +1,9 @@
+"""All families: a new one is a folder beside this file, and a line in `FAMILIES`."""
+
+from lm_audio.families.audiocraft.family import FAMILY as AUDIOCRAFT
+from lm_audio.families.bark.family import FAMILY as BARK
+from lm_audio.families.duet.family import FAMILY as DUET
+
+FAMILIES = (DUET, AUDIOCRAFT, BARK)
+MODELS = tuple(model for family in FAMILIES for model in family.models)
+FORMATS = {one.name: one for family in FAMILIES for one in family.formats}

@@ -1,1 +1,0 @@
-"""Readers and writers of checkpoints that others publish: files to parts, and back."""

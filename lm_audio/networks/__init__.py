@@ -1,0 +1,1 @@
+"""Networks: transformers over tokens, their parts, and how a CPU runs them."""

@@ -1,0 +1,34 @@
+"""Conditions as a network takes them in; conditioners make them.
+
+Shapes: B batch, T frames, L condition length, D width.
+"""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Condition:
+    """Embeddings [B, L, D], 0 on padding, and their mask [B, L], False on padding.
+
+    Each row begins with its own entries; padding comes behind them.
+    """
+
+    embeddings: Tensor
+    mask: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fused:
+    """Conditions as a model takes them in, None where it takes none that way.
+
+    Args:
+        cross: attended to.
+        prepend: put before the input; its length may be 0.
+        sum: [B, 1 or T, D], added to the input.
+    """
+
+    cross: Condition | None = None
+    prepend: Condition | None = None
+    sum: Tensor | None = None

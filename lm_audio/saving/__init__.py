@@ -1,0 +1,1 @@
+"""Models on disk: our own folder, and reading the files of others without running code."""

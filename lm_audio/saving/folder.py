@@ -1,0 +1,266 @@
+"""Our own folder: a whole pipeline as safetensors and JSON, which can be moved, shared and trusted.
+
+config.json               the stages in order, the renderer, and the size of every other file
+semantic/ acoustic/ ...   a stage each: see `stage_folder.py`
+codec/                    what turns tokens into sound
+semantic_tokenizer/       what turns audio prompts into semantic tokens, if the model takes any
+text_encoder/             what reads text for all stages and is not trained, as a T5, if any
+"""
+
+import json
+import re
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from audio_tokenizers.acoustic.registry import load_codec, save_codec
+from audio_tokenizers.atomic import replacing_folder
+from audio_tokenizers.semantic.features import save_features
+from audio_tokenizers.semantic.tokenizer import (
+    FeatureTokenizer,
+    load_feature_tokenizer,
+    save_feature_tokenizer,
+)
+from lm_audio.conditioners.description import text_encoders
+from lm_audio.conditioners.frozen import FrozenEncoder, describe_frozen, load_frozen, shared
+from lm_audio.model import Model, ModelCard
+from lm_audio.networks.packing import Kind
+from lm_audio.renderers.codec import CodecRenderer
+from lm_audio.saving.stage_folder import describe_stage, fitting, load_stage, save_stage
+
+MODEL_TYPE = "lm-audio"
+FORMAT = 1
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+_CODEC, _SEMANTIC, _TEXT_ENCODER = "codec", "semantic_tokenizer", "text_encoder"
+_FEATURES = "model"
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9][\w-]*")
+
+Part = TypeVar("Part")
+
+
+def save_model(model: Model, folder: str | Path, *, half: bool = False) -> None:
+    """Writes a model for `load_model`, whole or not at all, in the place of an older one.
+
+    Args:
+        half: store what the language models hold as float16, half the size. Codec and semantic
+            tokenizer, on whose tokens they were trained, never change: they are stored so only if
+            that is exact.
+    """
+    folder = Path(folder)
+    _check_free(folder)
+    config = _describe(model)
+    with replacing_folder(folder) as new:
+        for stage in model.stages:
+            save_stage(stage, new / stage.name, half=half)  # type: ignore[arg-type]
+        save_codec(model.renderer.codec, new / _CODEC, half=half)  # type: ignore[attr-defined]
+        semantic = model.semantic_tokenizer
+        if isinstance(semantic, FeatureTokenizer):
+            save_features(semantic.extractor, new / _SEMANTIC / _FEATURES, half=half)
+            save_feature_tokenizer(semantic, new / _SEMANTIC, model=_FEATURES)
+        if frozen := _shared_encoder(model):
+            frozen.save(new / _TEXT_ENCODER)
+        files = sorted(path for path in new.rglob("*") if path.is_file())
+        config["files"] = {path.relative_to(new).as_posix(): path.stat().st_size for path in files}
+        (new / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
+def load_model(
+    folder: str | Path,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: str = "float32",
+    packing: Kind | None = None,
+) -> Model:
+    """Reads what `save_model` wrote.
+
+    Args:
+        packing: of the language models' linear layers.
+        dtype: of the language models and what is trained with them, one of `DTYPES`; codec,
+            semantic tokenizer and a text encoder that is not trained are always float32.
+    """
+    if dtype not in DTYPES:
+        raise ValueError(f"Unknown dtype {dtype!r}. Choose one of: {', '.join(DTYPES)}.")
+    folder = Path(folder)
+    config = read_config(folder)
+    path = folder / "config.json"
+    with fitting(path):
+        card = ModelCard(**config["about"])
+        names = [stage["name"] for stage in config["stages"]]
+        _check_names(names)
+        num_channels, num_codebooks = (config["renderer"][x] for x in ("channels", "codebooks"))
+        text_encoder, output_stages = config["text_encoder"], config["rendered"]
+    frozen = None
+    if text_encoder is not None:
+        with fitting(path):
+            load = partial(load_frozen, text_encoder, device=device)
+            frozen = _part(folder / _TEXT_ENCODER, load)
+    given: dict[str, Any] = {
+        "frozen": frozen,
+        "device": device,
+        "dtype": DTYPES[dtype],
+        "packing": packing,
+    }
+    stages = [
+        _part(folder / stage["name"], partial(load_stage, stage, **given))
+        for stage in config["stages"]
+    ]
+    codec = _part(folder / _CODEC, lambda source: load_codec(source, device=str(device)))
+    semantic = None
+    if config["semantic_tokenizer"]:
+        semantic = _part(folder / _SEMANTIC, lambda s: load_feature_tokenizer(s, device=device))
+    with fitting(path):
+        renderer = CodecRenderer(codec, num_channels=num_channels, num_codebooks=num_codebooks)
+        return Model(
+            stages, renderer, output_stages=output_stages, semantic_tokenizer=semantic, card=card
+        )
+
+
+def push_model(model: Model, repo_id: str, *, private: bool = True, half: bool = False) -> str:
+    """Writes a model to the Hugging Face hub, and returns its address.
+
+    Args:
+        repo_id: "owner/name"; the repository is made if there is none.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # its HTTP library's
+
+    api = HfApi(library_name="lm-audio")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "model"
+        save_model(model, folder, half=half)
+        (folder / "README.md").write_text(_card(model.card, repo_id))
+        try:
+            url = api.create_repo(repo_id, private=private, exist_ok=True)
+            api.upload_folder(
+                repo_id=url.repo_id, folder_path=folder, commit_message="Add a model of lm-audio"
+            )
+        except (HTTPError, OSError) as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(
+                f"{repo_id} cannot be written to ({reason}); connect to the hub, and log in with: "
+                "hf auth login."
+            ) from error
+    return str(url)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The config.json of our own folder, after a look at whether all of its files are whole."""
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text())
+    except (OSError, ValueError):
+        raise ValueError(f"Got {folder}, which has no readable config.json.") from None
+    if not isinstance(config, dict) or config.get("model_type") != MODEL_TYPE:
+        raise ValueError(f"Got {folder}, whose config.json does not name a model of lm-audio.")
+    if config.get("format") != FORMAT:
+        raise ValueError(
+            f"{path} is of format {config.get('format')} and this version of lm-audio reads "
+            f"{FORMAT}; use the version that saved it."
+        )
+    with fitting(path):
+        sizes = {str(name): int(size) for name, size in config["files"].items()}
+    for name, size in sizes.items():
+        file = folder / name
+        if not file.is_file():
+            raise ValueError(f"{file} is missing; fetch the model again.")
+        if file.stat().st_size != size:
+            raise ValueError(
+                f"{file} has {file.stat().st_size} bytes instead of {size}; fetch the model again."
+            )
+    return config
+
+
+def _describe(model: Model) -> dict[str, Any]:
+    """Everything but the weights and the sizes of files; raises if something cannot be saved."""
+    renderer, semantic = model.renderer, model.semantic_tokenizer
+    stages = [describe_stage(stage) for stage in model.stages]
+    _check_names([stage.name for stage in model.stages])
+    if not isinstance(renderer, CodecRenderer):
+        raise ValueError(
+            f"The renderer is a {type(renderer).__name__}; only a CodecRenderer can be saved."
+        )
+    if not isinstance(semantic, FeatureTokenizer | None):
+        raise ValueError(
+            f"The semantic tokenizer is a {type(semantic).__name__}; only a FeatureTokenizer can "
+            "be saved."
+        )
+    frozen = _shared_encoder(model)
+    token_sets = renderer.num_channels // renderer.codec.num_channels
+    return {
+        "model_type": MODEL_TYPE,
+        "format": FORMAT,
+        "about": asdict(model.card),
+        "stages": stages,
+        "rendered": list(model.output_stages),
+        "renderer": {
+            "channels": renderer.num_channels,
+            "codebooks": renderer.num_codebooks // token_sets,
+        },
+        "text_encoder": None if frozen is None else describe_frozen(frozen),
+        "semantic_tokenizer": semantic is not None,
+    }
+
+
+def _shared_encoder(model: Model) -> FrozenEncoder | None:
+    return shared(
+        encoder
+        for stage in model.stages
+        for encoder in text_encoders(stage.conditioners).values()  # type: ignore[attr-defined]
+    )
+
+
+def _check_names(names: list[str]) -> None:
+    for name in names:
+        if not _PLAIN_NAME.fullmatch(name) or name in (_CODEC, _SEMANTIC, _TEXT_ENCODER):
+            raise ValueError(
+                f"Got a stage named {name!r}; use letters, digits, - and _, and none of {_CODEC}, "
+                f"{_SEMANTIC} and {_TEXT_ENCODER}, the names of other folders."
+            )
+
+
+def _check_free(folder: Path) -> None:
+    """Refuses to replace anything but a model of ours."""
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is a file; give the name of a folder to write or replace.")
+    found = {path for path in folder.rglob("*") if not path.is_dir()}
+    if not found:
+        return
+    try:
+        config = json.loads((folder / "config.json").read_text())
+        known = {folder / name for name in [*config["files"], "config.json"]}
+        ours = config["model_type"] == MODEL_TYPE
+    except (OSError, ValueError, LookupError, TypeError):
+        known, ours = set[Path](), False
+    if not ours or found - known:
+        other = min(found - known or found).relative_to(folder)
+        raise ValueError(
+            f"{folder} has {other}, which is no part of a model of lm-audio; give a new or empty "
+            "folder."
+        )
+
+
+def _part(folder: Path, load: Callable[[Path], Part]) -> Part:
+    try:
+        return load(folder)
+    except (OSError, json.JSONDecodeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{folder} cannot be read ({reason}); fetch the model again.") from error
+
+
+def _card(card: ModelCard, repo_id: str) -> str:
+    licence = f"license: {json.dumps(card.licence.lower())}\n" if card.licence else ""
+    lines = [
+        f"---\nlibrary_name: lm-audio\npipeline_tag: text-to-audio\n{licence}---",
+        f"# {card.name or repo_id.split('/')[-1]}",
+        *([card.description] if card.description else []),
+        f'```python\nimport lm_audio\n\nmodel = lm_audio.load("{repo_id}")\n```',
+    ]
+    return "\n\n".join(lines) + "\n"

@@ -1,0 +1,208 @@
+"""One stage in our own folder: its description, its weights, the tokenizers of its own texts.
+
+semantic/config.json         the shape of the model
+semantic/model.safetensors   the weights of the model and of the conditioners
+semantic/text.model          the tokenizer of the text encoder that is trained with it, if any
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from audio_tokenizers.atomic import replacing_folder
+from audio_tokenizers.config_file import read_config, write_config
+from audio_tokenizers.text import SentencePieceTokenizer
+from audio_tokenizers.weights import check_weights, read_safetensors
+from lm_audio.conditioners.condition import Null
+from lm_audio.conditioners.description import (
+    build_conditioners,
+    describe_conditioners,
+    text_encoders,
+)
+from lm_audio.conditioners.frozen import FrozenEncoder, describe_frozen, load_frozen, shared
+from lm_audio.conditioners.text import OwnTextEncoder
+from lm_audio.generation.lm_stage import Stage
+from lm_audio.generation.track import AnyStage, Source
+from lm_audio.networks.packing import Kind, fill
+from lm_audio.networks.token_lm import TokenLM, TokenLMConfig
+from lm_audio.patterns import Pattern
+from lm_audio.sampling import Sampling
+
+MODEL_TYPE = "lm-audio-token-lm"
+_WEIGHTS = "model.safetensors"
+_DESCRIPTION, _TEXT_ENCODER = "stage.json", "text_encoder"  # of a stage that is no part of a model
+_PLAIN = (
+    "name", "context", "keep", "start_token", "end_token", "num_choices", "repeats", "token_kind",
+    "first_codebook",
+)  # fmt: skip
+
+
+def describe_stage(stage: AnyStage) -> dict[str, Any]:
+    """Everything that a stage holds but its model and its weights, for JSON."""
+    if type(stage) is not Stage or type(stage.model) is not TokenLM:
+        raise ValueError(
+            f"The {stage.name} stage is a {type(stage).__name__}, which cannot be saved; keep the "
+            "checkpoint that it was loaded from."
+        )
+    return {
+        **{name: getattr(stage, name) for name in _PLAIN},
+        "frame_rate": "{}/{}".format(*stage.frame_rate.as_integer_ratio()),
+        "pattern": asdict(stage.pattern),
+        "sampling": asdict(stage.sampling),
+        "source": None if stage.source is None else asdict(stage.source),
+        "conditioners": describe_conditioners(stage.conditioners),
+    }
+
+
+def save_stage(stage: Stage, folder: Path, *, half: bool) -> None:
+    """Writes the stage's model, weights and tokenizers.
+
+    Args:
+        half: store weights as float16.
+    """
+    folder.mkdir()
+    write_config(folder, stage.model.config, model_type=MODEL_TYPE)
+    weights = _module(stage.model, stage.conditioners).state_dict()
+    save_file(
+        {name: _stored(f"{stage.name}: {name}", weights[name], half) for name in weights},
+        folder / _WEIGHTS,
+    )
+    for name, encoder in text_encoders(stage.conditioners).items():
+        if isinstance(encoder, OwnTextEncoder):
+            encoder.tokenizer.save(folder / f"{name}.model")
+
+
+def load_stage(
+    description: dict[str, Any],
+    folder: Path,
+    *,
+    frozen: FrozenEncoder | None,
+    device: torch.device | str,
+    dtype: torch.dtype,
+    packing: Kind | None = None,
+) -> Stage:
+    """Reads a stage; no weight is in memory twice.
+
+    Args:
+        packing: of the language model's linear layers.
+        frozen: the text encoder that stages share, if this one needs it.
+    """
+    path = folder / _WEIGHTS
+    weights = read_safetensors(path)
+    config = read_config(folder, TokenLMConfig, model_type=MODEL_TYPE)
+    with fitting(folder), torch.device("meta"):
+        settings = dict(description)
+        if config.transformer.num_layers > len(weights):  # or building them could take for ever
+            raise ValueError(
+                f"{path} lacks layers of {config.transformer.num_layers}; fetch it again."
+            )
+        model = TokenLM(config).eval()
+        conditioners = build_conditioners(
+            settings["conditioners"],
+            dim=config.transformer.dim,
+            frozen=frozen,
+            own_tokenizer=lambda name: SentencePieceTokenizer.load(folder / f"{name}.model"),
+        ).eval()
+        settings |= {
+            "frame_rate": Fraction(*map(int, settings["frame_rate"].split("/"))),
+            "pattern": Pattern(**settings["pattern"]),
+            "sampling": Sampling(**settings["sampling"]),
+            "source": settings["source"] and Source(**settings["source"]),
+            "conditioners": conditioners,
+        }
+        stage = Stage(model=model, **settings)
+    module = _module(model, conditioners)
+    check_weights(weights, module.state_dict(), source=path)
+    parts: dict[str, dict[str, Tensor]] = {"model": {}, "conditioners": {}}
+    for name, weight in weights.items():
+        part, _, own = name.partition(".")
+        parts[part][own] = weight
+    fill(model, parts["model"].items(), device=device, dtype=dtype, packing=packing)
+    fill(conditioners, parts["conditioners"].items(), device=device, dtype=dtype)
+    for null in module.modules():
+        if isinstance(null, Null) and null.embedding.is_meta:  # its zeros are no weights
+            null.embedding = torch.zeros(null.embedding.shape, device=device, dtype=dtype)
+    return stage
+
+
+def write_stage(stage: Stage, folder: Path, *, tokens: Mapping[str, str] | None = None) -> None:
+    """Writes a stage that is no part of a model yet, whole or not at all, with its T5
+    or other text encoder that is not trained, if any.
+
+    Args:
+        tokens: the identities of the tokenizers that made what it learned from, by the kind.
+    """
+    frozen = shared(text_encoders(stage.conditioners).values())
+    with replacing_folder(folder) as new:
+        save_stage(stage, new / stage.name, half=False)
+        description = describe_stage(stage) | {"tokens": dict(tokens or {})}
+        if frozen is not None:
+            frozen.save(new / _TEXT_ENCODER)
+            description["text_encoder"] = describe_frozen(frozen)
+        (new / _DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
+
+
+def read_stage(
+    folder: Path,
+    *,
+    tokens: Mapping[str, str] | None = None,
+    device: torch.device | str = "cpu",
+) -> Stage:
+    """Reads what `write_stage` wrote.
+
+    Args:
+        tokens: those that it is to work with; a stage that knows others of a kind is refused.
+    """
+    path = folder / _DESCRIPTION
+    try:
+        description = json.loads(path.read_text())
+    except (OSError, ValueError):
+        raise ValueError(
+            f"{folder} has no readable {_DESCRIPTION}; give a stage's folder."
+        ) from None
+    frozen = None
+    with fitting(path):
+        name, text_encoder = description["name"], description.pop("text_encoder", None)
+        known = description.pop("tokens", {}).items()
+    for kind, identity in known:
+        if (other := (tokens or {}).get(kind, identity)) != identity:
+            raise ValueError(
+                f"{folder} has learned {kind} tokens of {identity}, and here they are those of "
+                f"{other}; train it with these, or give another stage."
+            )
+    if text_encoder is not None:
+        with fitting(path):
+            frozen = load_frozen(text_encoder, folder / _TEXT_ENCODER, device=device)
+    return load_stage(description, folder / name, frozen=frozen, device=device, dtype=torch.float32)
+
+
+@contextmanager
+def fitting(source: Path) -> Iterator[None]:
+    """Says in one sentence that what is being built of a description does not fit this version."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError) as error:
+        raise ValueError(
+            f"{source} does not describe what this version of lm-audio can build: "
+            f"{type(error).__name__}: {str(error).splitlines()[0]}."
+        ) from error
+
+
+def _module(model: TokenLM, conditioners: nn.Module) -> nn.ModuleDict:
+    """Both as one, whose weights are named model.* and conditioners.*"""
+    return nn.ModuleDict({"model": model, "conditioners": conditioners})
+
+
+def _stored(name: str, weight: Tensor, half: bool) -> Tensor:
+    stored = weight.detach().to("cpu", torch.float16 if half else weight.dtype).contiguous()
+    if half and not stored.isfinite().all():
+        raise ValueError(f"{name} has values that float16 cannot hold; save without half.")
+    return stored

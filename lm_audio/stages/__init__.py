@@ -1,1 +1,0 @@
-"""What a stage is, and the compositions that make pipelines of stages."""

@@ -1,0 +1,64 @@
+"""Parts that do not fit each other make no pipeline."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from fractions import Fraction
+
+import pytest
+
+from lm_audio.generation.lm_stage import Stage
+from lm_audio.generation.track import Source
+from lm_audio.model import Model
+from lm_audio.pipeline import AudioPipeline
+
+Change = Callable[[Stage, Stage], list[Stage]]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda _semantic, _acoustic: [], "at least one"),
+        (lambda semantic, acoustic: [semantic, acoustic, acoustic], "each another name"),
+        (lambda semantic, acoustic: [acoustic, semantic], "'semantic', which is no stage before"),
+        (
+            lambda semantic, acoustic: [
+                semantic, replace(acoustic, source=Source(stage="x", condition="semantic"))
+            ],
+            "takes the tokens of 'x', which is no stage",
+        ),
+        (
+            lambda semantic, acoustic: [semantic, replace(acoustic, frame_rate=Fraction(75))],
+            "makes 75 frames a second of 64 tokens and the renderer takes 50 of 64",
+        ),
+        (
+            lambda semantic, acoustic: [semantic, replace(acoustic, end_token=63)],
+            "of 63 tokens and the renderer takes 50 of 64",
+        ),
+        (
+            lambda semantic, acoustic: [replace(semantic, end_token=39), acoustic],
+            "The semantic stage has 39 tokens and the semantic tokenizer 40",
+        ),
+    ],
+)  # fmt: skip
+def test_stages_must_fit(duet_mono: AudioPipeline, change: Change, message: str) -> None:
+    stages = change(*duet_mono.stages.values())  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=message):
+        AudioPipeline(
+            Model(stages, duet_mono.renderer, semantic_tokenizer=duet_mono.semantic_tokenizer)
+        )
+
+
+@pytest.mark.parametrize(
+    ("rendered", "message"),
+    [
+        (["fine"], "There is no stage 'fine' to render"),
+        (["semantic"], "Nothing that is rendered needs the acoustic stage"),
+    ],
+)
+def test_what_is_rendered_must_fit(
+    duet_mono: AudioPipeline, rendered: list[str], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        AudioPipeline(
+            Model(list(duet_mono.stages.values()), duet_mono.renderer, output_stages=rendered)
+        )

@@ -1,0 +1,165 @@
+"""Nothing wrong that a user asks for goes by, and nothing that is asked for has no effect."""
+
+import re
+
+import pytest
+import torch
+from torch import Tensor
+
+from lm_audio.pipeline import AudioPipeline
+from lm_audio.sampling import Sampling
+
+AUDIO = (torch.zeros(1, 2_400), 24_000)
+
+
+def ones(num_codebooks: int, num_frames: int, value: int = 1) -> Tensor:
+    return torch.full((num_codebooks, num_frames), value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"tokens": {"semantic": [[1, 2]]}}, "Got a list as tokens of the semantic stage"),
+        ({"tokens": {"semantic": ones(1, 3).float()}}, "of type torch.float32 for the semantic"),
+        ({"tokens": {"semantic": ones(1, 3, 40)}}, "Got tokens from 40 to 40 for the semantic"),
+        ({"tokens": {"semantic": ones(1, 3, -1)}}, "give some from 0 to 39"),
+        ({"tokens": {"semantic": ones(1, 4)}}, "give [1, 3], int64, for this duration"),
+        ({"tokens": {"semantic": torch.tensor(3)}}, "Got tokens [] of type torch.int64"),
+        ({"tokens": ones(1, 3)}, "Got a Tensor as tokens; give a dict by name"),
+        ({"tokens": {"acoustic": ones(4, 5)}}, "The text has no effect, since no stage that takes"),
+        ({"conditions": ["text"]}, "Got a list as conditions; give a dict by name"),
+        ({"sampling": 3}, "Got 3 as sampling; give a Sampling, or a dict"),
+        ({"sampling": {"acoustic": 3}}, "Got 3 as sampling"),
+        ({"negative": ["a violin"]}, "Got ['a violin'] as a text; give a string"),
+        ({"rows_per_pass": 0}, "Got rows_per_pass=0; give a whole number of at least 1"),
+        ({"rows_per_pass": -1}, "Got rows_per_pass=-1"),
+        ({"rows_per_pass": 1.5}, "Got rows_per_pass=1.5"),
+    ],
+)
+def test_what_is_wrong_is_told_in_one_sentence(
+    duet_mono: AudioPipeline, settings: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        duet_mono.generate("rain", duration=0.1, **settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        Sampling(guidance_scale={"text": 1.0}),
+        Sampling(guidance_scale={}),
+        Sampling(guidance_schedule=((0.0, 0.0),)),
+        Sampling(guidance_schedule=((0.5, 0.0), (0.7, 1.0))),
+        {
+            "semantic": Sampling(guidance_scale=1.0),
+            "acoustic": Sampling(guidance_scale={"semantic": 2.0}),
+        },
+    ],
+)
+def test_a_negative_prompt_that_guidance_never_drops_is_refused(
+    duet_mono: AudioPipeline, sampling: Sampling | dict[str, Sampling]
+) -> None:
+    settings = {"duration": 0.1, "seed": 1, "sampling": sampling}
+    with pytest.raises(ValueError, match="A negative prompt has no effect"):
+        duet_mono.generate("rain", negative="a violin", **settings)  # type: ignore[arg-type]
+    duet_mono.generate("rain", **settings)  # type: ignore[arg-type]
+
+
+def test_a_negative_prompt_may_act_late_or_in_one_stage_only(duet_mono: AudioPipeline) -> None:
+    for sampling in (
+        Sampling(guidance_schedule=((0.1, 0.0), (0.2, 1.0))),
+        {"semantic": Sampling(guidance_scale=1.0)},
+    ):
+        clips = [
+            duet_mono.generate(
+                "rain", duration=0.6, seed=1, sampling=sampling, negative=negative
+            ).tokens  # type: ignore[union-attr]
+            for negative in ("a violin", "a dog barking")
+        ]
+        assert not torch.equal(*clips)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "message"),
+    [
+        (torch.zeros(1, 0).long(), "give [1, T], int64, not empty"),
+        (ones(1, 2), "Got tokens that follow themselves for the semantic stage"),
+    ],
+)
+def test_de_duplicated_tokens_must_be_so(
+    audiolm_mono: AudioPipeline, tokens: Tensor, message: str
+) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        audiolm_mono.generate(duration=0.1, tokens={"semantic": tokens})
+
+
+def test_a_stage_whose_tokens_nobody_needs_is_not_run(audiolm_mono: AudioPipeline) -> None:
+    first = audiolm_mono.generate(duration=0.5, seed=1)
+    coarse, fine = (first.stage_tokens[name] for name in ("coarse", "fine"))  # type: ignore[union-attr]
+    progress: list[float] = []
+    again = audiolm_mono.generate(
+        duration=0.5, seed=1, tokens={"coarse": coarse}, progress=progress.append
+    )
+    assert progress[-1] == 1.0
+    assert set(again.stage_tokens) == {"coarse", "fine"}  # type: ignore[union-attr]
+    assert torch.equal(again.samples, first.samples)  # type: ignore[union-attr]
+    pieces = list(audiolm_mono.stream(duration=0.5, tokens={"coarse": coarse, "fine": fine}))
+    assert torch.equal(torch.cat(pieces, dim=1), first.samples)  # type: ignore[union-attr]
+
+
+def test_what_is_given_for_a_stage_that_nobody_needs_is_refused(
+    audiolm_mono: AudioPipeline,
+) -> None:
+    coarse = ones(2, 5)
+    for settings in (
+        {"tokens": {"semantic": torch.tensor([[1, 2]]), "coarse": coarse}},
+        {"tokens": {"coarse": coarse}, "sampling": {"semantic": Sampling()}},
+    ):
+        with pytest.raises(ValueError, match="What is given for the semantic stage has no effect"):
+            audiolm_mono.generate(duration=0.1, **settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("call", "name"),
+    [
+        (lambda p: p.stream(["rain", "a violin"]), "prompt"),
+        (lambda p: p.stream("rain", duration=[0.1, 0.2]), "duration"),
+        (lambda p: p.stream("rain", seed=(1, 2)), "seed"),
+        (lambda p: p.inpaint(AUDIO, start=0, end=0.1, text=["rain"]), "text"),
+        (lambda p: p.inpaint([AUDIO] * 3, start=0, end=0.1), "audio"),
+    ],
+)
+def test_lists_are_refused_where_one_clip_is_made(
+    duet_mono: AudioPipeline, call: object, name: str
+) -> None:
+    with pytest.raises(ValueError, match=f"Got a list as {name}; this makes one clip"):
+        call(duet_mono)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("audio", "message"),
+    [
+        ((AUDIO[0].numpy(), 24_000), "Got samples of type ndarray; give a tensor of floats"),
+        ((AUDIO[0].short(), 24_000), "Got samples of type torch.int16; give a tensor of floats"),
+        ((AUDIO[0] * torch.nan, 24_000), "Got samples that are not finite"),
+        ((AUDIO[0] / 0, 24_000), "Got samples that are not finite"),
+        ((torch.zeros(1, 0), 24_000), "Got samples of shape [1, 0]; give [C, N]"),
+        ((torch.zeros(0, 5), 24_000), "Got samples of shape [0, 5]; give [C, N]"),
+        ((AUDIO[0], 0), "Got a sample rate of 0"),
+        ((AUDIO[0], None), "Got a sample rate of None"),
+        (AUDIO[0], "Got a Tensor as audio; give a path"),
+    ],
+)
+def test_samples_that_are_no_sound_are_refused(
+    audiogen_mono: AudioPipeline, audio: object, message: str
+) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        audiogen_mono.continue_from(audio, duration=0.1)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=re.escape(message)):
+        audiogen_mono.inpaint(audio, start=0.0, end=0.1)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["top_k", "repetition_window"])
+def test_settings_that_no_tensor_holds_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=f"Got a {name} of .* and at most 1000000"):
+        Sampling(**{name: 2**70})  # type: ignore[arg-type]
