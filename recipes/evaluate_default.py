@@ -250,12 +250,12 @@ def generate(model: AudioPipeline, orders: Sequence[Order]) -> list[Made]:
     else:
         clips = model.generate(texts, **given)
     skipped = [audio.samples.shape[1] for audio in heard] or [0] * len(clips)
-    semantic = next((n for n, s in model.stages.items() if s.token_kind == "semantic"), "")
+    semantic = next((n for n, s in model.stages.items() if s.makes.content == "semantic"), "")
     return [
         Made(
             samples=clip.samples[:, first:],
             sample_rate=rate,
-            semantic=clip.stage_tokens.get(semantic),
+            semantic=clip.stage_values.get(semantic),
         )
         for clip, first in zip(clips, skipped, strict=True)
     ]

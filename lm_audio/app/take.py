@@ -111,17 +111,15 @@ class Take:
             negative=self.negative,
             sampling=self._sampling(model),
         )
-        making = model.begin(request, self._samples(model))
-        session = model.session()
-        session.add(making)
+        job = model.start(request, self._samples(model))
         pieces = []
-        while len(session):
-            for _, piece in session.step():
+        for sound in model.session().sound([job]):
+            for _, piece in sound:
                 pieces.append(piece)
                 if piece.shape[1]:
                     yield piece
-            progress(making.progress)
-        yield model.finished(making, pieces)
+            progress(job.progress)
+        yield job.clip(pieces)
 
     def _inpainted(self, model: AudioPipeline, progress: Callable[[float], None]) -> Clip:
         samples = self._samples(model)

@@ -1,60 +1,134 @@
-"""Whether stages, renderer and semantic tokenizer fit each other."""
+"""What a request may ask of the stages that it needs; each mistake is one sentence.
 
-from collections.abc import Collection, Sequence
-from fractions import Fraction
+Whatever would have no effect is a mistake, too.
+"""
 
-from audio_tokenizers.protocol import SemanticTokenizer
-from lm_audio.generation.plan import needed
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+
+from lm_audio.generation.request import Request
+from lm_audio.generation.step import guidance_rows
 from lm_audio.generation.track import AnyStage
-from lm_audio.renderers.protocol import Renderer
+from lm_audio.sampling import Sampling, check_seed
 
 
-def check_stages(stages: Sequence[AnyStage], *, output_stages: Sequence[str] = ()) -> None:
-    """Raises ValueError unless names are unique, and those of other stages stand for some."""
-    names = [stage.name for stage in stages]
-    if not names or len(set(names)) < len(names):
-        raise ValueError(f"Got the stages {names}; give at least one, and each another name.")
-    for i, stage in enumerate(stages):
-        if stage.source is not None and stage.source.stage not in names[:i]:
-            raise ValueError(
-                f"The {stage.name} stage takes the tokens of {stage.source.stage!r}, which is no "
-                f"stage before it; there are {names[:i]}."
-            )
-    for name in output_stages:
-        if name not in names:
-            raise ValueError(f"There is no stage '{name}' to render. Choose from: {names}.")
-    made = [one.name for one in needed(stages, output_stages=output_stages or names[-1:], given=())]
-    if unused := [name for name in names if name not in made]:
-        raise ValueError(f"Nothing that is rendered needs the {unused[0]} stage; leave it out.")
-
-
-def check_renderer(
-    stages: Sequence[AnyStage], renderer: Renderer, *, output_stages: Collection[str]
+def check_request(
+    request: Request, stages: Sequence[AnyStage], made: Sequence[AnyStage], *, seconds: float
 ) -> None:
-    """Raises ValueError unless acoustic tokens are the renderer's, as many and as fast."""
-    K = sum(stage.num_codebooks for stage in stages if stage.name in output_stages)
-    if renderer.num_codebooks != K:
+    """Raises ValueError for what is wrong, before any work is done.
+
+    Args:
+        made: the stages that there are tracks of.
+        seconds: of new sound.
+    """
+    check_seed(request.seed)
+    working = [stage for stage in made if stage.name not in request.tokens]
+    _check_names(request, stages, made, working)
+    for stage in working:
+        sampling = sampling_of(stage, request)
+        _check_temperatures(sampling, stage)
+        scale = sampling.guidance_scale
+        sources = {stage.source.condition} if stage.source is not None else set()
+        if isinstance(scale, Mapping) and not set(scale) <= {*stage.conditions, *sources}:
+            wrong = ", ".join(sorted(set(scale) - {*stage.conditions, *sources}))
+            raise ValueError(f"The {stage.name} stage has no condition {wrong} to guide by.")
+    _check_negative(request, working, seconds)
+
+
+def sampling_of(stage: AnyStage, request: Request) -> Sampling:
+    if isinstance(request.sampling, Mapping):
+        return request.sampling.get(stage.name, stage.sampling)
+    return request.sampling or stage.sampling
+
+
+def check_given(stage: AnyStage, values: Tensor, num_frames: int) -> None:
+    """Values that stand for a stage's own must be what it makes, for this many frames."""
+    signal = stage.makes
+    dtype = str(signal.dtype).removeprefix("torch.")
+    if not isinstance(values, Tensor):
         raise ValueError(
-            f"The stages make {K} codebooks and the renderer takes {renderer.num_codebooks}; "
-            "give ones that fit."
+            f"Got a {type(values).__name__} as {signal.kind} of the {stage.name} stage; give a "
+            f"tensor [{signal.width}, T], {dtype}."
         )
-    frame_rate = Fraction(renderer.sample_rate, renderer.hop_length)
-    for stage in stages:
-        if stage.token_kind != "acoustic" and stage.name not in output_stages:
-            continue
-        if (stage.frame_rate, stage.num_tokens) != (frame_rate, renderer.codebook_size):
-            raise ValueError(
-                f"The {stage.name} stage makes {stage.frame_rate} frames a second of "
-                f"{stage.num_tokens} tokens and the renderer takes {frame_rate} of "
-                f"{renderer.codebook_size}; give ones that fit."
-            )
+    # Deduplicated tokens stand for no fixed time.
+    fits = values.shape[-1:] == (num_frames,) if stage.repeats else values.numel() > 0
+    is_matrix = values.ndim == 2 and len(values) == signal.width
+    if not (fits and is_matrix and values.dtype == signal.dtype):
+        T = f"{num_frames}], {dtype}, for this duration"
+        T = T if stage.repeats else f"T], {dtype}, not empty"
+        raise ValueError(
+            f"Got {signal.kind} {list(values.shape)} of type {values.dtype} for the {stage.name} "
+            f"stage; give [{signal.width}, {T}."
+        )
+    if signal.num_tokens is None:
+        if not values.isfinite().all():
+            raise ValueError(f"Got latents that are not finite for the {stage.name} stage.")
+        return
+    low, high = int(values.min()), int(values.max())
+    if low < 0 or high >= signal.num_tokens:
+        raise ValueError(
+            f"Got tokens from {low} to {high} for the {stage.name} stage; give some from 0 to "
+            f"{signal.num_tokens - 1}."
+        )
+    if not stage.repeats and (values[:, 1:] == values[:, :-1]).any():
+        raise ValueError(
+            f"Got tokens that follow themselves for the {stage.name} stage; remove all repeats."
+        )
 
 
-def check_semantic_tokenizer(stages: Sequence[AnyStage], tokenizer: SemanticTokenizer) -> None:
-    """Raises ValueError unless its tokens are those of the semantic stage."""
-    for stage in stages:
-        if stage.token_kind == "semantic" and stage.num_tokens != tokenizer.num_tokens:
+def _check_names(
+    request: Request,
+    stages: Sequence[AnyStage],
+    made: Sequence[AnyStage],
+    working: Sequence[AnyStage],
+) -> None:
+    by_stage = request.sampling if isinstance(request.sampling, Mapping) else {}
+    names = [stage.name for stage in stages]
+    for name in (*by_stage, *request.tokens):
+        if name not in names:
+            raise ValueError(f"There is no stage '{name}'. Choose from: {', '.join(names)}.")
+    known = {name for stage in stages for name in stage.conditions}
+    for name in (*request.conditions, *request.negative):
+        if name not in known:
+            takes = f"it takes {', '.join(sorted(known))}" if known else "leave it out"
+            raise ValueError(f"This model takes no {name}; {takes}.")
+        if not any(name in stage.conditions for stage in working):
             raise ValueError(
-                f"The {stage.name} stage has {stage.num_tokens} tokens and the semantic tokenizer "
-                f"{tokenizer.num_tokens}; give ones that fit."
+                f"The {name} has no effect, since no stage that takes it is run; leave it out, or "
+                "some of the tokens."
             )
+    unused = [name for name in by_stage if name not in {stage.name for stage in working}]
+    unused += [name for name in request.tokens if name not in {stage.name for stage in made}]
+    if unused:
+        raise ValueError(
+            f"What is given for the {unused[0]} stage has no effect, since the tokens of others "
+            "are given; leave it out."
+        )
+
+
+def _check_temperatures(sampling: Sampling, stage: AnyStage) -> None:
+    """There must be one temperature, or one for each codebook."""
+    temperature, width = sampling.temperature, stage.makes.width
+    if isinstance(temperature, tuple) and len(temperature) != width:
+        raise ValueError(
+            f"Got {len(temperature)} temperatures for the {stage.name} stage; give one, or "
+            f"{width}, one for each codebook."
+        )
+
+
+def _check_negative(request: Request, working: Sequence[AnyStage], seconds: float) -> None:
+    """A negative prompt takes the place of what guidance drops, if it drops that at all."""
+    asked = request.conditions.keys() | request.negative.keys()
+    dropped: set[str] = set()
+    for stage in working:
+        sampling = sampling_of(stage, request)
+        bends = [min(time, seconds) for time, _ in sampling.guidance_schedule]
+        given = asked & set(stage.conditions)
+        for names, _ in guidance_rows(sampling, given, [0.0, *bends, seconds]):  # linear between
+            dropped |= names
+    if unused := request.negative.keys() - dropped:
+        raise ValueError(
+            f"A negative prompt has no effect where the guidance scale of {min(unused)} is 1, or "
+            "there is none; use a higher scale."
+        )

@@ -28,15 +28,15 @@ class Request:
 
     Args:
         num_samples: of new sound.
-        values: the conditions, by name; negative: what stands in for those that guidance drops.
+        conditions: by name; negative: what stands in for those that guidance drops.
         sampling: for all stages, or by the name of the stage; the stages' own by default.
-        tokens: of stages that need not be run, [K, T] by name.
+        tokens: values of stages that need not be run, [K, T] by name.
     """
 
     num_samples: int
     seed: int
     prompt: str | None = None
-    values: Mapping[str, Any] = field(default_factory=dict)
+    conditions: Mapping[str, Any] = field(default_factory=dict)
     negative: Mapping[str, Any] = field(default_factory=dict)
     sampling: Sampling | Mapping[str, Sampling] | None = None
     tokens: Mapping[str, Tensor] = field(default_factory=dict)
@@ -76,7 +76,7 @@ def make_requests(
             num_samples=_num_samples(one_duration, sample_rate),
             seed=random_seed() if one_seed is None else one_seed,
             prompt=text,
-            values={**({} if text is None else {"text": text}), **(conditions or {})},
+            conditions={**({} if text is None else {"text": text}), **(conditions or {})},
             negative={} if negative is None else {"text": negative},
             sampling=sampling,
             tokens=tokens or {},
