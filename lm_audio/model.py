@@ -73,12 +73,6 @@ def _check_renderer(
 ) -> None:
     """The output stages together, and others of the same content, make what it takes."""
     takes = renderer.signal
-    width = sum(stage.makes.width for stage in stages if stage.name in output_stages)
-    if takes.width != width:
-        raise ValueError(
-            f"The output stages make {width} rows and the renderer takes {takes.width}; use stages "
-            "and a renderer that match."
-        )
     for stage in stages:
         if stage.makes.content != takes.content and stage.name not in output_stages:
             continue
@@ -88,6 +82,12 @@ def _check_renderer(
                 f"The {stage.name} stage makes {stage.makes} and the renderer takes {takes}; use "
                 "stages and a renderer that match."
             )
+    width = sum(stage.makes.width for stage in stages if stage.name in output_stages)
+    if takes.width != width:
+        raise ValueError(
+            f"The output stages make {width} rows and the renderer takes {takes.width}; use stages "
+            "and a renderer that match."
+        )
 
 
 def _check_semantic_tokenizer(stages: Sequence[AnyStage], tokenizer: SemanticTokenizer) -> None:
