@@ -31,7 +31,7 @@ from lm_audio.model import Model, ModelCard
 from lm_audio.renderers.protocol import Renderer
 from lm_audio.sampling import Sampling
 from lm_audio.saving.folder import push_model, save_model
-from lm_audio.threads import dismissing, dismissing_between
+from lm_audio.system import releases_omp_threads, releases_omp_threads_between
 
 DEFAULT_SECONDS = 5.0
 
@@ -222,7 +222,7 @@ class AudioPipeline:
         clips = self._make(jobs, settings)
         return clips if is_batch(audio, duration, text, seed) else clips[0]
 
-    @dismissing
+    @releases_omp_threads
     def inpaint(
         self,
         audio: AudioLike,
@@ -288,7 +288,7 @@ class AudioPipeline:
         """
         export_model(self.model, folder, layout=layout, t5_name=t5_name)
 
-    @dismissing
+    @releases_omp_threads
     def start(self, request: Request, samples: Tensor | None = None) -> ClipJob:
         """Checks and plans a clip that begins with these samples [C, N]; a session makes it."""
         tail, prompt = 0, None
@@ -344,7 +344,7 @@ class AudioPipeline:
             device=self.model.stages[0].device,
         )
 
-    @dismissing
+    @releases_omp_threads
     def _make(self, jobs: list[ClipJob], settings: Mapping[str, Any]) -> list[Clip]:
         """Makes all clips, many at a time."""
         session = self._session(jobs[0], settings.get("rows_per_pass"))
@@ -357,7 +357,7 @@ class AudioPipeline:
                 progress(sum(job.progress for job in jobs) / len(jobs))
         return [job.clip(pieces[job]) for job in jobs]
 
-    @dismissing_between
+    @releases_omp_threads_between
     def _stream(self, job: ClipJob) -> Iterator[Tensor]:
         for sound in self._session(job).sound([job]):
             for _, piece in sound:

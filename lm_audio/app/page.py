@@ -21,7 +21,7 @@ from lm_audio.app.take import Take, Verb
 from lm_audio.clip import Clip
 from lm_audio.pipeline import AudioPipeline
 from lm_audio.sampling import random_seed
-from lm_audio.threads import dismissing_between
+from lm_audio.system import releases_omp_threads_between
 
 SURPRISES = (
     "a dog barking in the rain", "heavy rain on a roof", "waves on a beach", "a crackling fire",
@@ -233,7 +233,7 @@ class Page:
             if not isinstance(row, Tensor):
                 yield "", [*history, row]
 
-    @dismissing_between  # gradio may ask for each by another thread
+    @releases_omp_threads_between  # gradio may ask for each by another thread
     def _steps(self, take: Take, progress: gr.Progress) -> Iterator[Tensor | Row]:
         """New samples [C, N] as they come, then the row of the history."""
         try:

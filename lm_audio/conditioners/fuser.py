@@ -9,9 +9,9 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from lm_audio.conditioners.condition import Null, stack
+from lm_audio.conditioners.condition import Null
 from lm_audio.conditioners.tokens import AlignedTokens
-from lm_audio.networks.condition import Condition, Fused
+from lm_audio.networks.condition import Condition, Fused, stack
 
 Fuse = Literal["cross", "prepend", "sum"]
 

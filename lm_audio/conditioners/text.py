@@ -20,8 +20,8 @@ from audio_tokenizers.text import (
     TextTokens,
 )
 from audio_tokenizers.weights import load_transformers
-from lm_audio.conditioners.condition import Null, NullKind, stack
-from lm_audio.networks.condition import Condition
+from lm_audio.conditioners.condition import Null, NullKind
+from lm_audio.networks.condition import Condition, stack
 from lm_audio.networks.transformer import Transformer, TransformerConfig
 
 if TYPE_CHECKING:

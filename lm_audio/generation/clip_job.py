@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from lm_audio.clip import Clip
-from lm_audio.generation.checks import check_given, check_request, sampling_of
 from lm_audio.generation.prompt import Prompt
-from lm_audio.generation.request import Request
+from lm_audio.generation.request import Request, check_given, check_request, sampling_of
 from lm_audio.generation.track import AnyStage, Track, unknown_values
 from lm_audio.renderers.protocol import Renderer
 from lm_audio.renderers.seam import Continuation

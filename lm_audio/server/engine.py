@@ -21,7 +21,7 @@ from lm_audio.clip import Clip
 from lm_audio.generation.clip_job import ClipJob
 from lm_audio.generation.request import Request
 from lm_audio.pipeline import AudioPipeline
-from lm_audio.system import dismiss_team, give_back_memory
+from lm_audio.system import release_omp_threads, trim_malloc
 
 logger = logging.getLogger(__name__)
 
@@ -142,7 +142,7 @@ class Engine:
             while not (self._waiting or self._alone or self._working):
                 if self._closing:
                     return False
-                dismiss_team()
+                release_omp_threads()
                 self._changed.wait()
         return True
 
@@ -189,7 +189,7 @@ class Engine:
             self._working.pop(job.making, None)
         if not job.cancelled:
             self._tell(job, told)
-        give_back_memory()  # takes 2 ms; else the C library keeps more and more of it for later
+        trim_malloc()  # takes 2 ms; else the C library keeps more and more of it for later
 
     def _take_apart(self, error: Exception) -> None:
         """After a failure: the clip that was alone has failed, others try again, each alone."""

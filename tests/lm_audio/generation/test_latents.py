@@ -241,9 +241,7 @@ def test_a_renderer_that_goes_one_way_takes_no_audio(codec: FrameCodec) -> None:
 def test_tokens_do_not_fit_a_renderer_of_latents(
     codec: FrameCodec, duet_mono: AudioPipeline
 ) -> None:
-    with pytest.raises(
-        ValueError, match="and the renderer takes latents of width"
-    ):
+    with pytest.raises(ValueError, match="and the renderer takes latents of width"):
         Model(
             [*duet_mono.stages.values()],
             LatentRenderer(codec, has_encoder=False),
