@@ -56,7 +56,7 @@ def test_torch_is_capped_at_what_was_tested() -> None:
 
 def test_the_extras_that_the_documents_name_exist() -> None:
     extras = project()["optional-dependencies"]
-    assert {"card", "cluster", "data", "dev", "eval", "serve", "train"} <= set(extras)  # type: ignore[call-overload]
+    assert {"cluster", "data", "dev", "eval", "parity", "serve", "train"} <= set(extras)  # type: ignore[call-overload]
 
 
 def test_the_tokenizers_folder_does_not_shadow_the_library_of_that_name() -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from audio_tokenizers.semantic.fairseq2_features import Fairseq2Features, load_fairseq2_features
 from audio_tokenizers.semantic.features import TransformersFeatures, WindowedFeatureExtractor
 
-pytestmark = pytest.mark.card
+pytestmark = pytest.mark.parity
 
 Make = Callable[..., Any]
 RENAMES = (
