@@ -51,6 +51,9 @@ class Config:
     """How many of the codec's codebooks to keep, the coarsest first; all by default."""
     semantic: Path | None = None
     """The folder of a feature tokenizer, see recipes/train_semantic_codebook.py."""
+    cache: Path | None = None
+    """A folder of tokens from earlier runs: audio that was encoded with the same tokenizer is not
+    encoded again. No cache by default."""
     samples: int | None = None
     """Keep samples as well, at this rate."""
     channels: int | None = None
@@ -97,6 +100,7 @@ def main(config: Config) -> dict[Split, Shards]:
         fill_seconds=config.fill,
         examples_per_shard=examples_per_shard,
         seed=config.seed,
+        cache=None if config.cache is None else str(config.cache.absolute()),
     )
     corpus, unreadable = find_corpus(config)
     jobs = plan_jobs(corpus.absolute(), tokenizing)

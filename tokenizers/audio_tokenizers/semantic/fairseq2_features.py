@@ -1,7 +1,7 @@
 """Features of fairseq2's wav2vec 2 and w2v-BERT, as `features` gives those of `transformers`.
 
-Needs the package `fairseq2` (extra `parity`). Public w2v-BERT 2.0 weights are for `transformers`, not
-for the w2v-BERT of fairseq2.
+Needs the package `fairseq2` (extra `parity`). Public w2v-BERT 2.0 weights are for `transformers`,
+not for the w2v-BERT of fairseq2.
 
 Shapes: B batch, C channels, N samples, T frames, D width.
 """
