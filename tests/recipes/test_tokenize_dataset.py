@@ -94,6 +94,17 @@ def test_a_second_run_with_a_cache_encodes_nothing(
     assert Shards(tmp_path / "fewer", "train").streams["acoustic"].num_codebooks == 2
 
 
+def test_a_tokenizer_that_must_run_on_fairseq2_and_does_not_is_refused(
+    load_recipe: LoadRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = load_recipe("tokenize_dataset")
+    monkeypatch.chdir(tmp_path)
+    assert recipe.absolute(Path("semantic")) == f"{tmp_path}/semantic"
+    assert recipe.absolute(Path("fairseq2:semantic")) == f"fairseq2:{tmp_path}/semantic"
+    with pytest.raises(ValueError, match=r"Got fairseq2:.*/semantic, a model without a codebook"):
+        run(recipe, tmp_path / "out", semantic=Path("fairseq2:semantic"))
+
+
 def test_bad_files_of_a_plain_folder_are_listed(load_recipe: LoadRecipe, tmp_path: Path) -> None:
     data = write_sounds(tmp_path / "sounds")
     (data / "bad.wav").write_bytes(b"RIFF")
