@@ -32,10 +32,11 @@ format: $(VENV)/.ready       ## rewrite the code in the common format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-lint: $(VENV)/.ready         ## ruff, mypy, import layers
+lint: $(VENV)/.ready         ## ruff, mypy, sizes of files and functions, import layers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python .ci/check_size.py
 	$(BIN)/lint-imports
 
 test: $(VENV)/.ready         ## the tests that need no GPU, no network and about a minute
