@@ -2,12 +2,14 @@
 
 import importlib
 import re
+import runpy
 import subprocess
 import sys
 import tomllib
 import zipfile
 from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from packaging.requirements import Requirement
@@ -135,6 +137,19 @@ def test_links_between_documents_lead_somewhere() -> None:
         for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", document.read_text()):
             if "://" not in target:
                 assert (document.parent / target).exists(), f"{document.name}: {target}"
+
+
+def test_the_index_names_every_document() -> None:
+    index = (ROOT / "docs" / "README.md").read_text()
+    names = [p.relative_to(ROOT / "docs").as_posix() for p in (ROOT / "docs").rglob("*.md")]
+    assert [name for name in names if f"]({name})" not in index] == ["README.md"]
+
+
+def test_the_picture_of_the_architecture_is_that_of_the_code() -> None:
+    drawn = runpy.run_path(str(ROOT / "docs" / "draw_architecture.py"))["picture"]()
+    committed = (ROOT / "docs" / "images" / "architecture.svg").read_text(encoding="utf-8")
+    assert committed == drawn, "run python docs/draw_architecture.py"
+    ElementTree.fromstring(committed)
 
 
 def test_the_readme_is_at_most_200_lines() -> None:
