@@ -3,7 +3,7 @@
     python recipes/assemble_default.py --preset tiny                      # seconds, random weights
     python recipes/assemble_default.py --model runs/default/acoustic/model
 
-`--model` is a whole model, such as recipes/train_acoustic.py writes. Its language models are
+`--model` is a whole model, such as recipes/train_stage.py writes. Its language models are
 rounded to float16. Codec and semantic tokenizer are not, since the others have learned from their
 tokens: so they must have been rounded before, as recipes/train_default.sh does, or they take twice
 the room. How it samples when nobody says how is written with it. `--out` is replaced as a whole or

@@ -6,7 +6,7 @@
 
 `--teacher` is a folder or hub id of a sentence embedding that is the mean of a transformer's
 outputs, as MiniLM's is; `--sentences` is what recipes/prepare_sentences.py wrote. `OUT/model` is
-the encoder, for `--text-encoder` of recipes/train_semantic.py and train_acoustic.py: it is not
+the encoder, for `--text-encoder` of recipes/train_stage.py (Duet's stages): it is not
 trained there. report.json says how near it comes to the teacher on sentences held out and, for
 `--corpora` with wordings that no clip has, how often their nearest class is the right one: by the
 encoder, by the teacher, and by shared word pieces alone.
@@ -162,7 +162,7 @@ def main(config: Config) -> list[float]:
         path.write_text(json.dumps(report, indent=2) + "\n")
     print(
         f"{json.dumps(report, indent=2)}\nThe encoder is in {config.out / 'model'}\n"
-        f"Next: recipes/train_semantic.py --text-encoder {config.out / 'model'}"
+        f"Next: recipes/train_stage.py --text-encoder {config.out / 'model'}"
     )
     return losses
 

@@ -13,6 +13,10 @@ from audio_tokenizers.atomic import replacing
 PACKAGE = Path(lm_audio.__file__).parent
 PLACES = (PACKAGE / "recipes", PACKAGE.parent / "recipes")
 """In an installed package, and in a checkout."""
+RENAMED = dict.fromkeys(
+    ("train_semantic", "train_acoustic", "train_coarse", "train_fine", "train_text_to_audio"),
+    "train_stage",
+)
 SUFFIXES = {".py", ".sh", ".yaml"}
 
 
@@ -36,6 +40,8 @@ class Copy:
 
     def run(self) -> None:
         known = _recipes()
+        if new := RENAMED.get(self.name.removesuffix(".py")):
+            raise ValueError(f"The recipe {self.name} is now {new}.py; copy {new} instead.")
         source = known.get(self.name) or known.get(f"{self.name}.py")
         if source is None:
             raise ValueError(
