@@ -118,20 +118,17 @@ def test_a_transformer_teaches_by_the_mean_of_its_outputs(
 
 
 def test_both_stages_read_by_it_and_a_model_holds_it_once(
-    load_recipe: Callable[[str], ModuleType],
+    train_stage: ModuleType,
+    tiny_stage: Callable[..., Any],
     run: tuple[Any, list[float]],
-    token_shards: Path,
-    codec_folder: Path,
     tmp_path: Path,
 ) -> None:
     given = {
-        "data": (token_shards,), "codec": codec_folder, "steps": 1, "context_seconds": 0.4,
-        "tokens_per_batch": 400, "text_encoder": run[0].out / "model",
+        "steps": 1, "context_seconds": 0.4, "tokens_per_batch": 400,
+        "text_encoder": run[0].out / "model",
     }  # fmt: skip
     for name, rest in (("semantic", {}), ("acoustic", {"semantic": tmp_path / "semantic"})):
-        recipe = load_recipe(f"train_{name}")
-        out = tmp_path / name
-        recipe.main(replace(recipe.PRESETS["tiny"], out=out, **given, **rest))
+        train_stage.main(tiny_stage(f"duet {name}", out=tmp_path / name, **given, **rest))
     model = load(tmp_path / "acoustic" / "model")
     one, other = (stage.conditioners["text"].encoder for stage in model.stages.values())
     assert one is other
