@@ -147,7 +147,8 @@ for corpus in "${CORPORA[@]}" more_music; do
 done
 lm=(--data "${learned[@]}" --codec "$OUT/codec" --text-encoder "$OUT/text_encoder/model")
 step semantic recipe train_stage "$PRESET" --family duet --stage semantic "${lm[@]}" "${SEMANTIC[@]}" --out "$OUT/semantic"
-step acoustic recipe train_stage "$PRESET" --family duet --stage acoustic "${lm[@]}" "${ACOUSTIC[@]}" --semantic "$OUT/semantic" \
+step acoustic recipe train_stage "$PRESET" --family duet --stage acoustic "${lm[@]}" "${ACOUSTIC[@]}" \
+    --semantic "$OUT/semantic" \
     --semantic-tokenizer "$OUT/semantic_tokenizer" --out "$OUT/acoustic"
 step model recipe assemble_default "$PRESET" --model "$OUT/acoustic/model" --out "$MODEL"
 

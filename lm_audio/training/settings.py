@@ -1,4 +1,4 @@
-"""The settings that all recipes of language models share; each adds its own to them."""
+"""The settings that all recipes for language models share; each recipe adds its own."""
 
 import tempfile
 from collections.abc import Sequence
@@ -26,38 +26,38 @@ from lm_audio.training.processes import Precision
 class LanguageModelSettings:
     preset: Literal["tiny", "default", "small", "paper"] = "small"
     data: tuple[Path, ...] = ()
-    """Shards that recipes/tokenize_dataset.py made, one folder or several; without any, the tiny
-    preset makes sounds up."""
+    """One or more folders of shards that recipes/tokenize_dataset.py wrote. The preset tiny uses
+    synthetic sounds by default."""
     out: Path
-    """Takes the checkpoints, the log and the model; a run that was stopped here goes on."""
+    """The folder for checkpoints, log and results. A run that was stopped there continues."""
     steps: int = 50_000
     tokens_per_batch: int = 16_000
-    """Padding counts too; a batch goes through the model at once."""
+    """The most tokens in a batch, padding included."""
     accumulation: int = 1
-    """Batches of each process in a step."""
+    """Batches per step and process, whose gradients are accumulated."""
     optimizer: OptimizerName = "adamw"
-    """muon: several times fewer steps from nothing, each a quarter longer on a CPU."""
+    """muon needs several times fewer steps from scratch, each a quarter longer on a CPU."""
     learning_rate: float = 5e-4
     warmup_steps: int = 1000
     schedule: Schedule = "cosine"
     weight_decay: float = 0.1
     max_norm: float = 1.0
-    """Gradients longer than this are shortened."""
+    """The norm to which gradients are clipped."""
     average_decay: float = 0.999
-    """Of the averaged weights, which are those that are judged, heard and kept."""
+    """The decay of the moving average of the weights, which is what is evaluated and saved."""
     precision: Precision = "bfloat16"
     recompute: bool = False
-    """Forget activations and compute them again: a third more time, much less memory."""
+    """Recompute activations in the backward pass: a third more time, much less memory."""
     evaluate_every: int = 1000
-    """Held-out loss, samples, and a checkpoint, which is kept if it is the best."""
+    """Steps between evaluations: held-out loss, samples, and a checkpoint."""
     evaluate_batches: int = 20
     save_every: int = 500
     keep_last: int = 2
     num_workers: int = 0
-    """Processes that read ahead."""
+    """Worker processes that load batches; 0 loads them in the main process."""
     seed: int = 0
     dry_run: bool = False
-    """Print what a run takes, memory and FLOPs, and stop."""
+    """Print the memory and the operations of the run, and exit."""
 
     def __post_init__(self) -> None:
         check_least(
@@ -90,7 +90,7 @@ class LanguageModelSettings:
         return share
 
     def lasting(self, batches_per_step: int, *, data: Shards) -> dict[str, Any]:
-        """What must stay the same when a run goes on; where files lie need not."""
+        """The settings that must not change when a run continues; paths may."""
         free = {"data", "evaluate_every", "evaluate_batches", "save_every", "keep_last",
                 "num_workers", "dry_run", "accumulation", "recompute"}  # fmt: skip
         kept = {
@@ -102,7 +102,7 @@ class LanguageModelSettings:
 
 
 def check_least(settings: object, **least: int) -> None:
-    """Raises ValueError if a number of the settings is below the least that makes sense."""
+    """Raises ValueError if one of these settings is below its minimum."""
     for name, lowest in least.items():
         value = getattr(settings, name)
         if not value >= lowest:
@@ -110,10 +110,10 @@ def check_least(settings: object, **least: int) -> None:
 
 
 def read_data(settings: LanguageModelSettings, codec: AcousticTokenizer) -> tuple[Shards, Shards]:
-    """What to learn from and what to be judged by; the tiny preset, and a dry run, make it up.
+    """The training and the held-out data; synthetic for the preset tiny and for dry runs.
 
     Args:
-        codec: for sounds that are made up.
+        codec: encodes the synthetic sounds.
     """
     folders: Sequence[Path] = settings.data
     if not folders:
@@ -123,7 +123,7 @@ def read_data(settings: LanguageModelSettings, codec: AcousticTokenizer) -> tupl
                 "recipes/tokenize_dataset.py made."
             )
         if settings.dry_run:
-            with tempfile.TemporaryDirectory() as folder:  # only what is said of them is needed
+            with tempfile.TemporaryDirectory() as folder:  # their tokens are not read
                 made_up = make_up_shards(Path(folder), codec)
                 return Shards(made_up), Shards(made_up, "held_out")
         folders = [make_up_shards(settings.out / "data", codec)]
