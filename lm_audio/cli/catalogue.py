@@ -9,7 +9,7 @@ import tyro
 
 from lm_audio.catalogue import DEFAULT, models
 from lm_audio.cli.console import in_words
-from lm_audio.cli.making import ModelOptions
+from lm_audio.cli.generate import ModelOptions
 from lm_audio.families.family import ModelInfo
 
 if TYPE_CHECKING:
