@@ -11,8 +11,8 @@ import pytest
 import lm_audio
 from lm_audio.pipeline import AudioPipeline
 from lm_audio.server.engine import Engine
+from lm_audio.server.guard import Limits
 from lm_audio.server.http import create_app
-from lm_audio.server.service import Limits
 from tests.lm_audio.answering import answering
 
 Serve = Callable[..., "Served"]
@@ -39,8 +39,8 @@ def serve(model: AudioPipeline) -> Iterator[Serve]:
     """Starts a service; settings of the engine, and others of `create_app`."""
     with ExitStack() as stack:
 
-        def start(*, max_at_once: int = 4, max_waiting: int = 8, **settings: Any) -> Served:
-            engine = Engine(model, max_at_once=max_at_once, max_waiting=max_waiting)
+        def start(*, max_batch_size: int = 4, max_queue: int = 8, **settings: Any) -> Served:
+            engine = Engine(model, max_batch_size=max_batch_size, max_queue=max_queue)
             return stack.enter_context(running(engine, **settings))
 
         yield start
@@ -61,7 +61,7 @@ def shared(model: AudioPipeline) -> Iterator[Served]:
 @pytest.fixture(scope="session")
 def brief(model: AudioPipeline) -> Iterator[Served]:
     """One for many requests: it makes short clips only."""
-    with running(Engine(model), limits=Limits(duration=0.1)) as served:
+    with running(Engine(model), limits=Limits(max_duration=0.1)) as served:
         yield served
 
 

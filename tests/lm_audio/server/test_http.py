@@ -18,7 +18,7 @@ from audio_tokenizers.audio_files import read_audio
 from audio_tokenizers.audio_writer import write_audio
 from audio_tokenizers.wav_stream import pcm16
 from lm_audio.pipeline import AudioPipeline
-from lm_audio.server.service import Limits
+from lm_audio.server.guard import Limits
 
 WAIT = 60.0
 GENERATIONS = "/v1/audio/generations"
@@ -61,9 +61,9 @@ def test_the_openai_client_speaks_to_it(served: Any, model: AudioPipeline) -> No
         assert abs(read.samples.shape[1] / read.sample_rate - 0.3) < 0.08
         if form == "flac":
             assert torch.equal(read.samples, as_16_bits(expected))
-    with pytest.raises(openai.NotFoundError, match="There is no model 'tts-1' here; use 'tiny'"):
+    with pytest.raises(openai.NotFoundError, match=r"Unknown model 'tts-1'\. Use 'tiny'"):
         client.audio.speech.create(model="tts-1", voice="default", input="rain")
-    with pytest.raises(openai.BadRequestError, match="the voice 'alloy' and this model has none"):
+    with pytest.raises(openai.BadRequestError, match="Unknown voice 'alloy'"):
         client.audio.speech.create(model="tiny", voice="alloy", input="rain")
 
 
@@ -139,7 +139,7 @@ def test_a_span_of_an_upload_is_made_anew(served: Any, model: AudioPipeline) -> 
 
 
 def test_an_inpainting_that_nobody_waits_for_is_given_up(serve: Any) -> None:
-    served = serve(max_waiting=1)
+    served = serve(max_queue=1)
     upload = {"file": wav_upload(0.1 * torch.ones(1, 24_000 * 60), 24_000)}
     data = {"settings": json.dumps({"start": 1, "end": 59, "candidates": 16})}
 
@@ -167,16 +167,16 @@ def test_who_goes_away_makes_room(served: Any) -> None:
     body = {"prompt": "rain", "duration": 100, "stream": True, "response_format": "pcm"}
     with served.client.stream("POST", GENERATIONS, json=body) as answer:
         next(answer.iter_raw())
-        assert served.engine.num_working == 1
-    until(lambda: served.engine.num_working == 0)
+        assert served.engine.num_running == 1
+    until(lambda: served.engine.num_running == 0)
     impatient = {**body, "stream": False}
     with pytest.raises(httpx.ReadTimeout):
         served.client.post(GENERATIONS, json=impatient, timeout=0.5)
-    until(lambda: served.engine.num_working == 0)
+    until(lambda: served.engine.num_running == 0)
 
 
 def test_a_full_queue_says_when_to_ask_again(serve: Any) -> None:
-    served = serve(max_at_once=1, max_waiting=1)
+    served = serve(max_batch_size=1, max_queue=1)
     body = {"prompt": "rain", "duration": 100}
     threads = [
         threading.Thread(target=lambda: served.client.post(GENERATIONS, json=body))
@@ -184,11 +184,11 @@ def test_a_full_queue_says_when_to_ask_again(serve: Any) -> None:
     ]
     for count, thread in enumerate(threads, start=1):
         thread.start()
-        until(lambda: served.engine.num_working + served.engine.num_waiting == count)  # noqa: B023
+        until(lambda: served.engine.num_running + served.engine.num_queued == count)  # noqa: B023
     answer = served.client.post(GENERATIONS, json=body)
     assert answer.status_code == 429
     assert int(answer.headers["retry-after"]) > 0
-    assert "1 requests wait already" in answer.json()["error"]["message"]
+    assert "The queue is full (1 requests)" in answer.json()["error"]["message"]
     several = served.client.post(GENERATIONS, json={**body, "n": 2})
     assert several.status_code == 429
     served.engine.close(finish=False)
@@ -201,7 +201,7 @@ def test_a_full_queue_says_when_to_ask_again(serve: Any) -> None:
 
 
 def test_what_takes_longer_than_it_may_is_504(serve: Any) -> None:
-    served = serve(limits=Limits(seconds=0.3))
+    served = serve(limits=Limits(timeout=0.3))
     answer = served.client.post(GENERATIONS, json={"prompt": "rain", "duration": 100})
     assert answer.status_code == 504
 
@@ -212,7 +212,7 @@ def test_a_small_file_of_hours_is_refused(shared: Any) -> None:
     assert len(file.getvalue()) < 10**6
     answer = shared.client.post("/v1/audio/continuations", files={"file": file.getvalue()})
     assert answer.status_code == 400
-    assert "lasts 700 s; send 600 s at most" in answer.json()["error"]["message"]
+    assert "The file is 700 s long. The maximum is 600 s." in answer.json()["error"]["message"]
 
 
 def test_keys_are_asked_for(serve: Any) -> None:
@@ -302,14 +302,14 @@ def test_settings_of_an_upload_are_checked(shared: Any, settings: str) -> None:
 
 
 def test_a_body_beyond_the_limit_is_413(serve: Any) -> None:
-    served = serve(limits=Limits(upload=10_000))
+    served = serve(limits=Limits(max_upload=10_000))
     begin = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\n'
     parts = [begin, *(bytes(1_000) for _ in range(20))]
     for content in (b"".join(parts), iter(parts)):  # with a length, and without
         headers = {"content-type": "multipart/form-data; boundary=x"}
         answer = served.client.post("/v1/audio/continuations", content=content, headers=headers)
         assert answer.status_code == 413
-        assert "send 10,000 bytes at most" in answer.json()["error"]["message"]
+        assert "The maximum is 10,000 bytes." in answer.json()["error"]["message"]
     assert served.client.get("/health").status_code == 200
 
 
