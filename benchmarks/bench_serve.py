@@ -2,7 +2,7 @@
 
     python benchmarks/bench_serve.py                          # the bundled model, minutes
     python benchmarks/bench_serve.py --model FOLDER --clients 1 4 --rounds 1 --duration 0.2
-    python benchmarks/bench_serve.py --soak 10                # minutes of valid and invalid requests
+    python benchmarks/bench_serve.py --soak 10                # minutes of good and bad requests
 
 Each client requests one clip after the other and reads it while it is made. The baseline is a
 server with `--max-batch-size 1`. Both run as `lm-audio serve` and take turns within each round. A
