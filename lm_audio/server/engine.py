@@ -93,14 +93,13 @@ class Job:
             self.cancelled = True
             self._notify()
 
-    def complete(self, clip: Clip) -> None:
+    def finish(self, outcome: Clip | Exception) -> None:
+        """Completes or fails the job, unless it is over already."""
         if not self.over:
-            self.clip = clip
-            self._notify()
-
-    def fail(self, error: Exception) -> None:
-        if not self.over:
-            self.error = error
+            if isinstance(outcome, Clip):
+                self.clip = outcome
+            else:
+                self.error = outcome
             self._notify()
 
     def _notify(self) -> None:
@@ -132,14 +131,15 @@ class BatchJob(Job):
         self._num_repeated = sum(piece.shape[1] for piece in self._pieces)
 
     def push(self, samples: Tensor) -> None:
-        """Adds the samples [C, N] of one step, and the clip after the last one."""
+        """Adds the samples [C, N] of one step, but for those that the job already has."""
         skipped = min(self._num_repeated, samples.shape[1])
         self._num_repeated -= skipped
         if skipped < samples.shape[1]:
             self._pieces.append(samples[:, skipped:])
             self._notify()
-        if self.clip_job.done:
-            self.complete(self.clip_job.clip(self._pieces))
+
+    def whole(self) -> Clip:
+        return self.clip_job.clip(self._pieces)
 
 
 class Engine:
@@ -193,7 +193,7 @@ class Engine:
             self._closing = True
             if not finish:
                 for job in [*self._queue, *self._suspects, *self._running.values()]:
-                    job.fail(StoppedError("The server is shutting down."))
+                    job.finish(StoppedError("The server is shutting down."))
             self._changed.notify()
         self._thread.join()
 
@@ -225,15 +225,13 @@ class Engine:
             if job.over or job.expired:
                 self._session.remove(clip_job)
                 message = f"Request timed out after {job.timeout:g} s. Try a shorter duration."
-                job.fail(DeadlineError(message))
-                self._release(job)
+                self._end(job, DeadlineError(message))
         with self._changed:
             for queue in (self._queue, self._suspects):
                 for job in [job for job in queue if job.over or job.expired]:
                     queue.remove(job)
                     message = f"Request timed out after {job.timeout:g} s in the queue."
-                    job.fail(DeadlineError(f"{message} Try again later."))
-                    self._release(job)
+                    self._end(job, DeadlineError(f"{message} Try again later."))
 
     def _fill_batch(self) -> None:
         """Moves jobs from the queue to free places; suspects run one at a time."""
@@ -250,10 +248,11 @@ class Engine:
     def _push(self, job: BatchJob, samples: Tensor) -> None:
         job.push(samples)
         if job.clip_job.done:
-            self._release(job)
+            self._end(job, job.whole())
 
-    def _release(self, job: BatchJob) -> None:
-        self._running.pop(job.clip_job, None)
+    def _end(self, job: BatchJob, outcome: Clip | Exception) -> None:
+        self._running.pop(job.clip_job, None)  # first: readers may count on the free place
+        job.finish(outcome)
         trim_malloc()  # takes 2 ms; without it the C library holds on to more and more memory
 
     def _take_apart(self, error: Exception) -> None:
@@ -262,14 +261,12 @@ class Engine:
         jobs = list(self._running.values())
         self._running.clear()
         if len(jobs) == 1:
-            jobs[0].fail(error)
-            self._release(jobs[0])
+            self._end(jobs[0], error)
             return
         for job in jobs:
             try:
                 job.start(self.pipeline)
             except Exception as own:
-                job.fail(own)
-                self._release(job)
+                self._end(job, own)
             else:
                 self._suspects.append(job)

@@ -64,13 +64,13 @@ class Inpainter:
 
         try:
             check(0.0)
-            job.complete(work(progress=check))
+            job.finish(work(progress=check))
         except CancelledJobError:
             pass
         except Exception as error:
             if not isinstance(error, ValueError | DeadlineError):
                 logger.exception("An inpainting failed.")
-            job.fail(error)
+            job.finish(error)
         finally:
             self._count(-1)
 
