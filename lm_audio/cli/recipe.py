@@ -13,6 +13,8 @@ from typing import TypeVar
 import tyro
 from safetensors import SafetensorError
 
+from lm_audio.cli.deprecated import with_new_names
+
 Config = TypeVar("Config")
 
 
@@ -21,13 +23,17 @@ def run_recipe(
     settings: type[Config] | Mapping[str, Config],
     *,
     description: str | None,
+    renamed: Mapping[str, str] | None = None,
 ) -> None:
     """Calls `main` with the settings of the command line; exit status 2 for a user's mistake.
 
     Args:
         settings: their type, or those of each preset, over which the command line goes.
         description: the recipe's docstring.
+        renamed: new names of options by their old ones, which still work; see cli/deprecated.py.
     """
+    if renamed:
+        sys.argv[1:] = with_new_names(sys.argv[1:], renamed, program=_name())
     try:
         main(_read(settings, description))
         sys.stdout.flush()
