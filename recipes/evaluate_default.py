@@ -61,9 +61,9 @@ from lm_audio.evaluation.corpus_clips import (
     read_corpus,
     read_unseen,
 )
-from lm_audio.evaluation.embedding import LogMelStatistics
 from lm_audio.evaluation.gates import GatedMeasurement, read_gates, write_gates
-from lm_audio.evaluation.judges import load_judges
+from lm_audio.evaluation.judges.embedding import LogMelStatistics
+from lm_audio.evaluation.judges.loading import load_judges
 from lm_audio.evaluation.lyra import Lyra
 from lm_audio.evaluation.measure_gates import Listener, compared
 from lm_audio.evaluation.orders import (

@@ -14,9 +14,9 @@ from audio_tokenizers.audio_writer import write_audio
 from audio_tokenizers.protocol import AcousticTokenizer
 from lm_audio.data.augmentation import peak_safe
 from lm_audio.evaluation.clips import ClipFile
-from lm_audio.evaluation.codebooks import bitrate
-from lm_audio.evaluation.dnsmos import Dnsmos
 from lm_audio.evaluation.gates import GatedMeasurement
+from lm_audio.evaluation.judges.dnsmos import Dnsmos
+from lm_audio.evaluation.judges.speech_recognition import SpeechRecognizer
 from lm_audio.evaluation.lyra import Lyra
 from lm_audio.evaluation.measure_gates import (
     Listener,
@@ -30,9 +30,8 @@ from lm_audio.evaluation.measure_gates import (
     overall_quality,
     unwatched,
 )
-from lm_audio.evaluation.report import mean_of
-from lm_audio.evaluation.speech_recognition import SpeechRecognizer
-from lm_audio.evaluation.words import error_rate
+from lm_audio.evaluation.metrics.codebooks import bitrate
+from lm_audio.evaluation.report import error_rate, mean_of
 
 GROUP = "codec"
 System = Callable[[ClipFile], Audio]

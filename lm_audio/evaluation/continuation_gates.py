@@ -11,9 +11,10 @@ from collections.abc import Sequence
 import torch
 
 from lm_audio.evaluation.clips import ClipFile
-from lm_audio.evaluation.dnsmos import Dnsmos
 from lm_audio.evaluation.gates import GatedMeasurement
+from lm_audio.evaluation.judges.dnsmos import Dnsmos
 from lm_audio.evaluation.measure_gates import Listener, Watch, compared, overall_quality, unwatched
+from lm_audio.evaluation.metrics.speakers import nearest_speakers
 from lm_audio.evaluation.musical_profiles import (
     SAMPLE_RATE,
     correlations,
@@ -22,7 +23,6 @@ from lm_audio.evaluation.musical_profiles import (
     pulse_profile,
 )
 from lm_audio.evaluation.report import Measurement, mean_of, missing
-from lm_audio.evaluation.speakers import nearest_speakers
 
 METHODS = {
     "chroma": "that of pitch-class profiles (roots of magnitudes, 100 to 2000 Hz)",

@@ -10,15 +10,15 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 from torch import Tensor
 
-from lm_audio.evaluation.classification import nearest_labels
 from lm_audio.evaluation.clips import ClipFile
-from lm_audio.evaluation.confidence import Values, bootstrap_interval
-from lm_audio.evaluation.dnsmos import Dnsmos
-from lm_audio.evaluation.embedding import AudioEmbedding, clip_means, embed_clips
 from lm_audio.evaluation.gates import GatedMeasurement
+from lm_audio.evaluation.judges.dnsmos import Dnsmos
+from lm_audio.evaluation.judges.embedding import AudioEmbedding, clip_means, embed_clips
+from lm_audio.evaluation.judges.speech_recognition import SpeechRecognizer
+from lm_audio.evaluation.metrics.classification import nearest_labels
+from lm_audio.evaluation.metrics.confidence import Values, bootstrap_interval
+from lm_audio.evaluation.metrics.words import Errors, word_errors
 from lm_audio.evaluation.report import Better, Measurement, mean_of
-from lm_audio.evaluation.speech_recognition import SpeechRecognizer
-from lm_audio.evaluation.words import Errors, word_errors
 
 NEIGHBOURS = 5
 

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import torch
 
 from lm_audio.evaluation.clips import ClipFile
-from lm_audio.evaluation.frechet import frechet_distance
 from lm_audio.evaluation.gates import GatedMeasurement
 from lm_audio.evaluation.measure_gates import (
     Listener,
@@ -17,6 +16,7 @@ from lm_audio.evaluation.measure_gates import (
     difference_of,
     how_near,
 )
+from lm_audio.evaluation.metrics.frechet import frechet_distance
 from lm_audio.evaluation.probe import fit_probe
 from lm_audio.evaluation.report import Measurement, mean_of
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from lm_audio.evaluation.embedding import LogMelStatistics
+from lm_audio.evaluation.judges.embedding import LogMelStatistics
 
 EAR = LogMelStatistics()
 SECONDS = 5

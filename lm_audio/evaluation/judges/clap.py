@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lm_audio.evaluation.pretrained import load_feature_extractor, load_pretrained
+from lm_audio.evaluation.judges.pretrained import load_feature_extractor, load_pretrained
 
 _SHORTEST_REST = 1.0  # seconds; what is left of a long clip and shorter is not looked at
 
@@ -62,13 +62,3 @@ class Clap:
         # transformers 5 returns all outputs of the encoder, 4 the projection alone
         vectors = output if isinstance(output, Tensor) else output.pooler_output
         return F.normalize(vectors.float(), dim=-1).cpu()
-
-
-def clap_scores(audio: Sequence[Tensor], texts: Tensor) -> Tensor:
-    """The cosine of each clip's windows [n, D], averaged, and its text [B, D]: [B].
-
-    Audiocraft's `CLAPTextConsistencyMetric` for clips of one window; scores of different CLAP
-    checkpoints cannot be compared.
-    """
-    means = torch.stack([F.normalize(windows, dim=-1).mean(dim=0) for windows in audio])
-    return F.cosine_similarity(means, texts, dim=-1)

@@ -6,7 +6,12 @@ from pathlib import Path
 import torch
 
 from lm_audio.evaluation.clips import read_clips
-from lm_audio.evaluation.embedding import LogMelStatistics, clip_means, cut_windows, embed_clips
+from lm_audio.evaluation.judges.embedding import (
+    LogMelStatistics,
+    clip_means,
+    cut_windows,
+    embed_clips,
+)
 
 
 def test_windows_are_whole_and_a_short_clip_is_one() -> None:

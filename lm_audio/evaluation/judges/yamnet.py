@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lm_audio.evaluation.embedding import cut_windows
+from lm_audio.evaluation.judges.embedding import cut_windows
 
 SAMPLE_RATE = 16_000
 WINDOW = 15_600

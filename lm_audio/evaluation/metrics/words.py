@@ -5,11 +5,6 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
-from lm_audio.evaluation.confidence import bootstrap_interval, ratio
-from lm_audio.evaluation.report import Measurement
-
 
 @dataclass(frozen=True, kw_only=True)
 class Errors:
@@ -51,19 +46,3 @@ def character_errors(said: str, heard: str) -> Errors:
     """As `word_errors`, of characters; spaces count as jiwer counts them."""
     truth, answer = normalize_text(said), normalize_text(heard)
     return Errors(edits=edit_distance(truth, answer), length=len(truth))
-
-
-def error_rate(errors: Sequence[Errors], *, metric: str, implementation: str) -> Measurement:
-    """All edits over all that was said, as jiwer's `wer` and `cer` of lists of texts."""
-    if not any(error.length for error in errors):
-        raise ValueError("The transcripts hold no words; give those of speech.")
-    items = np.array([(error.edits, error.length) for error in errors], dtype=np.float64)
-    spoken = items[items[:, 1] > 0]
-    return Measurement(
-        metric=metric,
-        implementation=implementation,
-        value=float(items[:, 0].sum() / items[:, 1].sum()),
-        num_items=len(errors),
-        interval=bootstrap_interval(spoken, ratio),
-        better="lower",
-    )

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from lm_audio.evaluation.confidence import bootstrap_interval, ratio
+from lm_audio.evaluation.metrics.confidence import bootstrap_interval, ratio
 
 
 def test_the_interval_of_a_mean_is_that_of_scipy() -> None:

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from lm_audio.evaluation.codebooks import bitrate, count_tokens
+from lm_audio.evaluation.metrics.codebooks import bitrate, count_tokens
 
 
 def test_use_of_codebooks_in_closed_form() -> None:

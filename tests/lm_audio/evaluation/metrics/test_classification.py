@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.neighbors import KNeighborsClassifier
 
-from lm_audio.evaluation.classification import kl_divergence, label_accuracy, nearest_labels
+from lm_audio.evaluation.metrics.classification import kl_divergence, label_accuracy, nearest_labels
 
 
 def test_divergence_is_the_sum_over_labels_and_zero_for_equal_ones() -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from lm_audio.evaluation.dnsmos import WINDOW, Dnsmos, rating_windows
-from lm_audio.evaluation.yamnet import YamNet
+from lm_audio.evaluation.judges.dnsmos import WINDOW, Dnsmos, rating_windows
+from lm_audio.evaluation.judges.yamnet import YamNet
 
 
 def test_ratings_see_windows_a_second_apart_of_whole_seconds() -> None:

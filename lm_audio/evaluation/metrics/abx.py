@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lm_audio.evaluation.words import edit_distance
+from lm_audio.evaluation.metrics.words import edit_distance
 
 Mode = Literal["within", "across"]
 Distance = Callable[[Tensor, Tensor], float]

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from lm_audio.evaluation.words import (
+from lm_audio.evaluation.metrics.words import (
     character_errors,
     edit_distance,
-    error_rate,
     normalize_text,
     word_errors,
 )
+from lm_audio.evaluation.report import error_rate
 
 WORDS = ["the", "cat", "sat", "on", "a", "mat", "rain"]
 

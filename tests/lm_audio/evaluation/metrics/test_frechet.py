@@ -5,7 +5,12 @@ import pytest
 import scipy.linalg
 import torch
 
-from lm_audio.evaluation.frechet import Moments, frechet_distance, gaussian_distance, moments
+from lm_audio.evaluation.metrics.frechet import (
+    Moments,
+    frechet_distance,
+    gaussian_distance,
+    moments,
+)
 
 
 def test_gaussians_with_commuting_covariances_have_the_closed_form() -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lm_audio.conditioners.fuser import Conditioners
-from lm_audio.evaluation.likelihood import LogLikelihood, log_likelihood, pair_wins
+from lm_audio.evaluation.metrics.likelihood import LogLikelihood, log_likelihood, pair_wins
 from lm_audio.generation.lm_stage import Stage
 from lm_audio.networks import presets
 from lm_audio.networks.token_lm import TokenLM

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from lm_audio.evaluation.vggish import VGGish, load_vggish, log_mel_patches
+from lm_audio.evaluation.judges.vggish import VGGish, load_vggish, log_mel_patches
 
 
 def naive_log_mels(samples: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from transformers import AutoTokenizer, ClapConfig, ClapFeatureExtractor, ClapModel
 
-from lm_audio.evaluation.clap import Clap, clap_scores
+from lm_audio.evaluation.judges.clap import Clap
 
 RATE = 48_000
 
@@ -72,10 +72,3 @@ def test_texts_of_any_length_do_not_change_each_other(folder: Path) -> None:
     clap = Clap(folder)
     together = clap.embed_texts(["a dog", "rain on a tent " * 20])
     assert torch.allclose(together[:1], clap.embed_texts(["a dog"]), atol=1e-6)
-
-
-def test_a_score_is_the_mean_cosine_of_windows_and_text() -> None:
-    windows = torch.tensor([[3.0, 0.0], [0.0, 1.0]])
-    score = clap_scores([windows[:1], windows], torch.tensor([[2.0, 0.0], [1.0, 1.0]]))
-    assert torch.allclose(score, torch.tensor([1.0, 1.0]))
-    assert clap_scores([windows[1:]], torch.tensor([[1.0, 0.0]])).item() == 0.0

@@ -3,15 +3,14 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from lm_audio.evaluation.clap import Clap
-from lm_audio.evaluation.classification import AudioClassifier
-from lm_audio.evaluation.dnsmos import Dnsmos
-from lm_audio.evaluation.embedding import AudioEmbedding, LogMelStatistics
-from lm_audio.evaluation.pretrained import TransformersClassifier
-from lm_audio.evaluation.speakers import load_speaker_embedding
-from lm_audio.evaluation.speech_recognition import SpeechRecognizer, load_recognizer
-from lm_audio.evaluation.vggish import load_vggish
-from lm_audio.evaluation.yamnet import YamNet
+from lm_audio.evaluation.judges.clap import Clap
+from lm_audio.evaluation.judges.classifier import AudioClassifier, TransformersClassifier
+from lm_audio.evaluation.judges.dnsmos import Dnsmos
+from lm_audio.evaluation.judges.embedding import AudioEmbedding, LogMelStatistics
+from lm_audio.evaluation.judges.speakers import load_speaker_embedding
+from lm_audio.evaluation.judges.speech_recognition import SpeechRecognizer, load_recognizer
+from lm_audio.evaluation.judges.vggish import load_vggish
+from lm_audio.evaluation.judges.yamnet import YamNet
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,43 +1,14 @@
-"""What a classifier hears: divergence of its labels, their accuracy, and neighbours in a space.
+"""Agreement of labels: divergence and accuracy of a classifier's labels, and nearest neighbours.
 
 Shapes: B clips, n vectors, D width, V labels.
 """
 
-from collections.abc import Iterable, Sequence
-from typing import Protocol
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-from lm_audio.evaluation.clips import ClipFile
-
-
-class AudioClassifier(Protocol):
-    """Tells how likely each of its labels is."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def sample_rate(self) -> int: ...
-
-    @property
-    def labels(self) -> Sequence[str]: ...
-
-    def __call__(self, samples: Tensor) -> Tensor:
-        """Probabilities [n, V] of the windows of samples [B, N]; each row sums to 1."""
-
-
-def classify_clips(classifier: AudioClassifier, clips: Iterable[ClipFile]) -> Tensor:
-    """The mean probabilities [B, V] over the windows of each clip."""
-    return torch.stack(
-        [
-            classifier(clip.audio(classifier.sample_rate).samples).float().cpu().mean(dim=0)
-            for clip in clips
-        ]
-    )
 
 
 def kl_divergence(generated: Tensor, real: Tensor, *, epsilon: float = 1e-6) -> Tensor:

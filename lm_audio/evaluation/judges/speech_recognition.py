@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from lm_audio.evaluation.pretrained import load_feature_extractor, load_pretrained
+from lm_audio.evaluation.judges.pretrained import load_feature_extractor, load_pretrained
 
 SAMPLE_RATE = 16_000
 _MOST_TOKENS = 224  # half of Whisper's context, as its authors decode a window
