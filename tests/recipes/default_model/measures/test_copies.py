@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lm_audio.evaluation.copies import exact_copies, measure_copies, nearest_distances
+from measures.copies import exact_copies, measure_copies, nearest_distances
 
 
 def clips(number: int, length: int, seed: int, tokens: int = 4) -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""The gates of the default model: all that can be measured is, and nothing is made twice."""
+"""The evaluation of the default model: it measures all it can and generates no clip twice."""
 
 import json
 import re
@@ -24,7 +24,7 @@ def read(out: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def measured(load_recipe: LoadRecipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The report of the tiny preset, without the speed, which no test can know."""
-    recipe = load_recipe("evaluate_default")
+    recipe = load_recipe("default_model/evaluate")
     out = tmp_path_factory.mktemp("report")
     groups = tuple(group for group in recipe.GROUPS if group != "speed")
     recipe.main(recipe.Config(preset="tiny", only=groups, out=out))
@@ -45,17 +45,17 @@ def test_all_groups_are_measured_and_what_is_lacking_is_said(measured: Path) -> 
     assert values["real piano: chroma and tempo of the own prompt rather than another's"] > 0.5
     assert values["windows of 1 s of generated clips that are in a training clip"] == 0
     adherence = found["text adherence, captions of training"]
-    assert (adherence["gate"], adherence["goal"]) == (0.7, 0.9)
-    assert adherence["passed"] is (values["text adherence, captions of training"] >= 0.7)
+    assert (adherence["target"], adherence["stretch"]) == (0.7, 0.9)
+    assert adherence["met"] is (values["text adherence, captions of training"] >= 0.7)
     assert adherence["measurement"]["num_items"] == 6
     assert found["codec: Lyra V2 beside it"]["measurement"]["note"] == "give --lyra"
-    assert found["codec: word error rate"]["passed"] is None
+    assert found["codec: word error rate"]["met"] is None
 
 
 def test_a_second_run_makes_no_clip_again_and_keeps_other_groups(
     load_recipe: LoadRecipe, measured: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe, before = load_recipe("evaluate_default"), read(measured)
+    recipe, before = load_recipe("default_model/evaluate"), read(measured)
 
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("a clip was made again")
@@ -69,7 +69,7 @@ def test_a_second_run_makes_no_clip_again_and_keeps_other_groups(
 def test_without_corpora_and_judges_the_reasons_are_told(
     load_recipe: LoadRecipe, tmp_path: Path
 ) -> None:
-    recipe = load_recipe("evaluate_default")
+    recipe = load_recipe("default_model/evaluate")
     groups = tuple(group for group in recipe.GROUPS if group not in ("codec", "speed"))
     recipe.main(recipe.Config(model=tmp_path / "none", out=tmp_path, only=groups))
     rows = read(tmp_path)
@@ -83,7 +83,7 @@ def test_without_corpora_and_judges_the_reasons_are_told(
 def test_a_folder_without_a_model_is_told_as_the_reason(
     load_recipe: LoadRecipe, tmp_path: Path
 ) -> None:
-    recipe = load_recipe("evaluate_default")
+    recipe = load_recipe("default_model/evaluate")
     recipe.main(recipe.Config(model=tmp_path / "none", only=("speed",), out=tmp_path / "out"))
     note = read(tmp_path / "out")["speed"]["measurement"]["note"]
     assert note == f"{tmp_path / 'none'} holds no whole model; give --model"
@@ -93,16 +93,16 @@ def test_a_folder_without_a_model_is_told_as_the_reason(
 
 
 def test_settings_that_make_no_sense_are_refused(load_recipe: LoadRecipe, tmp_path: Path) -> None:
-    recipe = load_recipe("evaluate_default")
+    recipe = load_recipe("default_model/evaluate")
     config = recipe.Config(out=tmp_path, clips_per_class=1)
     with pytest.raises(ValueError, match="--clips-per-class is 1; give 2 or more"):
         recipe.main(config)
-    with pytest.raises(ValueError, match="The tiny preset makes a model up; leave --model"):
+    with pytest.raises(ValueError, match="The tiny preset uses a random model; drop --model"):
         recipe.main(replace(config, preset="tiny", model=tmp_path))
 
 
 def test_the_document_tells_how_each_group_is_measured(load_recipe: LoadRecipe) -> None:
-    text = (Path(__file__).parents[2] / "docs/evaluation.md").read_text()
-    section = text.split("## The gates of the default model")[1]
+    text = (Path(__file__).parents[3] / "docs/evaluation.md").read_text()
+    section = text.split("## Targets of the default model")[1]
     named = re.findall(r"^\| `(\w+)` \|", section, flags=re.MULTILINE)
-    assert named == list(load_recipe("evaluate_default").GROUPS)
+    assert named == list(load_recipe("default_model/evaluate").GROUPS)

@@ -1,6 +1,6 @@
-"""A small judge of what kind of sound a clip is: a linear discriminant over log-mel statistics.
+"""A small classifier of sounds: a linear discriminant over log-mel statistics.
 
-It needs a few hundred numbers and no network, and is right less often than a trained one.
+It needs a few hundred numbers and no network, and is less accurate than a trained one.
 
 Shapes: N samples, n clips, D statistics.
 """
@@ -12,24 +12,24 @@ from torch import Tensor
 
 from lm_audio.evaluation.judges.embedding import LogMelStatistics
 
-EAR = LogMelStatistics()
+EMBEDDING = LogMelStatistics()
 SECONDS = 5
 SHRINKAGE = 0.3  # of the covariance towards a sphere
 
 Probe = Mapping[str, Tensor]
-"""Of each label: the weights [D + 1] of its score, that of 1 last."""
+"""For each label, the weights [D + 1] of its score, the bias last."""
 
 
-def look(samples: Tensor) -> Tensor:
-    """What a clip [1, N], at the rate of `EAR`, looks like at any level: [D + 1], 1 last."""
-    first = samples[:, : SECONDS * EAR.sample_rate]
-    statistics = EAR(first / first.abs().max().clamp(min=1e-4)).mean(dim=0)
+def features(samples: Tensor) -> Tensor:
+    """Level-independent features [D + 1] of a clip [1, N] at the rate of `EMBEDDING`, 1 last."""
+    first = samples[:, : SECONDS * EMBEDDING.sample_rate]
+    statistics = EMBEDDING(first / first.abs().max().clamp(min=1e-4)).mean(dim=0)
     return torch.cat([statistics, torch.ones(1)])
 
 
-def fit_probe(looks: Tensor, labels: Sequence[str]) -> Probe:
-    """The discriminant of looks [n, D + 1], all classes equally likely and of one covariance."""
-    statistics = looks[:, :-1].double()
+def fit_probe(vectors: Tensor, labels: Sequence[str]) -> Probe:
+    """The discriminant of features [n, D + 1], for equally likely classes with one covariance."""
+    statistics = vectors[:, :-1].double()
     names = sorted(set(labels))
     own = torch.tensor([names.index(label) for label in labels])
     means = torch.stack([statistics[own == k].mean(dim=0) for k in range(len(names))])
@@ -42,7 +42,7 @@ def fit_probe(looks: Tensor, labels: Sequence[str]) -> Probe:
     return {name: row.contiguous() for name, row in zip(names, rows, strict=True)}
 
 
-def heard_as(probe: Probe, samples: Tensor) -> str:
+def classify(probe: Probe, samples: Tensor) -> str:
     """The likeliest label of a clip [1, N]."""
-    seen = look(samples)
+    seen = features(samples)
     return max(probe, key=lambda name: float(probe[name] @ seen))

@@ -1,7 +1,7 @@
-"""Which notes music is made of and how fast it goes: two profiles, and choices by them.
+"""The pitch classes and the pulse of music as profiles, and choices between two of them.
 
-A continuation is asked which of two beginnings it belongs to, its own or that of another piece: the
-one whose profile correlates more with its own (Pearson). Chance is one half.
+Of two prompts, its own and that of another piece, a continuation is assigned to the one whose
+profile correlates more with its own (Pearson). Chance is one half.
 
 Shapes: N samples, n pieces, D width.
 """
@@ -20,7 +20,7 @@ _SHORTEST_BEAT, _LONGEST_BEAT = 0.1, 1.0  # seconds
 def pitch_class_profile(samples: Tensor) -> Tensor:
     """The share of each pitch class in samples [N] at 16 kHz, from C on: [12].
 
-    Roots of magnitudes are counted: else the loudest notes alone would.
+    Uses roots of magnitudes, so that the loudest notes do not drown the others.
     """
     spectrum = _spectrum(samples, _PITCH_FFT, _PITCH_HOP).sqrt().mean(dim=1)
     frequencies = torch.arange(len(spectrum)) * SAMPLE_RATE / _PITCH_FFT
@@ -31,9 +31,9 @@ def pitch_class_profile(samples: Tensor) -> Tensor:
 
 
 def pulse_profile(samples: Tensor) -> Tensor:
-    """How well the onsets in samples [N] at 16 kHz meet themselves 0.1 to 1 s later: [91].
+    """The autocorrelation of onsets in samples [N] at 16 kHz, at lags of 0.1 to 1 s: [91].
 
-    The autocorrelation of the rise of the log spectrum, over the energy without a lag.
+    Onsets are the rise of the log spectrum; values are relative to the energy at lag zero.
     """
     spectrum = (1 + 100 * _spectrum(samples, _PULSE_FFT, _PULSE_HOP)).log()
     rise = spectrum.diff(dim=1).clamp(min=0).sum(dim=0)
@@ -58,11 +58,11 @@ def correlations(first: Tensor, second: Tensor) -> Tensor:
     return torch.nn.functional.normalize(a, dim=1) @ torch.nn.functional.normalize(b, dim=1).T
 
 
-def own_beginnings(agreement: Tensor) -> Tensor:
-    """How often each continuation agrees more with its own beginning than with another's: [n].
+def own_prompts(agreement: Tensor) -> Tensor:
+    """How often each continuation agrees more with its own prompt than with another's: [n].
 
     Args:
-        agreement: of continuations with beginnings, [n, n], those of one piece on the diagonal.
+        agreement: of continuations with prompts, [n, n]; those of one piece on the diagonal.
     """
     n = len(agreement)
     if agreement.shape != (n, n) or n < 2:
@@ -75,7 +75,7 @@ def own_beginnings(agreement: Tensor) -> Tensor:
 
 
 def _spectrum(samples: Tensor, length: int, hop: int) -> Tensor:
-    """Magnitudes [bins, frames]; silence fills what is shorter than a window."""
+    """Magnitudes [bins, frames]; samples shorter than a window are padded with silence."""
     samples = torch.nn.functional.pad(samples.float(), (0, max(0, length - len(samples))))
     window = torch.hann_window(length)
     return torch.stft(samples, length, hop, window=window, center=False, return_complex=True).abs()

@@ -1,4 +1,6 @@
-"""A codec at a low rate beside another one and the originals: sound classes, words, quality.
+"""A codec at a low bit rate, compared with another codec and the originals.
+
+Measures sound classes, words and the quality of speech.
 
 Shapes: C channels, N samples.
 """
@@ -14,35 +16,35 @@ from audio_tokenizers.audio_writer import write_audio
 from audio_tokenizers.protocol import AcousticTokenizer
 from lm_audio.data.augmentation import peak_safe
 from lm_audio.evaluation.clips import ClipFile
-from lm_audio.evaluation.gates import GatedMeasurement
 from lm_audio.evaluation.judges.dnsmos import Dnsmos
 from lm_audio.evaluation.judges.speech_recognition import SpeechRecognizer
-from lm_audio.evaluation.lyra import Lyra
-from lm_audio.evaluation.measure_gates import (
-    Listener,
-    Watch,
-    adherence,
-    compared,
-    difference_of,
-    excess_error_rate,
-    heard_words,
-    how_near,
-    overall_quality,
-    unwatched,
-)
 from lm_audio.evaluation.metrics.codebooks import bitrate
 from lm_audio.evaluation.report import error_rate, mean_of
+from measures.clip_scores import (
+    ClipEmbedder,
+    Progress,
+    adherence,
+    clip_word_errors,
+    describe_knn,
+    difference_of,
+    excess_error_rate,
+    no_progress,
+    overall_quality,
+    without_target,
+)
+from measures.lyra import Lyra
+from measures.targets import TargetResult
 
 GROUP = "codec"
 System = Callable[[ClipFile], Audio]
-"""Gives a clip back as a codec keeps it."""
+"""Encodes and decodes a clip."""
 Clips = Mapping[str, Sequence[ClipFile]]
-"""The same clips as they were, named ORIGINAL and first, then through ours, then through others."""
+"""The same clips by system: ORIGINAL first, then the model's codec, then the others."""
 ORIGINAL = "original"
 
 
 def codec_system(codec: AcousticTokenizer, *, most_bits: float) -> tuple[str, System]:
-    """A codec with as many codebooks as fit into so many bits a second, at least one; its name."""
+    """A codec with all codebooks that fit into `most_bits` a second (at least one); its name."""
     rates = [
         bitrate(frame_rate=codec.frame_rate, num_codebooks=k, codebook_size=codec.codebook_size)
         for k in range(1, codec.num_codebooks + 1)
@@ -69,11 +71,11 @@ def lyra_system(lyra: Lyra) -> tuple[str, System]:
 
 
 def coded(
-    clips: Sequence[ClipFile], folder: Path, system: System, *, watch: Watch = unwatched
+    clips: Sequence[ClipFile], folder: Path, system: System, *, progress: Progress = no_progress
 ) -> list[ClipFile]:
-    """The clips as a codec gives them back; those that are in the folder are not coded again."""
+    """The clips as a system decodes them; those already in the folder are reused."""
     made = []
-    for clip in watch(clips, folder.name):
+    for clip in progress(clips, folder.name):
         path = folder / f"{clip.name}.wav"
         if not path.is_file():
             audio = system(clip)
@@ -82,39 +84,42 @@ def coded(
     return made
 
 
-def class_gates(
-    systems: Clips, known: Sequence[ClipFile], listener: Listener
-) -> list[GatedMeasurement]:
-    """Whether sounds are still what they were; ours must do better than the other."""
+def class_results(
+    systems: Clips, known: Sequence[ClipFile], embedder: ClipEmbedder
+) -> list[TargetResult]:
+    """Whether sounds keep their class; the target is to beat the other codec."""
     rows = [
         mean_of(
-            adherence(clips, known, listener),
+            adherence(clips, known, embedder),
             metric=f"{name}: sound class accuracy",
-            implementation=how_near(known, listener),
+            implementation=describe_knn(known, embedder),
             better="higher",
         )
         for name, clips in systems.items()
     ]
-    original, ours, *others = rows
-    gate = others[0].value if others else None
+    original, own, *others = rows
+    target = others[0].value if others else None
     return [
-        GatedMeasurement(group=GROUP, measurement=ours, gate=gate, goal=0.92, strict=True),
-        *compared(GROUP, [original, *others]),
+        TargetResult(group=GROUP, measurement=own, target=target, stretch=0.92, strict=True),
+        *without_target(GROUP, [original, *others]),
     ]
 
 
-def word_gates(
-    systems: Clips, recognizer: SpeechRecognizer, *, watch: Watch = unwatched
-) -> list[GatedMeasurement]:
-    """How much worse words are understood; ours must not do worse than the other."""
-    errors = {name: heard_words(clips, recognizer, watch=watch) for name, clips in systems.items()}
+def word_results(
+    systems: Clips, recognizer: SpeechRecognizer, *, progress: Progress = no_progress
+) -> list[TargetResult]:
+    """The word error rate added by coding; the target is to be no worse than the other codec."""
+    errors = {
+        name: clip_word_errors(clips, recognizer, progress=progress)
+        for name, clips in systems.items()
+    }
     implementation = f"jiwer, lower case without punctuation; {recognizer.name}"
     original = error_rate(
         errors[ORIGINAL],
         metric=f"{ORIGINAL}: word error rate",
         implementation=implementation,
     )
-    ours, *others = [
+    own, *others = [
         excess_error_rate(
             errors[name],
             errors[ORIGINAL],
@@ -124,18 +129,20 @@ def word_gates(
         for name in systems
         if name != ORIGINAL
     ]
-    gate = others[0].value if others else None
+    target = others[0].value if others else None
     return [
-        GatedMeasurement(group=GROUP, measurement=ours, gate=gate, goal=0.02),
-        *compared(GROUP, [original, *others]),
+        TargetResult(group=GROUP, measurement=own, target=target, stretch=0.02),
+        *without_target(GROUP, [original, *others]),
     ]
 
 
-def quality_gates(
-    systems: Clips, dnsmos: Dnsmos, *, watch: Watch = unwatched
-) -> list[GatedMeasurement]:
-    """How much worse speech sounds."""
-    rated = {name: overall_quality(clips, dnsmos, watch=watch) for name, clips in systems.items()}
+def quality_results(
+    systems: Clips, dnsmos: Dnsmos, *, progress: Progress = no_progress
+) -> list[TargetResult]:
+    """The loss of speech quality."""
+    rated = {
+        name: overall_quality(clips, dnsmos, progress=progress) for name, clips in systems.items()
+    }
     implementation = f"speechmos; {dnsmos.name}"
     original = mean_of(
         rated[ORIGINAL],
@@ -143,7 +150,7 @@ def quality_gates(
         implementation=implementation,
         better="higher",
     )
-    ours, *others = [
+    own, *others = [
         difference_of(
             rated[ORIGINAL],
             rated[name],
@@ -155,6 +162,6 @@ def quality_gates(
         if name != ORIGINAL
     ]
     return [
-        GatedMeasurement(group=GROUP, measurement=ours, gate=0.3, goal=0.15),
-        *compared(GROUP, [original, *others]),
+        TargetResult(group=GROUP, measurement=own, target=0.3, stretch=0.15),
+        *without_target(GROUP, [original, *others]),
     ]

@@ -48,17 +48,17 @@ def measure_copies(
     distances = partial(
         nearest_distances, training=training, length=length, hop=hop, vocab_size=vocab_size
     )
-    ours, real = distances(generated), distances(held_out)
-    if not len(ours) or not len(real):
+    new, real = distances(generated), distances(held_out)
+    if not len(new) or not len(real):
         return found
     threshold = max(float(np.quantile(real, NEAR)), 1 / length)  # the least that is not equal
     near = mean_of(
-        (ours < threshold).astype(float).tolist(),
+        (new < threshold).astype(float).tolist(),
         metric="windows of generated clips that nearly are in a training clip",
         implementation=f"total variation of the counts of {length} semantic tokens to the nearest "
         f"training window below {threshold:.3f}, the {NEAR:.0%} quantile of held-out windows",
         better="lower",
-        note=f"medians: {np.median(ours):.3f} generated, {np.median(real):.3f} held-out",
+        note=f"medians: {np.median(new):.3f} generated, {np.median(real):.3f} held-out",
     )
     return [*found, near]
 

@@ -1,13 +1,13 @@
-"""Puts a trained model into the package, in half precision: the one that `lm_audio.load()` loads.
+"""Puts a trained model into the package in half precision: the one that `lm_audio.load()` loads.
 
-    python recipes/assemble_default.py --preset tiny                      # seconds, random weights
-    python recipes/assemble_default.py --model runs/default/acoustic/model
+    python recipes/default_model/assemble.py --preset tiny       # random weights, seconds
+    python recipes/default_model/assemble.py --model runs/default/acoustic/model
 
-`--model` is a whole model, such as recipes/train_acoustic.py writes. Its language models are
-rounded to float16. Codec and semantic tokenizer are not, since the others have learned from their
-tokens: so they must have been rounded before, as recipes/train_default.sh does, or they take twice
-the room. How it samples when nobody says how is written with it. `--out` is replaced as a whole or
-not at all; what lies at its top, such as the model card, stays. It takes seconds and 0.5 GB.
+`--model` is a complete model, as recipes/train_acoustic.py writes it. Its language models are
+rounded to float16. The codec and the semantic tokenizer are not, because the language models were
+trained on their tokens: round them before training, as train.sh does, or they take twice the space.
+The default sampling settings are stored with the model. `--out` is replaced as a whole or not at
+all, but files at its top level, such as the model card, are kept. It takes seconds and 0.5 GB.
 """
 
 import dataclasses
@@ -33,22 +33,22 @@ from lm_audio.renderers.codec import CodecRenderer
 from lm_audio.sampling import Sampling
 
 MOST_BYTES = 64 * 10**6
-"""What the package may carry."""
+"""The size limit of the weights in the package."""
 PARTS = {"codec", "semantic_tokenizer", "text_encoder", "__pycache__"}
-"""Folders beside those of the stages."""
+"""Folders of a model besides those of its stages."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
     preset: Literal["default", "tiny"] = "default"
     model: Path | None = None
-    """The whole model; the tiny preset makes one up."""
+    """The folder of a complete model; the tiny preset uses random weights."""
     out: Path | None = None
-    """The package by default, runs/default_model for the tiny preset."""
+    """Default: the package, or runs/default_model for the tiny preset."""
     name: str = "lm-audio default"
     licence: str = "Apache-2.0"
     guidance_scale: float | None = None
-    """How closely both stages follow the prompt; what is not given stays as the model has it."""
+    """How closely both stages follow the prompt; default: as in the model, like the next three."""
     semantic_temperature: float | None = None
     acoustic_temperature: float | None = None
     top_k: int | None = None
@@ -86,7 +86,7 @@ def main(config: Config) -> Path:
             shutil.copy2(path, new / path.name)
     for name, size in sizes.items():
         print(f"{size / 1e6:8.2f} MB  {name}")
-    print(f"{sum(sizes.values()) / 1e6:8.2f} MB in all, in {out}")
+    print(f"{sum(sizes.values()) / 1e6:8.2f} MB in total, in {out}")
     option = "" if out == DEFAULT_FOLDER else f" --model {out}"
     print(f'Next: lm-audio generate "a dog barking"{option} --duration 5 -o dog.wav')
     return out
@@ -96,7 +96,9 @@ def read_model(config: Config) -> AudioPipeline:
     if config.model is not None:
         return load(config.model, device="cpu")
     if config.preset != "tiny":
-        raise ValueError("Got no --model; give the folder of a whole model, or --preset tiny.")
+        raise ValueError(
+            "Got no --model; give the folder of a complete model, or use --preset tiny."
+        )
     codec = FrameCodec(tiny()).eval()
     stages = duet(
         semantic=presets.tiny().transformer,
@@ -112,7 +114,7 @@ def read_model(config: Config) -> AudioPipeline:
 
 
 def sampling_of(stage: str, sampling: Sampling, config: Config) -> Sampling:
-    """How a stage samples, with what is given in the place of what it has."""
+    """A stage's sampling settings with those of the config that are given."""
     temperatures = {
         "semantic": config.semantic_temperature,
         "acoustic": config.acoustic_temperature,
@@ -127,13 +129,13 @@ def sampling_of(stage: str, sampling: Sampling, config: Config) -> Sampling:
 
 
 def kept_files(out: Path, *, stages: set[str]) -> list[Path]:
-    """What stays of the folder that is replaced: the files at its top, but for an older config."""
+    """The files to keep of a folder that is replaced: those at its top, except the config."""
     found = sorted(out.iterdir()) if out.is_dir() else []
     for path in found:
         if path.is_dir() and path.name not in PARTS | stages:
             raise ValueError(
-                f"{path} is no part of a model, and {out} is replaced as a whole; give another "
-                "--out, or remove it."
+                f"{path} is not part of a model, and {out} would be replaced as a whole; choose "
+                "another --out or remove it."
             )
     return [path for path in found if path.is_file() and path.name != "config.json"]
 
@@ -142,9 +144,9 @@ def check_size(sizes: dict[str, int]) -> None:
     total, largest = sum(sizes.values()), max(sizes, key=lambda name: sizes[name])
     if total > MOST_BYTES:
         raise ValueError(
-            f"The model takes {total / 1e6:.0f} MB and the package carries "
-            f"{MOST_BYTES / 1e6:.0f}; the largest file is {largest}: train a smaller model, and "
-            "round codec and masked model to float16 before anything learns from their tokens."
+            f"The model takes {total / 1e6:.0f} MB, the limit is {MOST_BYTES / 1e6:.0f} MB and the "
+            f"largest file is {largest}; train a smaller model, and round codec and masked model "
+            "to float16 before training on their tokens."
         )
 
 

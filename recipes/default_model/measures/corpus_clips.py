@@ -1,4 +1,4 @@
-"""The clips of a prepared corpus, of either split, with all that evaluations ask of them."""
+"""The clips of a prepared corpus, of either split, with every field the evaluation reads."""
 
 import json
 from collections import defaultdict
@@ -24,7 +24,7 @@ class CorpusClip(ClipFile):
     instruments: str | None = None
 
     def part(self, start: float, seconds: float) -> ClipFile:
-        """So many seconds of it, or what there is of them."""
+        """An excerpt of at most this many seconds."""
         rest = min(seconds, self.seconds - start)
         return replace(self, start=self.start + start, duration=rest)
 
@@ -65,10 +65,10 @@ def captions_by_label(clips: list[CorpusClip]) -> dict[str, list[str]]:
 
 
 def read_unseen(folder: Path) -> dict[str, list[str]]:
-    """The captions that no training clip has, by label, of lines with "text" and "label"."""
+    """The captions that no training clip has, by label, from lines with "text" and "label"."""
     path = folder / UNSEEN_FILE
     if not path.is_file():
-        raise ValueError(f"{folder} has no {UNSEEN_FILE}; prepare the corpus anew.")
+        raise ValueError(f"{folder} has no {UNSEEN_FILE}; prepare the corpus again.")
     found: dict[str, set[str]] = defaultdict(set)
     for number, line in enumerate(path.read_text().splitlines(), start=1):
         try:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from lm_audio.evaluation.lyra import Lyra
+from measures.lyra import Lyra
 
 
 def test_a_folder_without_the_networks_is_refused(tmp_path: Path) -> None:

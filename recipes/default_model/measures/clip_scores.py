@@ -1,6 +1,6 @@
-"""What gates have in common: sounds in a space, words and quality of speech, differences.
+"""Scores of single clips that several measures share: class, words, quality of speech.
 
-Sounds are judged in a space (`Listener`): a clip is the mean of the vectors of its windows.
+Sound classes are judged in an embedding space: a clip is the mean of the vectors of its windows.
 
 Shapes: n clips, D width.
 """
@@ -11,7 +11,6 @@ import numpy as np
 from torch import Tensor
 
 from lm_audio.evaluation.clips import ClipFile
-from lm_audio.evaluation.gates import GatedMeasurement
 from lm_audio.evaluation.judges.dnsmos import Dnsmos
 from lm_audio.evaluation.judges.embedding import AudioEmbedding, clip_means, embed_clips
 from lm_audio.evaluation.judges.speech_recognition import SpeechRecognizer
@@ -19,32 +18,33 @@ from lm_audio.evaluation.metrics.classification import nearest_labels
 from lm_audio.evaluation.metrics.confidence import Values, bootstrap_interval
 from lm_audio.evaluation.metrics.words import Errors, word_errors
 from lm_audio.evaluation.report import Better, Measurement, mean_of
+from measures.targets import TargetResult
 
 NEIGHBOURS = 5
 
-Watch = Callable[[Sequence[ClipFile], str], Iterable[ClipFile]]
-"""Shows how far the work on clips is; the text says which work."""
+Progress = Callable[[Sequence[ClipFile], str], Iterable[ClipFile]]
+"""Iterates over clips and shows the progress under a title."""
 
 
-def unwatched(clips: Sequence[ClipFile], _: str) -> Iterable[ClipFile]:
+def no_progress(clips: Sequence[ClipFile], _: str) -> Iterable[ClipFile]:
     return clips
 
 
-class Listener:
-    """An embedding, and the vectors of all that it has heard."""
+class ClipEmbedder:
+    """Embeds clips and keeps their vectors, so that no clip is embedded twice."""
 
-    def __init__(self, embedding: AudioEmbedding, *, watch: Watch = unwatched) -> None:
+    def __init__(self, embedding: AudioEmbedding, *, progress: Progress = no_progress) -> None:
         self.name = embedding.name
         self._embedding = embedding
-        self._watch = watch
-        self._heard: dict[ClipFile, Tensor] = {}
+        self._progress = progress
+        self._vectors: dict[ClipFile, Tensor] = {}
 
     def windows(self, clips: Sequence[ClipFile]) -> list[Tensor]:
         """The vectors [windows, D] of each clip."""
-        new = [clip for clip in dict.fromkeys(clips) if clip not in self._heard]
-        vectors = embed_clips(self._embedding, self._watch(new, "listening"))
-        self._heard.update(zip(new, vectors, strict=True))
-        return [self._heard[clip] for clip in clips]
+        new = [clip for clip in dict.fromkeys(clips) if clip not in self._vectors]
+        vectors = embed_clips(self._embedding, self._progress(new, "embedding"))
+        self._vectors.update(zip(new, vectors, strict=True))
+        return [self._vectors[clip] for clip in clips]
 
     def means(self, clips: Sequence[ClipFile]) -> Tensor:
         """One vector a clip: [n, D]."""
@@ -52,37 +52,37 @@ class Listener:
 
 
 def adherence(
-    clips: Sequence[ClipFile], known: Sequence[ClipFile], listener: Listener
+    clips: Sequence[ClipFile], known: Sequence[ClipFile], embedder: ClipEmbedder
 ) -> list[float]:
     """1 for each clip whose 5 nearest real clips mostly have its label, else 0."""
     answers = nearest_labels(
-        listener.means(clips),
-        listener.means(known),
+        embedder.means(clips),
+        embedder.means(known),
         [str(clip.label) for clip in known],
         k=NEIGHBOURS,
     )
     return [float(answer == clip.label) for answer, clip in zip(answers, clips, strict=True)]
 
 
-def how_near(known: Sequence[ClipFile], listener: Listener) -> str:
-    return f"{NEIGHBOURS}-NN by cosine among {len(known)} real training clips; {listener.name}"
+def describe_knn(known: Sequence[ClipFile], embedder: ClipEmbedder) -> str:
+    return f"{NEIGHBOURS}-NN by cosine among {len(known)} real training clips; {embedder.name}"
 
 
-def heard_words(
-    clips: Sequence[ClipFile], recognizer: SpeechRecognizer, *, watch: Watch = unwatched
+def clip_word_errors(
+    clips: Sequence[ClipFile], recognizer: SpeechRecognizer, *, progress: Progress = no_progress
 ) -> list[Errors]:
-    """The errors in what is heard of each clip."""
+    """The word errors of a recogniser's transcript of each clip."""
     rate = recognizer.sample_rate
     return [
         word_errors(str(clip.transcript), recognizer(clip.audio(rate).samples[0]))
-        for clip in watch(clips, "words")
+        for clip in progress(clips, "words")
     ]
 
 
 def excess_error_rate(
     errors: Sequence[Errors], original: Sequence[Errors], *, metric: str, implementation: str
 ) -> Measurement:
-    """How much higher the rate is than that of the same utterances as they were."""
+    """The word error rate minus that of the original utterances."""
     items = np.array(
         [(a.edits, b.edits, b.length) for a, b in zip(errors, original, strict=True)], dtype=float
     )
@@ -102,10 +102,10 @@ def excess_error_rate(
 
 
 def overall_quality(
-    clips: Sequence[ClipFile], dnsmos: Dnsmos, *, watch: Watch = unwatched
+    clips: Sequence[ClipFile], dnsmos: Dnsmos, *, progress: Progress = no_progress
 ) -> list[float]:
     rate = dnsmos.sample_rate
-    return [dnsmos(c.audio(rate).samples[0]).overall for c in watch(clips, "rating")]
+    return [dnsmos(c.audio(rate).samples[0]).overall for c in progress(clips, "rating")]
 
 
 def difference_of(
@@ -116,11 +116,11 @@ def difference_of(
     implementation: str,
     better: Better,
 ) -> Measurement:
-    """The mean of the first minus that of the second; items belong to each other in order."""
+    """The mean of the first minus that of the second, of items in pairs."""
     pairs = [a - b for a, b in zip(first, second, strict=True)]
     return mean_of(pairs, metric=metric, implementation=implementation, better=better)
 
 
-def compared(group: str, rows: Iterable[Measurement]) -> list[GatedMeasurement]:
-    """Rows without gates."""
-    return [GatedMeasurement(group=group, measurement=row) for row in rows]
+def without_target(group: str, rows: Iterable[Measurement]) -> list[TargetResult]:
+    """Rows that are there for comparison."""
+    return [TargetResult(group=group, measurement=row) for row in rows]

@@ -1,8 +1,8 @@
-"""Lyra V2, a public SoundStream (arXiv 2107.03312), as a codec to compare with.
+"""Lyra V2, a public SoundStream codec (arXiv 2107.03312), for comparison.
 
 16 kHz, 50 frames a second, residual quantisers of 16 entries: 4 bits a level and frame, so 16
 levels are 3.2 kb/s. Reads its three TFLite files from a folder and needs ai-edge-litert, which this
-package does not bring.
+package does not install.
 
 Shapes: N samples.
 """
@@ -22,7 +22,7 @@ FILES = ("soundstream_encoder.tflite", "quantizer.tflite", "lyragan.tflite")
 
 
 class Lyra:
-    """Gives sound back as Lyra keeps it; each clip starts from silence."""
+    """Encodes and decodes sound; each clip starts from silence."""
 
     sample_rate = SAMPLE_RATE
 
@@ -36,8 +36,8 @@ class Lyra:
         _open(self._folder)
 
     def __call__(self, samples: Tensor) -> Tensor:
-        """Samples [N] at 16 kHz, as they come back: [N]."""
-        # The networks remember what they heard, and resetting their variables does not clear it.
+        """The decoded samples [N] of samples [N], both at 16 kHz."""
+        # The networks keep state between calls, and resetting their variables does not clear it.
         encoder, quantizer, decoder = _open(self._folder)
         choose = quantizer.get_signature_runner("encode")
         look_up = quantizer.get_signature_runner("decode")
@@ -54,7 +54,7 @@ class Lyra:
 
 
 def _run(network: Any, values: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
-    """What a network makes of its one input; the result is gone with the next call."""
+    """The output of a network with one input; valid until its next call."""
     network.set_tensor(network.get_input_details()[0]["index"], values)
     network.invoke()
     return network.get_tensor(network.get_output_details()[0]["index"])

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from lm_audio.evaluation.musical_profiles import (
+from measures.musical_profiles import (
     SAMPLE_RATE,
     correlations,
-    own_beginnings,
+    own_prompts,
     pitch_class_profile,
     pulse_profile,
 )
@@ -53,8 +53,8 @@ def test_correlations_are_those_of_pearson() -> None:
     assert not correlations(torch.ones(1, 12), second).any()
 
 
-def test_own_beginnings_are_counted_against_each_other_one() -> None:
+def test_own_prompts_are_counted_against_each_other_one() -> None:
     agreement = torch.tensor([[0.9, 0.1, 0.2], [0.5, 0.4, 0.6], [0.7, 0.1, 0.7]])
-    assert own_beginnings(agreement).tolist() == [1.0, 0.0, 0.75]
+    assert own_prompts(agreement).tolist() == [1.0, 0.0, 0.75]
     with pytest.raises(ValueError, match=r"Got agreements of shape \[1, 1\]; give \[n, n\]"):
-        own_beginnings(torch.ones(1, 1))
+        own_prompts(torch.ones(1, 1))

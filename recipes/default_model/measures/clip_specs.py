@@ -1,6 +1,6 @@
-"""Clips to generate for an evaluation: what is asked for, and what is there already.
+"""Clips to generate for an evaluation, kept in files so that none is generated twice.
 
-How a clip is made is for the caller, who knows models: here is only which, and where they are kept.
+The caller generates them; this module knows no models.
 
 Shapes: C channels, N samples, K codebooks, T frames.
 """
@@ -18,17 +18,17 @@ from audio_tokenizers.atomic import replacing
 from audio_tokenizers.audio_writer import write_audio
 from lm_audio.data.augmentation import peak_safe
 from lm_audio.evaluation.clips import ClipFile
-from lm_audio.evaluation.corpus_clips import CorpusClip
+from measures.corpus_clips import CorpusClip
 
 
 @dataclass(frozen=True, kw_only=True)
-class Order:
+class ClipSpec:
     """A clip to generate.
 
     Args:
-        prompt: the sound that it continues.
-        guided: whether the model's own guidance is on; off means a scale of 1.
-        label, speaker: what the clip ought to be.
+        prompt: the sound to continue.
+        guided: whether to use the model's guidance; without it the scale is 1.
+        label, speaker: the expected class and speaker.
     """
 
     name: str
@@ -42,43 +42,43 @@ class Order:
 
     @property
     def file_name(self) -> str:
-        """That of the clip: the same order has the same one, wherever its prompt lies."""
+        """The name of the clip's file; it does not depend on the folder of the prompt."""
         prompt = self.prompt and replace(self.prompt, path=Path(self.prompt.path.name))
-        order = repr(replace(self, prompt=prompt))
-        digest = hashlib.sha256(order.encode()).hexdigest()[:12]
+        content = repr(replace(self, prompt=prompt))
+        digest = hashlib.sha256(content.encode()).hexdigest()[:12]
         plain = "".join(c if c.isalnum() else "_" for c in self.name)
         return f"{plain}-{digest}.wav"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Made:
-    """New sound [C, N], without its prompt, and its semantic tokens [1, T], if it has any."""
+class GeneratedClip:
+    """New sound [C, N], without the prompt, and its semantic tokens [1, T], if any."""
 
     samples: Tensor
     sample_rate: int
     semantic: Tensor | None = None
 
 
-Make = Callable[[Sequence[Order]], Sequence[Made]]
+Generate = Callable[[Sequence[ClipSpec]], Sequence[GeneratedClip]]
 
 
-def caption_orders(
+def caption_specs(
     captions: Mapping[str, Sequence[str]],
     *,
     clips_per_label: int,
     seconds: float,
     seed: int,
-) -> list[Order]:
-    """So many clips for each label, of its captions in turns, in an order that is drawn."""
-    orders = []
+) -> list[ClipSpec]:
+    """Clips for each label, whose captions take turns in random order."""
+    specs = []
     for label, texts in captions.items():
         random = np.random.default_rng([seed, *label.encode()])
         turns = random.permutation(len(texts))
         for number in range(clips_per_label):
             text = texts[turns[number % len(texts)]]
             own_seed = int(random.integers(2**31))
-            orders.append(
-                Order(
+            specs.append(
+                ClipSpec(
                     name=f"{label} {number:02}",
                     seconds=seconds,
                     seed=own_seed,
@@ -86,15 +86,15 @@ def caption_orders(
                     label=label,
                 )
             )
-    return orders
+    return specs
 
 
-def continuation_orders(
+def continuation_specs(
     clips: Sequence[CorpusClip], *, prompt: float, seconds: float
-) -> list[Order]:
-    """New seconds after the first ones of each clip."""
+) -> list[ClipSpec]:
+    """Continuations of the first `prompt` seconds of each clip."""
     return [
-        Order(
+        ClipSpec(
             name=clip.name,
             seconds=seconds,
             seed=number,
@@ -105,52 +105,53 @@ def continuation_orders(
     ]
 
 
-def fulfil(
-    orders: Sequence[Order],
+def generate_missing(
+    specs: Sequence[ClipSpec],
     folder: Path,
-    make: Make,
+    generate: Generate,
     *,
     batch: int = 10,
     progress: Callable[[int], object] = lambda _: None,
 ) -> list[ClipFile]:
-    """The clips in a folder, in order; those that are not there yet are made and written.
+    """The clips of all specs, in order; those missing from the folder are generated first.
 
     Args:
-        make: makes a few clips, all with a prompt or all without, all guided or all not.
-        progress: called with the number of clips that are there, whenever there are more.
+        generate: takes specs that all have a prompt or all lack one, all guided or all not.
+        progress: called with the number of clips that have become available.
     """
-    places = [folder / order.file_name for order in orders]
-    waiting = [pair for pair in zip(orders, places, strict=True) if not pair[1].is_file()]
-    progress(len(orders) - len(waiting))
-    for some in _batches(waiting, batch):
-        for (_, path), made in zip(some, make([order for order, _ in some]), strict=True):
-            if made.semantic is not None:
+    paths = [folder / spec.file_name for spec in specs]
+    absent = [pair for pair in zip(specs, paths, strict=True) if not pair[1].is_file()]
+    progress(len(specs) - len(absent))
+    for some in _batches(absent, batch):
+        clips = generate([spec for spec, _ in some])
+        for (_, path), clip in zip(some, clips, strict=True):
+            if clip.semantic is not None:
                 with replacing(_token_path(path)) as temporary:
-                    save_file({"semantic": made.semantic.contiguous()}, temporary)
-            write_audio(path, peak_safe(made.samples), made.sample_rate)
+                    save_file({"semantic": clip.semantic.contiguous()}, temporary)
+            write_audio(path, peak_safe(clip.samples), clip.sample_rate)
         progress(len(some))
     return [
         ClipFile(
             name=path.stem,
             path=path,
-            text=order.text,
-            label=order.label,
-            speaker=order.speaker,
+            text=spec.text,
+            label=spec.label,
+            speaker=spec.speaker,
         )
-        for order, path in zip(orders, places, strict=True)
+        for spec, path in zip(specs, paths, strict=True)
     ]
 
 
 def semantic_tokens(clips: Iterable[ClipFile]) -> list[Tensor]:
-    """The semantic tokens [T] of clips that `fulfil` gave, those that have any."""
+    """The semantic tokens [T] of clips from `generate_missing`, those that have any."""
     paths = [_token_path(clip.path) for clip in clips]
     return [load_file(path)["semantic"][0] for path in paths if path.is_file()]
 
 
 def _batches(
-    pairs: Sequence[tuple[Order, Path]], size: int
-) -> Iterable[Sequence[tuple[Order, Path]]]:
-    """Runs of orders of one kind."""
+    pairs: Sequence[tuple[ClipSpec, Path]], size: int
+) -> Iterable[Sequence[tuple[ClipSpec, Path]]]:
+    """Batches of specs of one kind."""
     kinds = [(True, True), (True, False), (False, True), (False, False)]
     for kind in kinds:
         some = [p for p in pairs if (p[0].guided, p[0].prompt is not None) == kind]

@@ -1,32 +1,38 @@
 #!/usr/bin/env bash
-# Makes the model in the package from nothing: corpora, tokenizers, both stages, the figures of its card.
+# Trains the model in the package from scratch: corpora, tokenizers, both stages, and the results in its model card.
 #
-#     PRESET=tiny recipes/train_default.sh                    # a few minutes, made-up sounds, no downloads
-#     SOURCES=/data EVAL=/data/eval recipes/train_default.sh  # hours
+#     PRESET=tiny recipes/default_model/train.sh                    # a few minutes, synthetic sounds, no downloads
+#     SOURCES=/data EVAL=/data/eval recipes/default_model/train.sh  # hours
 #
-# SOURCES holds what cannot be made up:
-#     kokoro/manifest_*.jsonl  utterances of Kokoro's voices (recipes/prepare_speech.py --kokoro makes others)
+# It runs in a clone of the repository, because it calls the recipes in the folder above.
+#
+# SOURCES holds the data that no program can generate:
+#     kokoro/manifest_*.jsonl  utterances of Kokoro's voices (prepare_speech.py --kokoro makes others)
 #     esc10/                   ESC-10, a folder for each class
-#     minilm/                  all-MiniLM-L6-v2, as sentence-transformers has it
-#     wordnet/                 the data files of WordNet 3.0 (Debian's wordnet-base has them)
-# EVAL holds independent judges: yamnet/, lyra/, whisper/. What needs one that is not there is not measured.
+#     minilm/                  all-MiniLM-L6-v2, as published by sentence-transformers
+#     wordnet/                 the data files of WordNet 3.0 (Debian: wordnet-base)
+# EVAL holds independent judges: yamnet/, lyra/, whisper/. Measurements that need a missing one are skipped.
 # Music needs fluidsynth and FluidR3 (apt-get install fluidsynth fluid-soundfont-gm).
 #
-# It stops at the first error. Started again it leaves out the steps that are done, which are noted in OUT/done,
-# and a training that was stopped goes on where it was. Remove OUT/done/STEP to have a step anew.
+# It stops at the first error. A second run skips the steps that are recorded in OUT/done and resumes an
+# interrupted training. Remove OUT/done/STEP to repeat a step.
 set -eo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
+if [[ ! -f recipes/train_codec.py ]]; then
+    echo "train.sh: found no recipes/train_codec.py in $PWD; run it in a clone of the repository." >&2
+    exit 2
+fi
 
 PRESET=${PRESET:-default} # or tiny
 PYTHON=${PYTHON:-python}
-JUDGE=${JUDGE:-$PYTHON} # with the judges installed, where they have an environment of their own
+JUDGE=${JUDGE:-$PYTHON} # a Python with the judges installed
 SOURCES=${SOURCES:-sources}
 EVAL=${EVAL:-$SOURCES/eval}
 OUT=${OUT:-runs/$PRESET}
 DATA=${DATA:-$OUT/data}
 HELD_OUT=0.2
 CORPORA=(effects music piano speech esc10)
-# What is short is heard several times as often, or the long would drown it: by the codec, and by the stages.
+# Short corpora are repeated so that long ones do not dominate: for the codec, and for the stages.
 HEARD=("${CORPORA[@]}" speech speech esc10)
 LEARNED=("${CORPORA[@]}" more_music piano speech speech speech esc10 esc10)
 corpora=("${CORPORA[@]/#/$DATA/}")
@@ -43,7 +49,7 @@ default)
     PASSAGES=12
     SEMANTIC=(--steps 2800 --text-dropout 0.2)
     ACOUSTIC=(--steps 10800 --text-dropout 0.2)
-    CODEBOOKS=8 # of the codec's, for the acoustic stage: the last ones cost much and say little
+    CODEBOOKS=8 # of the codec, for the acoustic stage; the last ones are costly and add little
     EFFECTS=(--hours 6)
     MUSIC=(--hours 6.5)
     MORE_MUSIC=(--hours 12)
@@ -70,16 +76,16 @@ tiny)
     MORE_MUSIC=(--hours 0.02)
     PIANO=(--hours 0.02)
     SPEECH=() ESC10=() SENTENCES=() TEACHER=()
-    WORDINGS=("$DATA/esc10") # the others have a clip of each kind, to learn from or to hold out
-    judged=(--only speed) # all else needs judges
+    WORDINGS=("$DATA/esc10") # the other tiny corpora have one clip per class
+    judged=(--only speed) # all other groups need judges
     ;;
 *)
-    echo "train_default.sh: got PRESET=$PRESET; expected default or tiny." >&2
+    echo "train.sh: got PRESET=$PRESET; expected default or tiny." >&2
     exit 2
     ;;
 esac
 
-step() { # NAME COMMAND...: runs it, unless it was done before
+step() { # NAME COMMAND...: runs a command unless the step is done
     local name=$1 begun=$SECONDS
     shift
     if [[ -e $OUT/done/$name ]]; then
@@ -97,7 +103,7 @@ recipe() { # NAME PRESET OPTIONS...
     "$PYTHON" "recipes/$1.py" --preset "$2" "${@:3}"
 }
 
-round() { # FROM TO: the weights as float16, before anything learns from their tokens
+round() { # FROM TO: rounds weights to float16, before any training on their tokens
     mkdir -p "$2"
     cp "$1/config.json" "$2"
     "$PYTHON" - "$1/model.safetensors" "$2/model.safetensors" <<'PYTHON'
@@ -110,12 +116,12 @@ PYTHON
 }
 
 # Corpora
-step effects recipe prepare_effects "$PRESET" "${EFFECTS[@]}" --held-out $HELD_OUT --out "$DATA/effects"
-step music recipe prepare_music "$PRESET" "${MUSIC[@]}" --held-out $HELD_OUT --out "$DATA/music"
-step more_music recipe prepare_music "$PRESET" "${MORE_MUSIC[@]}" --seed 3 --held-out 0.02 --out "$DATA/more_music"
-step piano recipe prepare_music "$PRESET" "${PIANO[@]}" --solo piano --shortest 10 --longest 20 --seed 1 \
+step effects recipe default_model/prepare_effects "$PRESET" "${EFFECTS[@]}" --held-out $HELD_OUT --out "$DATA/effects"
+step music recipe default_model/prepare_music "$PRESET" "${MUSIC[@]}" --held-out $HELD_OUT --out "$DATA/music"
+step more_music recipe default_model/prepare_music "$PRESET" "${MORE_MUSIC[@]}" --seed 3 --held-out 0.02 --out "$DATA/more_music"
+step piano recipe default_model/prepare_music "$PRESET" "${PIANO[@]}" --solo piano --shortest 10 --longest 20 --seed 1 \
     --held-out $HELD_OUT --out "$DATA/piano"
-step speech recipe prepare_speech "$PRESET" "${SPEECH[@]}" --held-out $HELD_OUT --out "$DATA/speech"
+step speech recipe default_model/prepare_speech "$PRESET" "${SPEECH[@]}" --held-out $HELD_OUT --out "$DATA/speech"
 step esc10 recipe prepare_esc10 "$PRESET" "${ESC10[@]}" --held-out $HELD_OUT --out "$DATA/esc10"
 
 # Tokenizers
@@ -128,19 +134,19 @@ step masked_model_half round "$OUT/masked_float32" "$OUT/masked_model"
 step semantic_tokenizer recipe train_semantic_codebook $CODEBOOK --model "$OUT/masked_model" \
     --data "${corpora[@]}" --out "$OUT/semantic_tokenizer"
 
-# What reads the text
-step sentences recipe prepare_sentences "$PRESET" "${SENTENCES[@]}" --corpora "${corpora[@]}" \
+# Text encoder
+step sentences recipe default_model/prepare_sentences "$PRESET" "${SENTENCES[@]}" --corpora "${corpora[@]}" \
     --out "$OUT/sentences.txt"
 step text_encoder recipe train_text_encoder "$PRESET" "${TEACHER[@]}" --sentences "$OUT/sentences.txt" \
     --corpora "${WORDINGS[@]}" --out "$OUT/text_encoder"
 
 # Both stages
 for corpus in "${CORPORA[@]}" more_music; do
-    more=() # music and speech are not heard two at a time
+    more=() # music and speech are not mixed
     case $corpus in
-    effects) more=(--mix 1 --fill 5) ;; # what ends in silence teaches silence
+    effects) more=(--mix 1 --fill 5) ;; # trailing silence teaches silence
     esc10) more=(--mix 3 --fill 5) ;;
-    speech) more=(--passages "$PASSAGES") ;; # sentences are short, and continuations go on after them
+    speech) more=(--passages "$PASSAGES") ;; # single sentences are too short for continuations
     esac
     step "tokens_$corpus" recipe tokenize_dataset "$PRESET" --data "$DATA/$corpus" --codec "$OUT/codec" \
         --num-codebooks "$CODEBOOKS" --semantic "$OUT/semantic_tokenizer" "${more[@]}" --out "$OUT/tokens/$corpus"
@@ -149,10 +155,10 @@ lm=(--data "${learned[@]}" --codec "$OUT/codec" --text-encoder "$OUT/text_encode
 step semantic recipe train_semantic "$PRESET" "${lm[@]}" "${SEMANTIC[@]}" --out "$OUT/semantic"
 step acoustic recipe train_acoustic "$PRESET" "${lm[@]}" "${ACOUSTIC[@]}" --semantic "$OUT/semantic" \
     --semantic-tokenizer "$OUT/semantic_tokenizer" --out "$OUT/acoustic"
-step model recipe assemble_default "$PRESET" --model "$OUT/acoustic/model" --out "$MODEL"
+step model recipe default_model/assemble "$PRESET" --model "$OUT/acoustic/model" --out "$MODEL"
 
-# Its figures
-PYTHON=$JUDGE step report recipe evaluate_default default --model "$MODEL" "${judged[@]}" --out "$OUT/report"
+# Results
+PYTHON=$JUDGE step report recipe default_model/evaluate default --model "$MODEL" "${judged[@]}" --out "$OUT/report"
 
-echo "The model is in $MODEL, its figures in $OUT/report."
+echo "The model is in $MODEL, its results in $OUT/report."
 echo "Next: $PYTHON tests/lm_audio/pretrained/make_golden.py, the model card, make test."

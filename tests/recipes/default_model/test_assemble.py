@@ -15,7 +15,7 @@ GREEDY = lm_audio.Sampling(temperature=0.0)
 
 @pytest.fixture(scope="module")
 def recipe(load_recipe: Callable[[str], ModuleType]) -> ModuleType:
-    return load_recipe("assemble_default")
+    return load_recipe("default_model/assemble")
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def test_the_model_is_written_in_half_beside_what_lay_there(
     )
     assert not (out / "codec/old.safetensors").exists()
     assert (out / "README.md").read_text() == "# Model card\n"
-    assert f"MB in all, in {out}" in capsys.readouterr().out
+    assert f"MB in total, in {out}" in capsys.readouterr().out
     exact, model = lm_audio.load(model_folder), lm_audio.load(out)
     assert model.card.licence == "Apache-2.0"
     assert model.renderer.identity == exact.renderer.identity
@@ -88,7 +88,7 @@ def test_a_folder_with_anything_else_is_not_replaced(
     recipe: ModuleType, model_folder: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "home/photos").mkdir(parents=True)
-    with pytest.raises(ValueError, match="photos is no part of a model"):
+    with pytest.raises(ValueError, match="photos is not part of a model"):
         recipe.main(recipe.Config(model=model_folder, out=tmp_path / "home"))
     assert (tmp_path / "home/photos").is_dir()
 

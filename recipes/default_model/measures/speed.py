@@ -1,4 +1,4 @@
-"""How long a model takes to make a clip, and to be there."""
+"""How long a model takes to generate a clip, to import and to load."""
 
 import time
 from collections.abc import Callable
@@ -7,16 +7,16 @@ from statistics import median
 
 import torch
 
-from lm_audio.evaluation.gates import GatedMeasurement
 from lm_audio.evaluation.report import Measurement, missing
-from lm_audio.evaluation.start_up import measure_start_up
+from measures.start_up import measure_start_up
+from measures.targets import TargetResult
 
 THREADS = 2
 TIMES = 3
 
 
-def real_time_gate(make: Callable[[int], object], *, seconds: float) -> GatedMeasurement:
-    """How long a clip of so many seconds takes, in its own length; `make` gets the seed."""
+def real_time_result(make: Callable[[int], object], *, seconds: float) -> TargetResult:
+    """The real-time factor of a clip of `seconds`; `make` receives a seed."""
     threads, times = torch.get_num_threads(), []
     torch.set_num_threads(THREADS)
     try:
@@ -33,13 +33,13 @@ def real_time_gate(make: Callable[[int], object], *, seconds: float) -> GatedMea
         num_items=TIMES,
         interval=(min(times) / seconds, max(times) / seconds),
         better="lower",
-        note="the interval is that of all",
+        note="the interval spans all runs",
     )
-    return GatedMeasurement(group="speed", measurement=row, gate=0.7, goal=0.3)
+    return TargetResult(group="speed", measurement=row, target=0.7, stretch=0.3)
 
 
-def start_up_gates(folder: Path) -> list[GatedMeasurement]:
-    """How long `import lm_audio` and loading a model take, and how much memory."""
+def start_up_results(folder: Path) -> list[TargetResult]:
+    """The time and peak memory of `import lm_audio` and loading a model."""
     code = f"import lm_audio; lm_audio.load({str(folder)!r}, device='cpu')"
     started = measure_start_up(code)
     seconds = Measurement(
@@ -49,7 +49,7 @@ def start_up_gates(folder: Path) -> list[GatedMeasurement]:
         num_items=1,
         better="lower",
     )
-    memory = missing("import and load (GB)", reason="this system does not tell the peak")
+    memory = missing("import and load (GB)", reason="this system does not report the peak")
     if started.peak_bytes is not None:
         memory = Measurement(
             metric="import and load (GB)",
@@ -59,8 +59,8 @@ def start_up_gates(folder: Path) -> list[GatedMeasurement]:
             better="lower",
         )
     return [
-        GatedMeasurement(group="speed", measurement=seconds, gate=6.0, goal=3.0),
-        GatedMeasurement(
-            group="speed", measurement=memory, gate=None if memory.value is None else 1.0
+        TargetResult(group="speed", measurement=seconds, target=6.0, stretch=3.0),
+        TargetResult(
+            group="speed", measurement=memory, target=None if memory.value is None else 1.0
         ),
     ]

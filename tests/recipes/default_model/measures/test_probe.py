@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lm_audio.evaluation.probe import fit_probe
+from measures.probe import fit_probe
 
 
 @pytest.mark.parametrize("penalty", [1.0, 100.0])

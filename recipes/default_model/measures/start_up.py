@@ -1,4 +1,4 @@
-"""What it takes to start: Python code in a process of its own, timed and weighed."""
+"""The time and peak memory of Python code in a process of its own."""
 
 import json
 import os
@@ -23,7 +23,7 @@ print(json.dumps([seconds, peak]))
 @dataclass(frozen=True, kw_only=True)
 class StartUp:
     """Args:
-    peak_bytes: the most memory that the whole process held; None where Linux does not say it.
+    peak_bytes: the peak resident memory of the process; None outside Linux.
     """
 
     seconds: float

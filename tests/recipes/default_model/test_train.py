@@ -10,8 +10,8 @@ import pytest
 
 import lm_audio
 
-RECIPES = Path(__file__).parents[2] / "recipes"
-SCRIPT = RECIPES / "train_default.sh"
+RECIPES = Path(__file__).parents[3] / "recipes"
+SCRIPT = RECIPES / "default_model/train.sh"
 
 
 def run(out: Path, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -34,7 +34,7 @@ def test_what_is_done_is_not_done_again(preset: str, tmp_path: Path) -> None:
         (tmp_path / path / "config.json").touch()
     first = run(tmp_path, **said)
     assert first.returncode == 0, first.stderr
-    named = re.findall(r"^(recipes/\w+\.py) ", first.stdout, re.MULTILINE)
+    named = re.findall(r"^(recipes/[\w/]+\.py) ", first.stdout, re.MULTILINE)
     assert len(named) >= 15
     assert f"--preset {preset}" in first.stdout
     again = run(tmp_path, **said)
@@ -55,7 +55,16 @@ def test_it_stops_at_the_first_error(tmp_path: Path) -> None:
 def test_an_unknown_preset_gets_one_line(tmp_path: Path) -> None:
     done = run(tmp_path, PRESET="huge")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "train_default.sh: got PRESET=huge; expected default or tiny.\n"
+    assert done.stderr == "train.sh: got PRESET=huge; expected default or tiny.\n"
+
+
+def test_a_copy_outside_a_clone_gets_one_line(tmp_path: Path) -> None:
+    copy = tmp_path / "recipes/default_model/train.sh"
+    copy.parent.mkdir(parents=True)
+    copy.write_bytes(SCRIPT.read_bytes())
+    done = subprocess.run(["bash", copy], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "run it in a clone of the repository" in done.stderr
 
 
 @pytest.mark.chain

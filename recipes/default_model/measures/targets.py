@@ -1,4 +1,4 @@
-"""Measurements beside what they must reach, and the report of those that do and do not."""
+"""Measurements compared with their targets, and the report that lists them."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -11,35 +11,36 @@ from lm_audio.evaluation.report import Measurement
 
 
 @dataclass(frozen=True, kw_only=True)
-class GatedMeasurement:
-    """A measurement with its gate; one without a gate is there to compare with.
+class TargetResult:
+    """A measurement and its target; one without a target is there for comparison.
 
     Args:
-        group: of measurements that are made together.
-        gate: what the value must reach; goal: what it should.
-        strict: a value that equals the gate does not pass.
+        group: the name of the measurements made together with it.
+        target: the value to reach.
+        stretch: a more ambitious value.
+        strict: whether the value must exceed the target; equalling it is not enough.
     """
 
     group: str
     measurement: Measurement
-    gate: float | None = None
-    goal: float | None = None
+    target: float | None = None
+    stretch: float | None = None
     strict: bool = False
 
     def __post_init__(self) -> None:
-        if self.gate is not None and not self.measurement.better:
+        if self.target is not None and not self.measurement.better:
             raise ValueError(
-                f"{self.measurement.metric!r} has a gate; say whether higher or lower is better."
+                f"{self.measurement.metric!r} has a target; say whether higher or lower is better."
             )
 
     @property
-    def passed(self) -> bool | None:
-        """Whether the gate is passed; None where there is no gate, or no value."""
-        return self._reaches(self.gate, strict=self.strict)
+    def met(self) -> bool | None:
+        """Whether the value reaches the target; None without a target or a value."""
+        return self._reaches(self.target, strict=self.strict)
 
     @property
-    def goal_reached(self) -> bool | None:
-        return self._reaches(self.goal, strict=False)
+    def stretch_met(self) -> bool | None:
+        return self._reaches(self.stretch, strict=False)
 
     def _reaches(self, limit: float | None, *, strict: bool) -> bool | None:
         value = self.measurement.value
@@ -49,20 +50,20 @@ class GatedMeasurement:
         return distance > 0 if strict else distance >= 0
 
 
-def write_gates(
-    folder: Path, rows: Sequence[GatedMeasurement], *, about: Mapping[str, Any]
+def write_target_report(
+    folder: Path, rows: Sequence[TargetResult], *, about: Mapping[str, Any]
 ) -> None:
-    """Writes report.json and report.md; `about` says what was measured, by which command."""
+    """Writes report.json and report.md; `about` describes the model and the commands."""
     with replacing(folder / "report.json") as path:
-        found = [{**asdict(row), "passed": row.passed} for row in rows]
+        found = [{**asdict(row), "met": row.met} for row in rows]
         content = {"about": about, "measurements": found}
         path.write_text(json.dumps(content, indent=2, default=str) + "\n")
     with replacing(folder / "report.md") as path:
-        path.write_text(gates_table(rows, about=about))
+        path.write_text(target_table(rows, about=about))
 
 
-def read_gates(folder: Path) -> tuple[dict[str, Any], list[GatedMeasurement]]:
-    """What `write_gates` wrote, `about` first; nothing where there is no report."""
+def read_target_report(folder: Path) -> tuple[dict[str, Any], list[TargetResult]]:
+    """The `about` and rows that `write_target_report` wrote; both empty without a report."""
     path = folder / "report.json"
     if not path.is_file():
         return {}, []
@@ -70,18 +71,21 @@ def read_gates(folder: Path) -> tuple[dict[str, Any], list[GatedMeasurement]]:
         content = json.loads(path.read_text())
         rows = [_read_row(row) for row in content["measurements"]]
     except (ValueError, LookupError, TypeError):
-        raise ValueError(f"{path} is no report of gates; give another folder.") from None
+        raise ValueError(f"{path} is not a target report; choose another --out.") from None
     return content["about"], rows
 
 
-def gates_table(rows: Sequence[GatedMeasurement], *, about: Mapping[str, Any]) -> str:
-    """The table of gates, how each value was found, and what was not measured."""
-    lines = ["# The default model and its gates", ""]
+def target_table(rows: Sequence[TargetResult], *, about: Mapping[str, Any]) -> str:
+    """The table of targets, how each value was measured, and what was not measured."""
+    lines = ["# The default model and its targets", ""]
     lines += [f"- {name}: {value}" for name, value in about.items()]
-    lines += ["", "| what | measured | gate | goal | passed |", "|---|---|---|---|---|"]
+    lines += ["", "| what | measured | target | stretch | met |", "|---|---|---|---|---|"]
     known = [row for row in rows if row.measurement.value is not None]
     for row in known:
-        limits = [_limit(row, row.gate, strict=row.strict), _limit(row, row.goal, strict=False)]
+        limits = [
+            _limit(row, row.target, strict=row.strict),
+            _limit(row, row.stretch, strict=False),
+        ]
         cells = [row.measurement.metric, _value(row.measurement), *limits, _verdict(row)]
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     lines += ["", "How each was measured (in brackets: 95 % by the bootstrap):", ""]
@@ -94,12 +98,12 @@ def gates_table(rows: Sequence[GatedMeasurement], *, about: Mapping[str, Any]) -
     return "\n".join(lines) + "\n"
 
 
-def _read_row(row: dict[str, Any]) -> GatedMeasurement:
-    known = {key: value for key, value in row.items() if key != "passed"}
+def _read_row(row: dict[str, Any]) -> TargetResult:
+    known = {key: value for key, value in row.items() if key != "met"}
     measured = dict(known.pop("measurement"))
     if measured["interval"] is not None:
         measured["interval"] = tuple(measured["interval"])
-    return GatedMeasurement(measurement=Measurement(**measured), **known)
+    return TargetResult(measurement=Measurement(**measured), **known)
 
 
 def _value(row: Measurement) -> str:
@@ -107,16 +111,16 @@ def _value(row: Measurement) -> str:
     return f"{row.value:.3g}{interval}, n = {row.num_items}"
 
 
-def _limit(row: GatedMeasurement, limit: float | None, *, strict: bool) -> str:
+def _limit(row: TargetResult, limit: float | None, *, strict: bool) -> str:
     if limit is None:
         return ""
     sign = ">" if row.measurement.better == "higher" else "<"
     return f"{sign}{'' if strict else '='} {limit:.3g}"
 
 
-def _verdict(row: GatedMeasurement) -> str:
-    if row.passed is None:
+def _verdict(row: TargetResult) -> str:
+    if row.met is None:
         return ""
-    if row.passed and row.goal_reached:
-        return "yes, and the goal"
-    return "yes" if row.passed else "**no**"
+    if row.met and row.stretch_met:
+        return "yes, and the stretch"
+    return "yes" if row.met else "**no**"

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from lm_audio.evaluation.start_up import measure_start_up
+from measures.start_up import measure_start_up
 
 
 def test_time_and_memory_are_those_of_the_code() -> None:

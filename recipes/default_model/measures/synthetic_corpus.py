@@ -1,4 +1,4 @@
-"""A corpus of made-up sounds that has all that evaluations of a model ask for, in a few seconds."""
+"""A small synthetic corpus with every field that the evaluation reads, made in seconds."""
 
 import json
 from fractions import Fraction
@@ -12,16 +12,16 @@ from audio_tokenizers.protocol import SemanticTokenizer
 from lm_audio.data.manifest import SPLITS, make_cut, write_cuts
 from lm_audio.data.shards import Conditions, Example, Stream, shard_path, write_shard
 from lm_audio.data.synthetic import synthetic_clips
-from lm_audio.evaluation.corpus_clips import UNSEEN_FILE, read_corpus
+from measures.corpus_clips import UNSEEN_FILE, read_corpus
 
 PLAYERS = {"pluck": "piano", "chirp": "flute", "rain": "drums"}
 SAMPLE_RATE = 24_000
 
 
 def make_up_corpus(folder: Path, *, num_clips: int = 24, seed: int = 0) -> list[str]:
-    """Writes clips of 3.5 s, half of them held out, whose kind is label, instrument and speaker.
+    """Writes clips of 3.5 s, half of them held out; the kind is label, instrument and speaker.
 
-    Returns all captions, those that no clip has included.
+    Returns all captions, the unseen ones included.
     """
     cuts, texts = [], set()
     for clip in synthetic_clips(

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from lm_audio.evaluation.corpus_clips import captions_by_label, read_corpus, read_unseen
+from measures.corpus_clips import captions_by_label, read_corpus, read_unseen
 
 pytest.importorskip("lhotse")
 
 
 def test_clips_of_both_splits_have_captions_and_parts(tmp_path: Path) -> None:
-    from lm_audio.evaluation.synthetic_corpus import make_up_corpus
+    from measures.synthetic_corpus import make_up_corpus
 
     texts = make_up_corpus(tmp_path, num_clips=6)
     train, held_out = (read_corpus(tmp_path, split) for split in ("train", "held_out"))
@@ -31,7 +31,7 @@ def test_clips_of_both_splits_have_captions_and_parts(tmp_path: Path) -> None:
 
 
 def test_unseen_captions_that_cannot_be_read_are_told(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"has no unseen_captions.jsonl; prepare the corpus anew"):
+    with pytest.raises(ValueError, match=r"has no unseen_captions.jsonl; prepare the corpus again"):
         read_unseen(tmp_path)
     (tmp_path / "unseen_captions.jsonl").write_text('{"id": "a", "captions": ["b"]}\n')
     with pytest.raises(ValueError, match=r'Line 1 of .* has no "text" and "label"'):
