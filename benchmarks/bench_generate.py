@@ -43,12 +43,12 @@ from audio_tokenizers.acoustic.encodec import EncodecTokenizer
 from audio_tokenizers.atomic import replacing
 from lm_audio.families.audiocraft.parts import convert_weights
 from lm_audio.generation.decoding import DecodingBatch
-from lm_audio.generation.sequence import Row, Sequence
+from lm_audio.generation.step import Row, Sequence
 from lm_audio.networks import presets
 from lm_audio.networks.condition import Condition, Fused
 from lm_audio.networks.packing import pack
 from lm_audio.networks.token_lm import TokenLM, TokenLMConfig
-from lm_audio.sampling import RandomNumbers, Sampling
+from lm_audio.sampling import Sampling, uniforms
 
 Preset = Literal["tiny", "small", "medium", "large"]
 Dtype = Literal["float32", "bfloat16", "int8"]
@@ -194,12 +194,12 @@ def whole_clip(model: TokenLM, dtype: str, config: Config) -> str:
     codec = EncodecTokenizer(decoder.to(config.device))
     frames = round(config.clip * 50)
     sequence = new_sequence(model, 0, 0, config, num_steps=frames + 3)
-    batch = DecodingBatch(model)
+    batch = DecodingBatch[Sequence](model)
     began = now(config.device)
     text(torch.zeros(1, TEXT_LENGTH, dtype=torch.int64, device=config.device))
     batch.join(sequence)
-    while not batch.done(sequence):
-        batch.step()
+    while not sequence.done:
+        batch.decode()
     steps = now(config.device) - began
     K = codec.num_codebooks
     tokens = batch.tokens(sequence)[:K, :frames].clamp(max=codec.codebook_size - 1)
@@ -294,7 +294,7 @@ def own_steps(model: TokenLM, config: Config, *, rows: int = 2) -> Steps:
 
     The rounds of a setting go on with one batch, since its prompts take longer than its steps.
     """
-    batches: dict[tuple[int, int], DecodingBatch] = {}
+    batches: dict[tuple[int, int], DecodingBatch[Sequence]] = {}
 
     def steps(items: int, position: int) -> list[float]:
         batch = batches.get((items, position))
@@ -303,11 +303,11 @@ def own_steps(model: TokenLM, config: Config, *, rows: int = 2) -> Steps:
             gc.collect()
             batch = batches[items, position] = DecodingBatch(model)
             batch.join(*(new_sequence(model, i, position, config, rows) for i in range(items)))
-            batch.step()
+            batch.decode()
         taken = []
         for _ in range(config.steps):
             began = now(config.device)
-            batch.step()
+            batch.decode()
             taken.append(now(config.device) - began)
         return taken
 
@@ -341,7 +341,7 @@ def new_sequence(
         start_token=V,
         tokens=tokens,
         rows=tuple(rows),
-        uniforms=RandomNumbers(number, "benchmark").uniforms(0, S, J).to(device),
+        uniforms=uniforms(number, "benchmark", 0, S, J).to(device),
         temperature=torch.ones(J, S, device=device),
         allowed=torch.tensor([0, V], device=device).expand(J, S, 2),
         sampling=Sampling(),

@@ -35,13 +35,13 @@ from transformers import MusicgenForCausalLM
 from transformers.models.musicgen.configuration_musicgen import MusicgenDecoderConfig
 
 from audio_tokenizers.atomic import replacing
-from lm_audio.conditioners.condition import Null, stack
+from lm_audio.conditioners.condition import Null
 from lm_audio.conditioners.fuser import Conditioners
 from lm_audio.data.corpus import SegmentSampler, load_corpus
 from lm_audio.data.shards import Example, Shards, Stream, shard_path, write_shard
 from lm_audio.families.audiocraft.stages import audiogen
 from lm_audio.generation.lm_stage import Stage
-from lm_audio.networks.condition import Condition
+from lm_audio.networks.condition import Condition, stack
 from lm_audio.networks.token_lm import TokenLM, TokenLMConfig
 from lm_audio.networks.transformer import TransformerConfig
 from lm_audio.patterns import delayed

@@ -42,15 +42,15 @@ class Clip:
     Args:
         samples: [C, N], float32 on the CPU, nominally within -1..1.
         tokens: [K, T], int64, those that the renderer decoded: of a long continuation or inpainting
-            only those of the part that the model saw.
-        stage_tokens: the tokens of each stage, by its name.
+            only those of the part that the model saw. None where it renders something else.
+        stage_values: what each stage made, by its name: tokens, or latents [D, T].
         model: the name of the one that made it, if it has one.
     """
 
     samples: Tensor
     sample_rate: int
-    tokens: Tensor
-    stage_tokens: Mapping[str, Tensor]
+    tokens: Tensor | None
+    stage_values: Mapping[str, Tensor]
     seed: int
     prompt: str | None
     model: str | None = None

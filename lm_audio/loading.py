@@ -21,7 +21,7 @@ from lm_audio.networks.packing import Kind, pack
 from lm_audio.pipeline import AudioPipeline
 from lm_audio.precision import fastest
 from lm_audio.saving.folder import DTYPES
-from lm_audio.threads import dismissing
+from lm_audio.system import releases_omp_threads
 
 INT8 = "int8"
 AUTO = "auto"
@@ -29,7 +29,7 @@ AUTO = "auto"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
-@dismissing
+@releases_omp_threads
 def load(
     source: str | Path | None = None,
     *,

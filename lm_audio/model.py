@@ -1,12 +1,13 @@
 """A model as plain data: what is loaded, saved and exported. `AudioPipeline` runs it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from audio_tokenizers.protocol import SemanticTokenizer
-from lm_audio.generation.checks import check_renderer, check_semantic_tokenizer, check_stages
+from lm_audio.generation.clip_job import needed
 from lm_audio.generation.track import AnyStage
 from lm_audio.renderers.protocol import Renderer
+from lm_audio.signals import SEMANTIC
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,10 +40,62 @@ class Model:
     card: ModelCard = field(default_factory=ModelCard)
 
     def __post_init__(self) -> None:
-        check_stages(self.stages, output_stages=self.output_stages)
+        _check_stages(self.stages, output_stages=self.output_stages)
         object.__setattr__(self, "stages", tuple(self.stages))
         names = self.output_stages or [self.stages[-1].name]
         object.__setattr__(self, "output_stages", tuple(names))
-        check_renderer(self.stages, self.renderer, output_stages=self.output_stages)
+        _check_renderer(self.stages, self.renderer, output_stages=self.output_stages)
         if self.semantic_tokenizer is not None:
-            check_semantic_tokenizer(self.stages, self.semantic_tokenizer)
+            _check_semantic_tokenizer(self.stages, self.semantic_tokenizer)
+
+
+def _check_stages(stages: Sequence[AnyStage], *, output_stages: Sequence[str]) -> None:
+    """Names must be unique, and those of other stages stand for earlier ones."""
+    names = [stage.name for stage in stages]
+    if not names or len(set(names)) < len(names) or "" in names:
+        raise ValueError(f"Stage names must be unique and non-empty, got {names}.")
+    for i, stage in enumerate(stages):
+        if stage.source is not None and stage.source.stage not in names[:i]:
+            raise ValueError(
+                f"The {stage.name} stage takes the values of {stage.source.stage!r}, which is no "
+                f"stage before it; there are {names[:i]}."
+            )
+    for name in output_stages:
+        if name not in names:
+            raise ValueError(f"There is no stage '{name}' to render. Choose from: {names}.")
+    made = [one.name for one in needed(stages, output_stages=output_stages or names[-1:], given=())]
+    if unused := [name for name in names if name not in made]:
+        raise ValueError(f"Nothing that is rendered needs the {unused[0]} stage; leave it out.")
+
+
+def _check_renderer(
+    stages: Sequence[AnyStage], renderer: Renderer, *, output_stages: Sequence[str]
+) -> None:
+    """The output stages together, and others of the same content, make what it takes."""
+    takes = renderer.signal
+    for stage in stages:
+        if stage.makes.content != takes.content and stage.name not in output_stages:
+            continue
+        makes = replace(stage.makes, content=takes.content, width=takes.width)
+        if makes != takes:
+            raise ValueError(
+                f"The {stage.name} stage makes {stage.makes} and the renderer takes {takes}; use "
+                "stages and a renderer that match."
+            )
+    width = sum(stage.makes.width for stage in stages if stage.name in output_stages)
+    if takes.width != width:
+        raise ValueError(
+            f"The output stages make {width} rows and the renderer takes {takes.width}; use stages "
+            "and a renderer that match."
+        )
+
+
+def _check_semantic_tokenizer(stages: Sequence[AnyStage], tokenizer: SemanticTokenizer) -> None:
+    """Its tokens must be those of the semantic stage."""
+    for stage in stages:
+        makes = stage.makes
+        if makes.content == SEMANTIC and makes.num_tokens != tokenizer.num_tokens:
+            raise ValueError(
+                f"The {stage.name} stage has {makes.num_tokens} tokens and the semantic tokenizer "
+                f"{tokenizer.num_tokens}; use ones that match."
+            )

@@ -1,4 +1,4 @@
-"""From a prompt to sound: stages of token language models, then a renderer.
+"""From a prompt to sound: a model's stages, then its renderer.
 
 Shapes: C channels, N samples, K codebooks, T frames.
 """
@@ -13,9 +13,8 @@ from torch import Tensor
 from audio_tokenizers.protocol import SemanticTokenizer
 from lm_audio.clip import Clip
 from lm_audio.families.audiocraft.exporting import export_model
-from lm_audio.generation.clip_job import Making
+from lm_audio.generation.clip_job import ClipJob, make_tracks
 from lm_audio.generation.inpainting import inpaint
-from lm_audio.generation.plan import make_runs
 from lm_audio.generation.prompt import Prompt, read_prompt, tail_length
 from lm_audio.generation.request import (
     AudioLike,
@@ -32,31 +31,51 @@ from lm_audio.model import Model, ModelCard
 from lm_audio.renderers.protocol import Renderer
 from lm_audio.sampling import Sampling
 from lm_audio.saving.folder import push_model, save_model
-from lm_audio.threads import dismissing, dismissing_between
+from lm_audio.system import releases_omp_threads, releases_omp_threads_between
 
 DEFAULT_SECONDS = 5.0
-MOST_AT_ONCE = 32  # clips; more of them wait until others are done
-
-Samplings = Sampling | Mapping[str, Sampling] | None
-"""One for all stages, or by the name of the stage; None: the stages' own."""
 
 
 class Settings(TypedDict, total=False):
-    """What the signatures below share, for type checkers."""
+    """What every verb takes.
 
-    sampling: Samplings
+    sampling: one for all stages, or a dict of them by stage name; the stages' own by default.
+    negative: what the sound should not be like, for models with guidance.
+    conditions: prompts other than the text, by name, such as a label or a voice.
+    """
+
+    sampling: Sampling | Mapping[str, Sampling] | None
     negative: str | None
     conditions: Mapping[str, Any] | None
+
+
+class StreamSettings(Settings, total=False):
+    """What also goes for sound from nothing.
+
+    tokens: values [K, T] of stages that are not to be run, by stage name.
+    """
+
+    tokens: Mapping[str, Tensor] | None
+
+
+class BatchSettings(Settings, total=False):
+    """What also goes for clips that are made together.
+
+    rows_per_pass: rows of the batch that go through a model at once; fewer need less memory and
+        give the same tokens.
+    progress: called with the share that is done, from 0 to 1.
+    """
+
     rows_per_pass: int | None
     progress: Callable[[float], None] | None
 
 
-class GenerateSettings(Settings, total=False):
-    tokens: Mapping[str, Tensor] | None
+class GenerateSettings(StreamSettings, BatchSettings, total=False):
+    """All of these."""
 
 
 class AudioPipeline:
-    """A loaded model, at work. It holds no state of requests: calls may run side by side."""
+    """A loaded model at work. It holds no state of requests, so calls may run in parallel."""
 
     def __init__(self, model: Model) -> None:
         self.model = model
@@ -89,7 +108,7 @@ class AudioPipeline:
     @property
     def conditions(self) -> tuple[str, ...]:
         """What the model takes: `text` is the prompt, all others go into `conditions`."""
-        names = [name for stage in self.stages.values() for name in stage.conditions]
+        names = [name for stage in self.model.stages for name in stage.conditions]
         return tuple(dict.fromkeys(names))
 
     @overload
@@ -118,37 +137,19 @@ class AudioPipeline:
         *,
         duration: float | Sequence[float] = DEFAULT_SECONDS,
         seed: int | Sequence[int] | None = None,
-        sampling: Samplings = None,
-        negative: str | None = None,
-        conditions: Mapping[str, Any] | None = None,
-        tokens: Mapping[str, Tensor] | None = None,
-        rows_per_pass: int | None = None,
-        progress: Callable[[float], None] | None = None,
+        **settings: Unpack[GenerateSettings],
     ) -> Clip | list[Clip]:
         """Makes sound from text, or from nothing; lists of prompts, durations or seeds give lists.
 
         Args:
             duration: seconds, exact to the sample.
             seed: the same one gives the same clip, alone or in any list; None draws one.
-            negative: what the sound should not be like, for models with guidance.
-            conditions: others than text, by name, such as a label or a voice.
-            tokens: [K, T] of stages that are not to be run, by their name.
-            rows_per_pass: how many rows of the batch go through a model at once; fewer need less
-                memory and give the same tokens.
-            progress: called with the share that is done, from 0 to 1.
+            **settings: sampling, negative, conditions, tokens, rows_per_pass, progress; see
+                `GenerateSettings`.
         """
-        requests = make_requests(
-            prompt,
-            duration=duration,
-            seed=seed,
-            sample_rate=self.sample_rate,
-            negative=negative,
-            conditions=conditions,
-            sampling=sampling,
-            tokens=tokens,
-        )
-        makings = [self.begin(request) for request in requests]
-        clips = self._finish(makings, rows_per_pass=rows_per_pass, progress=progress)
+        _check_settings("generate", settings, GenerateSettings)
+        requests = self._requests(prompt, duration=duration, seed=seed, settings=settings)
+        clips = self._make([self.start(request) for request in requests], settings)
         return clips if is_batch(prompt, duration, seed) else clips[0]
 
     def stream(
@@ -157,24 +158,17 @@ class AudioPipeline:
         *,
         duration: float = DEFAULT_SECONDS,
         seed: int | None = None,
-        sampling: Samplings = None,
-        negative: str | None = None,
-        conditions: Mapping[str, Any] | None = None,
-        tokens: Mapping[str, Tensor] | None = None,
+        **settings: Unpack[StreamSettings],
     ) -> Iterator[Tensor]:
-        """Gives samples [C, N] as they are made: in pieces, those of the clip `generate` gives."""
+        """Yields samples [C, N] as they are made: the clip that `generate` returns, in pieces.
+
+        Args:
+            **settings: sampling, negative, conditions, tokens; see `StreamSettings`.
+        """
+        _check_settings("stream", settings, StreamSettings)
         check_single(prompt=prompt, duration=duration, seed=seed)
-        (request,) = make_requests(
-            prompt,
-            duration=duration,
-            seed=seed,
-            sample_rate=self.sample_rate,
-            negative=negative,
-            conditions=conditions,
-            sampling=sampling,
-            tokens=tokens,
-        )
-        return self._pieces(self.begin(request))  # mistakes are told now, not at the first piece
+        (request,) = self._requests(prompt, duration=duration, seed=seed, settings=settings)
+        return self._stream(self.start(request))  # mistakes are raised now, not by the first piece
 
     @overload
     def continue_from(  # type: ignore[overload-overlap]  # whatever is no list gives one clip
@@ -184,7 +178,7 @@ class AudioPipeline:
         duration: float = DEFAULT_SECONDS,
         text: str | None = None,
         seed: int | None = None,
-        **settings: Unpack[Settings],
+        **settings: Unpack[BatchSettings],
     ) -> Clip: ...
 
     @overload
@@ -195,7 +189,7 @@ class AudioPipeline:
         duration: float | Sequence[float] = DEFAULT_SECONDS,
         text: str | Sequence[str | None] | None = None,
         seed: int | Sequence[int] | None = None,
-        **settings: Unpack[Settings],
+        **settings: Unpack[BatchSettings],
     ) -> list[Clip]: ...
 
     def continue_from(
@@ -205,34 +199,30 @@ class AudioPipeline:
         duration: float | Sequence[float] = DEFAULT_SECONDS,
         text: str | Sequence[str | None] | None = None,
         seed: int | Sequence[int] | None = None,
-        sampling: Samplings = None,
-        negative: str | None = None,
-        conditions: Mapping[str, Any] | None = None,
-        rows_per_pass: int | None = None,
-        progress: Callable[[float], None] | None = None,
+        **settings: Unpack[BatchSettings],
     ) -> Clip | list[Clip]:
-        """Continues audio: a clip of its own samples, then `duration` seconds of new sound."""
+        """Continues audio: a clip of its own samples, then `duration` seconds of new sound.
+
+        Args:
+            **settings: sampling, negative, conditions, rows_per_pass, progress; see
+                `BatchSettings`.
+        """
+        _check_settings("continue_from", settings, BatchSettings)
         audios = as_list(audio)
-        requests = make_requests(
-            text,
-            duration=duration,
-            seed=seed,
-            sample_rate=self.sample_rate,
-            negative=negative,
-            conditions=conditions,
-            sampling=sampling,
-            count=len(audios) if is_batch(audio) else None,
+        count = len(audios) if is_batch(audio) else None
+        requests = self._requests(
+            text, duration=duration, seed=seed, settings=settings, count=count
         )
         prompts = [
             as_audio(one, sample_rate=self.sample_rate, num_channels=self.num_channels)
             for one in audios
         ]
         prompts = prompts * len(requests) if len(prompts) == 1 else prompts
-        makings = [self.begin(*pair) for pair in zip(requests, prompts, strict=True)]
-        clips = self._finish(makings, rows_per_pass=rows_per_pass, progress=progress)
+        jobs = [self.start(*pair) for pair in zip(requests, prompts, strict=True)]
+        clips = self._make(jobs, settings)
         return clips if is_batch(audio, duration, text, seed) else clips[0]
 
-    @dismissing
+    @releases_omp_threads
     def inpaint(
         self,
         audio: AudioLike,
@@ -241,29 +231,23 @@ class AudioPipeline:
         end: float,
         text: str | None = None,
         seed: int | None = None,
-        sampling: Samplings = None,
-        negative: str | None = None,
-        conditions: Mapping[str, Any] | None = None,
         num_candidates: int = 4,
         progress: Callable[[float], None] | None = None,
+        **settings: Unpack[Settings],
     ) -> Clip:
-        """Makes the sound from `start` to `end` seconds anew; all other samples are kept.
+        """Remakes the sound from `start` to `end` seconds; all other samples are kept.
 
         Args:
-            num_candidates: how many fillings each stage makes; it keeps the one that the sound
-                after the span follows best.
+            num_candidates: fillings per stage; it keeps the one that the sound after the span
+                follows best.
+            progress: called with the share that is done, from 0 to 1.
+            **settings: sampling, negative, conditions; see `Settings`.
         """
+        _check_settings("inpaint", settings, Settings)
         check_single(audio=audio, text=text, seed=seed)
         samples = as_audio(audio, sample_rate=self.sample_rate, num_channels=self.num_channels)
-        (request,) = make_requests(
-            text,
-            duration=samples.shape[1] / self.sample_rate,
-            seed=seed,
-            sample_rate=self.sample_rate,
-            negative=negative,
-            conditions=conditions,
-            sampling=sampling,
-        )
+        duration = samples.shape[1] / self.sample_rate
+        (request,) = self._requests(text, duration=duration, seed=seed, settings=settings)
         clip = inpaint(
             request,
             samples,
@@ -276,7 +260,7 @@ class AudioPipeline:
             num_candidates=num_candidates,
             progress=progress,
         )
-        return replace(clip, model=self.model.card.name)
+        return replace(clip, model=self.card.name)
 
     def save(self, folder: str | Path, *, half: bool = False) -> None:
         """Writes the model for `load`, whole or not at all.
@@ -304,23 +288,14 @@ class AudioPipeline:
         """
         export_model(self.model, folder, layout=layout, t5_name=t5_name)
 
-    def _prompt(self, samples: Tensor) -> Prompt:
-        return read_prompt(
-            samples,
-            stages=self.model.stages,
-            renderer=self.renderer,
-            semantic_tokenizer=self.model.semantic_tokenizer,
-            device=self.model.stages[0].device,
-        )
-
-    @dismissing
-    def begin(self, request: Request, samples: Tensor | None = None) -> Making:
-        """Plans a clip that begins with these samples [C, N]; a session makes it."""
+    @releases_omp_threads
+    def start(self, request: Request, samples: Tensor | None = None) -> ClipJob:
+        """Checks and plans a clip that begins with these samples [C, N]; a session makes it."""
         tail, prompt = 0, None
         if samples is not None:
             tail = tail_length(samples.shape[1], stages=self.model.stages, renderer=self.renderer)
             prompt = self._prompt(samples[:, samples.shape[1] - tail :])
-        runs = make_runs(
+        tracks = make_tracks(
             request,
             stages=self.model.stages,
             renderer=self.renderer,
@@ -328,58 +303,82 @@ class AudioPipeline:
             num_samples=tail + request.num_samples,
             prompt=prompt,
         )
-        return Making(
+        return ClipJob(
             request,
-            runs=runs,
+            tracks=tracks,
             output_stages=self.model.output_stages,
             renderer=self.renderer,
             prompt=samples,
             prompt_tail=tail,
+            model=self.card.name,
         )
-
-    @dismissing
-    def _finish(
-        self,
-        makings: list[Making],
-        *,
-        rows_per_pass: int | None,
-        progress: Callable[[float], None] | None,
-    ) -> list[Clip]:
-        """Makes all clips, many at a time; one that is done makes room for the next."""
-        if rows_per_pass is not None and not (isinstance(rows_per_pass, int) and rows_per_pass > 0):
-            raise ValueError(
-                f"Got rows_per_pass={rows_per_pass!r}; give a whole number of at least 1, or None."
-            )
-        session = self._session(makings[0], rows_per_pass=rows_per_pass)
-        sound: dict[Making, list[Tensor]] = {making: [] for making in makings}
-        coming = list(makings)
-        while coming or len(session):
-            while coming and len(session) < MOST_AT_ONCE:
-                session.add(coming.pop(0))
-            for making, samples in session.step():
-                sound[making].append(samples)
-            if progress is not None:
-                progress(sum(making.progress for making in makings) / len(makings))
-        return [self.finished(making, sound[making]) for making in makings]
-
-    def finished(self, making: Making, sound: Sequence[Tensor]) -> Clip:
-        """The clip of all the sound that came of it."""
-        return replace(making.clip(sound), model=self.model.card.name)
 
     def session(self, *, rows_per_pass: int | None = None) -> Session:
         """A batch for clips that need all stages, which join and leave it at any step."""
         return Session(self.model.stages, rows_per_pass=rows_per_pass)
 
-    def _session(self, making: Making, *, rows_per_pass: int | None = None) -> Session:
-        """For this clip, and for those of the same call, which need the same stages."""
-        stages = [self.stages[name] for name in making.runs]
-        return Session(stages, rows_per_pass=rows_per_pass)
+    def _requests(
+        self,
+        prompt: str | Sequence[str | None] | None,
+        *,
+        duration: float | Sequence[float],
+        seed: int | Sequence[int] | None,
+        settings: Mapping[str, Any],
+        count: int | None = None,
+    ) -> list[Request]:
+        return make_requests(
+            prompt,
+            duration=duration,
+            seed=seed,
+            sample_rate=self.sample_rate,
+            count=count,
+            **{name: settings[name] for name in StreamSettings.__annotations__ if name in settings},
+        )
 
-    @dismissing_between
-    def _pieces(self, making: Making) -> Iterator[Tensor]:
-        session = self._session(making)
-        session.add(making)
-        while len(session):
-            for _, piece in session.step():
+    def _prompt(self, samples: Tensor) -> Prompt:
+        return read_prompt(
+            samples,
+            stages=self.model.stages,
+            renderer=self.renderer,
+            semantic_tokenizer=self.semantic_tokenizer,
+            device=self.model.stages[0].device,
+        )
+
+    @releases_omp_threads
+    def _make(self, jobs: list[ClipJob], settings: Mapping[str, Any]) -> list[Clip]:
+        """Makes all clips, many at a time."""
+        session = self._session(jobs[0], settings.get("rows_per_pass"))
+        progress = settings.get("progress")
+        pieces: dict[ClipJob, list[Tensor]] = {job: [] for job in jobs}
+        for sound in session.sound(jobs):
+            for job, samples in sound:
+                pieces[job].append(samples)
+            if progress is not None:
+                progress(sum(job.progress for job in jobs) / len(jobs))
+        return [job.clip(pieces[job]) for job in jobs]
+
+    @releases_omp_threads_between
+    def _stream(self, job: ClipJob) -> Iterator[Tensor]:
+        for sound in self._session(job).sound([job]):
+            for _, piece in sound:
                 if piece.shape[1]:
                     yield piece
+
+    def _session(self, job: ClipJob, rows_per_pass: int | None = None) -> Session:
+        """For this clip, and for those of the same call, which need the same stages."""
+        if rows_per_pass is not None and not (isinstance(rows_per_pass, int) and rows_per_pass > 0):
+            raise ValueError(
+                f"Got rows_per_pass={rows_per_pass!r}; give a whole number of at least 1, or None."
+            )
+        stages = [self.stages[name] for name in job.tracks]
+        return Session(stages, rows_per_pass=rows_per_pass)
+
+
+def _check_settings(verb: str, given: Mapping[str, Any], known: type) -> None:
+    names = known.__annotations__
+    for name in given:
+        if name not in names:
+            raise TypeError(
+                f"{verb}() got an unexpected keyword argument {name!r}; it also takes "
+                f"{', '.join(names)}."
+            )

@@ -7,14 +7,14 @@ as a model samples by custom, it judges those that are heard.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
 from lm_audio.conditioners.label import LabelConditioner
 from lm_audio.generation.lm_stage import Stage
 from lm_audio.generation.request import make_requests
-from lm_audio.generation.track import Run
+from lm_audio.generation.track import Track
 from lm_audio.pipeline import AudioPipeline
 from lm_audio.sampling import Sampling
 
@@ -29,10 +29,10 @@ MOST_NATS = 0.01
 def fastest(load: Callable[[str], AudioPipeline], dtypes: Sequence[str]) -> AudioPipeline:
     """The first of these precisions, the fastest first, that is near enough; else float32."""
     exact = load("float32")
-    runs = new_clip(exact)
+    tracks = new_clip(exact)
     for dtype in dtypes:
         rounded = load(dtype)
-        nats = divergence(exact, rounded, runs)
+        nats = divergence(exact, rounded, tracks)
         fits = nats <= MOST_NATS
         logger.info(
             "As %s this model is off by %.4f nats a token: %s.",
@@ -45,7 +45,7 @@ def fastest(load: Callable[[str], AudioPipeline], dtypes: Sequence[str]) -> Audi
     return exact
 
 
-def new_clip(pipeline: AudioPipeline, sampling: Sampling | None = None) -> dict[str, Run]:
+def new_clip(pipeline: AudioPipeline, sampling: Sampling | None = None) -> Mapping[str, Track]:
     """The tokens of a clip that a model makes, by stage; sampled as is its custom by default."""
     (request,) = make_requests(
         _prompt(pipeline),
@@ -54,11 +54,10 @@ def new_clip(pipeline: AudioPipeline, sampling: Sampling | None = None) -> dict[
         sample_rate=pipeline.sample_rate,
         sampling=sampling,
     )
-    making, session = pipeline.begin(request), pipeline.session()
-    session.add(making)
-    while len(session):
-        session.step()
-    return making.runs
+    job = pipeline.start(request)
+    for _ in pipeline.session().sound([job]):
+        pass
+    return job.tracks
 
 
 def _prompt(pipeline: AudioPipeline) -> str | None:
@@ -70,13 +69,13 @@ def _prompt(pipeline: AudioPipeline) -> str | None:
     return None
 
 
-def divergence(exact: AudioPipeline, rounded: AudioPipeline, runs: dict[str, Run]) -> float:
+def divergence(exact: AudioPipeline, rounded: AudioPipeline, tracks: Mapping[str, Track]) -> float:
     """How far a rounded model's choices are off, in nats a token, in its worst stage."""
     worst = 0.0
     for name, stage in exact.stages.items():
         other = rounded.stages[name]
         if isinstance(stage, Stage) and isinstance(other, Stage):  # others are not rounded
-            stop = min(runs[name].num_frames, stage.context)
-            found = [one.likelihoods(runs[name], 0, stop) for one in (stage, other)]
+            stop = min(tracks[name].num_frames, stage.context)
+            found = [one.likelihoods(tracks[name], 0, stop) for one in (stage, other)]
             worst = max(worst, float(torch.sub(*found).square().mean()) / 2)
     return worst

@@ -143,28 +143,27 @@ def random_seed() -> int:
     return secrets.randbelow(2**32)
 
 
-class RandomNumbers:
-    """The random numbers of one item in one stage: a function of seed, name and position only."""
+def check_seed(seed: int) -> None:
+    """Raises ValueError unless random numbers can be made from it."""
+    _check_whole("seed", seed, least=0)
 
-    def __init__(self, seed: int, name: str) -> None:
-        _check_whole("seed", seed, least=0)
-        self.seed = int(seed)
-        self.name = name
 
-    def uniforms(self, start: int, count: int, num_streams: int) -> Tensor:
-        """Numbers [J, count] in [0, 1) of the steps from `start`, float32, on the CPU.
+def uniforms(seed: int, name: str, start: int, count: int, num_streams: int) -> Tensor:
+    """Numbers [J, count] in [0, 1) for the steps from `start`, float32, on the CPU.
 
-        However they are asked for, a stream has the same number at the same step.
-        """
-        first, last = start // _BLOCK, (start + count) // _BLOCK
-        rows = [
-            np.concatenate(
-                [_block(self.seed, self.name, stream, block) for block in range(first, last + 1)]
-            )
-            for stream in range(num_streams)
-        ]
-        skipped = start - first * _BLOCK
-        return torch.from_numpy(np.stack(rows)[:, skipped : skipped + count])
+    They are a function of seed, name, stream and step, in whatever pieces they are made.
+
+    Args:
+        name: of what needs them, such as a stage: others get other numbers.
+    """
+    check_seed(seed)
+    first, last = start // _BLOCK, (start + count) // _BLOCK
+    rows = [
+        np.concatenate([_block(int(seed), name, stream, block) for block in range(first, last + 1)])
+        for stream in range(num_streams)
+    ]
+    skipped = start - first * _BLOCK
+    return torch.from_numpy(np.stack(rows)[:, skipped : skipped + count])
 
 
 @lru_cache(maxsize=1024)

@@ -279,7 +279,7 @@ def prompt_audio(
 
 def semantic_stage(model: AudioPipeline) -> Stage:
     for stage in model.stages.values():
-        if stage.token_kind == "semantic" and isinstance(stage, Stage):
+        if stage.makes.content == "semantic" and isinstance(stage, Stage):
             return stage
     raise ValueError("The model has no semantic stage to find pairs likely; give one that has.")
 

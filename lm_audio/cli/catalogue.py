@@ -9,7 +9,7 @@ import tyro
 
 from lm_audio.catalogue import DEFAULT, models
 from lm_audio.cli.console import in_words
-from lm_audio.cli.making import ModelOptions
+from lm_audio.cli.generate import ModelOptions
 from lm_audio.families.family import ModelInfo
 
 if TYPE_CHECKING:
@@ -99,7 +99,8 @@ def _of_model(model: "AudioPipeline", kind: str) -> Iterator[tuple[str, str]]:
     yield "format", kind
     yield "licence", model.card.licence or "not stated"
     yield "sound", _sound(model.sample_rate, model.num_channels)
-    tokens = f"{renderer.num_codebooks} codebooks of {renderer.codebook_size}"
+    signal = renderer.signal
+    tokens = f"{signal.width} codebooks of {signal.num_tokens}"
     yield "codec", f"{renderer.identity}, {tokens}"
     yield "takes", ", ".join(model.conditions) or "no condition"
     for stage in model.stages.values():
@@ -111,10 +112,11 @@ def _stage(stage: "AnyStage") -> str:
 
     model: Any = stage.model  # type: ignore[attr-defined]  # each kind has its own
     count = num_parameters(model)
-    seconds = stage.context / float(stage.frame_rate)
+    signal = stage.makes
+    seconds = stage.context / float(signal.rate) if signal.rate else 0.0
     return (
-        f"{in_words(count)} parameters, {stage.num_codebooks} codebooks at "
-        f"{float(stage.frame_rate):g} Hz, sees {seconds:.1f} s at once"
+        f"{in_words(count)} parameters, {signal.width} codebooks at "
+        f"{float(signal.rate):g} Hz, sees {seconds:.1f} s at once"
     )
 
 

@@ -8,7 +8,6 @@ from typing import Any, Literal, Protocol, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 
 from lm_audio.networks.condition import Condition
 
@@ -50,11 +49,3 @@ class Conditioner(Protocol):
 
     def __call__(self, values: Sequence[Any | None]) -> Condition:
         """Embeds B values of a type that each conditioner states; None gives the null."""
-
-
-def stack(rows: Sequence[Tensor]) -> Condition:
-    """Makes one condition of B rows [L, D], each of its own length, 0 included."""
-    lengths = torch.tensor([len(row) for row in rows], device=rows[0].device)
-    embeddings = pad_sequence(list(rows), batch_first=True)  # [B, L, D]
-    positions = torch.arange(embeddings.shape[1], device=lengths.device)
-    return Condition(embeddings=embeddings, mask=positions < lengths[:, None])

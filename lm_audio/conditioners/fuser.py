@@ -9,9 +9,9 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from lm_audio.conditioners.condition import Null, stack
+from lm_audio.conditioners.condition import Null
 from lm_audio.conditioners.tokens import AlignedTokens
-from lm_audio.networks.condition import Condition, Fused
+from lm_audio.networks.condition import Condition, Fused, stack
 
 Fuse = Literal["cross", "prepend", "sum"]
 
@@ -40,17 +40,26 @@ class Conditioners(nn.ModuleDict):
         if not self.fuse and not values:
             return Fused()
         B = self._batch_size(values)
-        made: dict[str, list[Any]] = {way: [] for way in get_args(Fuse)}
-        for name, way in self.fuse.items():
+        made: dict[str, Condition | Tensor] = {}
+        for name in self.fuse:
             given, conditioner = values.get(name, [None] * B), self[name]
             if isinstance(conditioner, AlignedTokens):
-                made[way].append(conditioner(given, frames=frames))
-            elif way == "sum":
-                made[way].append(_single(name, conditioner(given)))
+                made[name] = conditioner(given, frames=frames)
             else:
-                made[way].append(conditioner(given))
+                made[name] = conditioner(given)
+        return self.fused(made)
+
+    def fused(self, conditions: Mapping[str, Condition | Tensor]) -> Fused:
+        """What these embedded conditions are to a model; tensors are summed as they are."""
+        ways: dict[str, list[Any]] = {way: [] for way in get_args(Fuse)}
+        for name, way in self.fuse.items():
+            if name in conditions:
+                made = conditions[name]
+                if way == "sum" and isinstance(made, Condition):
+                    made = _single(name, made)
+                ways[way].append(made)
         return Fused(
-            cross=_packed(made["cross"]), prepend=_packed(made["prepend"]), sum=_sum(made["sum"])
+            cross=_packed(ways["cross"]), prepend=_packed(ways["prepend"]), sum=_sum(ways["sum"])
         )
 
     def _batch_size(self, values: Mapping[str, Sequence[Any | None]]) -> int:

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from lm_audio.conditioners.condition import Null, NullKind, stack
-from lm_audio.networks.condition import Condition
+from lm_audio.conditioners.condition import Null, NullKind
+from lm_audio.networks.condition import Condition, stack
 
 MOST_SHOWN = 10
 

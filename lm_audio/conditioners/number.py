@@ -10,8 +10,8 @@ from numbers import Real
 import torch
 from torch import Tensor, nn
 
-from lm_audio.conditioners.condition import Null, NullKind, stack
-from lm_audio.networks.condition import Condition
+from lm_audio.conditioners.condition import Null, NullKind
+from lm_audio.networks.condition import Condition, stack
 
 
 class NumberConditioner(nn.Module):

@@ -7,7 +7,6 @@ even in words that no caption had. recipes/train_text_encoder.py trains it.
 Shapes: B batch, L text tokens, E width of the teacher's embedding, D width.
 """
 
-import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -85,15 +84,10 @@ def sentence_embeddings(words: Tensor, mask: Tensor) -> Tensor:
 class SentenceEncoder:
     """A sentence model that is not trained: conditioners share it and save it apart from them.
 
-    Texts are encoded one at a time, so that no text changes another, and the last ones are kept.
-
-    Args:
-        num_kept: how many encoded texts are kept, about 25 kB each.
+    Texts are encoded one at a time, so that no text changes another.
     """
 
-    def __init__(
-        self, model: SentenceModel, tokenizer: SentencePieceTokenizer, *, num_kept: int = 4096
-    ) -> None:
+    def __init__(self, model: SentenceModel, tokenizer: SentencePieceTokenizer) -> None:
         if tokenizer.vocab_size != model.config.vocab_size:
             raise ValueError(
                 f"The text tokenizer has {tokenizer.vocab_size} tokens and the encoder "
@@ -102,7 +96,6 @@ class SentenceEncoder:
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.max_length = model.config.max_length
-        self._kept = functools.lru_cache(num_kept)(self._encode)
 
     @classmethod
     def load(cls, folder: str | Path, *, device: torch.device | str = "cpu") -> "SentenceEncoder":
@@ -151,7 +144,7 @@ class SentenceEncoder:
 
     def encode(self, texts: Sequence[str]) -> list[Tensor]:
         """Embeds each text: [1 + L, E], the whole sentence and then its word pieces."""
-        return [self._kept(text) for text in texts]
+        return [self._encode(text) for text in texts]
 
     def _encode(self, text: str) -> Tensor:
         device = self.model.head.weight.device

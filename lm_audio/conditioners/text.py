@@ -3,7 +3,6 @@
 Shapes: B batch, L text tokens, E width of the encoder, D width.
 """
 
-import functools
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,12 +20,15 @@ from audio_tokenizers.text import (
     TextTokens,
 )
 from audio_tokenizers.weights import load_transformers
-from lm_audio.conditioners.condition import Null, NullKind, stack
-from lm_audio.networks.condition import Condition
+from lm_audio.conditioners.condition import Null, NullKind
+from lm_audio.networks.condition import Condition, stack
 from lm_audio.networks.transformer import Transformer, TransformerConfig
 
 if TYPE_CHECKING:
     from transformers import T5EncoderModel
+
+
+MOST_KEPT = 4096  # texts while training, 25 to 100 kB each
 
 
 class TextEncoder(Protocol):
@@ -69,31 +71,43 @@ class TextConditioner(nn.Module):
         self.null = Null(null, dim)
         self.projection = nn.Linear(encoder.dim, dim) if project else nn.Identity()
         self.word_dropout = word_dropout
+        self._kept: dict[str, Tensor] = {}
 
     def forward(self, values: Sequence[str | None]) -> Condition:
         """Embeds B texts."""
         for value in values:
             if not isinstance(value, str | None):
                 raise ValueError(f"Got {value!r} as a text; give a string, or None for no text.")
-        texts = [value for value in values if value is not None]
-        embeddings = self.encoder.encode(texts) if texts else []
+        embeddings = self._encoded([value for value in values if value is not None])
         if self.training and self.word_dropout:
-            alone = (torch.rand(len(texts)) < self.word_dropout).tolist()
+            alone = (torch.rand(len(embeddings)) < self.word_dropout).tolist()
             embeddings = [x[:1] if one else x for x, one in zip(embeddings, alone, strict=True)]
         encoded = iter(embeddings)
         null = self.null.embedding
         rows = [null if v is None else self.projection(next(encoded).to(null)) for v in values]
         return stack(rows)
 
+    def _encoded(self, texts: Sequence[str]) -> list[Tensor]:
+        """Training meets the same texts again and again, so those of a frozen encoder are kept."""
+        if not texts:
+            return []
+        if not self.training or isinstance(self.encoder, nn.Module):
+            return self.encoder.encode(texts)
+        while len(self._kept) > MOST_KEPT:
+            del self._kept[next(iter(self._kept))]
+        for text in texts:
+            if text not in self._kept:
+                (self._kept[text],) = self.encoder.encode([text])
+        return [self._kept[text] for text in texts]
+
 
 class T5Encoder:
     """A T5 that is not trained: a conditioner that uses it neither saves it nor moves it.
 
-    Texts are encoded one at a time, so that no text changes another, and the last ones are kept.
+    Texts are encoded one at a time, so that no text changes another.
 
     Args:
         max_length: longer texts are cut to this many tokens, with a warning.
-        num_kept: how many encoded texts are kept, about 100 kB each.
     """
 
     def __init__(
@@ -102,12 +116,10 @@ class T5Encoder:
         tokenizer: T5TextTokenizer,
         *,
         max_length: int = 512,
-        num_kept: int = 256,
     ) -> None:
         self.model = cast(Any, model).eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.max_length = max_length
-        self._kept = functools.lru_cache(num_kept)(self._encode)
 
     @classmethod
     def load(cls, source: str | Path, *, device: torch.device | str = "cpu") -> "T5Encoder":
@@ -146,7 +158,7 @@ class T5Encoder:
         return self
 
     def encode(self, texts: Sequence[str]) -> list[Tensor]:
-        return [self._kept(text) for text in texts]
+        return [self._encode(text) for text in texts]
 
     def _encode(self, text: str) -> Tensor:
         device = self.model.device

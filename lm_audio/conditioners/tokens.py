@@ -9,8 +9,8 @@ from fractions import Fraction
 import torch
 from torch import Tensor, nn
 
-from lm_audio.conditioners.condition import Null, NullKind, stack
-from lm_audio.networks.condition import Condition
+from lm_audio.conditioners.condition import Null, NullKind
+from lm_audio.networks.condition import Condition, stack
 
 NO_TOKEN = -1
 """Stands, in rows of aligned tokens, where there is none: past an end, or dropped."""

@@ -1,46 +1,105 @@
-"""One clip in the making: its runs, and the sound of the frames that are decided.
+"""One clip on its way: a track for each stage, and the sound of the frames that are decided.
 
-Shapes: C channels, N samples, K codebooks, T frames.
+Shapes: C channels, N samples, K codebooks or latent width, T frames.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
+from fractions import Fraction
 
 import torch
 from torch import Tensor
 
 from lm_audio.clip import Clip
-from lm_audio.generation.request import Request
-from lm_audio.generation.track import Run
+from lm_audio.generation.prompt import Prompt
+from lm_audio.generation.request import Request, check_given, check_request, sampling_of
+from lm_audio.generation.track import AnyStage, Track, unknown_values
 from lm_audio.renderers.protocol import Renderer
 from lm_audio.renderers.seam import Continuation
 
 
-class Making:
-    """A clip in the making; sound comes as soon as its frames are decided.
+def make_tracks(
+    request: Request,
+    *,
+    stages: Sequence[AnyStage],
+    renderer: Renderer,
+    output_stages: Collection[str],
+    num_samples: int,
+    prompt: Prompt | None = None,
+) -> dict[str, Track]:
+    """A track for each stage that the output stages need, by its name.
 
     Args:
-        runs: one for each stage that is needed.
-        output_stages: those whose tokens, one set of codebooks after the other, are rendered.
-        prompt: the samples [C, N] that come before the new ones, of which the runs' tokens hold
+        num_samples: the prompt's and the new ones.
+    """
+    made = needed(stages, output_stages=output_stages, given=request.tokens)
+    check_request(request, stages, made, seconds=request.num_samples / renderer.sample_rate)
+    tracks: dict[str, Track] = {}
+    for stage in made:
+        values, starts = _values(stage, request, renderer, num_samples, prompt)
+        tracks[stage.name] = Track(
+            values=values,
+            starts=starts,
+            seed=request.seed,
+            sampling=sampling_of(stage, request),
+            conditions={k: v for k, v in request.conditions.items() if k in stage.conditions},
+            negative={k: v for k, v in request.negative.items() if k in stage.conditions},
+            source=None if stage.source is None else tracks.get(stage.source.stage),
+            open_end=stage.may_end,
+        )
+        stage.check(tracks[stage.name])
+    return tracks
+
+
+def needed(
+    stages: Sequence[AnyStage], *, output_stages: Collection[str], given: Collection[str]
+) -> list[AnyStage]:
+    """The output stages and those before them, up to the ones whose values are given."""
+    names = set(output_stages)
+    for stage in reversed(stages):
+        if stage.name in names and stage.name not in given and stage.source is not None:
+            names.add(stage.source.stage)
+    return [stage for stage in stages if stage.name in names]
+
+
+def num_frames(stage: AnyStage, renderer: Renderer, num_samples: int) -> int:
+    """How many frames of a stage this many samples need."""
+    if stage.makes.kind == "vector":
+        return 1
+    if stage.makes.content == renderer.signal.content:
+        return renderer.num_frames(num_samples)
+    return math.ceil(Fraction(num_samples, renderer.sample_rate) * stage.makes.rate)
+
+
+class ClipJob:
+    """A clip on its way; sound comes as soon as its frames are decided.
+
+    Args:
+        tracks: one for each stage that is needed.
+        output_stages: those whose values, the rows of one below those of another, are rendered.
+        prompt: the samples [C, N] that come before the new ones, of which the tracks' values hold
             the last `prompt_tail`.
+        model: the name of the model, if it has one.
     """
 
     def __init__(
         self,
         request: Request,
         *,
-        runs: dict[str, Run],
+        tracks: Mapping[str, Track],
         output_stages: Sequence[str],
         renderer: Renderer,
         prompt: Tensor | None = None,
         prompt_tail: int = 0,
+        model: str | None = None,
     ) -> None:
-        self.runs = runs
+        self.tracks = tracks
         self._request = request
-        self._output = [runs[name] for name in output_stages]
+        self._output = [tracks[name] for name in output_stages]
         self._stream = renderer.stream()
         self._renderer = renderer
         self._prompt = prompt
+        self._model = model
         tail = None if prompt is None else prompt[:, prompt.shape[1] - prompt_tail :]
         self._seam = None if tail is None else Continuation(tail, renderer.sample_rate)
         self._pushed = 0
@@ -49,23 +108,23 @@ class Making:
 
     @property
     def done(self) -> bool:
-        """Whether all its tokens are decided."""
-        return all(run.done for run in self._output)
+        """Whether all its values are decided."""
+        return all(track.done for track in self._output)
 
     @property
     def progress(self) -> float:
         """From 0 to 1."""
         if self.done:
             return 1.0
-        runs = self.runs.values()
-        return sum(run.num_done for run in runs) / max(1, sum(run.num_frames for run in runs))
+        tracks = self.tracks.values()
+        return sum(x.num_done for x in tracks) / max(1, sum(x.num_frames for x in tracks))
 
     def sound(self) -> Tensor:
         """The samples [C, N >= 0] that became final since the last call."""
         if self._ended:
             return torch.zeros(self._renderer.num_channels, 0)
-        ready = min(run.num_done for run in self._output)
-        samples = self._stream.push(self._tokens(self._pushed, ready))
+        ready = min(track.num_done for track in self._output)
+        samples = self._stream.push(self._values(self._pushed, ready))
         self._pushed = ready
         if self.done:
             self._ended = True
@@ -77,19 +136,21 @@ class Making:
         samples = torch.cat(list(sound), dim=1)
         if self._prompt is not None:
             samples = torch.cat([self._prompt, samples], dim=1)
+        is_tokens = self._renderer.signal.kind == "tokens"
         return Clip(
             samples=samples,
             sample_rate=self._renderer.sample_rate,
-            tokens=self._tokens(0, self._pushed).cpu(),
-            stage_tokens={
-                name: run.tokens[:, : run.num_done].cpu() for name, run in self.runs.items()
+            tokens=self._values(0, self._pushed).cpu() if is_tokens else None,
+            stage_values={
+                name: track.values[:, : track.num_done].cpu() for name, track in self.tracks.items()
             },
             seed=self._request.seed,
             prompt=self._request.prompt,
+            model=self._model,
         )
 
-    def _tokens(self, start: int, stop: int) -> Tensor:
-        return torch.cat([run.tokens[:, start:stop] for run in self._output])
+    def _values(self, start: int, stop: int) -> Tensor:
+        return torch.cat([track.values[:, start:stop] for track in self._output])
 
     def _new(self, samples: Tensor) -> Tensor:
         samples = samples.cpu().float()
@@ -103,3 +164,21 @@ class Making:
             samples = torch.nn.functional.pad(samples, (0, missing))
         self._samples_left -= samples.shape[1]
         return samples
+
+
+def _values(
+    stage: AnyStage,
+    request: Request,
+    renderer: Renderer,
+    num_samples: int,
+    prompt: Prompt | None,
+) -> tuple[Tensor, list[float] | None]:
+    """The values [K, T], unknown where neither prompt nor user gives them, and their starts."""
+    T = num_frames(stage, renderer, num_samples)
+    if stage.name in request.tokens:
+        given = request.tokens[stage.name]
+        check_given(stage, given, T)
+        return given.to(stage.device, copy=True), None
+    if prompt is None:
+        return unknown_values(stage.makes, T, stage.device), None
+    return prompt.around(stage, renderer, first=prompt.samples.shape[1], last=num_samples)

@@ -6,20 +6,22 @@ step is computed as it would be alone, and random numbers belong to the sequence
 Shapes: I sequences, R rows of all their branches, J streams, S steps, D width, V vocabulary.
 """
 
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Collection
+from dataclasses import replace
 from functools import partial
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
 
 from lm_audio.generation.graphs import GraphedSteps, bucket
-from lm_audio.generation.sequence import Row, Sequence
-from lm_audio.generation.step_state import StepState
+from lm_audio.generation.step import Sequence, StepState
 from lm_audio.networks.token_lm import TokenLM
 
+SomeSequence = TypeVar("SomeSequence", bound=Sequence)
 
-class DecodingBatch:
+
+class DecodingBatch(Generic[SomeSequence]):
     """The sequences that one model is decoding.
 
     Args:
@@ -28,79 +30,68 @@ class DecodingBatch:
     """
 
     def __init__(self, model: TokenLM, *, rows_per_pass: int | None = None) -> None:
+        self.sequences: list[SomeSequence] = []
         self._model = model
         self._cache = model.transformer.new_cache()
         self._graphs: GraphedSteps | None = None
         if self._cache.device.type == "cuda":
             self._graphs = GraphedSteps(model, self._cache)
         self._rows_per_pass = rows_per_pass
-        self._slots: list[_Slot] = []
-        self._state: StepState | None = None  # of all slots, made anew when they change
+        self._state: StepState | None = None  # of all sequences, made again when they change
 
-    def position(self, sequence: Sequence) -> int:
-        """How many steps at the start of the sequence are decided."""
-        return self._slot(sequence).step
-
-    def done(self, sequence: Sequence) -> bool:
-        return self._slot(sequence).done
-
-    def tokens(self, sequence: Sequence) -> Tensor:
+    def tokens(self, sequence: SomeSequence) -> Tensor:
         """The tokens [J, S], -1 where they are not decided."""
-        slot = self._slot(sequence)
-        if self._state is not None:
-            return self._state.tokens_of(self._slots.index(slot), sequence.tokens.shape[1])
-        return slot.tokens
+        if self._state is None:
+            return sequence.tokens
+        return self._state.tokens_of(sequence.place, sequence.tokens.shape[1])
 
     @torch.inference_mode()
-    def join(self, *sequences: Sequence) -> None:
+    def join(self, *sequences: SomeSequence) -> None:
         """Takes in the prompts of sequences and the steps known at their starts."""
         self._drop_state()
         rows = [(row, x.tokens.shape[1]) for x in sequences for row in x.rows]
-        longest = max((S + _prefix_length(row) for row, S in rows), default=0)
+        longest = max((S + row.prefix_length for row, S in rows), default=0)
         room = longest if self._graphs is None else bucket(longest)
         self._cache.reserve(self._cache.num_rows + len(rows), room, 0)
         for sequence in sequences:
-            first = sequence.num_known  # the last known column goes into the first step, not here
+            first = sequence.step  # the last known column goes into the first step, not here
             start = sequence.tokens.new_full((len(sequence.tokens), 1), sequence.start_token)
             inputs = torch.cat([start, sequence.tokens], dim=1)[None, :, :first]
             for row in sequence.rows:
                 fused = replace(row.fused, sum=row.sums(0, first))
                 self._model.prefill(inputs, fused=fused, cache=self._cache)
-            offsets = [_prefix_length(row) for row in sequence.rows]
-            self._slots.append(_Slot(sequence, sequence.tokens, first, offsets))
+            sequence.place = len(self.sequences)
+            self.sequences.append(sequence)
 
     @torch.inference_mode()
-    def leave(self, sequence: Sequence) -> None:
+    def leave(self, sequence: SomeSequence) -> None:
         """Gives up a sequence, decided or not."""
         self._drop_state()
-        i = self._slots.index(self._slot(sequence))
-        start = sum(len(slot.offsets) for slot in self._slots[:i])
-        self._cache.close_rows(start, start + len(self._slots.pop(i).offsets))
+        start = sum(len(x.rows) for x in self.sequences[: sequence.place])
+        self._cache.close_rows(start, start + len(sequence.rows))
+        del self.sequences[sequence.place]
+        for i, other in enumerate(self.sequences):
+            other.place = i
 
     @torch.inference_mode()
-    def step(self, ready: Iterable[Sequence] | None = None) -> None:
+    def decode(self, ready: Collection[SomeSequence] | None = None) -> None:
         """Decides the next step of the sequences that are ready, all by default."""
-        wanted = self._slots if ready is None else [self._slot(sequence) for sequence in ready]
-        moving = [slot for slot in wanted if not slot.done]
+        wanted = self.sequences if ready is None else ready
+        moving = {x.place for x in wanted if not x.done}
         if not moving:
             return
         if self._state is None:
-            self._state = StepState.of(
-                [slot.sequence for slot in self._slots],
-                tokens=[slot.tokens for slot in self._slots],
-                steps=[slot.step for slot in self._slots],
-                offsets=[slot.offsets for slot in self._slots],
-            )
-        all_move = len(moving) == len(self._slots)
-        moves = None if all_move else [slot in moving for slot in self._slots]
+            self._state = StepState.of(self.sequences)
+        all_move = len(moving) == len(self.sequences)
+        moves = None if all_move else [i in moving for i in range(len(self.sequences))]
         self._state.decide(self._logits(self._state, moving), moves=moves)
-        for slot in moving:
-            slot.step += 1
+        for i in moving:
+            self.sequences[i].step += 1
 
-    def _logits(self, state: StepState, moving: "Collection[_Slot]") -> Tensor:
+    def _logits(self, state: StepState, moving: Collection[int]) -> Tensor:
         """The logits [R, J, V] of the step that each row is at."""
         tokens, positions = state.inputs()
-        length = 1 + max(offset + slot.step for slot in self._slots for offset in slot.offsets)
+        length = 1 + max(x.step + row.prefix_length for x in self.sequences for row in x.rows)
         sums = self._sums(moving)
         R = len(positions)
         size = self._rows_per_pass or R
@@ -118,40 +109,21 @@ class DecodingBatch:
             passes.append(logits)
         return passes[0] if len(passes) == 1 else torch.cat(passes)
 
-    def _sums(self, moving: "Collection[_Slot]") -> Tensor | None:
+    def _sums(self, moving: Collection[int]) -> Tensor | None:
         """What is added to the inputs of this step, whatever it is for rows that wait: [R, D]."""
-        rows = [(slot, row) for slot in self._slots for row in slot.sequence.rows]
-        still = [row.fused.sum for _, row in rows]
-        total = None if still[0] is None else torch.cat([x[0] for x in still if x is not None])
+        rows = [(x, row) for x in self.sequences for row in x.rows]
+        constant = [row.fused.sum for _, row in rows]
+        total = None
+        if constant[0] is not None:
+            total = torch.cat([x[0] for x in constant if x is not None])
         aligned = rows[0][1].aligned
         if aligned is None:
             return total
-        ahead = [row.tokens_ahead(slot.step if slot in moving else None) for slot, row in rows]
+        ahead = [row.row_lookahead(x.step if x.place in moving else None) for x, row in rows]
         added = aligned.embed(torch.stack(ahead))
         return added if total is None else added + total
 
     def _drop_state(self) -> None:
-        for slot in self._slots:
-            slot.tokens = self.tokens(slot.sequence).clone()
+        for sequence in self.sequences:
+            sequence.tokens = self.tokens(sequence).clone()
         self._state = None
-
-    def _slot(self, sequence: Sequence) -> "_Slot":
-        return next(slot for slot in self._slots if slot.sequence is sequence)
-
-
-@dataclass(eq=False)
-class _Slot:
-    """A sequence on its way."""
-
-    sequence: Sequence
-    tokens: Tensor  # [J, S]
-    step: int
-    offsets: list[int]  # how many positions of a row come before its step 0
-
-    @property
-    def done(self) -> bool:
-        return self.step >= self.sequence.stop
-
-
-def _prefix_length(row: Row) -> int:
-    return 0 if row.fused.prepend is None else row.fused.prepend.embeddings.shape[1]

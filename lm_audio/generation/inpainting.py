@@ -1,10 +1,10 @@
 """Inpainting: a span of audio made anew between what comes before and after it.
 
-A token language model sees only what came before. So each stage fills the span several times, each
-time from the same left context, and keeps the filling after which the true sound behind the span is
-the most likely under the model.
+A stage that sees both sides of the span just fills it. A token language model sees only what came
+before, so it fills the span several times, each time from the same left context, and keeps the
+filling after which the true sound behind the span is the most likely under the model.
 
-Shapes: C channels, N samples, K codebooks, T frames.
+Shapes: C channels, N samples, K codebooks or latent width, T frames.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,12 +15,11 @@ import torch
 from torch import Tensor
 
 from lm_audio.clip import Clip
-from lm_audio.generation.cascade import Cascade
+from lm_audio.generation.clip_job import make_tracks
 from lm_audio.generation.lm_stage import Stage
-from lm_audio.generation.plan import make_runs
 from lm_audio.generation.prompt import Prompt, tail_length
 from lm_audio.generation.request import Request
-from lm_audio.generation.track import AnyStage, Run
+from lm_audio.generation.track import AnyStage, Track
 from lm_audio.renderers.protocol import Renderer
 from lm_audio.renderers.seam import inpainted
 
@@ -47,7 +46,7 @@ def inpaint(
         raise ValueError(f"num_candidates is {num_candidates}; use at least 1.")
     left, right = _context(samples.shape[1], first, last, stages, renderer)
     prompt = read(samples[:, left:right])
-    plan = make_runs(
+    plan = make_tracks(
         request,
         stages=stages,
         renderer=renderer,
@@ -55,20 +54,21 @@ def inpaint(
         num_samples=right - left,
         prompt=None,
     )
-    chosen: dict[str, Run] = {}
+    chosen: dict[str, Track] = {}
     for i, stage in enumerate(stages):
-        if not isinstance(stage, Stage):
-            raise ValueError(f"The {stage.name} stage of this model cannot fill a span.")
-        tokens, starts = prompt.around(stage, renderer, first=first - left, last=last - left)
+        values, starts = prompt.around(stage, renderer, first=first - left, last=last - left)
         source = None if stage.source is None else chosen[stage.source.stage]
-        run = replace(plan[stage.name], tokens=tokens, starts=starts, source=source)
-        behind = _num_behind(tokens)
-        count = num_candidates if behind else 1
-        candidates = [replace(run, tokens=tokens.clone(), variant=v) for v in range(count)]
+        track = replace(plan[stage.name], values=values, starts=starts, source=source)
         report = None if progress is None else partial(_report, progress, i, len(stages))
-        chosen[stage.name] = _best(stage, candidates, behind, report=report)
-    tokens = torch.cat([chosen[name].tokens for name in output_stages])
-    sound = renderer.render(tokens, num_samples=right - left).cpu().float()
+        if stage.two_sided:
+            _make(stage, [track], report=report)
+            chosen[stage.name] = track
+        elif isinstance(stage, Stage):
+            chosen[stage.name] = _best(stage, track, num_candidates, report=report)
+        else:
+            raise ValueError(f"The {stage.name} stage of this model cannot fill a span.")
+    values = torch.cat([chosen[name].values for name in output_stages])
+    sound = renderer.render(values, num_samples=right - left).cpu().float()
     filled = inpainted(
         samples[:, left:right],
         sound,
@@ -79,8 +79,8 @@ def inpaint(
     return Clip(
         samples=torch.cat([samples[:, :left], filled, samples[:, right:]], dim=1),
         sample_rate=renderer.sample_rate,
-        tokens=tokens.cpu(),
-        stage_tokens={name: run.tokens.cpu() for name, run in chosen.items()},
+        tokens=values.cpu() if renderer.signal.kind == "tokens" else None,
+        stage_values={name: track.values.cpu() for name, track in chosen.items()},
         seed=request.seed,
         prompt=request.prompt,
     )
@@ -90,44 +90,60 @@ def _report(progress: Callable[[float], None], stage: int, num_stages: int, done
     progress((stage + done) / num_stages)
 
 
-def _best(
-    stage: Stage, candidates: list[Run], behind: int, *, report: Callable[[float], None] | None
-) -> Run:
-    """The candidate that the last `behind` frames, those of the sound, follow best."""
-    cascade = Cascade([stage])
-    for run in candidates:
-        cascade.add([run])
-    while cascade.step():
+def _make(
+    stage: AnyStage, tracks: Sequence[Track], *, report: Callable[[float], None] | None
+) -> None:
+    """Makes what is unknown of tracks whose source is whole."""
+    batch = stage.new_batch()
+    for track in tracks:
+        batch.add(track)
+    while batch.step():
         if report is not None:
-            report(min(run.num_done for run in candidates) / candidates[0].num_frames)
+            report(min(track.num_done for track in tracks) / tracks[0].num_frames)
+
+
+def _best(
+    stage: Stage,
+    track: Track,
+    num_candidates: int,
+    *,
+    report: Callable[[float], None] | None,
+) -> Track:
+    """The filling that the known frames behind it, those of the sound, follow best."""
+    behind = _num_behind(track.known)
+    candidates = [
+        replace(track, values=track.values.clone(), candidate=i)
+        for i in range(num_candidates if behind else 1)
+    ]
+    _make(stage, candidates, report=report)
     if not stage.repeats:
-        candidates = [_merged(run, run.num_frames - behind) for run in candidates]
+        candidates = [_merged(one, one.num_frames - behind) for one in candidates]
     if len(candidates) == 1:
         return candidates[0]
     judged = max(1, round(JUDGED_SECONDS * stage.frame_rate))
 
-    def score(run: Run) -> float:
-        first = run.num_frames - behind
-        return stage.likelihood(run, first, first + judged)
+    def score(one: Track) -> float:
+        first = one.num_frames - behind
+        return stage.likelihood(one, first, first + judged)
 
     return max(candidates, key=score)
 
 
-def _num_behind(tokens: Tensor) -> int:
-    """How many frames at the end of tokens [K, T] are known."""
-    unknown = (tokens < 0).any(dim=0).nonzero()
-    return tokens.shape[1] - 1 - int(unknown[-1])
+def _num_behind(known: Tensor) -> int:
+    """How many frames at the end of [T] are known."""
+    unknown = (~known).nonzero()
+    return len(known) - 1 - int(unknown[-1])
 
 
-def _merged(run: Run, frame: int) -> Run:
-    """A de-duplicated run without this frame if it repeats the one before, which then lasts on."""
-    tokens, starts = run.tokens, run.starts
+def _merged(track: Track, frame: int) -> Track:
+    """A deduplicated track without this frame if it repeats the one before, which then lasts on."""
+    tokens, starts = track.values, track.starts
     assert starts is not None
-    if not 0 < frame < run.num_frames or tokens[0, frame] != tokens[0, frame - 1]:
-        return run
+    if not 0 < frame < track.num_frames or tokens[0, frame] != tokens[0, frame - 1]:
+        return track
     return replace(
-        run,
-        tokens=torch.cat([tokens[:, :frame], tokens[:, frame + 1 :]], dim=1),
+        track,
+        values=torch.cat([tokens[:, :frame], tokens[:, frame + 1 :]], dim=1),
         starts=[*starts[:frame], *starts[frame + 1 :]],
     )
 

@@ -1,29 +1,48 @@
-"""A stage: a token language model and what it conditions on.
+"""A stage with a token language model: its windows, and the tracks that it is working on.
 
-Shapes: J streams of the model, S steps after the pattern, V vocabulary.
+Shapes: K codebooks, J streams of the model, S steps after the pattern, V vocabulary.
 """
 
 from bisect import bisect_left, bisect_right
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import cached_property
-from typing import Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lm_audio.conditioners.fuser import Conditioners
 from lm_audio.conditioners.tokens import AlignedTokens
-from lm_audio.generation.track import Run, Source, StageBatch, check_temperatures
-from lm_audio.generation.window import Window
+from lm_audio.generation.decoding import DecodingBatch
+from lm_audio.generation.step import Row, Sequence, guidance_rows
+from lm_audio.generation.track import Source, StageBatch, Track, is_known, leading
+from lm_audio.networks.condition import Condition, Fused
 from lm_audio.networks.token_lm import TokenLM
-from lm_audio.patterns import Pattern
-from lm_audio.sampling import RandomNumbers, Sampling
+from lm_audio.patterns import Layout, Pattern
+from lm_audio.sampling import Sampling, uniforms
+from lm_audio.signals import ACOUSTIC, Signal
+
+
+@dataclass(kw_only=True, eq=False)
+class Window(Sequence):
+    """Some frames of a track, laid out as a sequence for the decode loop.
+
+    Args:
+        start, stop: its frames.
+        frames: [S], the latest frame that stands in each step; on the CPU, where it is read.
+    """
+
+    track: Track
+    start: int
+    stop: int
+    layout: Layout
+    frames: Tensor
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Stage:
-    """A stage is data: a model, its pattern and conditioners, and how it is sampled by default.
+    """A token language model, its pattern and conditioners, and how it is sampled by default.
 
     Args:
         start_token: before the first step, and in cells that the pattern leaves empty.
@@ -31,8 +50,8 @@ class Stage:
         keep: how many of them the next window begins with.
         end_token: by which the model ends a clip, if it does.
         num_choices: how many of the tokens that a head tells apart may be picked; all by default.
-        repeats: False for de-duplicated tokens, none of which follows itself.
-        token_kind: which tokens of an audio prompt are its own.
+        repeats: False for deduplicated tokens, none of which follows itself.
+        token_kind: what the tokens stand for, the content of the signal that the stage makes.
         first_codebook: where its codebooks begin among those of the renderer.
     """
 
@@ -49,7 +68,7 @@ class Stage:
     num_choices: int | None = None
     repeats: bool = True
     source: Source | None = None
-    token_kind: Literal["semantic", "acoustic"] = "acoustic"
+    token_kind: str = ACOUSTIC
     first_codebook: int = 0
 
     def __post_init__(self) -> None:
@@ -57,6 +76,16 @@ class Stage:
             raise ValueError(
                 f"The {self.name} stage keeps {self.keep} of {self.context} frames; keep fewer."
             )
+
+    @property
+    def makes(self) -> Signal:
+        return Signal(
+            kind="tokens",
+            content=self.token_kind,
+            rate=self.frame_rate,
+            width=self.num_codebooks,
+            num_tokens=self.num_tokens,
+        )
 
     @property
     def num_codebooks(self) -> int:
@@ -80,75 +109,98 @@ class Stage:
         return self.end_token is not None
 
     @property
+    def two_sided(self) -> bool:
+        return False
+
+    @property
     def device(self) -> torch.device:
         return self.model.heads.weight.device
 
     def new_batch(self, *, rows_per_pass: int | None = None) -> StageBatch:
-        from lm_audio.generation.token_batch import TokenBatch  # it works on stages, so knows them
-
-        return TokenBatch(self, rows_per_pass=rows_per_pass)
+        return LMBatch(self, rows_per_pass=rows_per_pass)
 
     @torch.inference_mode()
-    def check(self, run: Run) -> None:
-        """Raises ValueError for what the user gave wrongly, before any work is done."""
-        RandomNumbers(run.seed, self.name)
-        check_temperatures(run.sampling, stage=self.name, num_codebooks=self.num_codebooks)
-        for given in (run.values, run.negative):
+    def check(self, track: Track) -> None:
+        """Raises ValueError for conditions that cannot be embedded; the others are kept."""
+        for given, dropped in ((track.conditions, False), (track.negative, True)):
             for name in given.keys() & self.conditioners.fuse.keys():
-                self.conditioners[name]([given[name]])
+                self._condition(track, name, dropped=dropped)
 
-    def window_start(self, run: Run) -> int:
-        """Where the window that decides the run's next frame begins."""
+    def trim(self, track: Track) -> None:
+        """Ends a track as soon as it is known how long it can be; hardly a stage knows."""
+
+    def window_start(self, track: Track) -> int:
+        """Where the window that decides the track's next frame begins."""
         stride = self.context - self.keep
-        return max(0, -(-(run.num_done + 1 - self.context) // stride)) * stride
+        return max(0, -(-(track.num_done + 1 - self.context) // stride)) * stride
 
-    def window(self, run: Run) -> Window:
-        """The next window of a run, to be decoded when its source is ready for it."""
-        start = self.window_start(run)
-        return self._window(run, start, min(start + self.context, run.num_frames))
+    def window(self, track: Track) -> Window:
+        """The next window of a track, to be decoded when its source is ready for it."""
+        start = self.window_start(track)
+        return self._window(track, start, min(start + self.context, track.num_frames))
 
-    def _window(self, run: Run, start: int, stop: int) -> Window:
-        layout = self.pattern.layout(stop - start)
-        frames = start + layout.latest_frames()
-        layout = layout.to(self.device)
-        window = Window(stage=self, run=run, start=start, stop=stop, layout=layout, frames=frames)
-        unknown = (window.known() < 0).any(dim=0)
-        return replace(window, first_step=int(unknown.int().argmax()))
-
-    def likelihood(self, run: Run, first: int, last: int) -> float:
-        """The mean log-likelihood of the run's tokens of these frames, given those before them."""
-        return float(self.likelihoods(run, first, last).mean())
+    def ready(self, window: Window) -> bool:
+        """Whether the source has what the window's next step and those before it need."""
+        source = window.track.source
+        if source is None or source.done:
+            return True
+        if source.open_end:
+            return False
+        if self.aligned is not None:
+            frame = int(window.frames[: window.step + 1].max())
+            return self.aligned.needed(frame) <= source.num_done
+        return self.source_span(window.track, window.start, window.stop)[1] <= source.num_done
 
     @torch.inference_mode()
-    def likelihoods(self, run: Run, first: int, last: int) -> Tensor:
-        """The log-likelihood of each of the run's tokens of these frames, step by step."""
-        last = min(last, run.num_frames)
-        window = self._window(run, max(0, last - self.context), last)
-        tokens = window.known()[None]  # [1, J, S]
+    def open(self, window: Window) -> None:
+        """Adds the branches of guidance, whose conditions are whole once the window is ready."""
+        track = window.track
+        source = self.source.condition if self.source is not None else None
+        asked = track.conditions.keys() | track.negative.keys()
+        prompts = [name for name in self.conditioners.fuse if name in asked]
+        scale = track.sampling.guidance_scale
+        given = [*prompts, source] if isinstance(scale, Mapping) and source else prompts
+        new = (window.frames - track.num_given).clamp(min=0).tolist()
+        seconds = [float(frame / self.frame_rate) for frame in new]
+        window.rows = tuple(
+            self._row(window, dropped, torch.tensor(weights, device=self.device))
+            for dropped, weights in guidance_rows(track.sampling, given, seconds)
+        )
+
+    def likelihood(self, track: Track, first: int, last: int) -> float:
+        """The mean log-likelihood of the track's tokens of these frames, given those before."""
+        return float(self.likelihoods(track, first, last).mean())
+
+    @torch.inference_mode()
+    def likelihoods(self, track: Track, first: int, last: int) -> Tensor:
+        """The log-likelihood of each of the track's tokens of these frames, step by step."""
+        last = min(last, track.num_frames)
+        window = self._window(track, max(0, last - self.context), last)
+        tokens = window.tokens[None]  # [1, J, S]
         inputs = torch.cat(
             [torch.full_like(tokens[..., :1], self.start_token), tokens[..., :-1]], dim=-1
         )
-        row = window.full_row()
+        row = self._row(window, frozenset(), torch.ones(len(window.frames), device=self.device))
         fused = replace(row.fused, sum=row.sums(0, tokens.shape[2]))
         logits = self.model(inputs, fused=fused).float()[0]  # [J, S, V]
-        token, allowed = torch.arange(logits.shape[-1], device=logits.device), window.allowed()
+        token, allowed = torch.arange(logits.shape[-1], device=logits.device), window.allowed
         outside = (token < allowed[..., :1]) | (token >= allowed[..., 1:])
         scores = logits.masked_fill(outside, -torch.inf).log_softmax(dim=-1)
         frame = window.start + window.layout.frame
         judged = (window.layout.frame >= 0) & (frame >= first)
         return scores[judged].gather(1, tokens[0][judged][:, None])[:, 0]
 
-    def source_span(self, run: Run, start: int, stop: int) -> tuple[int, int]:
+    def source_span(self, track: Track, start: int, stop: int) -> tuple[int, int]:
         """The source's frames that go before a window of these frames.
 
         They are those that last into the window's time, where the source knows its times. Else
-        both runs are the same time in equal frames, and the span is in proportion.
+        both tracks are the same time in equal frames, and the span is in proportion.
         """
-        source = run.source
+        source = track.source
         assert source is not None
         if source.starts is None:
-            first = start * source.num_frames // run.num_frames
-            return first, -(-stop * source.num_frames // run.num_frames)
+            first = start * source.num_frames // track.num_frames
+            return first, -(-stop * source.num_frames // track.num_frames)
         begin, end = float(start / self.frame_rate), float(stop / self.frame_rate)
         first = max(0, bisect_right(source.starts, begin) - 1)
         return first, bisect_left(source.starts, end)
@@ -159,12 +211,146 @@ class Stage:
         found = self.conditioners[self.source.condition] if self.source is not None else None
         return found if isinstance(found, AlignedTokens) else None
 
-    @cached_property
-    def still_conditioners(self) -> Conditioners:
-        """Those whose conditions are whole before a window begins."""
-        fuse = {
-            name: way
-            for name, way in self.conditioners.fuse.items()
-            if self.conditioners[name] is not self.aligned
-        }
-        return Conditioners({name: self.conditioners[name] for name in fuse}, fuse)
+    @torch.inference_mode()
+    def _window(self, track: Track, start: int, stop: int) -> Window:
+        layout = self.pattern.layout(stop - start)
+        frames = start + layout.latest_frames()
+        layout = layout.to(self.device)
+        known = track.values[None, :, start:stop].to(self.device)
+        tokens = layout.build(known, empty=self.start_token)[0]  # [J, S]
+        J, S = tokens.shape
+        sampling = track.sampling
+        temperature = sampling.temperature
+        if not isinstance(temperature, tuple):
+            temperature = (temperature,) * self.num_codebooks
+        per_codebook = torch.tensor(temperature, dtype=torch.float32, device=self.device)
+        steps_per_frame = max(1, S // (stop - start))
+        penalised = sampling.repetition_penalty != 1
+        stream = f"{self.name}/{track.candidate}/{start}"
+        return Window(
+            track=track,
+            start=start,
+            stop=stop,
+            layout=layout,
+            frames=frames,
+            start_token=self.start_token,
+            tokens=tokens,
+            uniforms=uniforms(track.seed, stream, 0, S, J).to(self.device),
+            temperature=per_codebook[layout.codebook.clamp(min=0)],
+            allowed=self._allowed(layout),
+            sampling=sampling,
+            penalty_window=sampling.repetition_window * steps_per_frame if penalised else 0,
+            deduplicated=not self.repeats,
+        )
+
+    def _allowed(self, layout: Layout) -> Tensor:
+        """The lowest token of each cell and one past the highest: [J, S, 2]."""
+        low, most = layout.offset, self.num_choices or self.model.config.vocab_size
+        size = self.pattern.codebook_size or most
+        return torch.stack([low, (low + size).clamp(max=most)], dim=-1)
+
+    def _row(self, window: Window, dropped: frozenset[str], weights: Tensor) -> Row:
+        aligned, source = self.aligned, self.source
+        is_kept = source is not None and source.condition not in dropped
+        lookahead = None
+        if aligned is not None and is_kept and (followed := window.track.source) is not None:
+
+            def lookahead(step: int) -> Tensor:
+                return aligned.ahead(followed.values[0], int(window.frames[step])).to(self.device)
+
+        return Row(
+            fused=self._fused(window, dropped),
+            weights=weights,
+            aligned=aligned,
+            lookahead=lookahead,
+        )
+
+    def _fused(self, window: Window, dropped: frozenset[str]) -> Fused:
+        """What goes before and beside a window, without the conditions that are dropped."""
+        made: dict[str, Condition] = {}
+        for name in self.conditioners.fuse:
+            conditioner = self.conditioners[name]
+            if conditioner is self.aligned:
+                continue
+            if self.source is not None and name == self.source.condition:
+                made[name] = conditioner([None if name in dropped else self._source_tokens(window)])
+            else:
+                made[name] = self._condition(window.track, name, dropped=name in dropped)
+        return self.conditioners.fused(made)
+
+    def _condition(self, track: Track, name: str, *, dropped: bool) -> Condition:
+        """A condition of the user's, or what stands for it, embedded once for a track."""
+        if (name, dropped) not in track.embedded:
+            values: Mapping[str, Any] = track.negative if dropped else track.conditions
+            track.embedded[name, dropped] = self.conditioners[name]([values.get(name)])
+        return track.embedded[name, dropped]
+
+    def _source_tokens(self, window: Window) -> Tensor | None:
+        source = window.track.source
+        if source is None:
+            return None
+        start, stop = self.source_span(window.track, window.start, window.stop)
+        return source.values[:, start:stop].to(self.device)
+
+
+class LMBatch(DecodingBatch[Window]):
+    """Opens the windows of tracks, decodes them together, and hands the tracks their tokens."""
+
+    def __init__(self, stage: Stage, *, rows_per_pass: int | None = None) -> None:
+        super().__init__(stage.model, rows_per_pass=rows_per_pass)
+        self._stage = stage
+        self._waiting: list[Window] = []  # for what their first step needs of the source
+
+    def add(self, track: Track) -> None:
+        self._stage.trim(track)
+        if not track.done:
+            self._waiting.append(self._stage.window(track))
+
+    def remove(self, track: Track) -> None:
+        self._waiting = [window for window in self._waiting if window.track is not track]
+        for window in [window for window in self.sequences if window.track is track]:
+            self.leave(window)
+
+    def waiting(self) -> bool:
+        self._open_ready()
+        return bool(self._waiting) or len(self._ready()) < len(self.sequences)
+
+    def step(self) -> bool:
+        self._open_ready()
+        ready = self._ready()
+        self.decode(ready)
+        for window in ready:
+            self._collect(window)
+        return bool(ready)
+
+    def _open_ready(self) -> None:
+        for window in list(self._waiting):
+            self._stage.trim(window.track)
+            if window.stop > window.track.num_frames:
+                self._waiting.remove(window)
+                self.add(window.track)
+        ready = [window for window in self._waiting if self._stage.ready(window)]
+        for window in ready:
+            self._stage.open(window)
+        if ready:
+            self.join(*ready)
+            self._waiting = [window for window in self._waiting if window not in ready]
+
+    def _ready(self) -> list[Window]:
+        return [window for window in self.sequences if self._stage.ready(window)]
+
+    def _collect(self, window: Window) -> None:
+        track, layout = window.track, window.layout
+        tokens = layout.revert(self.tokens(window)[None])[0]
+        before, finished = track.num_done, window.done
+        done = leading(is_known(tokens)) if finished else layout.complete_frames(window.step)
+        track.learn(
+            tokens.to(track.values.device), start=window.start, num_done=window.start + done
+        )
+        end = self._stage.end_token
+        made = track.values[0, before : track.num_done]
+        if end is not None and (ends := (made == end)).any():
+            track.end(before + int(ends.int().argmax()))
+        if finished or track.done:
+            self.leave(window)
+            self.add(track)

@@ -4,7 +4,7 @@ Shapes: C channels, N samples, K codebooks, T frames.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -13,68 +13,70 @@ from torch import Tensor
 
 from audio_tokenizers.protocol import SemanticTokenizer
 from audio_tokenizers.resampling import resample
-from lm_audio.generation.track import AnyStage, unknown_tokens
+from lm_audio.generation.track import AnyStage, unknown_values
 from lm_audio.renderers.protocol import Renderer
+from lm_audio.signals import SEMANTIC
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Prompt:
-    """Audio, tokenized.
+    """Audio, as the stages' signals.
 
     Args:
         samples: [C, N], at the renderer's rate.
-        acoustic: [K, T] of the renderer, with a last frame that may be filled in part.
-        semantic: [1, T'], for pipelines with a stage over semantic tokens.
-        semantic_rate: how many of them there are in a second, before de-duplication.
+        values: [K, T] by content; of the renderer's, the last frame may be filled in part.
+        rates: the frames a second of each content; of tokens before deduplication.
     """
 
     samples: Tensor
-    acoustic: Tensor
-    semantic: Tensor | None
-    semantic_rate: Fraction | None
+    values: Mapping[str, Tensor]
+    rates: Mapping[str, Fraction]
 
     def around(
         self, stage: AnyStage, renderer: Renderer, *, first: int, last: int
     ) -> tuple[Tensor, list[float] | None]:
-        """A stage's tokens [K, T], -1 for the samples from `first` to `last`, to be made anew.
+        """A stage's values [K, T], unknown for the samples from `first` to `last`.
 
-        De-duplicated tokens have no fixed length: those that are known keep the times of the sound
-        they were made from, the new ones are as many as the stage makes of so much time.
+        Deduplicated tokens have no fixed length: those that are known keep the times of the sound
+        they were made from, the new ones are as many as the stage makes of that much time.
 
         Returns:
-            The tokens, and for de-duplicated ones the second at which each of them begins.
+            The values, and for deduplicated tokens the second at which each of them begins.
         """
-        if stage.token_kind == "acoustic":
+        signal = stage.makes
+        if signal.kind == "vector":  # of the whole item, so of none of its parts
+            return unknown_values(signal, 1, stage.device), None
+        values, rate = self.values[signal.content], self.rates[signal.content]
+        if signal.content == renderer.signal.content:
             k = stage.first_codebook
-            tokens = self.acoustic[k : k + stage.num_codebooks]
-            start, stop = renderer.prompt_frames(first), renderer.num_frames(last)
+            values = values[k : k + signal.width]
+            assert renderer.encoder is not None
+            start, stop = renderer.encoder.prompt_frames(first), renderer.num_frames(last)
         else:
-            assert self.semantic is not None
-            assert self.semantic_rate is not None
-            tokens, frames_per_sample = self.semantic, self.semantic_rate / renderer.sample_rate
+            frames_per_sample = rate / renderer.sample_rate
             start, stop = math.floor(first * frames_per_sample), math.ceil(last * frames_per_sample)
-        tokens = tokens.to(stage.device)
-        start = min(start, tokens.shape[1])  # a tokenizer may give no token for the very end
-        before, after = tokens[:, :start], tokens[:, stop:]
+        values = values.to(stage.device)
+        start = min(start, values.shape[1])  # a tokenizer may give no token for the very end
+        before, after = values[:, :start], values[:, stop:]
         if not stage.repeats:
-            return self._merged(stage, before, after, stop)
-        span = unknown_tokens(stage.num_codebooks, stop - start, stage.device)
+            return _merged(stage, before, after, stop, rate)
+        span = unknown_values(signal, stop - start, stage.device)
         return torch.cat([before, span, after], dim=1), None
 
-    def _merged(
-        self, stage: AnyStage, before: Tensor, after: Tensor, stop: int
-    ) -> tuple[Tensor, list[float]]:
-        """What comes before a span [1, T], the span unknown, what comes after, without repeats."""
-        assert self.semantic_rate is not None
-        left, right = changes(before), changes(after)
-        begin, end = before.shape[1] / self.semantic_rate, stop / self.semantic_rate
-        num_new = math.ceil((end - begin) * stage.frame_rate)
-        starts = [i / self.semantic_rate for i in left]
-        starts += [begin + i / stage.frame_rate for i in range(num_new)]
-        starts += [end + i / self.semantic_rate for i in right]
-        span = unknown_tokens(1, num_new, stage.device)
-        tokens = torch.cat([before[:, left], span, after[:, right]], dim=1)
-        return tokens, [float(start) for start in starts]
+
+def _merged(
+    stage: AnyStage, before: Tensor, after: Tensor, stop: int, rate: Fraction
+) -> tuple[Tensor, list[float]]:
+    """What comes before a span [1, T], the span unknown, what comes after, without repeats."""
+    left, right = changes(before), changes(after)
+    begin, end = before.shape[1] / rate, stop / rate
+    num_new = math.ceil((end - begin) * stage.makes.rate)
+    starts = [i / rate for i in left]
+    starts += [begin + i / stage.makes.rate for i in range(num_new)]
+    starts += [end + i / rate for i in right]
+    span = unknown_values(stage.makes, num_new, stage.device)
+    tokens = torch.cat([before[:, left], span, after[:, right]], dim=1)
+    return tokens, [float(start) for start in starts]
 
 
 def read_prompt(
@@ -85,31 +87,35 @@ def read_prompt(
     semantic_tokenizer: SemanticTokenizer | None,
     device: torch.device,
 ) -> Prompt:
-    """Tokenizes samples [C, N] for all stages."""
-    semantic, semantic_rate = None, None
-    if any(stage.token_kind == "semantic" for stage in stages):
-        if semantic_tokenizer is None:
+    """Turns samples [C, N] into the signals of all stages."""
+    values: dict[str, Tensor] = {}
+    rates: dict[str, Fraction] = {}
+    made = [stage.makes for stage in stages if stage.makes.kind != "vector"]
+    contents = dict.fromkeys([*(signal.content for signal in made), renderer.signal.content])
+    for content in contents:
+        if content == renderer.signal.content and renderer.encoder is not None:
+            values[content] = renderer.encoder.encode(samples.to(device))
+            rates[content] = renderer.signal.rate
+        elif content == SEMANTIC and semantic_tokenizer is not None:
+            mono = samples.mean(dim=0, keepdim=True)
+            mono = resample(mono, renderer.sample_rate, semantic_tokenizer.sample_rate)
+            values[content] = semantic_tokenizer.encode(mono[None].to(device))[0]
+            # A float of samples per second over samples per frame: the exact ratio is found again.
+            rate = Fraction(semantic_tokenizer.frame_rate)
+            rates[content] = rate.limit_denominator(semantic_tokenizer.sample_rate)
+        else:
+            lacks = "semantic tokenizer" if content == SEMANTIC else f"encoder to {content} values"
             raise ValueError(
-                "This model has no semantic tokenizer, so it takes no audio; "
+                f"This model has no {lacks}, so it takes no audio; "
                 "choose a model that continues audio (lm-audio models)."
             )
-        mono = samples.mean(dim=0, keepdim=True)
-        mono = resample(mono, renderer.sample_rate, semantic_tokenizer.sample_rate)
-        semantic = semantic_tokenizer.encode(mono[None].to(device))[0]
-        # A float of samples per second over samples per frame: the exact ratio is found again.
-        rate = Fraction(semantic_tokenizer.frame_rate)
-        semantic_rate = rate.limit_denominator(semantic_tokenizer.sample_rate)
-    return Prompt(
-        samples=samples,
-        acoustic=renderer.encode(samples.to(device)),
-        semantic=semantic,
-        semantic_rate=semantic_rate,
-    )
+    return Prompt(samples=samples, values=values, rates=rates)
 
 
 def tail_length(num_samples: int, *, stages: Sequence[AnyStage], renderer: Renderer) -> int:
     """How many samples at the end of a prompt the stages can see: whole frames, or all."""
-    most = max(Fraction(stage.context) / stage.frame_rate for stage in stages)
+    rates = [(stage.context, stage.makes.rate) for stage in stages if stage.makes.rate]
+    most = max(Fraction(context) / rate for context, rate in rates)
     hop = renderer.hop_length
     return min(num_samples, math.floor(most * renderer.sample_rate) // hop * hop)
 

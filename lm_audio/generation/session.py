@@ -1,19 +1,25 @@
-"""Clips in the making together, which join and leave at any step.
+"""Clips that are made together: they join and leave the running batches at any step.
 
 Shapes: C channels, N samples.
 """
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 
 from torch import Tensor
 
-from lm_audio.generation.cascade import Cascade
-from lm_audio.generation.clip_job import Making
+from lm_audio.generation.clip_job import ClipJob
 from lm_audio.generation.track import AnyStage
+
+MOST_AT_ONCE = 32  # clips; more of them wait until others are done
 
 
 class Session:
-    """The running batch of a pipeline; each clip gets the tokens that it gets alone.
+    """The running batches of a pipeline's stages; each clip gets the values that it gets alone.
+
+    The order of work is free, since random numbers belong to the item and the stage. The stage
+    nearest to sound goes first, and earlier stages work for those that wait, so that sound comes
+    early and no item stands still because of others.
 
     Args:
         stages: those that every clip of the session needs.
@@ -21,28 +27,44 @@ class Session:
     """
 
     def __init__(self, stages: Sequence[AnyStage], *, rows_per_pass: int | None = None) -> None:
-        self._cascade = Cascade(stages, rows_per_pass=rows_per_pass)
-        self._makings: list[Making] = []
+        self._batches = [stage.new_batch(rows_per_pass=rows_per_pass) for stage in stages]
+        self._jobs: list[ClipJob] = []
 
     def __len__(self) -> int:
-        return len(self._makings)
+        return len(self._jobs)
 
-    def add(self, making: Making) -> None:
-        self._cascade.add(list(making.runs.values()))
-        self._makings.append(making)
+    def add(self, job: ClipJob) -> None:
+        for batch, track in zip(self._batches, job.tracks.values(), strict=True):
+            batch.add(track)
+        self._jobs.append(job)
 
-    def remove(self, making: Making) -> None:
-        """Gives up a clip."""
-        self._makings.remove(making)
-        self._cascade.remove(list(making.runs.values()))
+    def remove(self, job: ClipJob) -> None:
+        """Gives up a clip, done or not."""
+        self._jobs.remove(job)
+        for batch, track in zip(self._batches, job.tracks.values(), strict=True):
+            batch.remove(track)
 
-    def step(self) -> list[tuple[Making, Tensor]]:
+    def step(self) -> list[tuple[ClipJob, Tensor]]:
         """Takes a step; the sound [C, N >= 0] of each clip that became final by it.
 
         Clips that are done have left.
         """
-        self._cascade.step()
-        sound = [(making, making.sound()) for making in self._makings]
-        for making in [making for making in self._makings if making.done]:
-            self.remove(making)
+        stepped = False
+        for batch in reversed(self._batches):
+            stepped = batch.step() or stepped
+            if stepped and not batch.waiting():
+                break
+        sound = [(job, job.sound()) for job in self._jobs]
+        for job in [job for job in self._jobs if job.done]:
+            self.remove(job)
         return sound
+
+    def sound(
+        self, jobs: Iterable[ClipJob], *, most_at_once: int = MOST_AT_ONCE
+    ) -> Iterator[list[tuple[ClipJob, Tensor]]]:
+        """Makes these clips and yields what each step gave; one that is done admits the next."""
+        coming = deque(jobs)
+        while coming or self._jobs:
+            while coming and len(self._jobs) < most_at_once:
+                self.add(coming.popleft())
+            yield self.step()

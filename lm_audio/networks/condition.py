@@ -3,9 +3,12 @@
 Shapes: B batch, T frames, L condition length, D width.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,3 +35,11 @@ class Fused:
     cross: Condition | None = None
     prepend: Condition | None = None
     sum: Tensor | None = None
+
+
+def stack(rows: Sequence[Tensor]) -> Condition:
+    """Makes one condition of B rows [L, D], each of its own length, 0 included."""
+    lengths = torch.tensor([len(row) for row in rows], device=rows[0].device)
+    embeddings = pad_sequence(list(rows), batch_first=True)  # [B, L, D]
+    positions = torch.arange(embeddings.shape[1], device=lengths.device)
+    return Condition(embeddings=embeddings, mask=positions < lengths[:, None])

@@ -12,7 +12,7 @@ from lm_audio.networks.cpu.int8 import Int8Linear
 from lm_audio.networks.cpu.kernel_steps import KernelSteps
 from lm_audio.networks.cpu.linear import Linear
 from lm_audio.networks.transformer import Transformer
-from lm_audio.system import give_back_memory
+from lm_audio.system import trim_malloc
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ def fill(
             if not _packed(model, path, packing):
                 packing = None
                 module.weight.data = module.weight.data.clone()
-            give_back_memory()
+            trim_malloc()
 
 
 def num_parameters(model: nn.Module) -> int:

@@ -3,12 +3,15 @@
 Shapes: C channels, N samples, K codebooks, T frames.
 """
 
+from fractions import Fraction
+
 import torch
 from torch import Tensor
 
 from audio_tokenizers.acoustic.streaming import StreamProgress
 from audio_tokenizers.protocol import AcousticTokenizer, DecoderStream
 from lm_audio.patterns import interleave_channels, split_channels
+from lm_audio.signals import ACOUSTIC, Signal
 
 BLOCK_SECONDS = 0.25
 
@@ -49,12 +52,26 @@ class CodecRenderer:
         self.codec = codec
         self._num_channels = channels
         self.codec_codebooks = codebooks  # of each channel
-        self._token_sets = channels // codec.num_channels
+        self.token_sets = channels // codec.num_channels
 
     @property
     def identity(self) -> str:
         """Names the codec, its weights and how it is used; equal identities render equally."""
         return f"{self.codec.identity}-{self.num_channels}x{self.codec_codebooks}"
+
+    @property
+    def signal(self) -> Signal:
+        return Signal(
+            kind="tokens",
+            content=ACOUSTIC,
+            rate=Fraction(self.sample_rate, self.hop_length),
+            width=self.num_codebooks,
+            num_tokens=self.codebook_size,
+        )
+
+    @property
+    def encoder(self) -> "CodecEncoder":
+        return CodecEncoder(self)
 
     @property
     def sample_rate(self) -> int:
@@ -76,7 +93,7 @@ class CodecRenderer:
     @property
     def num_codebooks(self) -> int:
         """The K of the tokens that it takes: twice the codec's for stereo by a mono codec."""
-        return self._token_sets * self.codec_codebooks
+        return self.token_sets * self.codec_codebooks
 
     @property
     def codebook_size(self) -> int:
@@ -89,20 +106,7 @@ class CodecRenderer:
 
     def num_frames(self, num_samples: int) -> int:
         """The frames that `encode` makes of `num_samples` samples, the last perhaps in part."""
-        return sum(-(-chunk // self.hop_length) for chunk in self._chunks(num_samples))
-
-    def prompt_frames(self, num_samples: int) -> int:
-        """How many frames a prompt of `num_samples` samples fills.
-
-        A last frame that it fills in part is not kept: a language model makes it anew.
-        """
-        frames = 0
-        for chunk in self._chunks(num_samples):
-            if self._chunk_length is None or chunk < self._chunk_length:
-                # A next chunk begins before this one ends, but its frames may not come yet.
-                return frames + chunk // self.hop_length
-            frames += -(-chunk // self.hop_length)
-        return frames
+        return sum(-(-chunk // self.hop_length) for chunk in self.chunks(num_samples))
 
     def stream(self) -> "CodecStream":
         return CodecStream(self)
@@ -121,32 +125,54 @@ class CodecRenderer:
             )
         return samples[:, :num_samples]
 
-    def encode(self, samples: Tensor) -> Tensor:
-        """Turns samples [C, N], float32 at `sample_rate`, into tokens [K, T], int64."""
-        if samples.ndim != 2 or len(samples) != self.num_channels:
-            raise ValueError(
-                f"Got samples of shape {list(samples.shape)}; expected "
-                f"[{self.num_channels}, N], mix or repeat the channels."
-            )
-        rows = samples.unflatten(0, (self._token_sets, -1))  # [token sets, codec's C, N]
-        tokens = self.codec.encode(rows, num_codebooks=self.codec_codebooks)
-        return interleave_channels(tokens[None])[0]
-
     def split(self, tokens: Tensor) -> Tensor:
         """Tokens [K, T] as a batch for the codec: [1 or 2, K of the codec, T]."""
-        return split_channels(tokens[None], self._token_sets)[0]
+        return split_channels(tokens[None], self.token_sets)[0]
 
     @property
-    def _chunk_length(self) -> int | None:
+    def chunk_length(self) -> int | None:
+        """The samples that the codec codes by itself; None if it codes all as one."""
         return getattr(self.codec, "chunk_length", None)
 
-    def _chunks(self, num_samples: int) -> list[int]:
+    def chunks(self, num_samples: int) -> list[int]:
         """The samples of each chunk that the codec codes by itself."""
-        length = self._chunk_length
+        length = self.chunk_length
         if length is None:
             return [num_samples]
         stride = self.codec.chunk_stride  # type: ignore[attr-defined]  # EnCodec at 48 kHz alone
         return [min(length, num_samples - start) for start in range(0, num_samples, stride)]
+
+
+class CodecEncoder:
+    """The codec's encoder: samples to the tokens that its renderer takes."""
+
+    def __init__(self, renderer: CodecRenderer) -> None:
+        self._renderer = renderer
+
+    def encode(self, samples: Tensor) -> Tensor:
+        """Turns samples [C, N], float32 at the codec's rate, into tokens [K, T], int64."""
+        if samples.ndim != 2 or len(samples) != self._renderer.num_channels:
+            raise ValueError(
+                f"Got samples of shape {list(samples.shape)}; expected "
+                f"[{self._renderer.num_channels}, N], mix or repeat the channels."
+            )
+        codec = self._renderer.codec
+        rows = samples.unflatten(0, (self._renderer.token_sets, -1))  # [token sets, codec's C, N]
+        tokens = codec.encode(rows, num_codebooks=self._renderer.codec_codebooks)
+        return interleave_channels(tokens[None])[0]
+
+    def prompt_frames(self, num_samples: int) -> int:
+        """How many frames a prompt of `num_samples` samples fills.
+
+        A last frame that it fills in part is not kept: the stages make it.
+        """
+        frames = 0
+        for chunk in self._renderer.chunks(num_samples):
+            if self._renderer.chunk_length is None or chunk < self._renderer.chunk_length:
+                # A next chunk begins before this one ends, but its frames may not come yet.
+                return frames + chunk // self._renderer.hop_length
+            frames += -(-chunk // self._renderer.hop_length)
+        return frames
 
 
 class CodecStream:

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from lm_audio.clip import Clip
-from lm_audio.generation.clip_job import Making
+from lm_audio.generation.clip_job import ClipJob
 from lm_audio.generation.request import Request
 from lm_audio.pipeline import AudioPipeline
-from lm_audio.system import dismiss_team, give_back_memory
+from lm_audio.system import release_omp_threads, trim_malloc
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ class Job:
     deadline: float = float("inf")
     asked_at: float = field(default_factory=time.monotonic)
     cancelled: bool = False
-    making: Making | None = None
+    making: ClipJob | None = None
     sound: list[Tensor] = field(default_factory=list)
     num_heard: int = 0
     """Samples that the asker has."""
@@ -78,7 +78,7 @@ class Engine:
         self.max_at_once, self.max_waiting = max_at_once, max_waiting
         self._waiting: deque[Job] = deque()
         self._alone: deque[Job] = deque()  # those of a batch that failed
-        self._working: dict[Making, Job] = {}
+        self._working: dict[ClipJob, Job] = {}
         self._session = pipeline.session()
         self._changed = threading.Condition()
         self._closing = False
@@ -99,7 +99,7 @@ class Engine:
 
     def submit(self, job: Job) -> None:
         """Queues a clip; raises ValueError for what cannot be made, `BusyError`, `StoppedError`."""
-        job.making = self.pipeline.begin(job.request, job.prompt)
+        job.making = self.pipeline.start(job.request, job.prompt)
         with self._changed:
             if self._closing:
                 raise StoppedError("The service is shutting down; ask another time.")
@@ -142,7 +142,7 @@ class Engine:
             while not (self._waiting or self._alone or self._working):
                 if self._closing:
                     return False
-                dismiss_team()
+                release_omp_threads()
                 self._changed.wait()
         return True
 
@@ -172,7 +172,7 @@ class Engine:
         self._working[job.making] = job
         self._session.add(job.making)
 
-    def _hand_out(self, sound: list[tuple[Making, Tensor]]) -> None:
+    def _hand_out(self, sound: list[tuple[ClipJob, Tensor]]) -> None:
         for making, samples in sound:
             job = self._working[making]
             before = sum(piece.shape[1] for piece in job.sound)
@@ -182,13 +182,14 @@ class Engine:
                 job.num_heard += new.shape[1]
                 self._tell(job, new)
             if making.done:
-                self._end(job, self.pipeline.finished(making, job.sound))
+                self._end(job, making.clip(job.sound))
 
     def _end(self, job: Job, told: Told) -> None:
-        self._working.pop(job.making, None)  # type: ignore[arg-type]
+        if job.making is not None:
+            self._working.pop(job.making, None)
         if not job.cancelled:
             self._tell(job, told)
-        give_back_memory()  # takes 2 ms; else the C library keeps more and more of it for later
+        trim_malloc()  # takes 2 ms; else the C library keeps more and more of it for later
 
     def _take_apart(self, error: Exception) -> None:
         """After a failure: the clip that was alone has failed, others try again, each alone."""
@@ -200,7 +201,7 @@ class Engine:
             return
         for job in jobs:
             try:
-                job.making = self.pipeline.begin(job.request, job.prompt)
+                job.making = self.pipeline.start(job.request, job.prompt)
             except Exception as own:
                 self._end(job, own)
                 continue

@@ -41,7 +41,7 @@ from lm_audio.server.schemas import (
 )
 from lm_audio.server.service import Limits, Listener, Service
 from lm_audio.server.streams import MEDIA_TYPES, STREAMED, encoded, streamed
-from lm_audio.threads import dismissing
+from lm_audio.system import releases_omp_threads
 from lm_audio.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -196,7 +196,7 @@ def _give_up(listeners: Sequence[Listener]) -> None:
             listener.give_up()
 
 
-@dismissing
+@releases_omp_threads
 def _read(data: bytes, engine: Engine) -> Tensor:
     """The samples [C, N] of a file, as the pipeline takes them."""
     info = audio_info(io.BytesIO(data))

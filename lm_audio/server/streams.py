@@ -10,7 +10,7 @@ from torch import Tensor
 from audio_tokenizers.wav_stream import pcm16, wav_header
 from lm_audio.clip import Clip
 from lm_audio.server.schemas import Format
-from lm_audio.threads import dismissing
+from lm_audio.system import releases_omp_threads
 
 MEDIA_TYPES: dict[Format, str] = {
     "wav": "audio/wav",
@@ -22,7 +22,7 @@ MEDIA_TYPES: dict[Format, str] = {
 STREAMED = {"wav", "pcm"}
 
 
-@dismissing
+@releases_omp_threads
 def encoded(clip: Clip, form: Format) -> bytes:
     """A clip as a file, or as 16-bit little-endian samples."""
     return pcm16(clip.samples) if form == "pcm" else clip.encoded(form)
@@ -35,4 +35,4 @@ async def streamed(
     if form == "wav":
         yield wav_header(sample_rate, num_channels)
     async for samples in pieces:
-        yield dismissing(pcm16)(samples)
+        yield releases_omp_threads(pcm16)(samples)

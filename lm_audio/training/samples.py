@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lm_audio.generation.lm_stage import Stage
-from lm_audio.generation.track import Run, unknown_tokens
+from lm_audio.generation.track import Track, unknown_values
 from lm_audio.sampling import Sampling
 
 HEARD_SECONDS = 5.0  # of a sample; on a CPU more takes longer than the steps between
@@ -41,13 +41,17 @@ def sample_tokens(
         sampling: that of the stage by default.
     """
     sampling = sampling or stage.sampling
-    tokens = unknown_tokens(stage.num_codebooks, num_frames, stage.device)
+    tokens = unknown_values(stage.makes, num_frames, stage.device)
     if prompt is not None:
         tokens[:, : prompt.shape[1]] = prompt
-    known = Run(tokens=source.long(), seed=seed, sampling=sampling) if source is not None else None
-    run = Run(tokens=tokens, seed=seed, sampling=sampling, values=values or {}, source=known)
+    known = (
+        Track(values=source.long(), seed=seed, sampling=sampling) if source is not None else None
+    )
+    track = Track(
+        values=tokens, seed=seed, sampling=sampling, conditions=values or {}, source=known
+    )
     batch = stage.new_batch()
-    batch.add(run)
+    batch.add(track)
     while batch.step():
         pass
-    return run.tokens
+    return track.values

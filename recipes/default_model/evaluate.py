@@ -243,12 +243,12 @@ def generate(model: AudioPipeline, specs: Sequence[ClipSpec]) -> list[GeneratedC
     else:
         clips = model.generate(texts, **given)
     skipped = [samples.shape[1] for samples in prompts] or [0] * len(clips)
-    semantic = next((n for n, s in model.stages.items() if s.token_kind == "semantic"), "")
+    semantic = next((n for n, s in model.stages.items() if s.makes.content == "semantic"), "")
     return [
         GeneratedClip(
             samples=clip.samples[:, first:],
             sample_rate=rate,
-            semantic=clip.stage_tokens.get(semantic),
+            semantic=clip.stage_values.get(semantic),
         )
         for clip, first in zip(clips, skipped, strict=True)
     ]

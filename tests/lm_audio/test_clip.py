@@ -24,7 +24,7 @@ def make_clip(samples: torch.Tensor) -> Clip:
         samples=samples,
         sample_rate=RATE,
         tokens=tokens,
-        stage_tokens={"semantic": tokens[:1]},
+        stage_values={"semantic": tokens[:1]},
         seed=7,
         prompt="a bell",
     )

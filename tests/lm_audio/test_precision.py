@@ -37,8 +37,9 @@ def test_it_is_near_the_divergence_of_the_distributions(model_folder: Path) -> N
     runs = new_clip(exact, Sampling(temperature=1.0, top_k=0, guidance_scale=1.0))
     run = runs["acoustic"]
     stages = stage_of(exact), stage_of(other)
-    row = stages[0]._window(run, 0, run.num_frames).full_row()
-    window = stages[0]._window(run, 0, run.num_frames).known()[None]
+    laid_out = stages[0]._window(run, 0, run.num_frames)
+    row = stages[0]._row(laid_out, frozenset(), torch.ones(len(laid_out.frames)))
+    window = laid_out.tokens[None]
     start = torch.full_like(window[..., :1], stages[0].start_token)
     inputs = torch.cat([start, window[..., :-1]], dim=-1)
     with torch.inference_mode():

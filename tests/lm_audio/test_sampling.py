@@ -9,12 +9,12 @@ import torch
 from transformers.generation import logits_process
 
 from lm_audio.sampling import (
-    RandomNumbers,
     Sampling,
     SamplingTensors,
     choose,
     random_seed,
     sampling_tensors,
+    uniforms,
 )
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
@@ -76,8 +76,8 @@ def test_each_token_owns_its_probability_by_transformers_of_all_numbers(sampling
 def test_frequencies_follow_the_softmax():
     N, V = 20_000, 30
     logits = random_logits(V, seed=4, scale=1.0)
-    uniforms = RandomNumbers(11, "test").uniforms(0, N, 1).T
-    tokens = choose(logits.expand(N, 1, V), uniforms, tensors(*[PLAIN] * N))
+    numbers = uniforms(11, "test", 0, N, 1).T
+    tokens = choose(logits.expand(N, 1, V), numbers, tensors(*[PLAIN] * N))
     expected = N * logits.softmax(-1)
     chi_square = ((tokens.flatten().bincount(minlength=V) - expected) ** 2 / expected).sum()
     assert abs(chi_square - (V - 1)) < 4 * math.sqrt(2 * (V - 1))
@@ -224,27 +224,26 @@ def test_choosing_can_be_captured_in_a_graph():
 
 
 def test_random_numbers_depend_on_the_position_alone():
-    numbers = RandomNumbers(7, "acoustic")
-    whole = numbers.uniforms(0, 1000, 4)
+    whole = uniforms(7, "acoustic", 0, 1000, 4)
     assert whole.shape == (4, 1000)
     assert whole.dtype == torch.float32
     for start, count in [(3, 4), (255, 2), (256, 256), (500, 500), (999, 1), (512, 0)]:
-        part = RandomNumbers(7, "acoustic").uniforms(start, count, 4)
+        part = uniforms(7, "acoustic", start, count, 4)
         assert torch.equal(part, whole[:, start : start + count])
-    assert torch.equal(numbers.uniforms(0, 1000, 1), whole[:1])
+    assert torch.equal(uniforms(7, "acoustic", 0, 1000, 1), whole[:1])
 
 
 def test_random_numbers_are_uniform_and_differ_by_seed_name_stream_and_block():
-    whole = RandomNumbers(0, "a").uniforms(0, 65_536, 2).double()
+    whole = uniforms(0, "a", 0, 65_536, 2).double()
     assert whole.min() >= 0
     assert whole.max() < 1
     counts = torch.histc(whole[0].float(), 64, 0, 1)
     assert ((counts - 1024) ** 2 / 1024).sum() < 63 + 4 * math.sqrt(126)
     first = whole[:1, :256]
     others = [
-        RandomNumbers(1, "a").uniforms(0, 256, 1),
-        RandomNumbers(2**32, "a").uniforms(0, 256, 1),
-        RandomNumbers(0, "b").uniforms(0, 256, 1),
+        uniforms(1, "a", 0, 256, 1),
+        uniforms(2**32, "a", 0, 256, 1),
+        uniforms(0, "b", 0, 256, 1),
         whole[1:, :256],
         whole[:1, 256:512],
     ]
@@ -253,7 +252,7 @@ def test_random_numbers_are_uniform_and_differ_by_seed_name_stream_and_block():
 
 
 def test_random_numbers_never_change_between_versions():
-    numbers = RandomNumbers(7, "semantic").uniforms(255, 3, 2)
+    numbers = uniforms(7, "semantic", 255, 3, 2)
     # hashlib.shake_256 of repr((seed, name, stream, block)), little-endian words without 8 bits
     assert (numbers * 2**24).int().tolist() == [
         [12757371, 10464653, 815670],
@@ -326,4 +325,4 @@ def test_a_wrong_number_of_temperatures_says_how_many_codebooks_there_are():
 @pytest.mark.parametrize("seed", [-1, 1.5, "7"])
 def test_a_wrong_seed_says_what_a_seed_is(seed):
     with pytest.raises(ValueError, match=r"Got a seed of .*; expected a whole number of 0 or more"):
-        RandomNumbers(seed, "semantic")
+        uniforms(seed, "semantic", 0, 1, 1)

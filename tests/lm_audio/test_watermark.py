@@ -48,7 +48,7 @@ def new_clip(sample_rate: int, num_channels: int, num_samples: int) -> Clip:
         samples=0.1 * torch.randn(num_channels, num_samples),
         sample_rate=sample_rate,
         tokens=torch.zeros(1, 1, dtype=torch.int64),
-        stage_tokens={},
+        stage_values={},
         seed=1,
         prompt=None,
     )

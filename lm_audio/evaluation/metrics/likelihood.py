@@ -15,7 +15,7 @@ from torch import Tensor
 
 from audio_tokenizers.semantic.frames import deduplicate
 from lm_audio.generation.lm_stage import Stage
-from lm_audio.generation.track import Run
+from lm_audio.generation.track import Track
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,11 +45,11 @@ def log_likelihood(
     K, T = tokens.shape
     if T == 0:
         raise ValueError("Got no tokens to find likely; give at least one frame.")
-    run = Run(tokens=tokens, seed=0, sampling=stage.sampling, values=values or {})
+    track = Track(values=tokens, seed=0, sampling=stage.sampling, conditions=values or {})
     total, first = 0.0, 0
     while first < T:
         last = min(T, stage.context if first == 0 else first + stage.context - stage.keep)
-        total += stage.likelihood(run, first, last) * K * (last - first)
+        total += stage.likelihood(track, first, last) * K * (last - first)
         first = last
     return LogLikelihood(total=total, num_tokens=K * T)
 

@@ -10,7 +10,7 @@ Shapes: K codebooks, T frames, V vocabulary.
 import math
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,14 +18,15 @@ from torch import Tensor
 from lm_audio.families.bark.fine_model import FineModel
 from lm_audio.families.bark.parts import BarkSettings
 from lm_audio.families.bark.voices import BarkVoices
-from lm_audio.generation.track import Run, Source, StageBatch, check_temperatures
+from lm_audio.generation.track import Source, StageBatch, Track
 from lm_audio.sampling import (
-    RandomNumbers,
     Sampling,
     SamplingTensors,
     choose,
     sampling_tensors,
+    uniforms,
 )
+from lm_audio.signals import ACOUSTIC, Signal
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -43,16 +44,18 @@ class FineStage:
     conditions: tuple[str, ...] = ("voice",)
     repeats: bool = True
     may_end: bool = True
-    token_kind: Literal["semantic", "acoustic"] = "acoustic"
+    two_sided: bool = False
     first_codebook: int = 0
 
     @property
-    def num_codebooks(self) -> int:
-        return self.settings.fine_codebooks
-
-    @property
-    def num_tokens(self) -> int:
-        return self.settings.codebook_size
+    def makes(self) -> Signal:
+        return Signal(
+            kind="tokens",
+            content=ACOUSTIC,
+            rate=self.frame_rate,
+            width=self.settings.fine_codebooks,
+            num_tokens=self.settings.codebook_size,
+        )
 
     @property
     def context(self) -> int:
@@ -62,10 +65,8 @@ class FineStage:
     def device(self) -> torch.device:
         return self.model.embedding.weight.device
 
-    def check(self, run: Run) -> None:
-        RandomNumbers(run.seed, self.name)
-        check_temperatures(run.sampling, stage=self.name, num_codebooks=self.num_codebooks)
-        if (voice := run.values.get("voice")) is not None:
+    def check(self, track: Track) -> None:
+        if (voice := track.conditions.get("voice")) is not None:
             self.voices.load(voice)
 
     def new_batch(self, *, rows_per_pass: int | None = None) -> StageBatch:  # noqa: ARG002
@@ -79,12 +80,12 @@ class FineBatch:
         self._stage = stage
         self._work: list[_Work] = []
 
-    def add(self, run: Run) -> None:
-        if not run.done:
-            self._work.append(_Work(self._stage, run))
+    def add(self, track: Track) -> None:
+        if not track.done:
+            self._work.append(_Work(self._stage, track))
 
-    def remove(self, run: Run) -> None:
-        self._work = [work for work in self._work if work.run is not run]
+    def remove(self, track: Track) -> None:
+        self._work = [work for work in self._work if work.track is not track]
 
     def waiting(self) -> bool:
         return not all(work.ready() for work in self._work)
@@ -93,31 +94,30 @@ class FineBatch:
         ready = [work for work in self._work if work.ready()]
         for work in ready:
             work.step()
-        self._work = [work for work in self._work if not work.run.done]
+        self._work = [work for work in self._work if not work.track.done]
         return bool(ready)
 
 
 class _Work:
-    """A run on its way: its tokens so far, drafts included, after those of the voice."""
+    """A track on its way: its tokens so far, drafts included, after those of the voice."""
 
-    def __init__(self, stage: FineStage, run: Run) -> None:
-        assert run.source is not None
-        self.run = run
-        self._source = run.source
+    def __init__(self, stage: FineStage, track: Track) -> None:
+        assert track.source is not None
+        self.track = track
+        self._source = track.source
         self._stage = stage
         s = stage.settings
-        given = run.values.get("voice")
+        given = track.conditions.get("voice")
         K = s.fine_codebooks
         history = torch.zeros(K, 0, dtype=torch.int64)
         if given is not None:
             history = stage.voices.load(given).fine[:, -s.fine_hop :]
         self._num_before = history.shape[1]
-        length = max(self._num_before + run.num_frames, s.fine_window)
+        length = max(self._num_before + track.num_frames, s.fine_window)
         unknown = torch.full((K, length - self._num_before), s.codebook_size)
         self._tokens = torch.cat([history, unknown], dim=1).to(stage.device)  # [K, T]
         self._num_windows = 0
-        self._random = RandomNumbers(run.seed, f"{stage.name}/{run.variant}")
-        self._settings = sampling_tensors([run.sampling], num_codebooks=K, device=stage.device)
+        self._settings = sampling_tensors([track.sampling], num_codebooks=K, device=stage.device)
 
     @property
     def _length(self) -> int:
@@ -132,21 +132,21 @@ class _Work:
     @torch.inference_mode()
     def step(self) -> None:
         """Fills the next window, and hands over the frames that no later one can change."""
-        s, run = self._stage.settings, self.run
-        if self._source.done and run.num_frames > self._source.num_frames:
-            run.end(self._source.num_frames)
-        if run.done:
+        s, track = self._stage.settings, self.track
+        if self._source.done and track.num_frames > self._source.num_frames:
+            track.end(self._source.num_frames)
+        if track.done:
             return
         if not self._is_last_done():
             self._fill()
             self._num_windows += 1
-        num_done = run.num_frames
+        num_done = track.num_frames
         if not self._is_last_done():
             next_fill = self._num_before + self._num_windows * s.fine_hop
             num_done = min(next_fill, self._length - s.fine_hop) - self._num_before
-        start = run.num_done
+        start = track.num_done
         new = self._tokens[:, self._num_before :][:, start:num_done]
-        run.learn(new.to(run.tokens.device), start=start, num_done=num_done)
+        track.learn(new.to(track.values.device), start=start, num_done=num_done)
 
     def _is_last_done(self) -> bool:
         s = self._stage.settings
@@ -155,7 +155,7 @@ class _Work:
 
     def _fill(self) -> None:
         s, stage = self._stage.settings, self._stage
-        known = self._source.tokens[:, : self._source.num_done]
+        known = self._source.values[:, : self._source.num_done]
         self._tokens[: len(known), self._num_before : self._length] = known.to(stage.device)
         length = max(self._length, s.fine_window)
         offset = self._num_windows * s.fine_hop
@@ -163,12 +163,12 @@ class _Work:
         first = min(self._num_before + offset, length - s.fine_hop)
         window = self._tokens[:, start : start + s.fine_window]
         free = window[:, first - start :]
-        uniforms = self._random.uniforms(
-            first - self._num_before, free.shape[1], s.fine_codebooks
-        ).to(stage.device)
+        name, begin = f"{stage.name}/{self.track.candidate}", first - self._num_before
+        numbers = uniforms(self.track.seed, name, begin, free.shape[1], s.fine_codebooks)
+        numbers = numbers.to(stage.device)
         for k in range(len(known), s.fine_codebooks):
             logits = stage.model(window[None], codebook=k)[:, first - start :, : s.codebook_size]
-            free[k] = choose(logits, uniforms[None, k], self._of_codebook(k, free.shape[1]))[0]
+            free[k] = choose(logits, numbers[None, k], self._of_codebook(k, free.shape[1]))[0]
 
     def _of_codebook(self, k: int, num_frames: int) -> SamplingTensors:
         """The settings of one codebook for each frame, [1, T]."""

@@ -8,10 +8,9 @@ Shapes: L context, K codebooks, T frames.
 """
 
 import logging
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from fractions import Fraction
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -20,11 +19,9 @@ from lm_audio.conditioners.fuser import Conditioners
 from lm_audio.families.bark.fine_stage import FineStage
 from lm_audio.families.bark.parts import BarkParts, BarkSettings
 from lm_audio.families.bark.voices import BarkVoice, BarkVoices
-from lm_audio.generation.lm_stage import Stage
-from lm_audio.generation.sequence import Row, Sequence
-from lm_audio.generation.token_batch import TokenBatch
-from lm_audio.generation.track import AnyStage, Run, Source, StageBatch
-from lm_audio.generation.window import Window
+from lm_audio.generation.lm_stage import Stage, Window
+from lm_audio.generation.step import Row
+from lm_audio.generation.track import AnyStage, Source, Track
 from lm_audio.networks.condition import Condition, Fused
 from lm_audio.patterns import flattened, parallel
 from lm_audio.sampling import Sampling
@@ -34,7 +31,6 @@ if TYPE_CHECKING:
 
 _NO_GUIDANCE = (1.0, Sampling().guidance_scale)  # the default of others, so that it may stand
 logger = logging.getLogger(__name__)
-SomeWindow = TypeVar("SomeWindow", bound=Window)
 
 
 def bark(parts: BarkParts) -> list[AnyStage]:
@@ -93,22 +89,28 @@ class SemanticStage(Stage):
     def conditions(self) -> tuple[str, ...]:
         return ("text", "voice")
 
-    def new_batch(self, *, rows_per_pass: int | None = None) -> StageBatch:
-        return _TrimmingBatch(self, rows_per_pass=rows_per_pass)
+    def trim(self, track: Track) -> None:
+        """Leaves the track no more tokens than the model makes for one text."""
+        if track.num_frames > self.context:
+            track.end(self.context)
 
-    def trim(self, run: Run) -> None:
-        """Leaves the run no more tokens than the model makes for one text."""
-        if run.num_frames > self.context:
-            run.end(self.context)
-
-    def window(self, run: Run) -> "SemanticWindow":
-        return _as(SemanticWindow, super().window(run))
-
-    def check(self, run: Run) -> None:
-        super().check(run)
-        _check_run(run, self.voices)
-        if not isinstance(text := run.values.get("text"), str | None):
+    def check(self, track: Track) -> None:
+        super().check(track)
+        _check_track(track, self.voices)
+        if not isinstance(text := track.conditions.get("text"), str | None):
             raise ValueError(f"Got {text!r} as a text; give a string.")
+
+    @torch.inference_mode()
+    def open(self, window: Window) -> None:
+        """A window follows the text and the voice, added token by token."""
+        s, conditions = self.settings, window.track.conditions
+        text = self.text_tokens(conditions.get("text"))
+        history = torch.full_like(text, s.semantic_pad)
+        if (voice := _voice(self, window.track)) is not None:
+            last = voice.semantic[-s.text_length :]
+            history[: len(last)] = last
+        both = torch.stack([text, history])[:, None].to(self.device)  # [2, 1, L]
+        window.rows = (_single_row(window, self.model.embed(both).sum(dim=0, keepdim=True)),)
 
     def text_tokens(self, text: str | None) -> Tensor:
         """The text [L] as the model numbers it, padded; no text is padding alone."""
@@ -141,121 +143,61 @@ class CoarseStage(Stage):
     def may_end(self) -> bool:
         return True
 
-    def new_batch(self, *, rows_per_pass: int | None = None) -> StageBatch:
-        return _TrimmingBatch(self, rows_per_pass=rows_per_pass)
+    def check(self, track: Track) -> None:
+        super().check(track)
+        _check_track(track, self.voices)
 
-    def check(self, run: Run) -> None:
-        super().check(run)
-        _check_run(run, self.voices)
-
-    def trim(self, run: Run) -> None:
-        """Ends the run where its semantic tokens do."""
-        source, s = run.source, self.settings
+    def trim(self, track: Track) -> None:
+        """Ends the track where its semantic tokens do."""
+        source, s = track.source, self.settings
         if source is None or not source.done:
             return
         num_frames = int(source.num_frames * s.coarse_per_semantic / s.coarse_codebooks)
-        if num_frames >= run.num_frames - 1:  # a part of a frame may be missing through rounding
+        if num_frames >= track.num_frames - 1:  # a part of a frame may be missing through rounding
             return
         if source.num_frames == s.semantic_length:
             logger.warning(
                 "The speech was cut at %.1f s, the most that Bark makes of one text, and silence "
                 "follows; give the text in parts.", num_frames / s.coarse_rate,
             )  # fmt: skip
-        run.end(num_frames)
+        track.end(num_frames)
 
-    def window(self, run: Run) -> "CoarseWindow":
-        return _as(CoarseWindow, super().window(run))
-
-
-def _check_run(run: Run, voices: BarkVoices) -> None:
-    if run.negative or run.sampling.guidance_scale not in _NO_GUIDANCE:
-        raise ValueError(
-            "Bark has no guidance: it was not trained to do without its prompts; leave out the "
-            "negative prompt and the guidance scale."
-        )
-    if (voice := run.values.get("voice")) is not None:
-        voices.load(voice)
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _ContextWindow(Window):
-    """A window that follows embedded tokens, in a single row: nothing is ever dropped."""
-
-    stage: SemanticStage | CoarseStage
-
-    @cached_property
-    def voice(self) -> BarkVoice | None:
-        given = self.run.values.get("voice")
-        return None if given is None else self.stage.voices.load(given)
-
-    def rows(self) -> tuple[Row, ...]:
-        weights = torch.ones(len(self.frames), device=self.stage.device)
-        return (Row(fused=self.fused(), weights=weights),)
-
-    def fused(self, dropped: frozenset[str] = frozenset()) -> Fused:  # noqa: ARG002
-        embeddings = self.context()
-        mask = torch.ones(embeddings.shape[:2], dtype=torch.bool, device=embeddings.device)
-        return Fused(prepend=Condition(embeddings=embeddings, mask=mask))
-
-    def context(self) -> Tensor:
-        """What the window follows: [1, L, D]."""
-        raise NotImplementedError
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class SemanticWindow(_ContextWindow):
-    """It follows the text and the voice, added token by token."""
-
-    stage: SemanticStage
-
-    def context(self) -> Tensor:
-        stage, s = self.stage, self.stage.settings
-        text = stage.text_tokens(self.run.values.get("text"))
-        history = torch.full_like(text, s.semantic_pad)
-        if self.voice is not None:
-            last = self.voice.semantic[-s.text_length :]
-            history[: len(last)] = last
-        both = torch.stack([text, history])[:, None].to(stage.device)  # [2, 1, L]
-        return stage.model.embed(both).sum(dim=0, keepdim=True)
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class CoarseWindow(_ContextWindow):
-    """It follows the semantic tokens around it, a token that says so, and the frames before it."""
-
-    stage: CoarseStage
-
-    def ready(self, step: int) -> bool:  # noqa: ARG002
-        source = self.run.source
+    def ready(self, window: Window) -> bool:
+        source = window.track.source
         assert source is not None
-        needed = self._first_semantic + self.stage.settings.coarse_context
-        return source.done or len(self.history[0]) + source.num_done >= needed
+        if window.rows or source.done:
+            return True
+        history = self._history(window.track)[0]
+        needed = self._first_semantic(window, history) + self.settings.coarse_context
+        return len(history) + source.num_done >= needed
 
-    def sequence(self) -> Sequence:
-        return replace(super().sequence(), start_token=int(self.tokens[-1]))
+    @torch.inference_mode()
+    def open(self, window: Window) -> None:
+        """A window follows semantic tokens around it, a start token, and the frames before it."""
+        tokens = self._context(window)
+        window.start_token = int(tokens[-1])
+        embeddings = self.model.embed(tokens[None, None, :-1].to(self.device))
+        window.rows = (_single_row(window, embeddings),)
 
-    def context(self) -> Tensor:
-        return self.stage.model.embed(self.tokens[None, None, :-1].to(self.stage.device))
-
-    @cached_property
-    def tokens(self) -> Tensor:
+    def _context(self, window: Window) -> Tensor:
         """The context [L] as the model numbers it; its last token starts the window."""
-        source, s = self.run.source, self.stage.settings
+        track, source, s = window.track, window.track.source, self.settings
         assert source is not None
-        semantic = torch.cat([self.history[0], source.tokens[0, : source.num_done].cpu()])
-        semantic = semantic[self._first_semantic :][: s.coarse_context] + s.num_coarse_tokens
+        known, flat = self._history(track)
+        semantic = torch.cat([known, source.values[0, : source.num_done].cpu()])
+        semantic = semantic[self._first_semantic(window, known) :][: s.coarse_context]
         padding = torch.full((s.coarse_context - len(semantic),), s.coarse_pad)
-        before = torch.cat([self.history[1], self._flat(self.run.tokens[:, : self.start].cpu())])
+        before = torch.cat([flat, self._flat(track.values[:, : window.start].cpu())])
         start = torch.tensor([s.coarse_start])
-        return torch.cat([semantic, padding, start, before[-s.coarse_history :]])
+        history = before[-s.coarse_history :]
+        return torch.cat([semantic + s.num_coarse_tokens, padding, start, history])
 
-    @cached_property
-    def history(self) -> tuple[Tensor, Tensor]:
+    def _history(self, track: Track) -> tuple[Tensor, Tensor]:
         """The end of the voice that both kinds of tokens cover: semantic ones, and flat coarse."""
-        s = self.stage.settings
-        if self.voice is None:
+        s, voice = self.settings, _voice(self, track)
+        if voice is None:
             return torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int64)
-        semantic, coarse = self.voice.semantic, self._flat(self.voice.coarse)
+        semantic, coarse = voice.semantic, self._flat(voice.coarse)
         num_semantic = min(
             s.semantic_history,
             len(semantic) - len(semantic) % 2,
@@ -266,36 +208,36 @@ class CoarseWindow(_ContextWindow):
         coarse = coarse[len(coarse) - num_coarse :][: -s.coarse_codebooks]
         return semantic[len(semantic) - num_semantic :], coarse
 
-    @property
-    def _first_semantic(self) -> int:
+    def _first_semantic(self, window: Window, history: Tensor) -> int:
         """Where the semantic tokens of the context begin, counted from those of the voice."""
-        s = self.stage.settings
-        made = round(self.start * s.coarse_codebooks / s.coarse_per_semantic)
-        return max(0, len(self.history[0]) + made - s.semantic_history)
+        s = self.settings
+        made = round(window.start * s.coarse_codebooks / s.coarse_per_semantic)
+        return max(0, len(history) + made - s.semantic_history)
 
     def _flat(self, tokens: Tensor) -> Tensor:
         """Tokens [K, T] one by one, those of codebook k from k * codebook_size on."""
-        first = torch.arange(len(tokens)) * self.stage.settings.codebook_size
+        first = torch.arange(len(tokens)) * self.settings.codebook_size
         return (tokens + first[:, None]).T.flatten()
 
 
-class _TrimmingBatch(TokenBatch):
-    """Ends runs as soon as it is known how long they can be."""
-
-    _stage: SemanticStage | CoarseStage
-
-    def add(self, run: Run) -> None:
-        self._stage.trim(run)
-        super().add(run)
-
-    def _open_ready(self) -> None:
-        for window in list(self._waiting):
-            self._stage.trim(window.run)
-            if window.stop > window.run.num_frames:
-                self._waiting.remove(window)
-                self.add(window.run)
-        super()._open_ready()
+def _voice(stage: SemanticStage | CoarseStage, track: Track) -> BarkVoice | None:
+    given = track.conditions.get("voice")
+    return None if given is None else stage.voices.load(given)
 
 
-def _as(kind: type[SomeWindow], window: Window) -> SomeWindow:
-    return kind(**{field.name: getattr(window, field.name) for field in fields(window)})
+def _single_row(window: Window, embeddings: Tensor) -> Row:
+    """Nothing is ever dropped, so there is one row; it follows embeddings [1, L, D]."""
+    mask = torch.ones(embeddings.shape[:2], dtype=torch.bool, device=embeddings.device)
+    prefix = Condition(embeddings=embeddings, mask=mask)
+    weights = torch.ones(len(window.frames), device=embeddings.device)
+    return Row(fused=Fused(prepend=prefix), weights=weights)
+
+
+def _check_track(track: Track, voices: BarkVoices) -> None:
+    if track.negative or track.sampling.guidance_scale not in _NO_GUIDANCE:
+        raise ValueError(
+            "Bark has no guidance: it was not trained to do without its prompts; leave out the "
+            "negative prompt and the guidance scale."
+        )
+    if (voice := track.conditions.get("voice")) is not None:
+        voices.load(voice)

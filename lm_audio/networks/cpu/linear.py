@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from lm_audio.networks.cpu import kernels
 
-ROW_MULTIPLE = 8  # multiples of 4 are enough on CPUs with AVX-512
+ROW_MULTIPLE = 8  # of packed weights, for oneDNN
+PLAIN_MULTIPLE = 16  # of plain weights: MKL on Intel has other kernels for up to 15 rows
 
 
 class Linear(nn.Linear):
@@ -16,7 +17,7 @@ class Linear(nn.Linear):
 
     CPU libraries multiply some rows at a time and the remainder by another kernel, which rounds
     otherwise. So the rows are padded to a multiple, which costs next to nothing: few rows take as
-    long as eight. Training has no use for it.
+    long as eight or sixteen. Training has no use for it.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -30,7 +31,7 @@ class Linear(nn.Linear):
             rows = x.reshape(-1, x.shape[-1])
             y = kernels.multiply(rows, self.weight, self.bias, self.out_features)
             return y.view(*x.shape[:-1], -1)
-        return in_padded_rows(self._multiply, x)
+        return in_padded_rows(self._multiply, x, ROW_MULTIPLE if self.packed else PLAIN_MULTIPLE)
 
     def pack(self) -> None:
         """Lays the weights out as the CPU reads them fastest; steps take a fraction of the time.
@@ -79,10 +80,12 @@ class Linear(nn.Linear):
             destination[prefix + "weight"] = self._plain_weight()
 
 
-def in_padded_rows(multiply: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+def in_padded_rows(
+    multiply: Callable[[Tensor], Tensor], x: Tensor, multiple: int = ROW_MULTIPLE
+) -> Tensor:
     """What `multiply` makes of the rows of x [..., D], given a whole multiple of them."""
     rows = x.reshape(-1, x.shape[-1])
-    missing = -len(rows) % ROW_MULTIPLE
+    missing = -len(rows) % multiple
     if missing:
         rows = F.pad(rows, (0, 0, 0, missing))
     y = multiply(rows)

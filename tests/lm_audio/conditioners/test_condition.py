@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from lm_audio.conditioners.condition import Null, stack
+from lm_audio.conditioners.condition import Null
+from lm_audio.networks.condition import stack
 
 
 def test_rows_of_any_length_are_padded_with_zeros_at_the_end() -> None:

@@ -52,14 +52,6 @@ def test_a_text_is_the_same_in_any_company_and_mode(sentence_folder: Path) -> No
         assert not alone.is_inference()
 
 
-def test_only_the_last_texts_are_kept(encoder: SentenceEncoder) -> None:
-    small = SentenceEncoder(encoder.model, encoder.tokenizer, num_kept=1)
-    once = small.encode(["sea"])[0]
-    assert small.encode(["sea"])[0] is once
-    small.encode(["rain"])
-    assert small.encode(["sea"])[0] is not once
-
-
 def test_it_is_neither_trained_nor_saved_with_the_conditioner(encoder: SentenceEncoder) -> None:
     conditioner = TextConditioner(encoder, 8)
     assert conditioner.state_dict().keys() == {"projection.weight", "projection.bias"}

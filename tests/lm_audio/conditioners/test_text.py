@@ -3,6 +3,7 @@
 import copy
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import sentencepiece
 import tokenizers
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 from transformers import (
     EncodecConfig,
     EncodecModel,
@@ -23,7 +24,8 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from audio_tokenizers.text import SentencePieceTokenizer, T5TextTokenizer
+from audio_tokenizers.text import SentencePieceTokenizer
+from lm_audio.conditioners import text
 from lm_audio.conditioners.text import (
     OwnTextEncoder,
     OwnTextEncoderConfig,
@@ -136,8 +138,6 @@ def test_text_is_what_transformers_makes_of_it_for_musicgen(t5: T5Encoder) -> No
 
 
 def test_a_text_does_not_depend_on_its_batch(encoder: TextEncoder) -> None:
-    if isinstance(encoder, T5Encoder):
-        encoder = T5Encoder(encoder.model, encoder.tokenizer, num_kept=0)  # else kept ones are met
     conditioner = TextConditioner(encoder, 8).eval()
 
     with torch.inference_mode():
@@ -247,25 +247,40 @@ def test_a_folder_without_a_whole_t5_is_refused(t5: T5Encoder, tmp_path: Path) -
         T5Encoder.load(tmp_path)
 
 
-def test_a_kept_text_serves_every_mode(t5: T5Encoder) -> None:
+def test_a_text_is_encoded_alike_in_every_mode(t5: T5Encoder) -> None:
     conditioner = TextConditioner(t5, 8)
     with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
         first = t5.encode(["sea"])[0]
-    fresh = T5Encoder(t5.model, t5.tokenizer).encode(["sea"])[0]
 
-    assert t5.encode(["sea"])[0] is first
-    assert torch.equal(first, fresh)
-    conditioner(["sea"]).embeddings.sum().backward()  # an inference tensor could not be kept for it
+    assert torch.equal(first, t5.encode(["sea"])[0])
+    conditioner(["sea"]).embeddings.sum().backward()  # it takes no inference tensor
 
 
-def test_only_the_last_texts_are_kept(t5: T5Encoder) -> None:
-    small = T5Encoder(t5.model, T5TextTokenizer(t5.tokenizer._tokenizer), num_kept=2)
-    first = small.encode(["sea"])[0]
+def test_texts_are_encoded_once_in_training_and_never_kept_otherwise(
+    t5: T5Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded: list[str] = []
+    encode = t5.encode
 
-    small.encode(["rain", "dawn"])
+    def watch(texts: Sequence[str]) -> list[Tensor]:
+        encoded.extend(texts)
+        return encode(texts)
 
-    assert small.encode(["sea"])[0] is not first
-    assert torch.equal(small.encode(["sea"])[0], first)
+    monkeypatch.setattr(t5, "encode", watch)
+    conditioner = TextConditioner(t5, 8).train()
+    first = conditioner(["sea", "rain", "sea"]).embeddings
+    assert torch.equal(conditioner(["sea", "rain", "sea"]).embeddings, first)
+    assert encoded == ["sea", "rain"]
+    conditioner.eval()(["sea", "rain"])
+    assert encoded == ["sea", "rain"] * 2
+
+
+def test_training_keeps_the_last_texts_only(t5: T5Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text, "MOST_KEPT", 2)
+    conditioner = TextConditioner(t5, 8).train()
+    for one in ("sea", "rain", "dawn", "sea"):
+        conditioner([one])
+    assert len(conditioner._kept) <= 3
 
 
 def test_embeddings_go_to_the_type_of_the_conditioner(t5: T5Encoder) -> None:

@@ -1,6 +1,7 @@
 """De-duplicated semantic tokens stand where their sound does, in prompts, windows and fillings."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
@@ -8,11 +9,11 @@ import torch
 from torch import Tensor
 
 from lm_audio.clip import Clip
+from lm_audio.generation.clip_job import make_tracks
 from lm_audio.generation.lm_stage import Stage
-from lm_audio.generation.plan import make_runs
 from lm_audio.generation.prompt import Prompt
 from lm_audio.generation.request import make_requests
-from lm_audio.generation.track import Run
+from lm_audio.generation.track import Track
 from lm_audio.model import Model
 from lm_audio.pipeline import AudioPipeline
 
@@ -34,17 +35,16 @@ def read(pipeline: AudioPipeline, samples: Tensor) -> Prompt:
 
 def raw_tokens(pipeline: AudioPipeline, samples: Tensor) -> Tensor:
     """The semantic tokens [T] of samples [1, N]."""
-    semantic = read(pipeline, samples).semantic
-    assert semantic is not None
-    return semantic[0]
+    return read(pipeline, samples).values["semantic"][0]
 
 
-def continuation(pipeline: AudioPipeline, samples: Tensor, seconds: float) -> dict[str, Run]:
+def continuation(pipeline: AudioPipeline, samples: Tensor, seconds: float) -> Mapping[str, Track]:
     """The runs that continue samples [1, N]."""
     (request,) = make_requests(None, duration=seconds, seed=1, sample_rate=RATE)
-    return make_runs(
+    return make_tracks(
         request,
         stages=list(pipeline.stages.values()),
+        output_stages=["coarse"],
         renderer=pipeline.renderer,
         num_samples=samples.shape[1] + request.num_samples,
         prompt=read(pipeline, samples),
@@ -71,7 +71,7 @@ def test_a_continuation_follows_all_semantic_tokens_of_its_prompt(
     expected = torch.unique_consecutive(raw)
     clip = audiolm_mono.continue_from((tone(8.0), RATE), duration=0.2, seed=1)
     assert isinstance(clip, Clip)
-    semantic = clip.stage_tokens["semantic"][0]
+    semantic = clip.stage_values["semantic"][0]
     assert torch.equal(semantic[: len(expected)], expected)
     assert len(semantic) == len(expected) + 0.2 * NEW_RATE
 
@@ -82,7 +82,7 @@ def test_sound_at_the_very_end_of_a_prompt_changes_the_semantic_tokens(
     quiet = tone(8.0)
     quiet[:, round(7.9 * RATE) :] = 0
     loud, soft = (
-        continuation(audiolm_mono, samples, 0.2)["semantic"].tokens[0]
+        continuation(audiolm_mono, samples, 0.2)["semantic"].values[0]
         for samples in (tone(8.0), quiet)
     )
     assert soft[soft >= 0][-1] == 0
@@ -132,14 +132,16 @@ def test_a_window_waits_for_its_own_semantic_tokens_and_follows_no_others(
     audiolm_mono: AudioPipeline,
 ) -> None:
     runs = continuation(audiolm_mono, steady(12.0), 12.0)
-    semantic, window = runs["semantic"], coarse_stage(audiolm_mono).window(runs["coarse"])
+    semantic, stage = runs["semantic"], coarse_stage(audiolm_mono)
+    window = stage.window(runs["coarse"])
     needed = 1 + 5 * NEW_RATE
-    semantic.tokens[0, 1:] = torch.arange(1, semantic.num_frames) % 7 + 20
+    semantic.values[0, 1:] = torch.arange(1, semantic.num_frames) % 7 + 20
     semantic.num_done = needed - 1
-    assert not window.ready(window.first_step)
+    assert not stage.ready(window)
     semantic.num_done = needed
-    assert window.ready(window.first_step)
-    prepend = window.fused().prepend
+    assert stage.ready(window)
+    stage.open(window)
+    prepend = window.rows[0].fused.prepend
     assert prepend is not None
     assert prepend.embeddings.shape[1] == needed
 
@@ -168,10 +170,10 @@ def test_windows_over_a_filling_get_the_tokens_before_in_and_behind_it(
     semantic = semantic_stage(audiolm_mono)
     tokens, starts = prompt.around(semantic, audiolm_mono.renderer, **place)
     sampling = semantic.sampling
-    source = Run(tokens=tokens, starts=starts, seed=1, sampling=sampling)
+    source = Track(values=tokens, starts=starts, seed=1, sampling=sampling)
     coarse, none = prompt.around(stage, audiolm_mono.renderer, **place)
     assert none is None
-    run = Run(tokens=coarse, seed=1, sampling=sampling, source=source)
+    run = Track(values=coarse, seed=1, sampling=sampling, source=source)
     assert stage.source_span(run, 0, 150) == (0, 1)
     assert stage.source_span(run, 150, 200) == (1, 1 + NEW_RATE)
     assert stage.source_span(run, 200, 400) == (1 + NEW_RATE, source.num_frames)
@@ -194,11 +196,11 @@ def test_a_filling_never_ends_with_the_token_that_follows_it(
     )
     silence = (torch.zeros(1, RATE), RATE)
     clip = pipeline.inpaint(silence, start=0.4, end=0.6, seed=1, num_candidates=num_candidates)
-    assert clip.stage_tokens["semantic"].tolist() == [[0, 1, 0, 1, 0]]
+    assert clip.stage_values["semantic"].tolist() == [[0, 1, 0, 1, 0]]
 
 
 def test_all_of_a_clip_made_anew_gets_as_many_tokens_as_its_time(
     audiolm_mono: AudioPipeline,
 ) -> None:
     clip = audiolm_mono.inpaint((tone(0.5), RATE), start=0.0, end=0.5, seed=1)
-    assert clip.stage_tokens["semantic"].shape == (1, -(-13 * NEW_RATE // RAW_RATE))
+    assert clip.stage_values["semantic"].shape == (1, -(-13 * NEW_RATE // RAW_RATE))

@@ -9,13 +9,13 @@ from torch import Tensor
 
 from lm_audio.conditioners.tokens import AlignedTokens
 from lm_audio.generation.decoding import DecodingBatch
-from lm_audio.generation.sequence import Row, Sequence
+from lm_audio.generation.step import Row, Sequence
 from lm_audio.networks.condition import Condition, Fused
 from lm_audio.networks.packing import pack
 from lm_audio.networks.token_lm import TokenLM, TokenLMConfig
 from lm_audio.networks.transformer import TransformerConfig
 from lm_audio.patterns import delayed
-from lm_audio.sampling import RandomNumbers, Sampling
+from lm_audio.sampling import Sampling, uniforms
 
 J, V, D = 3, 24, 32
 
@@ -83,19 +83,19 @@ class Ask:
                 prepend=condition(self.seed + 9, self.prefix + i) if self.prefix else None,
                 sum=torch.full((1, 1, D), 0.1 * i),
             )
-            ahead = seen.__getitem__ if self.follows and not null else None
+            lookahead = seen.__getitem__ if self.follows and not null else None
             weights = torch.full((S,), scale)
-            rows.append(Row(fused=fused, weights=weights, aligned=ALIGNED, ahead=ahead))
+            rows.append(Row(fused=fused, weights=weights, aligned=ALIGNED, lookahead=lookahead))
         return Sequence(
             start_token=V,
             tokens=laid_out,
             rows=tuple(rows),
-            uniforms=RandomNumbers(self.seed, "test").uniforms(0, S, J),
+            uniforms=uniforms(self.seed, "test", 0, S, J),
             temperature=torch.full((J, S), self.temperature),
             allowed=torch.tensor([0, V]).expand(J, S, 2),
             sampling=Sampling(top_k=10, repetition_penalty=self.penalty),
             penalty_window=4 if self.penalty != 1 else 0,
-            repeats=self.repeats,
+            deduplicated=not self.repeats,
         )
 
 
@@ -113,8 +113,8 @@ def decode(model: TokenLM, asks: tuple[Ask, ...], **options: int) -> list[Tensor
     batch = DecodingBatch(model, **options)
     sequences = [ask.sequence() for ask in asks]
     batch.join(*sequences)
-    while not all(batch.done(sequence) for sequence in sequences):
-        batch.step()
+    while not all(sequence.done for sequence in sequences):
+        batch.decode()
     return [batch.tokens(sequence) for sequence in sequences]
 
 
@@ -158,7 +158,7 @@ def test_sampled_tokens_have_the_shares_that_the_model_gives_them(model: TokenLM
         replace(sequence, uniforms=torch.rand(J, 3, generator=generator)) for _ in range(n)
     ]
     batch.join(*sequences)
-    batch.step()
+    batch.decode()
     found = torch.stack([batch.tokens(one)[0, 0] for one in sequences])
     counts = torch.stack([(found == token).sum() for token in top]).float()
     assert counts.sum() == n
@@ -190,12 +190,12 @@ def test_sequences_join_wait_and_leave_at_any_step(model: TokenLM) -> None:
             working[ask.seed] = ask.sequence()
             batch.join(working[ask.seed])
         ready = [s for s in working.values() if torch.rand((), generator=order) < 0.7]
-        batch.step(ready)
+        batch.decode(ready)
         for seed, sequence in list(working.items()):
-            gives_up = seed == 2 and batch.position(sequence) > 20
-            if batch.done(sequence):
+            gives_up = seed == 2 and sequence.step > 20
+            if sequence.done:
                 assert torch.equal(batch.tokens(sequence), alone[seed])
-            if batch.done(sequence) or gives_up:
+            if sequence.done or gives_up:
                 batch.leave(sequence)
                 del working[seed]
 
@@ -207,16 +207,16 @@ def test_what_is_known_in_the_middle_is_kept_and_seen(model: TokenLM) -> None:
     batch = DecodingBatch(model)
     for one in (sequence, replace(sequence, tokens=known)):
         batch.join(one)
-        while not batch.done(one):
-            batch.step([one])
+        while not one.done:
+            batch.decode([one])
     (without, kept) = (batch.tokens(one) for one in batch_sequences(batch))
     assert torch.equal(kept[:, 5], torch.tensor([7, 8, 9]))
     assert torch.equal(kept[:, :5], without[:, :5])
     assert not torch.equal(kept[:, 6:], without[:, 6:])
 
 
-def batch_sequences(batch: DecodingBatch) -> list[Sequence]:
-    return [slot.sequence for slot in batch._slots]
+def batch_sequences(batch: DecodingBatch[Sequence]) -> list[Sequence]:
+    return batch.sequences
 
 
 def test_scale_0_is_unconditional_and_scale_1_conditional(model: TokenLM) -> None:
@@ -226,8 +226,8 @@ def test_scale_0_is_unconditional_and_scale_1_conditional(model: TokenLM) -> Non
     def tokens(*rows: Row) -> Tensor:
         batch, sequence = DecodingBatch(model), replace(ask.sequence(), rows=rows)
         batch.join(sequence)
-        while not batch.done(sequence):
-            batch.step()
+        while not sequence.done:
+            batch.decode()
         return batch.tokens(sequence)
 
     zeros, ones = torch.zeros_like(null.weights), torch.ones_like(null.weights)

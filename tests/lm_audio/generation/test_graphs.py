@@ -5,6 +5,7 @@ that is not in these tensors, it misses here, too.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,11 +14,11 @@ from torch import Tensor
 
 from lm_audio.generation.decoding import DecodingBatch
 from lm_audio.generation.graphs import GraphedSteps, bucket
-from lm_audio.generation.sequence import Row, Sequence
+from lm_audio.generation.step import Row, Sequence
 from lm_audio.networks import presets
 from lm_audio.networks.condition import Condition, Fused
 from lm_audio.networks.token_lm import TokenLM
-from lm_audio.sampling import RandomNumbers, Sampling
+from lm_audio.sampling import Sampling, uniforms
 
 J, V, D = 2, 32, 32
 
@@ -62,7 +63,7 @@ def sequence(seed: int, num_steps: int, known: int = 0, device: str = "cpu") -> 
         start_token=V,
         tokens=tokens.to(device),
         rows=tuple(rows),
-        uniforms=RandomNumbers(seed, "test").uniforms(0, num_steps, J).to(device),
+        uniforms=uniforms(seed, "test", 0, num_steps, J).to(device),
         temperature=torch.ones(J, num_steps, device=device),
         allowed=torch.tensor([0, V], device=device).expand(J, num_steps, 2),
         sampling=Sampling(top_k=10),
@@ -71,16 +72,17 @@ def sequence(seed: int, num_steps: int, known: int = 0, device: str = "cpu") -> 
 
 def decode(batch: DecodingBatch, sequences: list[Sequence], *, later: int = 20) -> list[Tensor]:
     """The last one joins after some steps, the first one leaves when it is done."""
+    sequences = [replace(one) for one in sequences]  # a batch works on them
     batch.join(*sequences[:-1])
     for _ in range(later):
-        batch.step()
+        batch.decode()
     batch.join(sequences[-1])
     found: dict[int, Tensor] = {}
     working = dict(enumerate(sequences))
     while working:
-        batch.step()
+        batch.decode()
         for i, one in list(working.items()):
-            if batch.done(one):
+            if one.done:
                 found[i] = batch.tokens(one).clone()
                 batch.leave(working.pop(i))
     return [found[i] for i in range(len(sequences))]

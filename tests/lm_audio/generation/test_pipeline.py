@@ -54,19 +54,19 @@ def test_streamed_sound_is_the_whole_clip_in_pieces(pipeline: AudioPipeline) -> 
 def test_our_stream_starts_long_before_the_clip_is_done(duet_mono: AudioPipeline) -> None:
     stream = duet_mono.stream("rain", duration=4.0, seed=7)
     runs = {}
-    begin = duet_mono.begin
+    start = duet_mono.start
 
     def watch(*arguments: object) -> object:
-        making = begin(*arguments)  # type: ignore[arg-type]
-        runs.update(making.runs)
+        making = start(*arguments)  # type: ignore[arg-type]
+        runs.update(making.tracks)
         return making
 
-    duet_mono.begin = watch  # type: ignore[method-assign, assignment]
+    duet_mono.start = watch  # type: ignore[method-assign, assignment]
     try:
         stream = duet_mono.stream("rain", duration=4.0, seed=7)
         next(stream)
     finally:
-        del duet_mono.begin  # type: ignore[method-assign]
+        del duet_mono.start  # type: ignore[method-assign]
     assert runs["acoustic"].num_done < 40  # of 200
     assert runs["semantic"].num_done < 30  # of 100: the look-ahead, not the whole
 
@@ -97,7 +97,7 @@ def test_a_continuation_begins_with_the_prompts_own_samples(pipeline: AudioPipel
     clip = pipeline.continue_from((prompt, 24_000), duration=0.6, seed=3)
     assert clip.samples.shape == (1, prompt.shape[1] + 14_400)
     assert torch.equal(clip.samples[:, : prompt.shape[1]], prompt)
-    tokens = pipeline.renderer.encode(prompt)[:, :50]
+    tokens = pipeline.renderer.encoder.encode(prompt)[:, :50]
     assert torch.equal(clip.tokens[:, :50], tokens)
     other = pipeline.continue_from((-0.5 * prompt, 24_000), duration=0.6, seed=3)
     assert not torch.equal(other.tokens[:, 51:], clip.tokens[:, 51:])  # it listens to the prompt
@@ -153,7 +153,7 @@ def test_inpainting_keeps_the_filling_that_the_right_context_follows_best(
     likelihood = type(stage).likelihood
 
     def watch(self: object, run: object, first: int, last: int) -> float:
-        judged.append((likelihood(self, run, first, last), run.tokens))  # type: ignore[arg-type, attr-defined]
+        judged.append((likelihood(self, run, first, last), run.values))  # type: ignore[arg-type, attr-defined]
         return judged[-1][0]
 
     type(stage).likelihood = watch  # type: ignore[method-assign]
@@ -220,15 +220,15 @@ def test_everything_given_changes_what_is_made(duet_mono: AudioPipeline) -> None
 
 def test_semantic_tokens_of_a_clip_can_be_spoken_anew(audiolm_mono: AudioPipeline) -> None:
     first = generate(audiolm_mono)
-    semantic = first.stage_tokens["semantic"]
+    semantic = first.stage_values["semantic"]
     assert (semantic[:, 1:] != semantic[:, :-1]).all()  # de-duplicated
     other = generate(audiolm_mono, seed=8, tokens={"semantic": semantic})
-    assert torch.equal(other.stage_tokens["semantic"], semantic)
+    assert torch.equal(other.stage_values["semantic"], semantic)
     assert not torch.equal(other.tokens, first.tokens)
     again = generate(audiolm_mono, seed=7, tokens={"semantic": semantic})
     assert torch.equal(again.tokens, first.tokens)
     assert torch.equal(
-        first.tokens, torch.cat([first.stage_tokens["coarse"], first.stage_tokens["fine"]])
+        first.tokens, torch.cat([first.stage_values["coarse"], first.stage_values["fine"]])
     )
 
 

@@ -34,6 +34,11 @@ def ones(num_codebooks: int, num_frames: int, value: int = 1) -> Tensor:
         ({"rows_per_pass": 0}, "Got rows_per_pass=0; give a whole number of at least 1"),
         ({"rows_per_pass": -1}, "Got rows_per_pass=-1"),
         ({"rows_per_pass": 1.5}, "Got rows_per_pass=1.5"),
+        ({"seed": -1}, "Got a seed of -1"),
+        (
+            {"sampling": {"semantic": Sampling(temperature=(1.0, 0.5))}},
+            "Got 2 temperatures for the semantic stage; give one, or 1",
+        ),
     ],
 )
 def test_what_is_wrong_is_told_in_one_sentence(
@@ -41,6 +46,19 @@ def test_what_is_wrong_is_told_in_one_sentence(
 ) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         duet_mono.generate("rain", duration=0.1, **settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("verb", ["generate", "stream", "continue_from", "inpaint"])
+def test_unknown_settings_are_refused_with_those_that_there_are(
+    duet_mono: AudioPipeline, verb: str
+) -> None:
+    with pytest.raises(
+        TypeError, match=rf"{verb}\(\) got an unexpected .* 'temprature'; .*sampling"
+    ):
+        getattr(duet_mono, verb)("rain", **SPANS.get(verb, {}), temprature=1.0)
+
+
+SPANS = {"inpaint": {"start": 0.0, "end": 0.1}}
 
 
 @pytest.mark.parametrize(
@@ -95,13 +113,13 @@ def test_de_duplicated_tokens_must_be_so(
 
 def test_a_stage_whose_tokens_nobody_needs_is_not_run(audiolm_mono: AudioPipeline) -> None:
     first = audiolm_mono.generate(duration=0.5, seed=1)
-    coarse, fine = (first.stage_tokens[name] for name in ("coarse", "fine"))  # type: ignore[union-attr]
+    coarse, fine = (first.stage_values[name] for name in ("coarse", "fine"))  # type: ignore[union-attr]
     progress: list[float] = []
     again = audiolm_mono.generate(
         duration=0.5, seed=1, tokens={"coarse": coarse}, progress=progress.append
     )
     assert progress[-1] == 1.0
-    assert set(again.stage_tokens) == {"coarse", "fine"}  # type: ignore[union-attr]
+    assert set(again.stage_values) == {"coarse", "fine"}  # type: ignore[union-attr]
     assert torch.equal(again.samples, first.samples)  # type: ignore[union-attr]
     pieces = list(audiolm_mono.stream(duration=0.5, tokens={"coarse": coarse, "fine": fine}))
     assert torch.equal(torch.cat(pieces, dim=1), first.samples)  # type: ignore[union-attr]

@@ -27,10 +27,10 @@ def test_audiolm_goes_on_beyond_the_windows_of_all_stages(audiolm_mono: AudioPip
     model = short_sighted(audiolm_mono)  # 3 s, 1 s, 0.3 s
     clip, start = (model.generate(duration=seconds, seed=1) for seconds in (4.1, 0.3))
     assert clip.samples.shape == (1, 98_400)  # type: ignore[union-attr]
-    semantic = clip.stage_tokens["semantic"]  # type: ignore[union-attr]
+    semantic = clip.stage_values["semantic"]  # type: ignore[union-attr]
     assert semantic.shape == (1, 82)
     assert (semantic[:, 1:] != semantic[:, :-1]).all()
-    first = start.stage_tokens["semantic"]  # type: ignore[union-attr]
+    first = start.stage_values["semantic"]  # type: ignore[union-attr]
     assert torch.equal(first, semantic[:, : first.shape[1]])
     pieces = list(model.stream(duration=4.1, seed=1))
     assert torch.equal(torch.cat(pieces, dim=1), clip.samples)  # type: ignore[union-attr]

@@ -15,7 +15,7 @@ REQUEST = {"prompt": "a dog barking", "duration": 1.0, "seed": 7}
 
 def main(model: lm_audio.AudioPipeline, path: Path) -> None:
     clip = model.generate(**REQUEST)
-    tokens = {name: tokens.tolist() for name, tokens in clip.stage_tokens.items()}
+    tokens = {name: tokens.tolist() for name, tokens in clip.stage_values.items()}
     path.write_text(json.dumps({"request": REQUEST, "tokens": tokens}) + "\n")
     print(f"{path}: {', '.join(tokens)}")
 

@@ -40,7 +40,7 @@ def test_a_dog_barks_for_exactly_a_second_from_the_package_alone() -> None:
 def test_the_tokens_of_a_prompt_and_a_seed_are_pinned(model: AudioPipeline) -> None:
     golden = json.loads(GOLDEN.read_text())
     clip = model.generate(**golden["request"])
-    assert {name: tokens.tolist() for name, tokens in clip.stage_tokens.items()} == golden["tokens"]
+    assert {name: tokens.tolist() for name, tokens in clip.stage_values.items()} == golden["tokens"]
 
 
 @pytest.mark.slow

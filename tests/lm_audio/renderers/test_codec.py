@@ -94,7 +94,7 @@ def test_samples_encode_to_the_promised_frames_and_render_to_any_length(
 ) -> None:
     renderer = CodecRenderer(codec_of(kind), num_channels=channels)
     N = 5 * renderer.hop_length + extra
-    tokens = renderer.encode(noise(renderer, N))
+    tokens = renderer.encoder.encode(noise(renderer, N))
     assert tokens.shape == (renderer.num_codebooks, renderer.num_frames(N))
     rendered = renderer.render(tokens)
     assert rendered.shape[1] >= N
@@ -106,7 +106,7 @@ def test_samples_encode_to_the_promised_frames_and_render_to_any_length(
 def test_frames_of_a_codec_in_chunks_are_counted_as_it_encodes_them(codec_of: CodecOf) -> None:
     renderer = CodecRenderer(codec_of("encodec-48k"))
     for N in (1, 4560, 4561, 4800, 4801, 9120, 9360, 20_000):
-        tokens = renderer.encode(noise(renderer, N))
+        tokens = renderer.encoder.encode(noise(renderer, N))
         assert tokens.shape[1] == renderer.num_frames(N)
         assert renderer.render(tokens).shape[1] >= N
 
@@ -116,14 +116,14 @@ def test_a_prompt_keeps_the_frames_that_it_fills(codec_of: CodecOf, kind: str) -
     renderer = CodecRenderer(codec_of(kind))
     hop = renderer.hop_length
     lengths = [0, 1, hop - 1, hop, hop + 1, 10 * hop - 1, 10 * hop]
-    assert [renderer.prompt_frames(N) for N in lengths] == [0, 0, 0, 1, 1, 9, 10]
+    assert [renderer.encoder.prompt_frames(N) for N in lengths] == [0, 0, 0, 1, 1, 9, 10]
 
 
 def test_a_prompt_in_chunks_keeps_no_frame_behind_a_missing_one(codec_of: CodecOf) -> None:
     renderer = CodecRenderer(codec_of("encodec-48k"))  # chunks of 4800 start 4560 apart, hop 320
     lengths = [0, 319, 320, 4799, 4800, 4560 + 320, 9359, 9360]
-    assert [renderer.prompt_frames(N) for N in lengths] == [0, 0, 1, 14, 15, 16, 29, 30]
-    assert all(renderer.prompt_frames(N) <= renderer.num_frames(N) for N in lengths)
+    assert [renderer.encoder.prompt_frames(N) for N in lengths] == [0, 0, 1, 14, 15, 16, 29, 30]
+    assert all(renderer.encoder.prompt_frames(N) <= renderer.num_frames(N) for N in lengths)
 
 
 @pytest.mark.parametrize("kind", MONO)
@@ -133,7 +133,7 @@ def test_stereo_interleaves_the_codebooks_of_two_separate_channels(
     codec = codec_of(kind)
     renderer = CodecRenderer(codec, num_channels=2)
     samples = noise(renderer, 6 * renderer.hop_length)
-    tokens = renderer.encode(samples)
+    tokens = renderer.encoder.encode(samples)
     separate = [codec.encode(channel[None, None]) for channel in samples]
     assert torch.equal(tokens, interleave_channels(torch.stack(separate, dim=1))[0])
     assert torch.equal(tokens[0], separate[0][0, 0])  # L0 R0 L1 R1 and so on
@@ -150,7 +150,7 @@ def test_only_the_first_codebooks_are_used_when_asked(codec_of: CodecOf) -> None
     codec = codec_of("encodec-24k")
     renderer = CodecRenderer(codec, num_codebooks=2)
     samples = noise(renderer, 4000)
-    tokens = renderer.encode(samples)
+    tokens = renderer.encoder.encode(samples)
     assert torch.equal(tokens, codec.encode(samples[None])[0, :2])
     torch.testing.assert_close(
         renderer.render(tokens), codec.decode(tokens[None])[0], rtol=0, atol=TOLERANCE
@@ -198,7 +198,7 @@ def test_wrong_settings_are_refused(codec_of: CodecOf) -> None:
 def test_wrong_shapes_are_refused(codec_of: CodecOf) -> None:
     renderer = CodecRenderer(codec_of("dac"), num_channels=2)
     with pytest.raises(ValueError, match=r"shape \[1, 640\]; expected \[2, N\]"):
-        renderer.encode(torch.zeros(1, 640))
+        renderer.encoder.encode(torch.zeros(1, 640))
     with pytest.raises(ValueError, match=r"shape \[4, 9\]; this renderer takes \[8, T\]"):
         renderer.render(torch.zeros(4, 9, dtype=torch.int64))
     with pytest.raises(ValueError, match="remove special tokens first"):

@@ -70,7 +70,7 @@ def filtered(response: Callable[[Array], Array]) -> Callable[[Array], Array]:
 def embedded_codec(x: Array) -> Array:
     renderer = CodecRenderer(load_frame_codec(CODEC_FOLDER))
     samples = torch.from_numpy(x).float()[None]
-    return renderer.render(renderer.encode(samples))[0, : len(x)].double().numpy()
+    return renderer.render(renderer.encoder.encode(samples))[0, : len(x)].double().numpy()
 
 
 CODECS: dict[str, Callable[[Array], Array]] = {

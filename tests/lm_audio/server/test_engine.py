@@ -12,7 +12,7 @@ from torch import Tensor
 
 import lm_audio
 from lm_audio.clip import Clip
-from lm_audio.generation.clip_job import Making
+from lm_audio.generation.clip_job import ClipJob
 from lm_audio.generation.request import make_requests
 from lm_audio.pipeline import AudioPipeline
 from lm_audio.server.engine import BusyError, DeadlineError, Engine, Job, StoppedError, Told
@@ -159,14 +159,14 @@ def test_one_that_fails_takes_no_other_down(
 ) -> None:
     bad = Asker(engine, seed=13, duration=0.5)
     good = [Asker(engine, seed=n, duration=0.5) for n in (1, 2)]
-    sound = Making.sound
+    sound = ClipJob.sound
 
-    def breaks(making: Making) -> Tensor:
-        if making.progress > 0.5 and making.runs["acoustic"].seed == 13:
+    def breaks(making: ClipJob) -> Tensor:
+        if making.progress > 0.5 and making.tracks["acoustic"].seed == 13:
             raise RuntimeError("out of luck")
         return sound(making)
 
-    monkeypatch.setattr(Making, "sound", breaks)
+    monkeypatch.setattr(ClipJob, "sound", breaks)
     for asker in (*good, bad):
         engine.submit(asker.job)
     error = bad.end()

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lm_audio.data.shards import Shards
 from lm_audio.generation.lm_stage import Stage
-from lm_audio.generation.track import Run
+from lm_audio.generation.track import Track
 from lm_audio.patterns import Pattern, coarse_first, delayed, flattened, unrolled
 from lm_audio.sampling import Sampling
 from lm_audio.training.objective import StageObjective
@@ -75,9 +75,9 @@ def test_the_loss_is_the_likelihood_of_the_same_tokens(
         if source is not None:
             streams = batches.shards[crop.index].streams
             given = streams[source.token_kind].long()[: source.num_codebooks]
-            known = Run(tokens=given, seed=0, sampling=Sampling())
+            known = Track(values=given, seed=0, sampling=Sampling())
         values = {name: row.values[name][0] for name in stage.conditions}
-        run = Run(tokens=tokens, seed=0, sampling=Sampling(), values=values, source=known)
+        run = Track(values=tokens, seed=0, sampling=Sampling(), conditions=values, source=known)
         expected = stage.likelihood(run, 0, tokens.shape[1])
         with torch.no_grad():
             mean = float(objective(row).sum() / row.counts(stage.num_codebooks).sum())

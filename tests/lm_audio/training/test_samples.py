@@ -5,9 +5,8 @@ from dataclasses import replace
 
 import torch
 
-from lm_audio.generation.cascade import Cascade
 from lm_audio.generation.lm_stage import Stage
-from lm_audio.generation.track import Run
+from lm_audio.generation.track import Track
 from lm_audio.sampling import Sampling
 from lm_audio.training.samples import sample_tokens
 
@@ -15,25 +14,26 @@ from lm_audio.training.samples import sample_tokens
 def test_samples_are_those_of_a_whole_cascade(duet_stages: Callable[..., list[Stage]]) -> None:
     semantic, acoustic = duet_stages(context=40)
     runs = [
-        Run(
-            tokens=torch.full((stage.num_codebooks, frames), -1),
+        Track(
+            values=torch.full((stage.num_codebooks, frames), -1),
             seed=3,
             sampling=stage.sampling,
-            values={"text": "rain"},
+            conditions={"text": "rain"},
         )
         for stage, frames in [(semantic, 50), (acoustic, 100)]
     ]
     runs[1].source = runs[0]
-    cascade = Cascade([semantic, acoustic])
-    cascade.add(runs)
-    while cascade.step():
-        pass
+    for stage, run in zip([semantic, acoustic], runs, strict=True):
+        batch = stage.new_batch()
+        batch.add(run)
+        while batch.step():
+            pass
     first = sample_tokens(semantic, num_frames=50, seed=3, values={"text": "rain"})
-    assert torch.equal(first, runs[0].tokens)
+    assert torch.equal(first, runs[0].values)
     tokens = sample_tokens(
         acoustic, num_frames=100, seed=3, values={"text": "rain"}, source=first.to(torch.int16)
     )
-    assert torch.equal(tokens, runs[1].tokens)
+    assert torch.equal(tokens, runs[1].values)
     other = sample_tokens(acoustic, num_frames=100, seed=4, values={"text": "rain"}, source=first)
     assert not torch.equal(tokens, other)
 

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from lm_audio.data.shards import Shards
 from lm_audio.generation.lm_stage import Stage
-from lm_audio.generation.track import Run
+from lm_audio.generation.track import Track
 from lm_audio.patterns import coarse_first
 from lm_audio.sampling import Sampling
 from lm_audio.training.stage_batches import IGNORED, Dropout, StageBatches, TrainingBatch
@@ -144,9 +144,10 @@ def test_aligned_tokens_are_those_that_generation_adds_to_the_same_frames(
             given = batch.values["semantic"][b]
             run = run_of(shards, crop.index, with_starts=False)
             window = stage._window(run, crop.start, crop.stop)
+            row = stage._row(window, frozenset(), torch.ones(len(window.frames)))
             for step in range(window.layout.num_steps):
                 found = aligned.ahead(given[0], int(batch.frames[b, step]))
-                assert torch.equal(found, window.ahead(step))
+                assert torch.equal(found, row.row_lookahead(step))
     assert len(starts) > 30
 
 
@@ -168,20 +169,20 @@ def test_a_prefix_is_the_one_that_generation_puts_before_the_same_frames(
             if index == 2:
                 run.source = replace_tokens(run.source, shards[crop.index].streams["acoustic"][:2])
             first, last = stage.source_span(run, crop.start, crop.stop)
-            assert torch.equal(given, run.source.tokens[:, first:last])
+            assert torch.equal(given, run.source.values[:, first:last])
 
 
-def run_of(shards: Shards, index: int, *, with_starts: bool) -> Run:
+def run_of(shards: Shards, index: int, *, with_starts: bool) -> Track:
     """An example as generation would have it, all of it known."""
     streams = shards[index].streams
     semantic = streams["semantic"].long()
     starts = [frame / 25 for frame in range(semantic.shape[1])] if with_starts else None
-    source = Run(tokens=semantic, seed=0, sampling=Sampling(), starts=starts)
-    return Run(tokens=streams["acoustic"].long(), seed=0, sampling=Sampling(), source=source)
+    source = Track(values=semantic, seed=0, sampling=Sampling(), starts=starts)
+    return Track(values=streams["acoustic"].long(), seed=0, sampling=Sampling(), source=source)
 
 
-def replace_tokens(run: Run, tokens: Tensor) -> Run:
-    return Run(tokens=tokens.long(), seed=run.seed, sampling=run.sampling)
+def replace_tokens(run: Track, tokens: Tensor) -> Track:
+    return Track(values=tokens.long(), seed=run.seed, sampling=run.sampling)
 
 
 def test_for_measuring_nothing_is_forgotten_and_the_first_caption_taken(

@@ -37,8 +37,8 @@ from lm_audio.families.bark.parts import (
     voices_of,
 )
 from lm_audio.families.bark.stages import bark
-from lm_audio.generation.cascade import Cascade
-from lm_audio.generation.track import Run, unknown_tokens
+from lm_audio.generation.session import Session
+from lm_audio.generation.track import Track
 from lm_audio.model import Model
 from lm_audio.pipeline import AudioPipeline
 from lm_audio.renderers.codec import CodecRenderer
@@ -181,16 +181,16 @@ VOICES: list[Any] = [None, make_voice(0, 5), make_voice(1, 12), make_voice(2, 31
 
 def make_runs(
     text: str | None, voice: Any, sampling: Sampling = GREEDY, seed: int = 0, length: int = 24
-) -> list[Run]:
+) -> list[Track]:
     values = {"text": text, "voice": voice}
-    runs: list[Run] = []
+    runs: list[Track] = []
     for num_codebooks, num_frames in ((1, length), (2, length * 3 // 2), (8, length * 3 // 2)):
         runs.append(
-            Run(
-                tokens=unknown_tokens(num_codebooks, num_frames, torch.device("cpu")),
+            Track(
+                values=torch.full((num_codebooks, num_frames), -1),
                 seed=seed,
                 sampling=sampling,
-                values=values,
+                conditions=values,
                 source=runs[-1] if runs else None,
                 open_end=True,
             )
@@ -198,12 +198,26 @@ def make_runs(
     return runs
 
 
-def finish(parts: BarkParts, *items: list[Run]) -> None:
-    cascade = Cascade(bark(parts))
+class Silent:
+    """A job that makes tracks and no sound."""
+
+    def __init__(self, tracks: list[Track]) -> None:
+        self.tracks = dict(enumerate(tracks))
+
+    @property
+    def done(self) -> bool:
+        return all(track.done for track in self.tracks.values())
+
+    def sound(self) -> Tensor:
+        return torch.zeros(1, 0)
+
+
+def finish(parts: BarkParts, *items: list[Track]) -> None:
+    session = Session(bark(parts))
     for runs in items:
-        cascade.add(runs)
-    while cascade.step():
-        pass
+        session.add(Silent(runs))
+    while len(session):
+        session.step()
     assert all(run.done for runs in items for run in runs)
 
 
@@ -217,7 +231,7 @@ def test_greedy_tokens_of_all_stages_equal_those_of_transformers(
     runs = make_runs(text, voice)
     finish(make_parts(references[kind]), runs)
     for run, tokens in zip(runs, expected, strict=True):
-        assert torch.equal(run.tokens, tokens)
+        assert torch.equal(run.values, tokens)
 
 
 def test_stages_at_work_together_make_what_they_make_in_turn(parts: BarkParts) -> None:
@@ -230,14 +244,14 @@ def test_stages_at_work_together_make_what_they_make_in_turn(parts: BarkParts) -
             pass
         assert run.done
     for one, other in zip(together, in_turn, strict=True):
-        assert torch.equal(one.tokens, other.tokens)
+        assert torch.equal(one.values, other.values)
 
 
 def test_sampled_tokens_do_not_depend_on_the_company(parts: BarkParts) -> None:
     sampling = Sampling(temperature=0.8, top_k=12, guidance_scale=1.0)
     items = [(TEXTS[0], VOICES[1], 24), (None, VOICES[3], 11), (TEXTS[1], None, 17)]
 
-    def make(i: int) -> list[Run]:
+    def make(i: int) -> list[Track]:
         text, voice, length = items[i]
         return make_runs(text, voice, sampling, seed=i, length=length)
 
@@ -246,10 +260,10 @@ def test_sampled_tokens_do_not_depend_on_the_company(parts: BarkParts) -> None:
     for i, runs in enumerate(batch):
         alone = make(i)
         finish(parts, alone)
-        assert all(torch.equal(a.tokens, b.tokens) for a, b in zip(alone, runs, strict=True))
+        assert all(torch.equal(a.values, b.values) for a, b in zip(alone, runs, strict=True))
     other = make_runs(*items[0][:2], sampling, seed=5)
     finish(parts, other)
-    assert not torch.equal(other[2].tokens, batch[0][2].tokens)
+    assert not torch.equal(other[2].values, batch[0][2].values)
 
 
 def test_fine_tokens_are_sampled_as_the_temperature_says(parts: BarkParts) -> None:
@@ -257,7 +271,7 @@ def test_fine_tokens_are_sampled_as_the_temperature_says(parts: BarkParts) -> No
         runs = make_runs(TEXTS[0], VOICES[2])
         runs[2].sampling = Sampling(temperature=temperature, top_k=0, guidance_scale=1.0)
         finish(parts, runs)
-        return runs[2].tokens
+        return runs[2].values
 
     greedy = fine(0)
     assert not torch.equal(fine(1.0), greedy)
@@ -270,22 +284,23 @@ def test_fine_tokens_are_sampled_as_the_temperature_says(parts: BarkParts) -> No
 
 def test_fine_frames_are_final_before_the_coarse_ones_are_all_there(parts: BarkParts) -> None:
     runs = make_runs(TEXTS[0], VOICES[2])
-    cascade = Cascade(bark(parts))
-    cascade.add(runs)
+    session = Session(bark(parts))
+    session.add(Silent(runs))
     seen: dict[int, Tensor] = {}
-    while cascade.step():
-        seen.setdefault(runs[2].num_done, runs[2].tokens[:, : runs[2].num_done].clone())
+    while len(session):
+        session.step()
+        seen.setdefault(runs[2].num_done, runs[2].values[:, : runs[2].num_done].clone())
     early = [count for count in seen if 0 < count < runs[2].num_frames]
     assert early
     for count in early:
-        assert torch.equal(seen[count], runs[2].tokens[:, :count])
+        assert torch.equal(seen[count], runs[2].values[:, :count])
 
 
 def test_a_speech_may_end_before_it_begins(parts: BarkParts) -> None:
     runs = make_runs(TEXTS[0], None)
     runs[0].end(0)
     finish(parts, runs)
-    assert [run.tokens.shape for run in runs] == [(1, 0), (2, 0), (8, 0)]
+    assert [run.values.shape for run in runs] == [(1, 0), (2, 0), (8, 0)]
 
 
 def test_a_speech_that_reaches_the_limit_ends_with_a_warning(
@@ -307,7 +322,7 @@ def test_a_text_that_is_too_long_is_cut_with_a_warning(
 def test_no_text_is_an_empty_text(parts: BarkParts) -> None:
     one, other = make_runs(None, VOICES[2]), make_runs("", VOICES[2])
     finish(parts, one, other)
-    assert torch.equal(one[2].tokens, other[2].tokens)
+    assert torch.equal(one[2].values, other[2].values)
 
 
 def test_what_bark_cannot_use_is_refused(parts: BarkParts) -> None:
@@ -323,9 +338,9 @@ def test_what_bark_cannot_use_is_refused(parts: BarkParts) -> None:
     with pytest.raises(ValueError, match="Bark has no guidance"):
         attempt(sampling=Sampling(guidance_scale=2.0))
     with pytest.raises(ValueError, match="Got 7 as a text; give a string"):
-        attempt(values={"text": 7})
+        attempt(conditions={"text": 7})
     with pytest.raises(ValueError, match="Found no voice 'nobody'"):
-        attempt(values={"voice": "nobody"})
+        attempt(conditions={"voice": "nobody"})
 
 
 @pytest.fixture(scope="module")
@@ -345,7 +360,7 @@ def test_a_speech_that_ends_is_followed_by_silence(references: dict[str, Referen
     parts = make_parts(references["ends early"])
     pipeline = AudioPipeline(Model(bark(parts), CodecRenderer(parts.codec, num_codebooks=8)))
     clip = pipeline.generate(TEXTS[0], duration=0.6, seed=3, conditions={"voice": VOICES[2]})
-    [num_tokens] = clip.stage_tokens["semantic"][0].shape
+    [num_tokens] = clip.stage_values["semantic"][0].shape
     num_samples = int(num_tokens * 75 / 49.9) * 320
     assert num_tokens < 24
     assert clip.samples.shape == (1, 14_400)

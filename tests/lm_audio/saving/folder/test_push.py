@@ -4,6 +4,7 @@ import base64
 import json
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,9 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def test_what_is_pushed_is_what_is_saved(small: AudioPipeline, hub: Path) -> None:
-    small.card = ModelCard(name="Small", licence="CC-BY-NC-4.0", description="It barks.")
+    small.model = replace(
+        small.model, card=ModelCard(name="Small", licence="CC-BY-NC-4.0", description="It barks.")
+    )
     assert small.push("me/small").endswith("/me/small")
     created = json.loads((hub / "created.json").read_text())
     assert (created["organization"], created["name"]) == ("me", "small")

@@ -1,7 +1,7 @@
 """What is saved is what is loaded, to the bit."""
 
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -162,7 +162,7 @@ def test_a_folder_can_be_moved_and_says_what_people_should_know(
     small: AudioPipeline,
     tmp_path: Path,
 ) -> None:
-    small.card = ModelCard(name="Small", licence="CC-BY-NC-4.0")
+    small.model = replace(small.model, card=ModelCard(name="Small", licence="CC-BY-NC-4.0"))
     small.save(tmp_path / "model")
     moved = (tmp_path / "model").rename(tmp_path / "elsewhere")
     assert load_pipeline(moved).card == small.card

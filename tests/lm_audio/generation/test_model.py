@@ -1,4 +1,4 @@
-"""Parts that do not fit each other make no pipeline."""
+"""Parts that do not fit each other make no model."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,22 +17,22 @@ Change = Callable[[Stage, Stage], list[Stage]]
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda _semantic, _acoustic: [], "at least one"),
-        (lambda semantic, acoustic: [semantic, acoustic, acoustic], "each another name"),
+        (lambda _semantic, _acoustic: [], "must be unique and non-empty"),
+        (lambda semantic, acoustic: [semantic, acoustic, acoustic], "must be unique and non-empty"),
         (lambda semantic, acoustic: [acoustic, semantic], "'semantic', which is no stage before"),
         (
             lambda semantic, acoustic: [
                 semantic, replace(acoustic, source=Source(stage="x", condition="semantic"))
             ],
-            "takes the tokens of 'x', which is no stage",
+            "takes the values of 'x', which is no stage",
         ),
         (
             lambda semantic, acoustic: [semantic, replace(acoustic, frame_rate=Fraction(75))],
-            "makes 75 frames a second of 64 tokens and the renderer takes 50 of 64",
+            "makes 4 codebooks of 64 tokens at 75 .*takes 4 codebooks of 64 tokens at 50",
         ),
         (
             lambda semantic, acoustic: [semantic, replace(acoustic, end_token=63)],
-            "of 63 tokens and the renderer takes 50 of 64",
+            "of 63 tokens at 50 .* takes 4 codebooks of 64 tokens at 50",
         ),
         (
             lambda semantic, acoustic: [replace(semantic, end_token=39), acoustic],

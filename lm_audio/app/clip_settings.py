@@ -26,7 +26,7 @@ PYTHON_VERBS: dict[Verb, str] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Take:
+class ClipSettings:
     """The settings of a clip.
 
     Args:
@@ -55,7 +55,7 @@ class Take:
         said = [part for part in (what[self.verb], self.text) if part]
         return f"{': '.join(said) or 'anything'} (seed {self.seed})"
 
-    def next(self) -> "Take":
+    def next(self) -> "ClipSettings":
         """The same with the next seed."""
         return replace(self, seed=self.seed + 1)
 
@@ -111,17 +111,15 @@ class Take:
             negative=self.negative,
             sampling=self._sampling(model),
         )
-        making = model.begin(request, self._samples(model))
-        session = model.session()
-        session.add(making)
+        job = model.start(request, self._samples(model))
         pieces = []
-        while len(session):
-            for _, piece in session.step():
+        for sound in model.session().sound([job]):
+            for _, piece in sound:
                 pieces.append(piece)
                 if piece.shape[1]:
                     yield piece
-            progress(making.progress)
-        yield model.finished(making, pieces)
+            progress(job.progress)
+        yield job.clip(pieces)
 
     def _inpainted(self, model: AudioPipeline, progress: Callable[[float], None]) -> Clip:
         samples = self._samples(model)

@@ -12,7 +12,7 @@ import lm_audio
 from lm_audio.generation.request import make_requests
 from lm_audio.pipeline import AudioPipeline
 from lm_audio.server.engine import Engine, Job, Told
-from lm_audio.threads import dismissing, dismissing_between
+from lm_audio.system import releases_omp_threads, releases_omp_threads_between
 
 TASKS = Path("/proc/self/task")
 
@@ -67,7 +67,7 @@ def in_a_new_thread(look: Callable[[set[int]], None]) -> None:
 
 def test_a_function_leaves_no_team() -> None:
     def look(before: set[int]) -> None:
-        assert len(dismissing(work)() - before) == 1
+        assert len(releases_omp_threads(work)() - before) == 1
         assert native_threads() <= before
         assert len(work() - before) == 1  # a new one comes when it is needed
 
@@ -75,7 +75,7 @@ def test_a_function_leaves_no_team() -> None:
 
 
 def test_a_function_that_fails_leaves_no_team() -> None:
-    @dismissing
+    @releases_omp_threads
     def fails() -> None:
         work()
         raise ValueError("no")
@@ -89,7 +89,7 @@ def test_a_function_that_fails_leaves_no_team() -> None:
 
 
 def test_a_generator_leaves_no_team_between_its_pieces() -> None:
-    @dismissing_between
+    @releases_omp_threads_between
     def pieces() -> Iterator[set[int]]:
         yield work()
         yield work()
