@@ -33,7 +33,7 @@ from audio_tokenizers.semantic.tokenizer import load_feature_tokenizer
 from lm_audio.cli.recipe import run_recipe
 from lm_audio.data.synthetic import synthetic_clips
 from lm_audio.evaluation.clips import KNOWN, ClipFile, pair_clips, read_clips, write_clips
-from lm_audio.evaluation.judges import Judges, load_judges
+from lm_audio.evaluation.judges.loading import Judges, load_judges
 from lm_audio.evaluation.measure_clips import measure_clips
 from lm_audio.evaluation.measure_codec import measure_codebooks, measure_signals, reconstruct
 from lm_audio.evaluation.measure_tokens import measure_abx, measure_pairs, read_pairs

@@ -14,7 +14,7 @@ from torch import Tensor
 from audio_tokenizers.audio_files import find_audio, read_audio
 from audio_tokenizers.protocol import SemanticTokenizer
 from audio_tokenizers.semantic.tokenizer import FeatureTokenizer
-from lm_audio.evaluation.abx import (
+from lm_audio.evaluation.metrics.abx import (
     Distance,
     Mode,
     abx_error,
@@ -23,7 +23,7 @@ from lm_audio.evaluation.abx import (
     token_distance,
     token_edits,
 )
-from lm_audio.evaluation.likelihood import log_likelihood, pair_wins
+from lm_audio.evaluation.metrics.likelihood import log_likelihood, pair_wins
 from lm_audio.evaluation.report import Measurement, mean_of, missing
 from lm_audio.generation.lm_stage import Stage
 
