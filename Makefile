@@ -2,14 +2,14 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-CARD := .venv-card
-CARD_GIB := 12
+PARITY := .venv-parity
+PARITY_GIB := 12
 # What `make run` makes: make run PROMPT="rain on a roof" OUT=rain.wav
 export PROMPT := a dog barking
 export OUT := dog.wav
 export SEED := 2
 
-.PHONY: help run setup format lint test test-slow recipes-test test-gpu test-browser test-card check clean
+.PHONY: help run setup format lint test test-slow recipes-test test-gpu test-browser test-parity check clean
 
 help:           ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -32,10 +32,11 @@ format: $(VENV)/.ready       ## rewrite the code in the common format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-lint: $(VENV)/.ready         ## ruff, mypy, import layers
+lint: $(VENV)/.ready         ## ruff, mypy, sizes of files and functions, import layers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python .ci/check_size.py
 	$(BIN)/lint-imports
 
 test: $(VENV)/.ready         ## the tests that need no GPU, no network and about a minute
@@ -55,8 +56,8 @@ test-browser: $(VENV)/.ready ## the tests that drive a browser
 
 check: lint test             ## what must be green before a commit lands
 
-test-card:                   ## parity with the original encodec and fairseq2, in their own environment
-	@PYTHON=$(PYTHON) CARD=$(CARD) CARD_GIB=$(CARD_GIB) bash .ci/test-card
+test-parity:                 ## parity with the original encodec and fairseq2, in their own environment
+	@PYTHON=$(PYTHON) PARITY=$(PARITY) PARITY_GIB=$(PARITY_GIB) bash .ci/test-parity
 
 clean:                       ## remove the environments and caches
-	rm -rf $(VENV) $(CARD) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(PARITY) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -18,14 +18,14 @@ class Signal:
     """What a stage makes, or a renderer takes.
 
     Args:
-        kind: tokens [K, T], int64, or latents [D, T], float32.
+        kind: tokens [K, T], int64; latents [D, T], float32; or a vector [D, 1] for the whole item.
         content: what the values stand for; a stage continues a prompt's values of its own content.
-        rate: frames a second.
+        rate: frames a second; 0 for a vector.
         width: K or D.
-        num_tokens: the size of each codebook; None for latents.
+        num_tokens: the size of each codebook; None for others.
     """
 
-    kind: Literal["tokens", "latents"]
+    kind: Literal["tokens", "latents", "vector"]
     content: str
     rate: Fraction
     width: int
@@ -35,8 +35,10 @@ class Signal:
         if (self.kind == "tokens") != (self.num_tokens is not None):
             raise ValueError(
                 f"Got {self.kind} with num_tokens={self.num_tokens}; tokens need a codebook size, "
-                "latents have none."
+                "other signals have none."
             )
+        if (self.kind == "vector") != (self.rate == 0):
+            raise ValueError(f"Got a {self.kind} signal of rate {self.rate}; only vectors have 0.")
 
     @property
     def dtype(self) -> torch.dtype:
@@ -49,6 +51,8 @@ class Signal:
 
     def __str__(self) -> str:
         size = f"{self.width} codebooks of {self.num_tokens} tokens"
+        if self.kind == "vector":
+            return f"a vector of width {self.width}"
         if self.kind == "latents":
             size = f"latents of width {self.width}"
         return f"{size} at {float(self.rate):g} frames a second"

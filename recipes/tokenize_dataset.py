@@ -28,6 +28,7 @@ from tqdm import tqdm
 from audio_tokenizers.atomic import replacing
 from audio_tokenizers.audio_files import audio_info, find_audio
 from audio_tokenizers.audio_writer import write_audio
+from audio_tokenizers.semantic.features import FAIRSEQ2_PREFIX
 from lm_audio.cli.recipe import run_recipe
 from lm_audio.data.corpus import recording_of
 from lm_audio.data.manifest import SPLITS, Split, make_cut, write_cuts
@@ -50,7 +51,11 @@ class Config:
     num_codebooks: int | None = None
     """How many of the codec's codebooks to keep, the coarsest first; all by default."""
     semantic: Path | None = None
-    """The folder of a feature tokenizer, see recipes/train_semantic_codebook.py."""
+    """The folder of a feature tokenizer, see recipes/train_semantic_codebook.py. "fairseq2:FOLDER"
+    requires one whose model runs on fairseq2 (pip install 'lm-audio[parity]')."""
+    cache: Path | None = None
+    """A folder of tokens from earlier runs: audio that was encoded with the same tokenizer is not
+    encoded again. No cache by default."""
     samples: int | None = None
     """Keep samples as well, at this rate."""
     channels: int | None = None
@@ -88,7 +93,7 @@ def main(config: Config) -> dict[Split, Shards]:
         # Workers may run elsewhere.
         codec=str(Path(codec).absolute()) if codec and Path(codec).exists() else codec,
         num_codebooks=config.num_codebooks,
-        semantic=None if config.semantic is None else str(config.semantic.absolute()),
+        semantic=None if config.semantic is None else absolute(config.semantic),
         sample_rate=config.samples,
         num_channels=config.channels,
         max_seconds=config.max_seconds,
@@ -97,6 +102,7 @@ def main(config: Config) -> dict[Split, Shards]:
         fill_seconds=config.fill,
         examples_per_shard=examples_per_shard,
         seed=config.seed,
+        cache=None if config.cache is None else str(config.cache.absolute()),
     )
     corpus, unreadable = find_corpus(config)
     jobs = plan_jobs(corpus.absolute(), tokenizing)
@@ -135,6 +141,13 @@ def main(config: Config) -> dict[Split, Shards]:
     }
     summarise(shards, config, reports.values())
     return shards
+
+
+def absolute(semantic: Path) -> str:
+    """The same tokenizer, from whatever folder a worker runs in."""
+    folder = str(semantic).removeprefix(FAIRSEQ2_PREFIX)
+    prefix = FAIRSEQ2_PREFIX if folder != str(semantic) else ""
+    return f"{prefix}{Path(folder).absolute()}"
 
 
 def find_corpus(config: Config) -> tuple[Path, list[tuple[str, str]]]:

@@ -201,10 +201,7 @@ def main(config: Config) -> list[float]:
         "weight_decay": 0.01,
         "betas": (0.8, 0.99),
     }
-    optimizers = [
-        Muon(codec, linear_weights(codec), **common),
-        adamw(discriminator, **common),
-    ]
+    optimizers = [Muon(codec, linear_weights(codec), **common), adamw(discriminator, **common)]
     average = Average(codec, decay=config.average_decay)
     balancer = LossBalancer(
         {

@@ -6,10 +6,12 @@
         --pooling 2 --num-clusters 1024 --data speech/
 
 `--model` is a folder or hub id that `load_features` reads: our masked model, HuBERT, wav2vec 2,
-WavLM or w2v-BERT 2.0. `--data` is a folder of audio of any format and rate, a prepared corpus, or
-shards with samples at the model's rate. `--out` gets a semantic tokenizer, config.json and
-centroids.safetensors, and a copy of a model that is a folder, so that it can be moved; report.json
-says how good it is. It is what recipes/tokenize_dataset.py takes as `--semantic`.
+WavLM or w2v-BERT 2.0. `fairseq2:NAME_OR_PATH` runs a wav2vec 2 or w2v-BERT of fairseq2 instead
+(pip install 'lm-audio[parity]'): a name such as wav2vec2_base, or a checkpoint. `--data` is a
+folder of audio of any format and rate, a prepared corpus, or shards with samples at the model's
+rate. `--out` gets a semantic tokenizer, config.json and centroids.safetensors, and a copy of a
+local model, so that it can be moved; report.json says how good it is. It is what
+recipes/tokenize_dataset.py takes as `--semantic`.
 
 Features are computed once and stored beside the output while k-means reads them (140 MB an hour for
 ours, 550 MB for HuBERT at 50 Hz), so memory does not grow with the data. AudioLM's settings are
@@ -30,7 +32,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from audio_tokenizers.atomic import replacing
-from audio_tokenizers.semantic.features import FeatureExtractor, load_features, save_features
+from audio_tokenizers.semantic.extractor import FeatureExtractor
+from audio_tokenizers.semantic.features import FAIRSEQ2_PREFIX, load_features, save_features
 from audio_tokenizers.semantic.frames import deduplicate, pool_frames
 from audio_tokenizers.semantic.inputs import check_layer
 from audio_tokenizers.semantic.kmeans import FeatureSource
@@ -50,7 +53,8 @@ SHORTEST_SECONDS = 0.1  # models of waveforms make no frame of less
 class Config:
     preset: Literal["tiny", "small", "paper"] = "small"
     model: str | None = None
-    """A folder or hub id; without it, the tiny preset takes an untrained model."""
+    """A folder, hub id or fairseq2:NAME_OR_PATH. The tiny preset uses an untrained model by
+    default."""
     data: tuple[Path, ...] = ()
     """Where the sounds are, one folder or several; without any, the tiny preset makes sounds up."""
     out: Path = Path("runs/semantic_tokenizer")
@@ -161,8 +165,10 @@ def main(config: Config) -> Report:
         spread = variance(features, codebook.std)
 
     tokenizer = FeatureTokenizer(extractor, codebook)
-    place = "model" if config.model is None or Path(config.model).is_dir() else config.model
-    if place == "model":
+    model = config.model
+    is_local = model is None or Path(model.removeprefix(FAIRSEQ2_PREFIX)).exists()
+    place = "model" if model is None or is_local else model
+    if is_local:
         save_features(extractor, config.out / "model")
     save_feature_tokenizer(tokenizer, config.out, model=place)
 

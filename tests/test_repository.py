@@ -2,12 +2,14 @@
 
 import importlib
 import re
+import runpy
 import subprocess
 import sys
 import tomllib
 import zipfile
 from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from packaging.requirements import Requirement
@@ -56,7 +58,7 @@ def test_torch_is_capped_at_what_was_tested() -> None:
 
 def test_the_extras_that_the_documents_name_exist() -> None:
     extras = project()["optional-dependencies"]
-    assert {"card", "cluster", "data", "dev", "eval", "serve", "train"} <= set(extras)  # type: ignore[call-overload]
+    assert {"cluster", "data", "dev", "eval", "parity", "serve", "train"} <= set(extras)  # type: ignore[call-overload]
 
 
 def test_the_tokenizers_folder_does_not_shadow_the_library_of_that_name() -> None:
@@ -137,11 +139,40 @@ def test_links_between_documents_lead_somewhere() -> None:
                 assert (document.parent / target).exists(), f"{document.name}: {target}"
 
 
+def test_the_index_names_every_document() -> None:
+    index = (ROOT / "docs" / "README.md").read_text()
+    names = [p.relative_to(ROOT / "docs").as_posix() for p in (ROOT / "docs").rglob("*.md")]
+    assert [name for name in names if f"]({name})" not in index] == ["README.md"]
+
+
+def test_the_picture_of_the_architecture_is_that_of_the_code() -> None:
+    drawn = runpy.run_path(str(ROOT / "docs" / "draw_architecture.py"))["picture"]()
+    committed = (ROOT / "docs" / "images" / "architecture.svg").read_text(encoding="utf-8")
+    assert committed == drawn, "run python docs/draw_architecture.py"
+    ElementTree.fromstring(committed)
+
+
 def test_the_readme_is_at_most_200_lines() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= 200
 
 
-@pytest.mark.parametrize("pattern", ["lm_audio/**/*.py", "tokenizers/**/*.py"])
-def test_no_file_is_longer_than_500_lines(pattern: str) -> None:
-    for path in ROOT.glob(pattern):
-        assert len(path.read_text().splitlines()) <= 500, path
+def test_files_and_functions_that_are_too_long_fail_the_lint(tmp_path: Path) -> None:
+    def check(root: Path) -> tuple[int, list[str]]:
+        command = [sys.executable, ROOT / ".ci" / "check_size.py", root]
+        done = subprocess.run(command, capture_output=True, text=True)
+        return done.returncode, done.stdout.splitlines()
+
+    assert check(ROOT) == (0, [])
+    body = "    pass\n" * 60
+    for folder, name in (("lm_audio", "f"), ("recipes", "main"), ("recipes", "f")):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / f"{name}.py").write_text(f"def {name}():\n{body}")
+    (tmp_path / "lm_audio" / "long.py").write_text("\n" * 501)
+    assert check(tmp_path) == (
+        1,
+        [
+            "lm_audio/f.py:1: f has 61 lines, the limit is 60",
+            "lm_audio/long.py: 501 lines, the limit is 500",
+            "recipes/f.py:1: f has 61 lines, the limit is 60",
+        ],
+    )

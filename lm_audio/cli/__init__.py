@@ -7,7 +7,7 @@ from lm_audio.cli.catalogue import Info, Models
 from lm_audio.cli.coding import Decode, Encode
 from lm_audio.cli.console import parse, show_warnings
 from lm_audio.cli.deprecated import RENAMED, with_new_names
-from lm_audio.cli.making import Continue, Generate, Inpaint
+from lm_audio.cli.generate import Continue, Generate, Inpaint
 from lm_audio.cli.recipes import Recipes
 from lm_audio.cli.serving import App, Serve
 from lm_audio.version import __version__

@@ -9,7 +9,7 @@ import tyro
 
 from lm_audio.catalogue import DEFAULT, models
 from lm_audio.cli.console import in_words
-from lm_audio.cli.making import ModelOptions
+from lm_audio.cli.generate import ModelOptions
 from lm_audio.families.family import ModelInfo
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def _stage(stage: "AnyStage") -> str:
     model: Any = stage.model  # type: ignore[attr-defined]  # each kind has its own
     count = num_parameters(model)
     signal = stage.makes
-    seconds = stage.context / float(signal.rate)
+    seconds = stage.context / float(signal.rate) if signal.rate else 0.0
     return (
         f"{in_words(count)} parameters, {signal.width} codebooks at "
         f"{float(signal.rate):g} Hz, sees {seconds:.1f} s at once"

@@ -27,11 +27,15 @@ class Encode:
     """A name (default, encodec-24khz, dac-44khz, mimi ...), a file, a folder or a hub id."""
     num_codebooks: int | None = None
     """How many codebooks to use, the coarsest first; all by default."""
+    cache: Path | None = None
+    """A folder of tokens from earlier runs. A file with the same content, codec and number of
+    codebooks is not encoded again. No cache by default."""
     device: str = "cpu"
     """Such as cpu, cuda or cuda:1."""
 
     def run(self) -> None:
         from audio_tokenizers.audio_files import audio_info
+        from audio_tokenizers.cache import TokenCache
         from audio_tokenizers.coding import encode_file
         from audio_tokenizers.token_file import save_encoded
 
@@ -44,6 +48,7 @@ class Encode:
                 codec_name=self.codec,
                 num_codebooks=self.num_codebooks,
                 device=self.device,
+                cache=None if self.cache is None else TokenCache(self.cache),
                 progress=progress,
             )
         save_encoded(encoded, self.output)

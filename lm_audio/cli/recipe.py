@@ -39,7 +39,8 @@ def run_recipe(
         sys.stdout.flush()
     except BrokenPipeError:  # whoever reads the output has enough, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (ValueError, OSError, SafetensorError) as error:  # the last one of a full disk, too
+    # SafetensorError may mean a full disk, ModuleNotFoundError a missing extra.
+    except (ValueError, OSError, SafetensorError, ModuleNotFoundError) as error:
         _stop(error, status=2)
     except FloatingPointError as error:  # a run that has gone astray
         _stop(error, status=1)

@@ -12,7 +12,7 @@ from typing import Annotated
 import tyro
 
 from lm_audio.catalogue import DEFAULT
-from lm_audio.cli.making import ModelOptions
+from lm_audio.cli.generate import ModelOptions
 
 KEYS = "LM_AUDIO_API_KEYS"
 """The environment variable with the API keys, which keeps them off the command line."""

@@ -6,14 +6,17 @@ batch is no faster. Many processes are, see `shard_workers`.
 Shapes: C channels, N samples, K codebooks or channels, T frames.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from audio_tokenizers.acoustic.registry import load_codec
+from audio_tokenizers.cache import TokenCache
+from audio_tokenizers.identity import hash_tensor
 from audio_tokenizers.protocol import AcousticTokenizer, SemanticTokenizer
 from audio_tokenizers.resampling import check_sample_rate
 from audio_tokenizers.semantic.tokenizer import load_feature_tokenizer
@@ -46,6 +49,7 @@ class TokenizingConfig:
             after another with short pauses; None leaves them alone.
         fill_seconds: clips to train on that end in silence repeat their sound, at least for so
             long; None leaves them alone.
+        cache: a folder of tokens from earlier runs, or None; it does not change the result.
     """
 
     codec: str | None = None
@@ -59,6 +63,7 @@ class TokenizingConfig:
     passage_seconds: float | None = None
     fill_seconds: float | None = None
     seed: int = 0
+    cache: str | None = None
 
     def __post_init__(self) -> None:
         if self.codec is None and self.semantic is None and self.sample_rate is None:
@@ -100,6 +105,7 @@ class Tokenizers:
         self.num_channels = config.num_channels or own_channels
         self.num_codebooks = config.num_codebooks
         self._sample_rate = config.sample_rate
+        self._cache = None if config.cache is None else TokenCache(config.cache)
         self.streams: dict[str, Stream] = {}
         if self.codec is not None:
             _check_codec(self.codec, config)
@@ -126,19 +132,29 @@ class Tokenizers:
         """Turns a clip [C, N], float32, given at each of `sample_rates`, into streams [K, T]."""
         streams = {}
         if self.codec is not None:
-            channels = samples[self.codec.sample_rate].to(self.device)
-            rows = channels.unflatten(
-                0, (-1, self.codec.num_channels)
-            )  # [token sets, codec's C, N]
-            tokens = self.codec.encode(rows, num_codebooks=self.num_codebooks)
-            streams["acoustic"] = interleave_channels(tokens[None])[0].cpu()
+            rows = samples[self.codec.sample_rate].unflatten(0, (-1, self.codec.num_channels))
+            encode = partial(self.codec.encode, num_codebooks=self.num_codebooks)
+            tokens = self._tokens("acoustic", rows, encode)  # rows: [token sets, codec's C, N]
+            streams["acoustic"] = interleave_channels(tokens[None])[0]
         if self.semantic is not None:
-            clip = samples[self.semantic.sample_rate][None].to(self.device)
-            streams["semantic"] = self.semantic.encode(clip)[0].cpu()
+            clip = samples[self.semantic.sample_rate][None]
+            streams["semantic"] = self._tokens("semantic", clip, self.semantic.encode)[0]
         if self._sample_rate is not None:
             scaled = (samples[self._sample_rate] * FULL_SCALE).round()
             streams["samples"] = scaled.clamp(-FULL_SCALE, FULL_SCALE - 1).to(torch.int16)
         return streams
+
+    def _tokens(self, name: str, samples: Tensor, encode: Callable[[Tensor], Tensor]) -> Tensor:
+        """Tokens [B, K, T] of samples [B, C, N] for a stream, from the cache if it has them."""
+
+        def compute() -> dict[str, Tensor]:
+            return {"tokens": encode(samples.to(self.device)).cpu()}
+
+        if self._cache is None:
+            return compute()["tokens"]
+        stream = self.streams[name]
+        key: list[str | int] = [hash_tensor(samples), stream.identity, stream.num_codebooks]
+        return self._cache.get(key, compute)["tokens"]
 
 
 def _check_codec(codec: AcousticTokenizer, config: TokenizingConfig) -> None:

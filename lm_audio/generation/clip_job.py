@@ -64,6 +64,8 @@ def needed(
 
 def num_frames(stage: AnyStage, renderer: Renderer, num_samples: int) -> int:
     """How many frames of a stage this many samples need."""
+    if stage.makes.kind == "vector":
+        return 1
     if stage.makes.content == renderer.signal.content:
         return renderer.num_frames(num_samples)
     return math.ceil(Fraction(num_samples, renderer.sample_rate) * stage.makes.rate)

@@ -5,7 +5,7 @@ Shapes: K codebooks, J streams of the model, S steps after the pattern, V vocabu
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
@@ -70,7 +70,6 @@ class Stage:
     source: Source | None = None
     token_kind: str = ACOUSTIC
     first_codebook: int = 0
-    two_sided: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
         if not 0 <= self.keep < self.context:
@@ -108,6 +107,10 @@ class Stage:
     @property
     def may_end(self) -> bool:
         return self.end_token is not None
+
+    @property
+    def two_sided(self) -> bool:
+        return False
 
     @property
     def device(self) -> torch.device:

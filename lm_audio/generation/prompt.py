@@ -44,6 +44,8 @@ class Prompt:
             The values, and for deduplicated tokens the second at which each of them begins.
         """
         signal = stage.makes
+        if signal.kind == "vector":  # of the whole item, so of none of its parts
+            return unknown_values(signal, 1, stage.device), None
         values, rate = self.values[signal.content], self.rates[signal.content]
         if signal.content == renderer.signal.content:
             k = stage.first_codebook
@@ -88,7 +90,8 @@ def read_prompt(
     """Turns samples [C, N] into the signals of all stages."""
     values: dict[str, Tensor] = {}
     rates: dict[str, Fraction] = {}
-    contents = dict.fromkeys([*(stage.makes.content for stage in stages), renderer.signal.content])
+    made = [stage.makes for stage in stages if stage.makes.kind != "vector"]
+    contents = dict.fromkeys([*(signal.content for signal in made), renderer.signal.content])
     for content in contents:
         if content == renderer.signal.content and renderer.encoder is not None:
             values[content] = renderer.encoder.encode(samples.to(device))
@@ -111,7 +114,8 @@ def read_prompt(
 
 def tail_length(num_samples: int, *, stages: Sequence[AnyStage], renderer: Renderer) -> int:
     """How many samples at the end of a prompt the stages can see: whole frames, or all."""
-    most = max(Fraction(stage.context) / stage.makes.rate for stage in stages)
+    rates = [(stage.context, stage.makes.rate) for stage in stages if stage.makes.rate]
+    most = max(Fraction(context) / rate for context, rate in rates)
     hop = renderer.hop_length
     return min(num_samples, math.floor(most * renderer.sample_rate) // hop * hop)
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from audio_tokenizers.acoustic.frame_codec import FrameCodec
 from audio_tokenizers.acoustic.registry import load_codec
 from audio_tokenizers.audio_files import read_audio
 from audio_tokenizers.audio_writer import write_audio
@@ -75,6 +76,33 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(
     run(recipe, tmp_path / "stopped", data=data, mix=1)
     assert first.stat().st_mtime_ns == made_at
     assert bytes_of(tmp_path / "stopped") == bytes_of(tmp_path / "whole")
+
+
+def test_a_second_run_with_a_cache_encodes_nothing(
+    load_recipe: LoadRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, data = load_recipe("tokenize_dataset"), write_sounds(tmp_path / "sounds")
+    settings = {"data": data, "codec": "default", "samples": None}
+    run(recipe, tmp_path / "plain", **settings)
+    run(recipe, tmp_path / "first", **settings, cache=tmp_path / "cache")
+    with monkeypatch.context() as patched:
+        patched.setattr(FrameCodec, "encode", lambda *_, **__: pytest.fail("encoded again"))
+        run(recipe, tmp_path / "second", **settings, cache=tmp_path / "cache")
+    assert bytes_of(tmp_path / "plain") == bytes_of(tmp_path / "first")
+    assert bytes_of(tmp_path / "plain") == bytes_of(tmp_path / "second")
+    run(recipe, tmp_path / "fewer", **settings, cache=tmp_path / "cache", num_codebooks=2)
+    assert Shards(tmp_path / "fewer", "train").streams["acoustic"].num_codebooks == 2
+
+
+def test_a_tokenizer_that_must_run_on_fairseq2_and_does_not_is_refused(
+    load_recipe: LoadRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = load_recipe("tokenize_dataset")
+    monkeypatch.chdir(tmp_path)
+    assert recipe.absolute(Path("semantic")) == f"{tmp_path}/semantic"
+    assert recipe.absolute(Path("fairseq2:semantic")) == f"fairseq2:{tmp_path}/semantic"
+    with pytest.raises(ValueError, match=r"Got fairseq2:.*/semantic, a model without a codebook"):
+        run(recipe, tmp_path / "out", semantic=Path("fairseq2:semantic"))
 
 
 def test_bad_files_of_a_plain_folder_are_listed(load_recipe: LoadRecipe, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The codebook recipe: features of any model become a tokenizer, and it says how good it is."""
 
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
@@ -131,6 +132,15 @@ def test_a_model_of_transformers_becomes_a_tokenizer(
     recipe.main(config(recipe, tmp_path / "slow", out, model=str(tmp_path / "hubert"), layer=2))
     tokens = load_feature_tokenizer(out).encode(torch.randn(1, 1, 16_000))
     assert tokens.shape == (1, 1, 49)
+
+
+def test_a_model_of_fairseq2_names_the_extra_where_it_is_missing(
+    recipe: ModuleType, sounds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "fairseq2", None)
+    settings = config(recipe, sounds, tmp_path / "out", model="fairseq2:wav2vec2_base")
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'lm-audio\[parity\]'"):
+        recipe.main(settings)
 
 
 def test_mistakes_are_named(recipe: ModuleType, sounds: Path, model: str, tmp_path: Path) -> None:

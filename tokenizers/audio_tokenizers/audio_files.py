@@ -173,9 +173,9 @@ def _opened(path: str | Path | BinarySource) -> Iterator[Any]:  # soundfile is u
         if not Path(path).is_file():
             raise ValueError(f"{name} is not a file; give the path of an audio file.")
     with Path(path).open("rb") if isinstance(path, str | Path) else nullcontext(path) as raw:
-        source = check_complete(raw, name)
+        check_complete(raw, name)
         try:
-            file = _LinearFile(source)
+            file = _LinearFile(raw)
         except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: a name in .raw
             raise ValueError(
                 f"{name} is not audio that can be read, or is damaged; "
@@ -188,7 +188,10 @@ def _opened(path: str | Path | BinarySource) -> Iterator[Any]:  # soundfile is u
 
 def _check_header(file: Any, name: str) -> None:
     if file.frames == 0:
-        raise ValueError(f"{name} holds no samples; give a file with sound in it.")
+        raise ValueError(
+            f"{name} holds no samples, or was written to a pipe without its length; give a file "
+            "with sound in it."
+        )
     if not 1 <= file.channels <= MAX_CHANNELS:
         raise ValueError(
             f"{name} has {file.channels} channels; give a file with 1 to {MAX_CHANNELS}."
@@ -258,7 +261,7 @@ def _blocks(
             f"{name} cannot be decoded after {position} samples; it is damaged or truncated, "
             "get it again."
         ) from error
-    # The header of an MP3 may be a guess; `check_complete` has done what can be done.
+    # libsndfile may only guess the length of an MP3; `check_complete` reads it off the header.
     if position <= begin or (position < promised < UNKNOWN_LENGTH and file.format != "MP3"):
         raise ValueError(
             f"{name} is truncated: it ends after {position} of {promised} samples; "

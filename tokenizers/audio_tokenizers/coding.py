@@ -1,17 +1,20 @@
 """Files through codecs: audio to tokens and back, in constant memory."""
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from audio_tokenizers.audio_files import stream_audio
 from audio_tokenizers.audio_writer import AudioWriter, Encoding
+from audio_tokenizers.cache import TokenCache
 from audio_tokenizers.protocol import AcousticTokenizer
 from audio_tokenizers.token_file import EncodedAudio
 
 Progress = Callable[[float], None]
-"""Is told how many more seconds of audio are done."""
+"""Called with the number of seconds of audio done since the last call."""
 
 
 @torch.no_grad()
@@ -22,9 +25,44 @@ def encode_file(
     codec_name: str,
     num_codebooks: int | None = None,
     device: str = "cpu",
+    cache: TokenCache | None = None,
     progress: Progress | None = None,
 ) -> EncodedAudio:
-    """Encodes an audio file of any length, rate and number of channels."""
+    """Encodes an audio file of any length, sample rate and number of channels.
+
+    Args:
+        cache: reuse the tokens of a file with the same bytes, and store new ones.
+    """
+    identity = codec.identity
+
+    def encode() -> dict[str, Tensor]:
+        return _encode(path, codec, num_codebooks=num_codebooks, device=device, progress=progress)
+
+    if cache is None:
+        stored = encode()
+    else:
+        with Path(path).open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        stored = cache.get(["file", digest, identity, num_codebooks or codec.num_codebooks], encode)
+    return EncodedAudio(
+        tokens=stored["tokens"],
+        gains=stored.get("gains"),
+        num_samples=int(stored["num_samples"]),
+        sample_rate=codec.sample_rate,
+        codec=codec_name,
+        identity=identity,
+    )
+
+
+def _encode(
+    path: str | Path,
+    codec: AcousticTokenizer,
+    *,
+    num_codebooks: int | None,
+    device: str,
+    progress: Progress | None,
+) -> dict[str, Tensor]:
+    """tokens [K, T], int64; num_samples []; gains [chunks] if the codec normalises its input."""
     stream = codec.encoder_stream(num_codebooks=num_codebooks)
     pieces, num_samples = [], 0
     for samples in stream_audio(path, sample_rate=codec.sample_rate):
@@ -35,15 +73,13 @@ def encode_file(
         if progress is not None:
             progress(samples.shape[1] / codec.sample_rate)
     pieces.append(stream.finish().cpu().to(torch.int32))
-    gains = stream.gains
-    return EncodedAudio(
-        tokens=torch.cat(pieces, dim=2)[0].long(),
-        gains=None if gains is None else gains[0].cpu(),
-        num_samples=num_samples,
-        sample_rate=codec.sample_rate,
-        codec=codec_name,
-        identity=codec.identity,
-    )
+    encoded = {
+        "tokens": torch.cat(pieces, dim=2)[0].long(),
+        "num_samples": torch.tensor(num_samples),
+    }
+    if stream.gains is not None:
+        encoded["gains"] = stream.gains[0].cpu()
+    return encoded
 
 
 @torch.no_grad()

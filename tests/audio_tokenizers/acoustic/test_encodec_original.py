@@ -8,7 +8,7 @@ import torch
 
 from audio_tokenizers.acoustic.encodec_checkpoints import load_encodec
 
-pytestmark = pytest.mark.card
+pytestmark = pytest.mark.parity
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "24k": {"target_bandwidths": [1.5, 3.0, 6.0, 12.0, 24.0]},

@@ -9,10 +9,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from audio_tokenizers.semantic.extractor import WindowedFeatureExtractor
 from audio_tokenizers.semantic.fairseq2_features import Fairseq2Features, load_fairseq2_features
-from audio_tokenizers.semantic.features import TransformersFeatures, WindowedFeatureExtractor
+from audio_tokenizers.semantic.features import TransformersFeatures, load_features, save_features
+from audio_tokenizers.semantic.kmeans import FeatureSource, KMeansCodebook
+from audio_tokenizers.semantic.tokenizer import (
+    FeatureTokenizer,
+    load_feature_tokenizer,
+    save_feature_tokenizer,
+)
 
-pytestmark = pytest.mark.card
+pytestmark = pytest.mark.parity
 
 Make = Callable[..., Any]
 RENAMES = (
@@ -210,6 +217,53 @@ def test_a_checkpoint_loads_and_its_identity_follows_its_weights(
             load_fairseq2_features(tmp_path / name, arch="base")
 
 
+@pytest.fixture(scope="module", params=["base", "300m"])
+def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with random weights of an architecture."""
+    from fairseq2.models.w2vbert import get_w2vbert_model_hub
+    from fairseq2.models.wav2vec2 import get_wav2vec2_model_hub
+
+    hub: Any = (get_wav2vec2_model_hub if request.param == "base" else get_w2vbert_model_hub)()
+    torch.manual_seed(0)
+    model = hub.create_new_model(hub.get_arch_config(request.param), device=torch.device("cpu"))
+    path = tmp_path_factory.mktemp("fairseq2") / "model.pt"
+    torch.save(model.state_dict(), path)
+    return path
+
+
+def test_a_tokenizer_is_saved_with_its_model_and_loads_again(
+    checkpoint: Path, noise: Make, tmp_path: Path
+) -> None:
+    extractor = load_features(f"fairseq2:{checkpoint}", window_seconds=7.0)
+    assert isinstance(extractor, Fairseq2Features)
+    codebook = KMeansCodebook(
+        centroids=torch.randn(8, extractor.width),
+        mean=torch.zeros(extractor.width),
+        std=torch.ones(extractor.width),
+        source=FeatureSource(model=extractor.identity, layer=2),
+    )
+    tokenizer = FeatureTokenizer(extractor, codebook)
+    save_features(extractor, tmp_path / "saved" / "model", half=True)
+    save_feature_tokenizer(tokenizer, tmp_path / "saved", model="model")
+    samples = noise(1, 1, 8_000) * 0.1
+    for spec in (tmp_path / "saved", f"fairseq2:{tmp_path / 'saved'}"):
+        loaded = load_feature_tokenizer(spec)
+        assert loaded.identity == tokenizer.identity
+        assert torch.equal(loaded.encode(samples), tokenizer.encode(samples))
+    save_feature_tokenizer(tokenizer, tmp_path / "light", model=f"fairseq2:{checkpoint}")
+    assert load_feature_tokenizer(tmp_path / "light").identity == tokenizer.identity
+
+
+def test_an_unknown_name_lists_those_of_fairseq2() -> None:
+    with pytest.raises(ValueError, match=r"knows no such model. Choose one of: .*wav2vec2_base,"):
+        load_features("fairseq2:wav2vec2_tiny")
+
+
+def test_a_model_without_an_architecture_cannot_be_saved(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="without the name of an architecture, which cannot be"):
+        save_features(Fairseq2Features(make_w2vbert(), normalize=False), tmp_path)
+
+
 def test_mistakes_are_refused(tmp_path: Path) -> None:
     extractor = Fairseq2Features(make_w2vbert(), normalize=False)
     with pytest.raises(ValueError, match=r"expected \[B, C, N\]"):
@@ -219,11 +273,12 @@ def test_mistakes_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="Got 559 samples, too few for one frame; expected 560"):
         extractor.features(torch.zeros(1, 1, 559), 1)
     assert extractor.features(torch.zeros(1, 1, 560), 1).shape == (1, 1, 32)
+    (tmp_path / "some.pt").touch()
     with pytest.raises(
         ValueError, match=r"Unknown architecture 'tiny'. Choose one of: base, large"
     ):
-        load_fairseq2_features(tmp_path / "none.pt", arch="tiny")
-    with pytest.raises(ValueError, match="Found no file"):
+        load_fairseq2_features(tmp_path / "some.pt", arch="tiny")
+    with pytest.raises(ValueError, match="Found no file or folder"):
         load_fairseq2_features(tmp_path / "none.pt", arch="300m")
     with pytest.raises(ValueError, match="expected 1 s or more"):
         Fairseq2Features(make_w2vbert(), normalize=False, window_seconds=0)

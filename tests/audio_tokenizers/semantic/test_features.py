@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from audio_tokenizers.semantic.extractor import WindowedFeatureExtractor
 from audio_tokenizers.semantic.features import (
     TransformersFeatures,
-    WindowedFeatureExtractor,
     load_features,
 )
 from audio_tokenizers.semantic.frames import windows

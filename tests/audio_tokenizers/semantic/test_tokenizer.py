@@ -1,4 +1,5 @@
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -176,6 +177,30 @@ def test_folders_without_a_tokenizer_are_refused(tmp_path: Path) -> None:
         load_feature_tokenizer(tmp_path)
 
 
+def test_a_model_of_fairseq2_needs_a_codebook() -> None:
+    with pytest.raises(ValueError, match=r"fairseq2:wav2vec2_base, a model without a codebook"):
+        load_feature_tokenizer("fairseq2:wav2vec2_base")
+
+
+def test_a_tokenizer_that_fairseq2_does_not_run_is_refused(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = MaskedAudioModel(tiny()).eval()
+    save_masked_model(model, tmp_path / "model")
+    save_feature_tokenizer(make_tokenizer(model, pooling=1), tmp_path, model="model")
+    with pytest.raises(ValueError, match="but fairseq2 does not run the model of this tokenizer"):
+        load_feature_tokenizer(f"fairseq2:{tmp_path}")
+
+
+def test_a_tokenizer_of_fairseq2_names_the_extra_where_it_is_missing(
+    extractor: TransformersFeatures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "fairseq2", None)
+    save_feature_tokenizer(make_tokenizer(extractor), tmp_path, model="fairseq2:wav2vec2_base")
+    for folder in (tmp_path, f"fairseq2:{tmp_path}"):
+        with pytest.raises(ModuleNotFoundError, match=r"pip install 'lm-audio\[parity\]'"):
+            load_feature_tokenizer(folder)
+
+
 @pytest.mark.parametrize("kind", ["hubert", "wavlm", "wav2vec2-bert", "masked"])
 def test_a_tokenizer_saved_with_its_model_comes_back_to_the_bit(
     kind: str, make_model: Make, noise: Make, tmp_path: Path
@@ -210,5 +235,5 @@ def test_features_of_another_kind_cannot_be_saved(tmp_path: Path) -> None:
     class Other:
         pass
 
-    with pytest.raises(ValueError, match=r"features is a Other, which cannot be saved"):
+    with pytest.raises(ValueError, match=r"Got a Other, which cannot be saved; expected a model"):
         save_features(Other(), tmp_path)  # type: ignore[arg-type]

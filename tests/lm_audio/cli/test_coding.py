@@ -57,6 +57,18 @@ def test_fewer_codebooks_can_be_asked_for(codec_folder: Path, tmp_path: Path) ->
     assert load_encoded(tokens).tokens.shape == (2, 10)
 
 
+def test_a_cache_saves_encoding_a_file_again(
+    codec_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_audio(tmp_path / "in.wav", 0.1 * torch.randn(1, 4_800), 24_000)
+    options = ["--codec", str(codec_folder), "--cache", str(tmp_path / "cache")]
+    first, second = tmp_path / "1.safetensors", tmp_path / "2.safetensors"
+    main(["encode", str(tmp_path / "in.wav"), "-o", str(first), *options])
+    monkeypatch.setattr(FrameCodec, "encoder_stream", lambda *_, **__: pytest.fail("encoded again"))
+    main(["encode", str(tmp_path / "in.wav"), "-o", str(second), *options])
+    assert second.read_bytes() == first.read_bytes()
+
+
 def test_long_audio_shows_progress_on_stderr(
     codec_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

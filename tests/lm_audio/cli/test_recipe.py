@@ -59,6 +59,7 @@ def test_an_unknown_preset_gets_one_line(
         (ValueError("There is\nno data."), 2, "train_x.py: There is no data."),
         (FileNotFoundError(2, "No such file", "a.wav"), 2, "No such file: 'a.wav'"),
         (SafetensorError("I/O error: No space left"), 2, "train_x.py: I/O error: No space left"),
+        (ModuleNotFoundError("X needs y; install it."), 2, "train_x.py: X needs y; install it."),
         (FloatingPointError("The loss is nan."), 1, "train_x.py: The loss is nan."),
         (KeyboardInterrupt(), 130, "train_x.py: stopped; start it again to go on."),
     ],

@@ -46,6 +46,25 @@ def test_each_stream_is_what_its_tokenizer_makes(codec_folder: Path, semantic_fo
     }
 
 
+def test_cached_tokens_of_every_stream_are_those_without_a_cache(
+    codec_folder: Path, semantic_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = TokenizingConfig(
+        codec=str(codec_folder), semantic=str(semantic_folder), num_channels=2, sample_rate=8_000
+    )
+    samples = {rate: sound(0.5, rate, num_channels=2) for rate in (8_000, 24_000)}
+    plain = Tokenizers(config).encode(samples)
+    config = replace(config, cache=str(tmp_path / "cache"))
+    first = Tokenizers(config).encode(samples)
+    tokenizers = Tokenizers(config)
+    for tokenizer in (tokenizers.codec, tokenizers.semantic):
+        monkeypatch.setattr(tokenizer, "encode", lambda *_, **__: pytest.fail("encoded again"))
+    second = tokenizers.encode(samples)
+    for name, stream in plain.items():
+        assert torch.equal(first[name], stream)
+        assert torch.equal(second[name], stream)
+
+
 def test_stereo_through_a_mono_codec_is_what_its_renderer_makes(codec_folder: Path) -> None:
     config = TokenizingConfig(codec=str(codec_folder), num_channels=2, num_codebooks=3)
     tokenizers = Tokenizers(config)

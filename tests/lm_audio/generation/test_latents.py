@@ -114,6 +114,8 @@ class LatentStage:
         name, width = self.name, self.makes.width
         if track.source is None:
             return uniforms(track.seed, name, start, stop - start, width) - 0.5
+        if track.source.num_frames == 1:  # a vector
+            return track.source.values.expand(-1, stop - start)
         tokens = track.source.values[0, torch.arange(start, stop) // 2]
         return uniforms(1, "table", 0, 64, width)[:, tokens] - 0.5
 
@@ -152,11 +154,18 @@ class LatentBatch:
         return moved
 
 
-@pytest.fixture(scope="module", params=["latents alone", "tokens, then latents"])
+@pytest.fixture(
+    scope="module", params=["latents alone", "tokens, then latents", "a vector, then latents"]
+)
 def model(request: pytest.FixtureRequest, codec: FrameCodec, duet_mono: AudioPipeline) -> Model:
     renderer = LatentRenderer(codec)
     if request.param == "latents alone":
         return Model([LatentStage(renderer.signal)], renderer)
+    if request.param == "a vector, then latents":
+        width = renderer.signal.width
+        vector = Signal(kind="vector", content="style", rate=Fraction(0), width=width)
+        led = LatentStage(renderer.signal, Source(stage="style", condition="style"))
+        return Model([LatentStage(vector, name="style"), led], renderer)
     semantic = duet_mono.stages["semantic"]
     assert isinstance(semantic, Stage)
     second = LatentStage(renderer.signal, Source(stage="semantic", condition="semantic"))
@@ -247,3 +256,10 @@ def test_tokens_do_not_fit_a_renderer_of_latents(
             LatentRenderer(codec, has_encoder=False),
             output_stages=["semantic", "acoustic"],
         )
+
+
+def test_a_signal_with_parts_that_contradict_each_other_is_refused() -> None:
+    with pytest.raises(ValueError, match="tokens need a codebook size"):
+        Signal(kind="tokens", content="acoustic", rate=Fraction(50), width=4)
+    with pytest.raises(ValueError, match="Got a latents signal of rate 0; only vectors have 0"):
+        Signal(kind="latents", content="latents", rate=Fraction(0), width=4)

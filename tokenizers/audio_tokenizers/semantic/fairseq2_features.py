@@ -1,22 +1,27 @@
-"""Features of fairseq2's wav2vec 2 and w2v-BERT, as `features` gives those of `transformers`.
+"""Features of fairseq2's wav2vec 2 and w2v-BERT: the backend "fairseq2:" of `load_features`.
 
-Needs the package `fairseq2` (extra `card`). Public w2v-BERT 2.0 weights are for `transformers`, not
+Needs the package fairseq2 (extra `parity`). Public w2v-BERT 2.0 weights are for `transformers`, not
 for the w2v-BERT of fairseq2.
 
 Shapes: B batch, C channels, N samples, T frames, D width.
 """
 
 import hashlib
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from audio_tokenizers.atomic import replacing
+from audio_tokenizers.config_file import read_config, write_config
 from audio_tokenizers.identity import hash_tensors
-from audio_tokenizers.semantic.features import (
+from audio_tokenizers.semantic.extractor import (
     WINDOW_SECONDS,
     first_layers,
     hop_and_field,
@@ -29,10 +34,20 @@ from audio_tokenizers.semantic.speech_inputs import (
     LogMelSpectra,
     measure_level,
 )
+from audio_tokenizers.weights import check_weights, fit_float16, read_pickle, read_safetensors
 
+MODEL_TYPE = "fairseq2-features"
 _NORMALIZED = {"base": False, "large": False, "large_lv60k": True}
 _W2VBERT_ARCHS = ("300m", "600m")
 _USED = ("encoder_frontend", "encoder")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SavedModel:
+    """config.json of a saved model, beside its weights; fields as in `Fairseq2Features`."""
+
+    arch: str
+    normalize: bool
 
 
 class Fairseq2Features:
@@ -45,10 +60,16 @@ class Fairseq2Features:
         normalize: give waveforms zero mean and unit variance; w2v-BERT always normalises its
             log-mel spectra instead.
         window_seconds: the length of the windows.
+        arch: the name of the model's architecture, if it is to be saved.
     """
 
     def __init__(
-        self, model: nn.Module, *, normalize: bool, window_seconds: float = WINDOW_SECONDS
+        self,
+        model: nn.Module,
+        *,
+        normalize: bool,
+        window_seconds: float = WINDOW_SECONDS,
+        arch: str | None = None,
     ) -> None:
         from fairseq2.models.w2vbert import W2VBertModel
 
@@ -58,6 +79,7 @@ class Fairseq2Features:
         self.is_w2vbert = isinstance(model, W2VBertModel)
         inner: Any = model.w2v2_model if self.is_w2vbert else model
         self.model = inner
+        self.arch = arch
         self.normalize = normalize
         self.window_seconds = window_seconds
         extractor = inner.encoder_frontend.feature_extractor
@@ -74,12 +96,17 @@ class Fairseq2Features:
     @cached_property
     def identity(self) -> str:
         """Names the model, its settings and its weights; equal identities give equal features."""
-        weights = self.model.state_dict()
-        used = {name: weights[name] for name in weights if name.split(".")[0] in _USED}
         structure = [str(getattr(self.model, name)) for name in _USED]
-        parts = [*structure, str(self.normalize), str(self.window_seconds), hash_tensors(used)]
+        weights = hash_tensors(self.weights)
+        parts = [*structure, str(self.normalize), str(self.window_seconds), weights]
         kind = "w2vbert" if self.is_w2vbert else "wav2vec2"
         return f"fairseq2-{kind}-{hashlib.sha256(repr(parts).encode()).hexdigest()[:16]}"
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """The weights that features depend on, without those of the training objective."""
+        weights = self.model.state_dict()
+        return {name: weights[name] for name in weights if name.split(".")[0] in _USED}
 
     @property
     def sample_rate(self) -> int:
@@ -97,7 +124,7 @@ class Fairseq2Features:
     def width(self) -> int:
         return self.model.model_dim
 
-    def to(self, device: torch.device | str) -> "Fairseq2Features":
+    def to(self, device: torch.device | str | None) -> "Fairseq2Features":
         """Moves the weights, and returns this extractor."""
         self.model.to(device)
         return self
@@ -135,35 +162,116 @@ class Fairseq2Features:
 
 
 def load_fairseq2_features(
-    path: str | Path,
+    source: str | Path,
     *,
-    arch: str,
-    device: torch.device | str = "cpu",
+    arch: str | None = None,
+    device: torch.device | str | None = None,
     window_seconds: float = WINDOW_SECONDS,
 ) -> Fairseq2Features:
-    """Loads a checkpoint in the layout of fairseq2 or fairseq; pickled code in it never runs.
+    """Loads a model of fairseq2; pickled code in a checkpoint never runs.
 
     Args:
-        arch: base, large or large_lv60k for wav2vec 2; 300m or 600m for w2v-BERT.
+        source: a name that fairseq2 knows, such as wav2vec2_base, which it downloads; a checkpoint
+            in the layout of fairseq2 or fairseq; or a folder of `save_fairseq2_features`.
+        arch: of a checkpoint: base, large or large_lv60k for wav2vec 2, 300m or 600m for w2v-BERT;
+            by default, what its weights are for.
     """
-    from fairseq2.model_checkpoint import CorruptModelCheckpointError
+    _check_installed()
+    if Path(source).is_dir():
+        extractor = _load_saved(Path(source), window_seconds=window_seconds)
+    elif Path(source).is_file():
+        arch = arch or find_arch(_read_weights(Path(source)))
+        model = _load_checkpoint(Path(source), arch)
+        extractor = _extractor(model, arch, window_seconds)
+    else:
+        model, arch = _load_named(str(source))
+        extractor = _extractor(model, arch, window_seconds)
+    return extractor.to(device)
+
+
+def save_fairseq2_features(
+    extractor: Fairseq2Features, folder: str | Path, *, half: bool = False
+) -> None:
+    """Writes config.json and model.safetensors: the weights that features depend on.
+
+    Args:
+        half: store float16 where that is exact.
+    """
+    if extractor.arch is None:
+        raise ValueError(
+            "Got a fairseq2 model without the name of an architecture, which cannot be saved; load "
+            "it with load_fairseq2_features."
+        )
+    weights = {name: each.detach().cpu().contiguous() for name, each in extractor.weights.items()}
+    if half and fit_float16(weights):
+        weights = {n: w.half() if w.is_floating_point() else w for n, w in weights.items()}
+    with replacing(Path(folder) / "model.safetensors") as path:
+        save_file(weights, path)
+    saved = SavedModel(arch=extractor.arch, normalize=extractor.normalize)
+    write_config(Path(folder), saved, model_type=MODEL_TYPE)
+
+
+def find_arch(weights: Mapping[str, Tensor]) -> str:
+    """The architecture that weights in the layout of fairseq2 or fairseq are for."""
+    layers = {int(m[1]) for name in weights if (m := re.search(r"encoder\.layers\.(\d+)\.", name))}
+    num_layers = max(layers, default=-1) + 1
+    if any(re.search(r"\.(depthwise_conv|conv_module)\.", name) for name in weights):
+        found = {12: "300m", 24: "600m"}.get(num_layers)
+    else:
+        normed = re.compile(r"feature_extractor\.(layers\.1\.layer_norm|conv_layers\.1\.2\.1)\.")
+        large = "large_lv60k" if any(map(normed.search, weights)) else "large"
+        found = {12: "base", 24: large}.get(num_layers)
+    if found is None:
+        raise ValueError(
+            f"Got weights of {num_layers} encoder layers; expected a wav2vec 2 or w2v-BERT of 12 "
+            "or 24 layers."
+        )
+    return found
+
+
+def _check_installed() -> None:
+    try:
+        import fairseq2  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "Models of fairseq2 need fairseq2; install it, in an environment of its own, with: "
+            "pip install 'lm-audio[parity]'."
+        ) from error
+
+
+def _extractor(model: nn.Module, arch: str, window_seconds: float) -> Fairseq2Features:
+    normalize = _NORMALIZED.get(arch, False)
+    return Fairseq2Features(model, normalize=normalize, window_seconds=window_seconds, arch=arch)
+
+
+def _hub(arch: str) -> Any:
     from fairseq2.models.w2vbert import get_w2vbert_model_hub
     from fairseq2.models.wav2vec2 import get_wav2vec2_model_hub
 
     if arch in _W2VBERT_ARCHS:
-        hub: Any = get_w2vbert_model_hub()
-    elif arch in _NORMALIZED:
-        hub = get_wav2vec2_model_hub()
-    else:
-        known = ", ".join([*_NORMALIZED, *_W2VBERT_ARCHS])
-        raise ValueError(f"Unknown architecture '{arch}'. Choose one of: {known}.")
-    if not Path(path).is_file():
-        raise ValueError(f"Found no file {path}; check the path.")
+        return get_w2vbert_model_hub()
+    if arch in _NORMALIZED:
+        return get_wav2vec2_model_hub()
+    known = ", ".join([*_NORMALIZED, *_W2VBERT_ARCHS])
+    raise ValueError(f"Unknown architecture '{arch}'. Choose one of: {known}.")
+
+
+def _read_weights(path: Path) -> dict[str, Any]:
+    if path.suffix == ".safetensors":
+        return read_safetensors(path)
+    package = read_pickle(path)
+    return package.get("model", package) if isinstance(package.get("model"), dict) else package
+
+
+def _load_checkpoint(path: Path, arch: str) -> nn.Module:
+    from fairseq2.model_checkpoint import CorruptModelCheckpointError
+
+    hub = _hub(arch)
     try:
-        model = hub.load_custom_model(
-            Path(path),
+        return hub.load_custom_model(
+            path,
             hub.get_arch_config(arch),
-            device=torch.device(device),
+            device=torch.device("cpu"),
             dtype=torch.float32,
             restrict=True,
         )
@@ -172,8 +280,43 @@ def load_fairseq2_features(
             f"{path} does not hold plain weights of the architecture {arch} ({error}); check "
             "the architecture, or save the state dict alone."
         ) from error
-    normalize = _NORMALIZED.get(arch, False)
-    return Fairseq2Features(model, normalize=normalize, window_seconds=window_seconds)
+
+
+def _load_named(name: str) -> tuple[nn.Module, str]:
+    """A model that fairseq2 has a card for, and its architecture."""
+    from fairseq2.assets import AssetDownloadError
+
+    cards = {
+        card.name: (hub, card) for hub in (_hub("base"), _hub("600m")) for card in hub.iter_cards()
+    }
+    if name not in cards:
+        raise ValueError(
+            f"Found no file or folder {name}, and fairseq2 knows no such model. Choose one of: "
+            f"{', '.join(sorted(cards))}; or give the path of a checkpoint."
+        )
+    hub, card = cards[name]
+    arch = card.field("model_arch").as_(str)
+    _hub(arch)  # refuses architectures whose input is not known
+    try:
+        return hub.load_model(card, device=torch.device("cpu"), dtype=torch.float32), arch
+    except AssetDownloadError as error:
+        raise ConnectionError(f"{name} could not be downloaded ({error}); try again.") from error
+
+
+def _load_saved(folder: Path, *, window_seconds: float) -> Fairseq2Features:
+    saved = read_config(folder, SavedModel, model_type=MODEL_TYPE)
+    hub = _hub(saved.arch)
+    with torch.random.fork_rng():  # for weights that are replaced below
+        model = hub.create_new_model(
+            hub.get_arch_config(saved.arch), device=torch.device("cpu"), dtype=torch.float32
+        )
+    extractor = Fairseq2Features(
+        model, normalize=saved.normalize, window_seconds=window_seconds, arch=saved.arch
+    )
+    weights = read_safetensors(folder / "model.safetensors")
+    check_weights(weights, extractor.weights, source=folder)
+    extractor.model.load_state_dict(weights, strict=False)  # without the training objective
+    return extractor
 
 
 def _spectra(mono: Tensor) -> Tensor:

@@ -1,25 +1,39 @@
-"""Features of public self-supervised models: wav2vec 2, HuBERT, WavLM and w2v-BERT 2.0.
+"""Features of self-supervised models: loading by name, and the backend `transformers`.
 
-Runs the models of `transformers` up to the layer that is asked for, on input prepared as each
-model's public feature extractor prepares it. Clusters of these features are semantic tokens
-(AudioLM, arXiv 2209.03143): see `kmeans` and `tokenizer`. Checkpoints never run code.
+`load_features` chooses the backend: `transformers` for wav2vec 2, HuBERT, WavLM and w2v-BERT 2.0,
+`masked_model` for our own, `fairseq2_features` for names that begin with "fairseq2:". Models of
+`transformers` run up to the requested layer, on input prepared as by each model's public feature
+extractor. Clusters of these features are semantic tokens (AudioLM, arXiv 2209.03143): see `kmeans`
+and `tokenizer`. Checkpoints never run code.
 
 Shapes: B batch, C channels, N samples, T frames, D width.
 """
 
-import copy
 import hashlib
 import json
 import re
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from audio_tokenizers.identity import hash_tensors
+from audio_tokenizers.semantic.extractor import (
+    WINDOW_SECONDS,
+    FeatureExtractor,
+    first_layers,
+    hop_and_field,
+    num_frames,
+)
+from audio_tokenizers.semantic.fairseq2_features import MODEL_TYPE as FAIRSEQ2_TYPE
+from audio_tokenizers.semantic.fairseq2_features import (
+    Fairseq2Features,
+    load_fairseq2_features,
+    save_fairseq2_features,
+)
 from audio_tokenizers.semantic.frames import windows
 from audio_tokenizers.semantic.inputs import check_layer, mix_to_mono
 from audio_tokenizers.semantic.masked_model import MODEL_TYPE as MASKED_MODEL_TYPE
@@ -35,7 +49,7 @@ from audio_tokenizers.semantic.speech_inputs import (
 )
 from audio_tokenizers.weights import fit_float16
 
-WINDOW_SECONDS = 20.0
+FAIRSEQ2_PREFIX = "fairseq2:"
 SPECTRA_PER_FRAME = 2  # of w2v-BERT
 _CLASSES = {
     "hubert": "HubertModel",
@@ -52,38 +66,6 @@ _SETTINGS = (
     "right_max_position_embeddings", "rotary_embedding_base",
 )  # fmt: skip
 _USED_WEIGHTS = ("encoder.", "feature_extractor.", "feature_projection.")
-
-
-class FeatureExtractor(Protocol):
-    """A model whose activations can be clustered into semantic tokens."""
-
-    @property
-    def identity(self) -> str:
-        """Names the model, its settings and its weights; equal identities give equal features."""
-
-    @property
-    def sample_rate(self) -> int: ...
-
-    @property
-    def frame_rate(self) -> float: ...
-
-    @property
-    def num_layers(self) -> int: ...
-
-    @property
-    def width(self) -> int:
-        """D"""
-
-    def features(self, samples: Tensor, layer: int) -> Tensor:
-        """Activations after `layer` (0: its input) of samples [B, C, N], float32: [B, T, D]."""
-
-
-@runtime_checkable
-class WindowedFeatureExtractor(FeatureExtractor, Protocol):
-    """An extractor that can also give long features in pieces, in constant memory."""
-
-    def feature_windows(self, samples: Tensor, layer: int) -> Iterator[Tensor]:
-        """What `features` gives, in consecutive pieces along T."""
 
 
 class TransformersFeatures:
@@ -207,21 +189,27 @@ def load_features(
     device: torch.device | str | None = None,
     window_seconds: float = WINDOW_SECONDS,
 ) -> FeatureExtractor:
-    """Loads wav2vec 2, HuBERT, WavLM, w2v-BERT 2.0 or our masked model from a folder or hub id.
+    """Loads wav2vec 2, HuBERT, WavLM, w2v-BERT 2.0 or our masked model.
 
     Args:
+        source: a folder, a hub id, or "fairseq2:" and a model name or checkpoint of fairseq2.
         window_seconds: as in `TransformersFeatures`; our masked model keeps its own.
     """
     import transformers
 
+    if str(source).startswith(FAIRSEQ2_PREFIX):
+        name = str(source).removeprefix(FAIRSEQ2_PREFIX)
+        return load_fairseq2_features(name, device=device, window_seconds=window_seconds)
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)) and not Path(source).is_dir():
         raise ValueError(f"Found no folder {source}; check the path, or pass a hub id.")
     config, _ = transformers.Wav2Vec2Config.get_config_dict(source)
     kind = config.get("model_type")
     if kind == MASKED_MODEL_TYPE:
         return load_masked_model(source).to(device)
+    if kind == FAIRSEQ2_TYPE:
+        return load_fairseq2_features(source, device=device, window_seconds=window_seconds)
     if kind not in _CLASSES:
-        known = ", ".join([*_CLASSES, MASKED_MODEL_TYPE])
+        known = ", ".join([*_CLASSES, MASKED_MODEL_TYPE, FAIRSEQ2_TYPE])
         raise ValueError(f"Got {source}, a model of type {kind}; expected one of: {known}.")
     normalize = kind != "wav2vec2-bert" and _reads_normalized(source)
     model, report = getattr(transformers, _CLASSES[kind]).from_pretrained(
@@ -251,6 +239,8 @@ def save_features(extractor: FeatureExtractor, folder: str | Path, *, half: bool
     if isinstance(extractor, MaskedAudioModel):
         half = half and fit_float16(extractor.state_dict())
         save_masked_model(extractor, folder, half=half)
+    elif isinstance(extractor, Fairseq2Features):
+        save_fairseq2_features(extractor, folder, half=half)
     elif isinstance(extractor, TransformersFeatures):
         extractor.model.save_pretrained(folder)
         if extractor.model.config.model_type != "wav2vec2-bert":
@@ -258,8 +248,8 @@ def save_features(extractor: FeatureExtractor, folder: str | Path, *, half: bool
             preparation(do_normalize=extractor.normalize).save_pretrained(folder)
     else:
         raise ValueError(
-            f"The model of features is a {type(extractor).__name__}, which cannot be saved; those "
-            f"of these types can: {', '.join([*_CLASSES, MASKED_MODEL_TYPE])}."
+            f"Got a {type(extractor).__name__}, which cannot be saved; expected a model of type: "
+            f"{', '.join([*_CLASSES, MASKED_MODEL_TYPE, FAIRSEQ2_TYPE])}."
         )
 
 
@@ -279,29 +269,3 @@ def _reads_normalized(source: str | Path) -> bool:
             f"{source} takes audio at {rate} Hz; expected a model for {SAMPLE_RATE} Hz."
         )
     return bool(settings.get("do_normalize", True))
-
-
-def first_layers(encoder: nn.Module, num_layers: int, **replaced: nn.Module | None) -> Any:
-    """The encoder up to a layer, as a view: the weights are shared and `encoder` is left whole.
-
-    Args:
-        replaced: other modules of the encoder to replace, such as a normalisation after the layers.
-    """
-    layers: Any = encoder.layers
-    view = copy.copy(encoder)
-    view._modules = {**encoder._modules, "layers": layers[:num_layers], **replaced}
-    return view
-
-
-def hop_and_field(kernels: list[int], strides: list[int]) -> tuple[int, int]:
-    """Of a stack of convolutions: the inputs from frame to frame, and those that a frame sees."""
-    hop, field = 1, 1
-    for kernel, stride in zip(kernels, strides, strict=True):
-        field += (kernel - 1) * hop
-        hop *= stride
-    return hop, field
-
-
-def num_frames(length: int, *, hop: int, field: int) -> int:
-    """Frames that a stack of convolutions makes of `length` inputs, at least `field`."""
-    return (length - field) // hop + 1

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from audio_tokenizers.atomic import replacing
-from audio_tokenizers.semantic.features import (
+from audio_tokenizers.semantic.extractor import (
     WINDOW_SECONDS,
     FeatureExtractor,
-    TransformersFeatures,
     WindowedFeatureExtractor,
-    load_features,
 )
+from audio_tokenizers.semantic.fairseq2_features import Fairseq2Features
+from audio_tokenizers.semantic.features import FAIRSEQ2_PREFIX, TransformersFeatures, load_features
 from audio_tokenizers.semantic.frames import pool_frames
 from audio_tokenizers.semantic.kmeans import KMeansCodebook
 
@@ -105,13 +105,13 @@ def save_feature_tokenizer(
     """Writes the codebook and a reference to the model, not the model itself.
 
     Args:
-        model: where `load_features` finds the model: a hub id, a folder, or a folder inside
-            `folder`, relative to it.
+        model: where `load_features` finds the model: a hub id, a name of fairseq2 after
+            "fairseq2:", a folder, or a folder inside `folder`, relative to it.
     """
     folder = Path(folder)
     extractor = tokenizer.extractor
     config: dict[str, str | float] = {"model_type": MODEL_TYPE, "model": str(model)}
-    if isinstance(extractor, TransformersFeatures):
+    if isinstance(extractor, TransformersFeatures | Fairseq2Features):
         config["window_seconds"] = extractor.window_seconds
     tokenizer.codebook.save(folder / _CENTROIDS)
     with replacing(folder / "config.json") as path:
@@ -127,13 +127,20 @@ def load_feature_tokenizer(
     """Reads what `save_feature_tokenizer` wrote, and the model to which it refers.
 
     Args:
+        folder: "fairseq2:" before it requires that fairseq2 runs the model.
         extractor: the model, if it is loaded already or is not one that `load_features` reads.
         device: for the model that is loaded.
     """
-    folder = Path(folder)
+    spec, folder = str(folder), Path(str(folder).removeprefix(FAIRSEQ2_PREFIX))
+    is_fairseq2 = spec.startswith(FAIRSEQ2_PREFIX)
     path = folder / "config.json"
     config = json.loads(path.read_text()) if path.is_file() else {}
     if config.get("model_type") != MODEL_TYPE:
+        if is_fairseq2:
+            raise ValueError(
+                f"Got {spec}, a model without a codebook; train one with "
+                f"recipes/train_semantic_codebook.py --model {spec} and give the folder it writes."
+            )
         raise ValueError(
             f"Got {folder}, which has no config.json of a {MODEL_TYPE}; give a folder that "
             "save_feature_tokenizer wrote."
@@ -147,4 +154,8 @@ def load_feature_tokenizer(
         )
     elif device is not None:
         raise ValueError("Got a device for a model that is loaded already; move the model instead.")
+    if is_fairseq2 and not isinstance(extractor, Fairseq2Features):
+        raise ValueError(
+            f"Got {spec}, but fairseq2 does not run the model of this tokenizer; give {folder}."
+        )
     return FeatureTokenizer(extractor, KMeansCodebook.load(folder / _CENTROIDS))

@@ -9,6 +9,7 @@ It does not train itself: see recipes/train_codec.py. Reasons: docs/adr/0002-fra
 """
 
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -171,11 +172,24 @@ class FrameCodec(nn.Module):
 
     def encoder_stream(self, *, num_codebooks: int | None = None) -> FrameEncoderStream:
         wanted = check_num_codebooks(num_codebooks, available=self.num_codebooks)
-        return FrameEncoderStream(self, num_codebooks=wanted)
+        return FrameEncoderStream(
+            self.bands,
+            self.encoder,
+            partial(self.quantize, num_codebooks=wanted),
+            hop_length=self.hop_length,
+            num_codebooks=wanted,
+        )
 
     def decoder_stream(self, *, gains: Tensor | None = None) -> FrameDecoderStream:
         check_no_gains(gains)
-        return FrameDecoderStream(self)
+        return FrameDecoderStream(
+            self.bands,
+            self.decoder,
+            self.dequantize,
+            num_codebooks=self.num_codebooks,
+            codebook_size=self.codebook_size,
+            phase_iterations=self.config.phase_iterations,
+        )
 
     def quantize(self, latents: Tensor, *, num_codebooks: int) -> Tensor:
         """The nearest codes of latents [B, T, D], level by level: tokens [B, K, T]."""

@@ -1,25 +1,38 @@
 """The frame codec as streams: explicit state, constant memory, the same bits as offline."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from audio_tokenizers.acoustic.frame_codec.bands import Bands
+from audio_tokenizers.acoustic.frame_codec.networks import Decoder, Encoder
 from audio_tokenizers.acoustic.frame_codec.phases import PhaseStream
 from audio_tokenizers.acoustic.inputs import check_samples, check_tokens
 from audio_tokenizers.acoustic.streaming import StreamProgress
 
-if TYPE_CHECKING:
-    from audio_tokenizers.acoustic.frame_codec.codec import FrameCodec
-
 
 class FrameEncoderStream:
-    """The encoder's state: samples that still wait for their frame, and the stack's tails."""
+    """The encoder's state: samples that still wait for their frame, and the stack's tails.
+
+    Args:
+        quantize: latents [B, T, D] to tokens [B, K, T].
+        num_codebooks: K.
+    """
 
     gains = None
 
-    def __init__(self, codec: "FrameCodec", *, num_codebooks: int) -> None:
-        self.codec, self.num_codebooks = codec, num_codebooks
+    def __init__(
+        self,
+        bands: Bands,
+        encoder: Encoder,
+        quantize: Callable[[Tensor], Tensor],
+        *,
+        hop_length: int,
+        num_codebooks: int,
+    ) -> None:
+        self.bands, self.encoder, self.quantize = bands, encoder, quantize
+        self.hop_length, self.num_codebooks = hop_length, num_codebooks
         self.progress = StreamProgress()
         self.num_samples = 0
         self.samples: Tensor | None = None  # [B, 1, margin + what is in no frame yet]
@@ -31,7 +44,7 @@ class FrameEncoderStream:
         check_samples(samples, num_channels=1, allow_empty=True)
         self.progress.advance(samples)
         self.num_samples += samples.shape[2]
-        return self._tokens(self._latents(samples))
+        return self.quantize(self._latents(samples))
 
     @torch.no_grad()
     def finish(self) -> Tensor:
@@ -39,14 +52,13 @@ class FrameEncoderStream:
         end = self.progress.end(1, torch.float32)
         if self.samples is None:
             return end.new_zeros(len(end), self.num_codebooks, 0, dtype=torch.int64)
-        encoder = self.codec.encoder
-        missing = -self.num_samples % self.codec.hop_length + self.codec.bands.margin
+        missing = -self.num_samples % self.hop_length + self.bands.margin
         latents = self._latents(self.samples.new_zeros(*self.samples.shape[:2], missing))
-        rest = encoder.project(encoder.stack.finish(self.state))
-        return self._tokens(torch.cat([latents, rest], dim=1))
+        rest = self.encoder.project(self.encoder.stack.finish(self.state))
+        return self.quantize(torch.cat([latents, rest], dim=1))
 
     def _latents(self, samples: Tensor) -> Tensor:
-        encoder, bands, hop = self.codec.encoder, self.codec.bands, self.codec.hop_length
+        encoder, bands, hop = self.encoder, self.bands, self.hop_length
         if self.samples is None:
             self.samples = samples.new_zeros(*samples.shape[:2], bands.margin)
         buffer = torch.cat([self.samples, samples], dim=2)
@@ -62,34 +74,45 @@ class FrameEncoderStream:
         h, self.state = encoder.stack(frames, self.state)
         return encoder.project(h)
 
-    def _tokens(self, latents: Tensor) -> Tensor:
-        return self.codec.quantize(latents, num_codebooks=self.num_codebooks)
-
 
 class FrameDecoderStream:
-    """The decoder's state: the stack's tails, and what still looks for its phases."""
+    """The decoder's state: the stack's tails, and hops whose phases are not final.
 
-    def __init__(self, codec: "FrameCodec") -> None:
-        self.codec = codec
+    Args:
+        dequantize: tokens [B, K, T] to latents [B, T, D].
+    """
+
+    def __init__(
+        self,
+        bands: Bands,
+        decoder: Decoder,
+        dequantize: Callable[[Tensor], Tensor],
+        *,
+        num_codebooks: int,
+        codebook_size: int,
+        phase_iterations: int,
+    ) -> None:
+        self.bands, self.decoder, self.dequantize = bands, decoder, dequantize
+        self.num_codebooks, self.codebook_size = num_codebooks, codebook_size
         self.progress = StreamProgress()
         self.num_spectra = 0
         self.num_samples = 0
-        self.skip = codec.bands.margin  # samples before the first frame
+        self.skip = bands.margin  # samples before the first frame
         self.state: list[Tensor] = []
-        self.phases = PhaseStream(codec.bands.window, iterations=codec.config.phase_iterations)
+        self.phases = PhaseStream(bands.window, iterations=phase_iterations)
 
     @torch.no_grad()
     def push(self, tokens: Tensor) -> Tensor:
         """tokens: [B, K, T] -> samples [B, 1, N]"""
         check_tokens(
             tokens,
-            num_codebooks=self.codec.num_codebooks,
-            codebook_size=self.codec.codebook_size,
+            num_codebooks=self.num_codebooks,
+            codebook_size=self.codebook_size,
             allow_empty=True,
         )
         self.progress.advance(tokens)
-        stack = self.codec.decoder.stack
-        latents = self.codec.dequantize(tokens)
+        stack = self.decoder.stack
+        latents = self.dequantize(tokens)
         if not self.state:
             self.state = stack.start(latents)
         h, self.state = stack(latents, self.state)
@@ -101,12 +124,12 @@ class FrameDecoderStream:
         end = self.progress.end(1, torch.float32)
         if not self.state:
             return end
-        hops = self._hops(self.codec.decoder.stack.finish(self.state))
+        hops = self._hops(self.decoder.stack.finish(self.state))
         left = self.num_spectra * self.phases.hop - self.num_samples
         return self._samples(torch.cat([hops, self.phases.finish()], dim=1))[:, :, :left]
 
     def _hops(self, h: Tensor) -> Tensor:
-        bands, said = self.codec.bands, self.codec.decoder.bands(h)
+        bands, said = self.bands, self.decoder.bands(h)
         num_spectra = said[0].shape[1]
         noise = bands.noise(first=self.num_spectra, num_spectra=num_spectra)
         self.num_spectra += num_spectra

@@ -9,8 +9,8 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from audio_tokenizers.wav_stream import pcm16, wav_header
-from lm_audio.app import live
-from lm_audio.app.live import LiveSound
+from lm_audio.app import playback
+from lm_audio.app.playback import LiveSound
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def test_listeners_hear_all_of_it_whenever_they_come(sound: LiveSound) -> None:
 
 
 def test_old_streams_are_forgotten(sound: LiveSound, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(live, "MOST", 2)
+    monkeypatch.setattr(playback, "MOST", 2)
     app = FastAPI()
     sound.add_to(app)
     streams = [sound.open() for _ in range(3)]
@@ -51,6 +51,6 @@ def test_old_streams_are_forgotten(sound: LiveSound, monkeypatch: pytest.MonkeyP
 def test_a_listener_of_what_never_goes_on_is_sent_away(
     sound: LiveSound, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(live, "PATIENCE", 0.05)
+    monkeypatch.setattr(playback, "PATIENCE", 0.05)
     stream = sound.open()
     assert b"".join(stream.read()) == wav_header(8_000, 1)

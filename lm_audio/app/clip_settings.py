@@ -26,7 +26,7 @@ PYTHON_VERBS: dict[Verb, str] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Take:
+class ClipSettings:
     """The settings of a clip.
 
     Args:
@@ -55,7 +55,7 @@ class Take:
         said = [part for part in (what[self.verb], self.text) if part]
         return f"{': '.join(said) or 'anything'} (seed {self.seed})"
 
-    def next(self) -> "Take":
+    def next(self) -> "ClipSettings":
         """The same with the next seed."""
         return replace(self, seed=self.seed + 1)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 import lm_audio
 from audio_tokenizers.audio_files import read_audio
 from audio_tokenizers.audio_writer import write_audio
-from lm_audio.app.take import Take
+from lm_audio.app.clip_settings import ClipSettings
 from lm_audio.cli import main
 from lm_audio.clip import Clip
 from lm_audio.pipeline import AudioPipeline
@@ -42,33 +42,33 @@ def test_a_clip_is_made_again_by_what_is_said_of_it(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     write_audio(tmp_path / "a dog.wav", 0.1 * torch.ones(1, 12_000), 24_000)
-    take = Take(model=str(model_folder), **{"seed": 5, **given})
+    settings = ClipSettings(model=str(model_folder), **{"seed": 5, **given})
     shares: list[float] = []
-    *pieces, clip = take.make(model, shares.append)
+    *pieces, clip = settings.make(model, shares.append)
     assert isinstance(clip, Clip)
     clip.save("made.wav")
-    if take.verb != "inpaint":
+    if settings.verb != "inpaint":
         new = torch.cat([piece for piece in pieces if isinstance(piece, Tensor)], dim=1)
         assert torch.equal(clip.samples[:, -new.shape[1] :], new)
     assert shares == sorted(shares)
     assert shares[-1] == 1
-    words = shlex.split(take.command())
+    words = shlex.split(settings.command())
     assert words.pop(0) == "lm-audio"
     main([*words, "--device", "cpu"])
     assert Path("clip.wav").read_bytes() == Path("made.wav").read_bytes()
-    exec(take.python(), {})
+    exec(settings.python(), {})
     assert torch.equal(read_audio("clip.wav").samples, read_audio("made.wav").samples)
 
 
 def test_the_model_in_the_package_needs_no_name() -> None:
-    take = Take(verb="generate", seed=7, text="rain on a roof")
-    assert take.command() == (
+    settings = ClipSettings(verb="generate", seed=7, text="rain on a roof")
+    assert settings.command() == (
         "lm-audio generate 'rain on a roof' --duration 5 --seed 7 -o clip.wav"
     )
-    assert take.python().splitlines()[2:] == [
+    assert settings.python().splitlines()[2:] == [
         "model = lm_audio.load()",
         "clip = model.generate('rain on a roof', duration=5.0, seed=7)",
         'clip.save("clip.wav")',
     ]
-    assert take.title == "rain on a roof (seed 7)"
-    assert take.next().seed == 8
+    assert settings.title == "rain on a roof (seed 7)"
+    assert settings.next().seed == 8

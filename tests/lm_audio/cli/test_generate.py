@@ -18,7 +18,7 @@ import lm_audio
 from audio_tokenizers.audio_files import read_audio
 from audio_tokenizers.audio_writer import write_audio
 from lm_audio import pretrained
-from lm_audio.cli import main, making
+from lm_audio.cli import generate, main
 from lm_audio.pipeline import AudioPipeline
 
 Fails = Callable[[list[str]], str]
@@ -260,14 +260,14 @@ def test_stopping_leaves_no_file_and_status_130(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    load = making._load
+    load = generate._load
 
     def loads_then_stops(*arguments: Any) -> AudioPipeline:
         model = load(*arguments)
         threading.Timer(0.5, _thread.interrupt_main).start()
         return model
 
-    monkeypatch.setattr(making, "_load", loads_then_stops)
+    monkeypatch.setattr(generate, "_load", loads_then_stops)
     with pytest.raises(SystemExit) as stopped:
         run("generate", "rain", "--duration", 600, "-o", out, model=model_folder)
     assert stopped.value.code == 130
