@@ -15,7 +15,10 @@ SERVE = {
     "--no-page": "--no-web-ui",
     "--name": "--served-model-name",
 }
-RENAMED: Mapping[str, Mapping[str, str]] = {"serve": SERVE}
+RENAMED: Mapping[str, Mapping[str, str]] = {
+    "generate": {"--num-samples": "--num-clips"},
+    "serve": SERVE,
+}
 """New option names by verb and old name."""
 
 

@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True)
 class ModelOptions:
     model: str | None = None
-    """A folder, a name that `lm-audio models` lists, or a hub id; else the one in the package."""
+    """Folder, name from `lm-audio models`, or Hugging Face id (default: the embedded model)."""
     device: str | None = None
-    """Such as cpu, cuda or cuda:1; CUDA where there is any by default."""
+    """Device such as cpu, cuda or cuda:1 (default: CUDA if available, else CPU)."""
     dtype: str = "float32"
-    """Of the language models: float32 (exact), bfloat16 or float16; int8 on a CPU; auto for the
-    fastest that is near enough to exact for this model."""
+    """Precision of the language models: float32 (exact), bfloat16, float16, int8 (CPU only), or
+    auto for the fastest one that passes an accuracy check on this model."""
     text_encoder: str | None = None
-    """A folder or hub id of what reads the text, for files that lack it."""
+    """Folder or hub id of the text encoder, for checkpoints that do not include one."""
 
     def load(self) -> "AudioPipeline":
         from lm_audio.loading import load
@@ -45,23 +45,23 @@ class ModelOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingOptions:
-    """What is not given stays as the model has it."""
+    """Options that are not given keep the model's defaults."""
 
     guidance_scale: float | None = None
-    """How closely to follow the prompt; 1 is no guidance."""
+    """How closely to follow the prompt; 1 disables guidance."""
     temperature: float | None = None
-    """0 always picks the likeliest token."""
+    """Sampling temperature; 0 is greedy."""
     top_k: int | None = None
-    """Only the k likeliest tokens; 0 is all."""
+    """Sample from the k most likely tokens (0 disables)."""
     top_p: float | None = None
-    """Of these, the fewest that hold this share; 0 is all."""
+    """Nucleus sampling: keep the smallest set of tokens with total probability p (0 disables)."""
     min_p: float | None = None
-    """Of these, those at least so likely, compared to the likeliest; 0 is all."""
+    """Drop tokens less likely than min_p times the most likely one (0 disables)."""
     repetition_penalty: float | None = None
-    """Above 1, recent tokens become less likely."""
+    """Values above 1 make recent tokens less likely."""
 
     def of(self, model: "AudioPipeline") -> "dict[str, Sampling]":
-        """The sampling of each stage of a model, by name."""
+        """The sampling of each stage, by name."""
         given = {name: value for name, value in asdict(self).items() if value is not None}
         return {name: replace(stage.sampling, **given) for name, stage in model.stages.items()}
 
@@ -69,17 +69,17 @@ class SamplingOptions:
 @dataclass(frozen=True, kw_only=True)
 class RequestOptions:
     seed: int | None = None
-    """The same one gives the same clip; a new one is drawn by default, and printed."""
+    """Random seed; the same seed gives the same clip (default: random, printed)."""
     negative: str | None = None
-    """What the sound should not be like."""
+    """Negative prompt: what the sound should not contain."""
     condition: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """NAME=VALUE, such as voice=v2/en_speaker_6; may be given several times."""
+    """Further condition as NAME=VALUE, such as voice=v2/en_speaker_6; repeatable."""
 
     def seeds(self, count: int) -> list[int]:
         from lm_audio.sampling import random_seed
 
         if count < 1:
-            raise ValueError(f"Got --num-samples {count}; ask for at least 1.")
+            raise ValueError(f"Got --num-clips {count}; use 1 or more.")
         first = random_seed() if self.seed is None else self.seed
         return list(range(first, first + count))
 
@@ -108,19 +108,19 @@ class RequestOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Generate:
-    """Makes sound from a text, from a file of texts, or from nothing."""
+    """Generate sound from a text, a file of texts, or no prompt."""
 
     prompt: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="PROMPT")] = None
-    """What the sound should be like."""
+    """Description of the sound."""
     prompts: Path | None = None
-    """A file with a prompt on each line, or - for the standard input. Clips that a manifest has
-    are not made again, so a run that was stopped goes on where it was."""
+    """File with one prompt per line, or - for stdin. An interrupted run resumes: clips that are
+    already in the output folder's manifest are skipped."""
     duration: float = 5.0
-    """Seconds."""
-    num_samples: int = 1
-    """How many clips of each prompt, with the seeds seed, seed + 1 and so on."""
+    """Seconds of sound."""
+    num_clips: int = 1
+    """Clips per prompt, with seeds SEED, SEED + 1 and so on."""
     batch_size: int = 8
-    """How many clips are made at once; each is the one it is alone."""
+    """Clips per batch. Does not change the results."""
     model: Annotated[ModelOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=ModelOptions)
     request: Annotated[RequestOptions, tyro.conf.OmitArgPrefixes] = field(
         default_factory=RequestOptions
@@ -136,7 +136,7 @@ class Generate:
         if self.batch_size < 1:
             raise ValueError(f"Got --batch-size {self.batch_size}; use 1 or more.")
         texts = [self.prompt] if self.prompts is None else read_prompts(self.prompts)
-        wanted = [(text, seed) for text in texts for seed in self.request.seeds(self.num_samples)]
+        wanted = [(text, seed) for text in texts for seed in self.request.seeds(self.num_clips)]
         places = self.out.places([text or "sound" for text, _ in wanted], [s for _, s in wanted])
         settings = [
             _settings(self, "generate", prompt=text, seed=seed, duration=self.duration)
@@ -166,14 +166,14 @@ class Generate:
 
 @dataclass(frozen=True, kw_only=True)
 class Continue:
-    """Continues audio: its own samples, then new sound."""
+    """Continue an audio file: its own samples, then new sound."""
 
     audio: tyro.conf.Positional[Path]
-    """Any WAV, FLAC, OGG, Opus or MP3 file."""
+    """WAV, FLAC, OGG, Opus or MP3 file."""
     duration: float = 5.0
     """Seconds of new sound."""
     text: str | None = None
-    """What the sound should be like."""
+    """Description of the new sound."""
     model: Annotated[ModelOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=ModelOptions)
     request: Annotated[RequestOptions, tyro.conf.OmitArgPrefixes] = field(
         default_factory=RequestOptions
@@ -208,18 +208,18 @@ class Continue:
 
 @dataclass(frozen=True, kw_only=True)
 class Inpaint:
-    """Makes a span of audio anew; all other samples are kept."""
+    """Regenerate a span of an audio file; all other samples are kept."""
 
     audio: tyro.conf.Positional[Path]
-    """Any WAV, FLAC, OGG, Opus or MP3 file."""
+    """WAV, FLAC, OGG, Opus or MP3 file."""
     start: float
-    """Seconds from its beginning."""
+    """Start of the span, in seconds."""
     end: float
-    """Seconds from its beginning."""
+    """End of the span, in seconds."""
     text: str | None = None
-    """What the sound should be like."""
+    """Description of the new sound."""
     num_candidates: int = 4
-    """How many fillings to choose from."""
+    """Fillings to generate; the one that fits best is kept."""
     model: Annotated[ModelOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=ModelOptions)
     request: Annotated[RequestOptions, tyro.conf.OmitArgPrefixes] = field(
         default_factory=RequestOptions
@@ -256,7 +256,7 @@ class Inpaint:
 
 
 def _settings(verb: Generate | Continue | Inpaint, name: str, **given: Any) -> Settings:
-    """What it takes to make a clip again; what nobody gave is the model's own."""
+    """All that reproduces a clip; options that were not given are the model's own."""
     options = {
         **given,
         "negative": verb.request.negative,
@@ -273,12 +273,12 @@ def _settings(verb: Generate | Continue | Inpaint, name: str, **given: Any) -> S
 def _share_of(
     progress: Callable[[float], None], done: int, count: int, total: int, share: float
 ) -> None:
-    """Tells the share of all clips, from that of those in the making."""
+    """Reports the share of all clips, from that of the current batch."""
     progress((done + share * count) / total)
 
 
 def _load(options: ModelOptions, screen: TextIO) -> "AudioPipeline":
-    """Loads the model, and says which one, its size and how long that took."""
+    """Loads the model and prints its name, size and loading time."""
     from lm_audio.networks.packing import num_parameters
 
     began = time.perf_counter()
@@ -294,7 +294,7 @@ def _load(options: ModelOptions, screen: TextIO) -> "AudioPipeline":
 
 @contextmanager
 def _making(what: str, seconds: float, screen: TextIO) -> Iterator[Callable[[float], None]]:
-    """Shows progress, and in the end how long it took to make so many seconds of sound."""
+    """Shows a progress bar, then the time taken and the real-time factor."""
     began = time.perf_counter()
     with share_bar(what) as progress:
         yield progress

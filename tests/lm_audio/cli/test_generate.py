@@ -88,7 +88,7 @@ def test_a_clip_is_named_for_its_prompt_and_the_seed_that_repeats_it(
 def test_several_clips_have_seeds_in_a_row_and_each_is_as_it_is_alone(
     model: AudioPipeline, model_folder: Path, tmp_path: Path
 ) -> None:
-    options = ["--duration", 0.2, "--seed", 5, "--num-samples", 3, "-o", tmp_path / "x.flac"]
+    options = ["--duration", 0.2, "--seed", 5, "--num-clips", 3, "-o", tmp_path / "x.flac"]
     run("generate", "rain", *options, model=model_folder)
     assert sorted(path.name for path in tmp_path.glob("*.flac")) == [
         "x-5.flac", "x-6.flac", "x-7.flac",
@@ -177,7 +177,7 @@ def test_progress_goes_to_stderr_and_results_to_stdout(
     [
         (["--duration", "0"], "Got a duration of 0.0"),
         (["--duration", "1e9"], "Got a duration of 1000000000.0; give seconds above 0"),
-        (["--num-samples", "0"], "Got --num-samples 0; ask for at least 1"),
+        (["--num-clips", "0"], "Got --num-clips 0; use 1 or more"),
         (["--seed", "-1"], "Got a seed of -1"),
         (["--temperature", "-1"], "Got a temperature of -1"),
         (["--condition", "voice=me"], "This model takes no voice; it takes kind, pitch, text"),
@@ -280,7 +280,7 @@ def test_pictures_are_drawn_beside_the_clips(model_folder: Path, out: Path, tmp_
     asked = ("generate", "a dog", "--duration", 0.2, "--seed", 7, "-o", out)
     run(*asked, "--plot", tmp_path / "dog.png", model=model_folder)
     assert (tmp_path / "dog.png").read_bytes().startswith(b"\x89PNG")
-    run(*asked, "--num-samples", 2, "--plot", tmp_path / "dogs.png", model=model_folder)
+    run(*asked, "--num-clips", 2, "--plot", tmp_path / "dogs.png", model=model_folder)
     assert {path.name for path in tmp_path.glob("dogs*.png")} == {"dogs-7.png", "dogs-8.png"}
 
 
@@ -295,7 +295,7 @@ def test_clips_are_played_when_they_are_written(
 
     monkeypatch.setattr("lm_audio.clip.find_player", lambda: "aplay")
     monkeypatch.setattr(lm_audio.Clip, "play", play)
-    asked = ("--duration", 0.1, "--seed", 7, "--num-samples", 2, "-o", out, "--play")
+    asked = ("--duration", 0.1, "--seed", 7, "--num-clips", 2, "-o", out, "--play")
     run("generate", "a dog", *asked, model=model_folder)
     assert played == [7, 8]
 
