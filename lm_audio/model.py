@@ -48,6 +48,11 @@ class Model:
         if self.semantic_tokenizer is not None:
             _check_semantic_tokenizer(self.stages, self.semantic_tokenizer)
 
+    def with_stage(self, stage: AnyStage) -> "Model":
+        """The same model with another stage in the place of the one of that name."""
+        stages = [stage if one.name == stage.name else one for one in self.stages]
+        return replace(self, stages=stages)
+
 
 def _check_stages(stages: Sequence[AnyStage], *, output_stages: Sequence[str]) -> None:
     """Names must be unique, and those of other stages stand for earlier ones."""

@@ -102,89 +102,57 @@ def main(config: Config) -> list[float]:
     processes = Processes(precision=config.precision, accumulation=config.accumulation)
     with processes.accelerator.main_process_first():
         model, folder = start(config)
-    device = str(processes.device)
-    pipeline = load(model, device=device, text_encoder=config.text_encoder)
-    stage = find_stage(pipeline, config.stage)
+    pipeline = load(model, device=str(processes.device), text_encoder=config.text_encoder)
+    stage, source, dropout = choose_stage(pipeline, config)
     shards, held_out = Shards(folder), Shards(folder, "held_out")
     torch.manual_seed(config.seed)
-    if config.lora is None:
-        stage.model.requires_grad_(True)
-        stage.conditioners.requires_grad_(True)
-    else:
-        stage.conditioners.requires_grad_(False)
-        alpha = 2.0 * config.lora if config.lora_alpha is None else config.lora_alpha
-        add_adapters(stage.model, rank=config.lora, alpha=alpha)
-    source = None if stage.source is None else find_stage(pipeline, stage.source.stage)
-    if source is None and config.source_dropout:
-        raise ValueError(
-            f"The {stage.name} stage follows no other, so --source-dropout has no effect; "
-            "leave it out."
-        )
+    choose_weights(stage, config)
     if config.dry_run:
         print_estimate(stage, config, source=source)
         return []
     check_identities(pipeline, shards)
     stage.model.transformer.recomputes = config.recompute
-    each = {} if stage.source is None else {stage.source.condition: config.source_dropout}
-    dropout = Dropout(joint=config.joint_dropout, each=each)
-    batches = partial(StageBatches, stage, source=source, tokens=config.tokens_per_batch)
-    learned = batches(shards, seed=config.seed, dropout=dropout)
-    judged = batches(held_out, seed=config.seed, dropout=None)
-    K = stage.num_codebooks
+    batches = partial(
+        StageBatches, stage, source=source, tokens=config.tokens_per_batch, seed=config.seed
+    )
+    train_batches = batches(shards, dropout=dropout)
+    held_out_batches = batches(held_out, dropout=None)
 
     objective = StageObjective(stage).train()
     optimizer = config.new_optimizer(objective)
     module, optimizer = processes.prepare(objective, optimizer)
     average = Average(module, decay=config.average_decay)
     checkpoints = Checkpoints(config.out / "checkpoints", keep_last=config.keep_last)
-    first_step = 0
     settings = config.lasting(processes.batches_per_step, data=shards)
-    if latest := checkpoints.latest():
-        state = checkpoints.read(latest)
-        check_same_settings(state["settings"], settings, path=latest.path)
-        processes.restore(state, module, optimizer, average)
-        first_step = latest.step
+    first_step = processes.resume(checkpoints, settings, module, optimizer, average)
     tracker = Tracker(config.out / "log", after=first_step, active=processes.is_main)
 
     losses: list[float] = []
     steps = range(first_step, config.steps)
-    taken = processes.batches(learned, steps=steps, num_workers=config.num_workers)
+    shares = processes.batches(train_batches, steps=steps, num_workers=config.num_workers)
     progress = tqdm(steps, initial=first_step, total=config.steps, disable=not processes.is_main)
-    for step, mine in zip(progress, taken, strict=True):
-        share = learning_rate_share(
-            step, steps=config.steps, warmup_steps=config.warmup_steps, schedule=config.schedule
+    for step, share in zip(progress, shares, strict=True):  # this process's share of the batches
+        rate = config.schedule_learning_rate(optimizer, step)
+        loss = processes.accumulate(
+            module, share, num_codebooks=stage.num_codebooks, seed=config.seed
         )
-        set_learning_rate(optimizer, config.learning_rate * share)
-        counts = processes.sum(torch.stack([batch.counts(K) for _, batch in mine]).sum(dim=0))
-        sums = torch.zeros(K, device=processes.device)
-        for number, batch in mine:
-            torch.manual_seed(seed_of(config.seed, number))
-            loss = module(batch.to(processes.device))
-            scale = processes.count / counts.sum()
-            processes.backward(module, loss.sum() * scale, is_last=batch is mine[-1][1])
-            sums += loss.detach()
-        sums = processes.sum(sums)
-        losses.append(float(sums.sum() / counts.sum()))
+        losses.append(loss.mean)
         norm = processes.step(module, optimizer, max_norm=config.max_norm)
         check_finite(losses[-1], norm, step=step, checkpoints=checkpoints)
         average.update(step)
 
         done = step + 1
         progress.set_postfix(loss=f"{sum(losses[-50:]) / len(losses[-50:]):.3f}")
-        numbers = {f"train/codebook {k}": float(sums[k] / counts[k]) for k in range(K)}
-        numbers |= {
-            "train/loss": losses[-1],
-            "train/gradient norm": norm,
-            "train/rate": share,
-        }
+        numbers = {f"train/codebook {k}": each for k, each in enumerate(loss.by_codebook)}
+        numbers |= {"train/loss": losses[-1], "train/gradient norm": norm, "train/rate": rate}
         tracker.numbers(numbers, step=done)
         held_out_loss = None
         if done % config.evaluate_every == 0 or done == config.steps:
             with average.in_place():
-                num_batches = min(config.evaluate_batches, len(judged))
-                held_out_loss = float(
-                    processes.mean_loss(module, judged, num_batches=num_batches).mean()
+                by_codebook = processes.mean_loss(
+                    module, held_out_batches, num_batches=config.evaluate_batches
                 )
+                held_out_loss = float(by_codebook.mean())
                 with processes.whole_stage(module, stage) as whole:
                     if processes.is_main:
                         is_best = checkpoints.is_best(held_out_loss)
@@ -192,7 +160,7 @@ def main(config: Config) -> list[float]:
                             save_adapters(whole.model, config.out / "adapters")
                         with nullcontext() if config.lora is None else merged(whole.model):
                             now = with_stage(pipeline, whole)
-                            listen(now, whole, held_out, tracker, done)
+                            log_clips(now, whole, held_out, tracker, done)
                             if is_best:
                                 now.save(config.out / "model")
             tracker.numbers({"held out/loss": held_out_loss}, step=done)
@@ -204,11 +172,10 @@ def main(config: Config) -> list[float]:
                 checkpoints.save({**state, "settings": settings}, step=done, loss=held_out_loss)
     tracker.close()
     if processes.is_main:
-        progress.write(
-            f"The model is in {config.out / 'model'}; the log: tensorboard --logdir {config.out}"
-        )
+        out = config.out / "model"
+        progress.write(f"The model is in {out}; the log: tensorboard --logdir {config.out}")
         if "text" in pipeline.conditions:
-            progress.write(f'Try: lm-audio generate "rain" --model {config.out / "model"}')
+            progress.write(f'Try: lm-audio generate "rain" --model {out}')
     return losses
 
 

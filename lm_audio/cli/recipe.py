@@ -6,9 +6,9 @@ With LM_AUDIO_TRACEBACK=1 in the environment it gets the traceback, for those wh
 import argparse
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import tyro
 from safetensors import SafetensorError
@@ -20,22 +20,25 @@ Config = TypeVar("Config")
 
 def run_recipe(
     main: Callable[[Config], object],
-    settings: type[Config] | Mapping[str, Config],
+    settings: type[Config] | Mapping[str, Any],
     *,
+    options: Sequence[str] = ("preset",),
     description: str | None,
     renamed: Mapping[str, str] | None = None,
 ) -> None:
     """Calls `main` with the settings of the command line; exit status 2 for a user's mistake.
 
     Args:
-        settings: their type, or those of each preset, over which the command line goes.
+        settings: their type, or the defaults of each preset, which the command line overrides.
+        options: what chooses the defaults. With several, `settings` holds mappings in mappings: the
+            first option is a key of the outermost one.
         description: the recipe's docstring.
         renamed: new names of options by their old ones, which still work; see cli/deprecated.py.
     """
     if renamed:
         sys.argv[1:] = with_new_names(sys.argv[1:], renamed, program=_name())
     try:
-        main(_read(settings, description))
+        main(_read(settings, options, description))
         sys.stdout.flush()
     except BrokenPipeError:  # whoever reads the output has enough, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -49,17 +52,25 @@ def run_recipe(
         sys.exit(130)
 
 
-def _read(settings: type[Config] | Mapping[str, Config], description: str | None) -> Config:
+def _read(
+    settings: type[Config] | Mapping[str, Any], options: Sequence[str], description: str | None
+) -> Config:
     if isinstance(settings, type):
         return tyro.cli(settings, description=description)
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    usual = "small" if "small" in settings else "default"
-    parser.add_argument("--preset", default=usual)
-    preset = parser.parse_known_args()[0].preset
-    if preset not in settings:
-        known = ", ".join(settings)
-        raise ValueError(f"unknown preset {preset!r}; choose one of: {known}.")
-    default = settings[preset]
+    for option in options:
+        parser.add_argument(f"--{option}")
+    chosen = parser.parse_known_args()[0]
+    default: Any = settings
+    for option in options:
+        usual = next(
+            (name for name in ("small", "default") if name in default), next(iter(default))
+        )
+        name = getattr(chosen, option) or usual
+        if name not in default:
+            known = ", ".join(default)
+            raise ValueError(f"unknown {option} {name!r}; choose one of: {known}.")
+        default = default[name]
     return tyro.cli(type(default), default=default, description=description)
 
 

@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from copy import deepcopy
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal
 
@@ -27,8 +28,10 @@ from torch.utils.data import DataLoader
 
 from lm_audio.conditioners.description import text_encoders
 from lm_audio.conditioners.frozen import FrozenEncoder
+from lm_audio.data.batches import seed_of
 from lm_audio.generation.lm_stage import Stage
 from lm_audio.networks.transformer import CausalBlock
+from lm_audio.training.checkpoints import Checkpoints, check_same_settings
 from lm_audio.training.objective import StageObjective
 from lm_audio.training.optimization import Average
 from lm_audio.training.stage_batches import TrainingBatch
@@ -47,6 +50,27 @@ def new_accelerator(precision: Precision) -> Accelerator:
         cpu=not torch.accelerator.is_available(),  # or CPU processes would not find each other
         mixed_precision="bf16" if precision == "bfloat16" else "no",
     )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StepLoss:
+    """The loss of one step over the batches of all processes.
+
+    Args:
+        sums: [K], the summed loss of each codebook's targets.
+        counts: [K], the number of targets of each codebook.
+    """
+
+    sums: Tensor
+    counts: Tensor
+
+    @property
+    def mean(self) -> float:
+        return float(self.sums.sum() / self.counts.sum())
+
+    @property
+    def by_codebook(self) -> list[float]:
+        return [float(total / count) for total, count in zip(self.sums, self.counts, strict=True)]
 
 
 class Processes:
@@ -96,6 +120,31 @@ class Processes:
             return _shard(objective, optimizer)
         return self.accelerator.prepare(objective, optimizer)
 
+    def accumulate(
+        self,
+        module: nn.Module,
+        batches: Sequence[tuple[int, TrainingBatch]],
+        *,
+        num_codebooks: int,
+        seed: int,
+    ) -> StepLoss:
+        """Adds up the gradients of a step's loss, the mean over the targets of all processes.
+
+        Args:
+            batches: this process's share, numbered; the number and `seed` seed the dropout.
+        """
+        counts = torch.stack([batch.counts(num_codebooks) for _, batch in batches]).sum(dim=0)
+        counts = self.sum(counts)
+        # Gradients are averaged over the processes, and the loss is to be a sum over them.
+        scale = self.count / counts.sum()
+        sums = torch.zeros(num_codebooks, device=self.device)
+        for place, (number, batch) in enumerate(batches, start=1):
+            torch.manual_seed(seed_of(seed, number))
+            losses = module(batch.to(self.device))
+            self.backward(module, losses.sum() * scale, is_last=place == len(batches))
+            sums += losses.detach()
+        return StepLoss(sums=self.sum(sums), counts=counts)
+
     def backward(self, module: nn.Module, loss: Tensor, *, is_last: bool) -> None:
         """Adds a batch's gradients; those of the processes are averaged in a step's last batch."""
         alone = is_last or self._shards
@@ -132,9 +181,14 @@ class Processes:
     def mean_loss(
         self, module: nn.Module, batches: Sequence[TrainingBatch], *, num_batches: int
     ) -> Tensor:
-        """The loss of each codebook over the first batches, shared among the processes: [K]."""
+        """The loss of each codebook over the first batches, shared among the processes: [K].
+
+        Args:
+            num_batches: at most; fewer if the batches are fewer.
+        """
         module.eval()
         sums = None
+        num_batches = min(num_batches, len(batches))
         for round_ in range(-(-num_batches // self.count)):
             batch = batches[round_ * self.count + self.accelerator.process_index].to(self.device)
             with torch.no_grad():
@@ -173,6 +227,26 @@ class Processes:
         average.restart()
         set_model_state_dict(module, state["weights"], options=_TRAINED)
         set_optimizer_state_dict(module, _bare(optimizer), state["optimizer"], options=_TRAINED)
+
+    def resume(
+        self,
+        checkpoints: Checkpoints,
+        settings: Mapping[str, Any],
+        module: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        average: Average,
+    ) -> int:
+        """Restores the latest checkpoint and returns its step; 0 if there is none.
+
+        Raises ValueError unless the checkpoint's run had the same settings.
+        """
+        latest = checkpoints.latest()
+        if latest is None:
+            return 0
+        state = checkpoints.read(latest)
+        check_same_settings(state["settings"], settings, path=latest.path)
+        self.restore(state, module, optimizer, average)
+        return latest.step
 
     @contextmanager
     def whole_stage(self, module: nn.Module, stage: Stage) -> Iterator[Stage]:

@@ -1,24 +1,85 @@
-"""Tokens that a stage makes while it learns: alone, or after known tokens of its source.
+"""Tokens and sound that a stage generates while it is trained, for the log of the run.
 
 Shapes: K codebooks, T frames.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from lm_audio.data.batches import Crop
+from lm_audio.data.shards import Conditions
 from lm_audio.generation.lm_stage import Stage
 from lm_audio.generation.track import Track, unknown_values
+from lm_audio.renderers.protocol import Renderer
 from lm_audio.sampling import Sampling
+from lm_audio.signals import ACOUSTIC
+from lm_audio.training.stage_batches import StageBatches
+from lm_audio.training.tracking import Tracker
 
+NUM_SAMPLES = 3
 HEARD_SECONDS = 5.0  # of a sample; on a CPU more takes longer than the steps between
 
 
 def heard_frames(stage: Stage) -> int:
     """How long a sample of a stage is: no longer than what it sees at once."""
     return min(stage.context, round(HEARD_SECONDS * stage.frame_rate))
+
+
+def first_conditions(given: Conditions, names: Sequence[str]) -> dict[str, Any]:
+    """The conditions of an example by these names; the first of a list, such as of captions."""
+    return {
+        name: value[0] if isinstance(value, list) else value
+        for name, value in given.items()
+        if name in names and value
+    }
+
+
+def log_samples(
+    stage: Stage,
+    held_out: StageBatches,
+    tracker: Tracker,
+    *,
+    step: int,
+    renderer: Renderer,
+    following: Stage | None = None,
+) -> None:
+    """Logs what a stage makes of the conditions and the source tokens of held-out examples.
+
+    Acoustic tokens are logged as sound, those of an acoustic source included. Other tokens are
+    logged as text, and as sound if there is a stage to follow.
+
+    Args:
+        stage: the current weights of the stage that `held_out` is for.
+        following: an acoustic stage whose source is this one.
+    """
+    shards, source = held_out.shards, held_out.source
+    for index in range(min(NUM_SAMPLES, len(shards))):
+        num_frames, known = heard_frames(stage), None
+        conditions = first_conditions(shards.conditions[index], stage.conditions)
+        if source is not None:
+            num_frames = min(num_frames, int(shards.lengths(stage.token_kind)[index]))
+            known = held_out.source_tokens(Crop(index=index, start=0, stop=num_frames))
+            if known is None:
+                continue
+        tokens = sample_tokens(
+            stage, num_frames=num_frames, seed=index, values=conditions, source=known
+        )
+        if stage.token_kind != ACOUSTIC:
+            tracker.text(f"sample {index}", " ".join(map(str, tokens[0].tolist())), step=step)
+            if following is None:
+                continue
+            num_frames = int(num_frames / stage.frame_rate * following.frame_rate)
+            tokens = sample_tokens(
+                following, num_frames=num_frames, seed=index, values=conditions, source=tokens
+            )
+        elif source is not None and source.token_kind == ACOUSTIC:
+            assert known is not None
+            tokens = torch.cat([known.to(tokens.device), tokens])
+        samples = renderer.render(tokens.cpu())
+        tracker.sound(f"sample {index}", samples, renderer.sample_rate, step=step)
 
 
 @torch.inference_mode()

@@ -12,7 +12,13 @@ from torch import nn
 from audio_tokenizers.protocol import AcousticTokenizer
 from lm_audio.data.shards import Shards
 from lm_audio.data.synthetic_shards import make_up_shards
-from lm_audio.training.optimization import OptimizerName, Schedule, language_model_optimizer
+from lm_audio.training.optimization import (
+    OptimizerName,
+    Schedule,
+    language_model_optimizer,
+    learning_rate_share,
+    set_learning_rate,
+)
 from lm_audio.training.processes import Precision
 
 
@@ -74,6 +80,14 @@ class LanguageModelSettings:
             learning_rate=self.learning_rate,
             weight_decay=self.weight_decay,
         )
+
+    def schedule_learning_rate(self, optimizer: torch.optim.Optimizer, step: int) -> float:
+        """Sets the learning rate of a step and returns its share of the highest one."""
+        share = learning_rate_share(
+            step, steps=self.steps, warmup_steps=self.warmup_steps, schedule=self.schedule
+        )
+        set_learning_rate(optimizer, self.learning_rate * share)
+        return share
 
     def lasting(self, batches_per_step: int, *, data: Shards) -> dict[str, Any]:
         """What must stay the same when a run goes on; where files lie need not."""

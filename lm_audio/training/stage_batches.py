@@ -167,13 +167,13 @@ class StageBatches(Sequence[TrainingBatch]):
         if source is None:
             return values
         tokens: dict[str, list[Any | None]] = {
-            source.condition: [self._source_tokens(crop) for crop in crops]
+            source.condition: [self.source_tokens(crop) for crop in crops]
         }
         if dropout is not None and source.condition in dropout.each:
             tokens = drop(tokens, dropout.each, generator=generator)
         return values | tokens
 
-    def _source_tokens(self, crop: Crop) -> Tensor | None:
+    def source_tokens(self, crop: Crop) -> Tensor | None:
         """The source's tokens beside a crop: [K, T]; of aligned ones from the origin on.
 
         None where there are none, as in a clip that is shorter than one of them.

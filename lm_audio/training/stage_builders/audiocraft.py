@@ -1,0 +1,142 @@
+"""AudioGen's and MusicGen's one stage: text, and labels, to all codebooks of a codec at once."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from audio_tokenizers.protocol import AcousticTokenizer
+from lm_audio.conditioners.fuser import Conditioners, Fuse
+from lm_audio.conditioners.label import LabelConditioner
+from lm_audio.data.shards import Conditions, Stream, acoustic_identity
+from lm_audio.families.audiocraft.stages import KEPT_SHARE, audiogen
+from lm_audio.model import Model
+from lm_audio.networks import presets
+from lm_audio.networks.token_lm import TokenLM, TokenLMConfig
+from lm_audio.networks.transformer import TransformerConfig
+from lm_audio.patterns import (
+    Pattern,
+    coarse_first,
+    delayed,
+    flattened,
+    parallel,
+    stereo,
+    unrolled,
+)
+from lm_audio.renderers.codec import CodecRenderer
+from lm_audio.sampling import Sampling
+from lm_audio.signals import ACOUSTIC
+from lm_audio.training.checkpoints import check_identity
+from lm_audio.training.stage_batches import Dropout
+from lm_audio.training.stage_builders.plan import (
+    VOCABULARY,
+    StageData,
+    StagePlan,
+    StageSettings,
+    new_weights,
+)
+from lm_audio.training.text import chosen_text
+
+SHAPES = {  # of the stage, and of the text encoder that is trained with it
+    "tiny": (
+        presets.tiny().transformer,
+        TransformerConfig(dim=32, num_layers=1, num_heads=2, hidden_dim=64, causal=False),
+    ),
+    "small": (
+        presets.compact(dim=768, num_layers=12),
+        presets.compact(dim=256, num_layers=4, reads=True),
+    ),
+    "paper": (
+        presets.medium().transformer,
+        presets.compact(dim=512, num_layers=6, reads=True),
+    ),
+}
+PATTERNS: Mapping[str, Callable[[int, int], Pattern]] = {  # by the number and size of codebooks
+    "delayed": lambda K, _: delayed(range(K)),
+    "parallel": lambda K, _: parallel(K),
+    "flattened": lambda K, V: flattened(K, codebook_size=V),
+    "unrolled": lambda K, _: unrolled(range(K)),
+    "coarse_first": lambda K, _: coarse_first(K),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class AudiocraftSettings(StageSettings):
+    family: Literal["audiocraft"] = "audiocraft"
+    stage: Literal["acoustic"] = "acoustic"
+    out: Path = Path("runs/text_to_audio")
+    channels: int | None = None
+    """2 for stereo with a mono codec; by default the codec's own number of channels."""
+    pattern: Literal["delayed", "parallel", "flattened", "unrolled", "coarse_first"] = "delayed"
+    """How the codebooks are laid out. "flattened" and "unrolled" take one step per token."""
+    t5: str | None = None
+    """A folder or hub id of a T5 that encodes the captions. By default a small text encoder is
+    trained along with the stage."""
+    labels: tuple[str, ...] = ()
+    """Attributes of the data to condition on as well, such as: label speaker."""
+    joint_dropout: float = 0.1
+    """The share of examples whose conditions are all dropped, for classifier-free guidance."""
+    label_dropout: float = 0.1
+    """The share of examples that drop a label, for each label on its own, so that none is
+    required."""
+
+
+def audiocraft_acoustic(settings: AudiocraftSettings, data: StageData) -> StagePlan:
+    acoustic = data.stream(ACOUSTIC)
+    renderer = _renderer(settings.channels, data.codec, acoustic)
+    pattern = PATTERNS[settings.pattern](renderer.codec_codebooks, acoustic.vocabulary)
+    pattern = stereo(pattern) if renderer.token_sets == 2 else pattern
+    transformer, reader = SHAPES[settings.preset]
+    text = chosen_text(
+        data.shards, reader, vocab_size=VOCABULARY, t5=settings.t5, text_encoder=None
+    )
+    every = [*data.shards.conditions, *data.held_out.conditions]
+    labels = {name: labels_of(every, name) for name in settings.labels}
+    context = int(settings.context_seconds * acoustic.rate)
+    config = TokenLMConfig(
+        transformer=transformer,
+        num_streams=pattern.num_streams,
+        vocab_size=acoustic.vocabulary * (pattern.num_codebooks // pattern.num_streams),
+    )
+    with new_weights(settings):
+        conditioners = {"text": text(transformer.dim)}
+        for name, values in labels.items():
+            conditioners[name] = LabelConditioner(values, transformer.dim)
+        fuse: dict[str, Fuse] = dict.fromkeys(conditioners, "cross")
+        (stage,) = audiogen(
+            TokenLM(config),
+            pattern=pattern,
+            conditioners=Conditioners(conditioners, fuse),
+            frame_rate=acoustic.rate,
+            context=context,
+            keep=int(context * KEPT_SHARE),
+            sampling=Sampling(),
+        )
+    each = dict.fromkeys(settings.labels, settings.label_dropout)
+    return StagePlan(
+        stage=stage,
+        dropout=Dropout(joint=settings.joint_dropout, each=each),
+        renderer=renderer,
+        model=Model([stage], renderer),
+    )
+
+
+def labels_of(conditions: Sequence[Conditions], name: str) -> list[str]:
+    """All values of an attribute. Those of held-out examples must be known to evaluate them."""
+    found = [each[name] for each in conditions if name in each]
+    if name == "text" or not found or not all(isinstance(value, str) for value in found):
+        given = [(key, value) for each in conditions for key, value in each.items()]
+        known = {key for key, value in given if isinstance(value, str) and key != "text"}
+        raise ValueError(
+            f"The data has no labels {name!r}; it has: {', '.join(sorted(known)) or 'none'}."
+        )
+    return sorted(set(map(str, found)))
+
+
+def _renderer(channels: int | None, codec: AcousticTokenizer, acoustic: Stream) -> CodecRenderer:
+    """Renders as many codebooks as the data has, which must be tokens of so many channels."""
+    token_sets = CodecRenderer(codec, num_channels=channels).token_sets
+    identity = acoustic_identity(codec.identity, token_sets=token_sets)
+    check_identity(identity, acoustic.identity, option="--codec with --channels")
+    codebooks = acoustic.num_codebooks // token_sets
+    return CodecRenderer(codec, num_channels=channels, num_codebooks=codebooks)
