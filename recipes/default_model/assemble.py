@@ -3,7 +3,7 @@
     python recipes/default_model/assemble.py --preset tiny       # random weights, seconds
     python recipes/default_model/assemble.py --model runs/default/acoustic/model
 
-`--model` is a complete model, as recipes/train_acoustic.py writes it. Its language models are
+`--model` is a complete model, as recipes/train_stage.py writes it. Its language models are
 rounded to float16. The codec and the semantic tokenizer are not, because the language models were
 trained on their tokens: round them before training, as train.sh does, or they take twice the space.
 The default sampling settings are stored with the model. `--out` is replaced as a whole or not at

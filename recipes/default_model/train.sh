@@ -152,9 +152,9 @@ for corpus in "${CORPORA[@]}" more_music; do
         --num-codebooks "$CODEBOOKS" --semantic "$OUT/semantic_tokenizer" "${more[@]}" --out "$OUT/tokens/$corpus"
 done
 lm=(--data "${learned[@]}" --codec "$OUT/codec" --text-encoder "$OUT/text_encoder/model")
-step semantic recipe train_semantic "$PRESET" "${lm[@]}" "${SEMANTIC[@]}" --out "$OUT/semantic"
-step acoustic recipe train_acoustic "$PRESET" "${lm[@]}" "${ACOUSTIC[@]}" --semantic "$OUT/semantic" \
-    --semantic-tokenizer "$OUT/semantic_tokenizer" --out "$OUT/acoustic"
+step semantic recipe train_stage "$PRESET" --family duet --stage semantic "${lm[@]}" "${SEMANTIC[@]}" --out "$OUT/semantic"
+step acoustic recipe train_stage "$PRESET" --family duet --stage acoustic "${lm[@]}" "${ACOUSTIC[@]}" \
+    --semantic "$OUT/semantic" --semantic-tokenizer "$OUT/semantic_tokenizer" --out "$OUT/acoustic"
 step model recipe default_model/assemble "$PRESET" --model "$OUT/acoustic/model" --out "$MODEL"
 
 # Results
