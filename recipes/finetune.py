@@ -1,19 +1,22 @@
-"""Trains a model further, on data of your own: all weights of a stage, or adapters beside them.
+"""Fine-tunes a model on your own data: all weights of a stage, or LoRA adapters.
 
-    python recipes/finetune.py --preset tiny              # under a minute, made-up model and sounds
+    python recipes/finetune.py --preset tiny              # under a minute, synthetic data and model
     python recipes/finetune.py --model musicgen-small --data shards --out runs/finetune
     python recipes/finetune.py --model musicgen-medium --data shards --lora 16 --learning-rate 2e-4
 
-`--model` is any that `lm_audio.load` reads and whose stages predict tokens: ours, MusicGen and
-AudioGen of transformers or audiocraft. Its tokenizers and conditions stay its own: `--data` is what
-recipes/tokenize_dataset.py wrote with the model's codec. `OUT/model` is the new model, under the
-licence of the old one; with `--lora`, `OUT/adapters` has what was learned alone, for peft.
-A run that was stopped goes on when it is started again, with the losses that it would have had.
-What a run takes: `--dry-run`. `paper` is for models of billions of weights on several devices.
+`--model` is any model that `lm_audio.load` reads and whose stages predict tokens: Duet, AudioLM,
+and MusicGen and AudioGen in the layouts of transformers and audiocraft. It keeps its tokenizers and
+conditions: `--data` takes shards that recipes/tokenize_dataset.py wrote with the model's own codec.
+`OUT/model` is the new model, under the licence of the old one; with `--lora`, `OUT/adapters` holds
+the adapters for peft.
+
+A run that was stopped continues when it is started again, with the losses that it would have had.
+`--dry-run` prints the memory and operations of a run. The preset `paper` is for models with
+billions of weights on several devices.
 """
 
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -24,7 +27,6 @@ from tqdm import tqdm
 from audio_tokenizers.acoustic.registry import load_codec
 from lm_audio.cli.recipe import run_recipe
 from lm_audio.conditioners.fuser import Conditioners
-from lm_audio.data.batches import seed_of
 from lm_audio.data.shards import Shards, acoustic_identity
 from lm_audio.data.synthetic_shards import make_up_shards
 from lm_audio.families.audiocraft.stages import audiogen
@@ -39,17 +41,13 @@ from lm_audio.pipeline import AudioPipeline
 from lm_audio.pretrained import CODEC_FOLDER
 from lm_audio.renderers.codec import CodecRenderer
 from lm_audio.sampling import Sampling
-from lm_audio.training.checkpoints import (
-    Checkpoints,
-    check_finite,
-    check_same_settings,
-)
+from lm_audio.training.checkpoints import Checkpoints, check_finite
 from lm_audio.training.estimate import print_estimate
 from lm_audio.training.lora import add_adapters, merged, save_adapters
 from lm_audio.training.objective import StageObjective
-from lm_audio.training.optimization import Average, learning_rate_share, set_learning_rate
+from lm_audio.training.optimization import Average
 from lm_audio.training.processes import Processes
-from lm_audio.training.samples import heard_frames
+from lm_audio.training.samples import NUM_SAMPLES, first_conditions, heard_frames
 from lm_audio.training.settings import LanguageModelSettings
 from lm_audio.training.stage_batches import Dropout, StageBatches
 from lm_audio.training.text import own_text
@@ -60,23 +58,23 @@ from lm_audio.training.tracking import Tracker
 class Config(LanguageModelSettings):
     out: Path = Path("runs/finetune")
     model: str | None = None
-    """A folder, a name that `lm-audio models` lists, or a hub id; the tiny preset makes one up."""
+    """A folder, a name that `lm-audio models` lists, or a hub id. The preset tiny needs none."""
     text_encoder: str | None = None
-    """A folder or hub id of the T5, for files of audiocraft, which lack it."""
+    """A folder or hub id of the T5, for checkpoints of audiocraft, which lack it."""
     stage: str | None = None
-    """Which stage learns, of a model that has several."""
+    """The stage to train, of a model that has several."""
     lora: int | None = None
-    """The rank of adapters that learn instead of the stage's weights, such as 16."""
+    """The rank of LoRA adapters, such as 16. They are trained instead of the stage's weights."""
     lora_alpha: float | None = None
-    """What adapters add is scaled by alpha / rank; twice the rank by default."""
+    """LoRA's alpha: adapters are scaled by alpha / rank. Twice the rank by default."""
     learning_rate: float = 1e-5
-    """A stage that can do something forgets it at a high rate; adapters take ten times as much."""
+    """At a high rate a trained stage forgets what it knows. Adapters take ten times as much."""
     steps: int = 5000
     warmup_steps: int = 100
     joint_dropout: float = 0.1
-    """How often all conditions are forgotten at once, which guidance needs."""
+    """The share of examples whose conditions are all dropped, for classifier-free guidance."""
     source_dropout: float = 0.0
-    """How often the tokens of the stage before are forgotten, where that stage is guided too."""
+    """The share of examples whose source tokens are dropped, for guidance by the source."""
 
 
 PRESETS = {
@@ -180,7 +178,7 @@ def main(config: Config) -> list[float]:
 
 
 def start(config: Config) -> tuple[str | Path, tuple[Path, ...] | Path]:
-    """The model to start from and the data, made up if the tiny preset is given none."""
+    """The model to start from and the data; synthetic ones for the preset tiny."""
     if config.lora is None and config.lora_alpha is not None:
         raise ValueError(
             "--lora-alpha has no effect without adapters; give --lora, or leave it out."
@@ -188,8 +186,8 @@ def start(config: Config) -> tuple[str | Path, tuple[Path, ...] | Path]:
     if config.model is not None:
         if not config.data:
             raise ValueError(
-                "There is no data to learn from; give --data, shards that "
-                "recipes/tokenize_dataset.py made with the codec of the model."
+                "There is no data to train on; give --data, shards that "
+                "recipes/tokenize_dataset.py wrote with the model's codec."
             )
         return config.model, config.data
     if config.preset != "tiny":
@@ -220,11 +218,26 @@ def start(config: Config) -> tuple[str | Path, tuple[Path, ...] | Path]:
     return model, data
 
 
+def choose_stage(pipeline: AudioPipeline, config: Config) -> tuple[Stage, Stage | None, Dropout]:
+    """The stage to train, the stage whose tokens condition it, and how often conditions drop."""
+    stage = find_stage(pipeline, config.stage)
+    if stage.source is None:
+        if config.source_dropout:
+            raise ValueError(
+                f"The {stage.name} stage follows no other, so --source-dropout has no effect; "
+                "leave it out."
+            )
+        return stage, None, Dropout(joint=config.joint_dropout)
+    each = {stage.source.condition: config.source_dropout}
+    source = find_stage(pipeline, stage.source.stage)
+    return stage, source, Dropout(joint=config.joint_dropout, each=each)
+
+
 def find_stage(pipeline: AudioPipeline, name: str | None) -> Stage:
     """A stage by its name, or the only one, if it can be trained."""
     names = ", ".join(pipeline.stages)
     if name is None and len(pipeline.stages) > 1:
-        raise ValueError(f"The model has the stages {names}; choose one by --stage.")
+        raise ValueError(f"The model has the stages {names}; choose one with --stage.")
     if name is not None and name not in pipeline.stages:
         raise ValueError(f"There is no stage {name!r}. Choose one of: {names}.")
     stage = pipeline.stages[name] if name is not None else next(iter(pipeline.stages.values()))
@@ -234,6 +247,17 @@ def find_stage(pipeline: AudioPipeline, name: str | None) -> Stage:
             f"another of: {names}."
         )
     return stage
+
+
+def choose_weights(stage: Stage, config: Config) -> None:
+    """Marks the weights to train: all of the stage's, or those of new adapters."""
+    if config.lora is None:
+        stage.model.requires_grad_(True)
+        stage.conditioners.requires_grad_(True)
+        return
+    stage.conditioners.requires_grad_(False)
+    alpha = 2.0 * config.lora if config.lora_alpha is None else config.lora_alpha
+    add_adapters(stage.model, rank=config.lora, alpha=alpha)
 
 
 def check_identities(pipeline: AudioPipeline, shards: Shards) -> None:
@@ -249,39 +273,26 @@ def check_identities(pipeline: AudioPipeline, shards: Shards) -> None:
         found = shards.streams[kind].identity if kind in shards.streams else identity
         if found != identity:
             raise ValueError(
-                f"The {kind} tokens of the data were made by {found} and the model's are those of "
-                f"{identity}; make the data again with recipes/tokenize_dataset.py and that one."
+                f"The {kind} tokens of the data were made by {found} and the model uses "
+                f"{identity}; run recipes/tokenize_dataset.py again with the model's own."
             )
 
 
 def with_stage(pipeline: AudioPipeline, stage: Stage) -> AudioPipeline:
-    """The model with a stage in the place of that of its name; its licence stays."""
-    return AudioPipeline(
-        Model(
-            [stage if one.name == stage.name else one for one in pipeline.stages.values()],
-            pipeline.renderer,
-            output_stages=pipeline.model.output_stages,
-            semantic_tokenizer=pipeline.semantic_tokenizer,
-            card=ModelCard(licence=pipeline.card.licence),
-        )
-    )
+    """The model with a new stage. Of its card, only the licence still holds."""
+    model = pipeline.model.with_stage(stage)
+    return AudioPipeline(replace(model, card=ModelCard(licence=model.card.licence)))
 
 
-def listen(
+def log_clips(
     model: AudioPipeline, stage: Stage, held_out: Shards, tracker: Tracker, step: int
 ) -> None:
-    """Logs what the model makes of the conditions of held-out examples."""
+    """Logs clips that the whole model generates for the conditions of held-out examples."""
     duration = float(heard_frames(stage) / stage.frame_rate)
-    for index in range(min(3, len(held_out))):
-        given = {
-            name: value[0] if isinstance(value, list) else value
-            for name, value in held_out.conditions[index].items()
-            if name in model.conditions and value
-        }
+    for index in range(min(NUM_SAMPLES, len(held_out))):
+        given = first_conditions(held_out.conditions[index], model.conditions)
         text = given.pop("text", None)
-        clip = model.generate(
-            None if text is None else str(text), duration=duration, seed=index, conditions=given
-        )
+        clip = model.generate(text, duration=duration, seed=index, conditions=given)
         tracker.sound(f"sample {index}", clip.samples, clip.sample_rate, step=step)
 
 

@@ -310,7 +310,7 @@ def test_one_stage_of_a_cascade_learns_and_the_others_stay(
     with pytest.raises(ValueError, match="The semantic stage follows no other"):
         recipe.main(replace(config, stage="semantic", source_dropout=0.1))
     for stage, message in (
-        (None, "The model has the stages semantic, coarse, fine; choose one by --stage"),
+        (None, "The model has the stages semantic, coarse, fine; choose one with --stage"),
         ("fined", "There is no stage 'fined'. Choose one of: semantic, coarse, fine"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -329,7 +329,7 @@ def test_data_of_another_codec_is_a_mistake(
     [
         ({"lora_alpha": 4.0}, "--lora-alpha has no effect without adapters"),
         ({"preset": "small"}, "There is no model to start from; give one as --model"),
-        ({"model": "musicgen-small"}, "There is no data to learn from; give --data"),
+        ({"model": "musicgen-small"}, "There is no data to train on; give --data"),
     ],
 )
 def test_what_is_not_given_is_a_mistake(

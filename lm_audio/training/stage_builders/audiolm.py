@@ -67,11 +67,12 @@ class AudioLMFineSettings(StageSettings):
 
 def audiolm_semantic(settings: AudioLMSemanticSettings, data: StageData) -> StagePlan:
     semantic = data.stream(SEMANTIC)
+    rate = rate_without_repeats(data.shards)
     with new_weights(settings):
         stage, _, _ = audiolm(
             SHAPES[settings.preset],
             num_semantic_tokens=semantic.vocabulary,
-            semantic_rate=rate_without_repeats(data.shards),
+            semantic_rate=rate,
             num_coarse=1,  # the other stages are not used, and as small as they can be
             num_fine=1,
             codebook_size=2,
