@@ -26,16 +26,21 @@ CPU = torch.device("cpu")
 PLAIN = Sampling(guidance_scale=1.0)
 
 
-class LatentEncoderStream(FrameEncoderStream):
-    def _tokens(self, latents: Tensor) -> Tensor:
-        return latents.transpose(1, 2)  # [B, D, T]
-
-
 class LatentStream(FrameDecoderStream):
+    def __init__(self, codec: FrameCodec) -> None:
+        super().__init__(
+            codec.bands,
+            codec.decoder,
+            codec.dequantize,
+            num_codebooks=1,
+            codebook_size=codec.codebook_size,
+            phase_iterations=codec.config.phase_iterations,
+        )
+
     def push(self, values: Tensor) -> Tensor:
         if values.shape[1] == 0:
             return torch.zeros(1, 0)
-        stack, latents = self.codec.decoder.stack, values.T[None]
+        stack, latents = self.decoder.stack, values.T[None]
         self.progress.advance(torch.zeros(1, 1, values.shape[1], dtype=torch.int64))
         with torch.no_grad():
             self.state = self.state or stack.start(latents)
@@ -51,7 +56,14 @@ class LatentEncoder:
         self.codec = codec
 
     def encode(self, samples: Tensor) -> Tensor:
-        stream = LatentEncoderStream(self.codec, num_codebooks=1)
+        codec = self.codec
+        stream = FrameEncoderStream(
+            codec.bands,
+            codec.encoder,
+            lambda latents: latents.transpose(1, 2),
+            hop_length=HOP,
+            num_codebooks=codec.codebooks()[0].shape[1],
+        )
         with torch.no_grad():
             return torch.cat([stream.push(samples[None]), stream.finish()], dim=2)[0]
 
