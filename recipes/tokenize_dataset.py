@@ -212,9 +212,11 @@ def summarise(shards: dict[Split, Shards], config: Config, reports: Iterable[Rep
         lines.append(f"{num_skipped:,} could not be used; skipped.txt says why")
     if num_clipped := sum(report.num_clipped for report in reports):
         lines.append(f"{num_clipped:,} are louder than full scale; their samples were limited")
-    recipe = "train_text_to_audio" if "acoustic" in part.streams else "train_codec"
-    recipe = "train_semantic" if "semantic" in part.streams else recipe
-    lines.append(f"Next: python recipes/{recipe}.py --data {config.out}")
+    command = "train_codec.py"
+    if part.streams.keys() & {"acoustic", "semantic"}:
+        family = "duet" if "semantic" in part.streams else "audiocraft"
+        command = f"train_stage.py --family {family}"
+    lines.append(f"Next: python recipes/{command} --data {config.out}")
     tqdm.write(f"{config.out}:\n  " + "\n  ".join(lines))
 
 

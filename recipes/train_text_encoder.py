@@ -6,10 +6,10 @@
 
 `--teacher` is a folder or hub id of a sentence embedding that is the mean of a transformer's
 outputs, as MiniLM's is; `--sentences` is a file from recipes/default_model/prepare_sentences.py.
-`OUT/model` is the encoder, for `--text-encoder` of recipes/train_semantic.py and
-train_acoustic.py, which do not train it. report.json has its cosine to the teacher on held-out
-sentences and, for `--corpora` with wordings that no clip has, how often their nearest class is the
-right one: for the encoder, for the teacher, and for shared word pieces alone.
+`OUT/model` is the encoder, for `--text-encoder` of recipes/train_stage.py (Duet's stages), which
+does not train it. report.json has its cosine to the teacher on held-out sentences and, for
+`--corpora` with wordings that no clip has, how often their nearest class is the right one: for the
+encoder, for the teacher, and for shared word pieces alone.
 
 One busy CPU core takes 8 minutes for the teacher's embeddings of 140,000 sentences, which are kept
 beside the output, and 11 minutes for the training; 2.4 GB of memory.
@@ -162,7 +162,7 @@ def main(config: Config) -> list[float]:
         path.write_text(json.dumps(report, indent=2) + "\n")
     print(
         f"{json.dumps(report, indent=2)}\nThe encoder is in {config.out / 'model'}\n"
-        f"Next: recipes/train_semantic.py --text-encoder {config.out / 'model'}"
+        f"Next: recipes/train_stage.py --text-encoder {config.out / 'model'}"
     )
     return losses
 

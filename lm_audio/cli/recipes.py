@@ -14,6 +14,10 @@ from audio_tokenizers.atomic import replacing, replacing_folder
 PACKAGE = Path(lm_audio.__file__).parent
 PLACES = (PACKAGE / "recipes", PACKAGE.parent / "recipes")
 """In an installed package, and in a checkout."""
+RENAMED = dict.fromkeys(
+    ("train_semantic", "train_acoustic", "train_coarse", "train_fine", "train_text_to_audio"),
+    "train_stage",
+)
 SUFFIXES = {".py", ".sh", ".yaml"}
 
 
@@ -39,6 +43,8 @@ class Copy:
 
     def run(self) -> None:
         known = _recipes()
+        if new := RENAMED.get(self.name.removesuffix(".py")):
+            raise ValueError(f"The recipe {self.name} is now {new}.py; copy {new} instead.")
         folders = {path.parent.name: path.parent for name, path in known.items() if "/" in name}
         name = self.name.rstrip("/")
         source = known.get(name) or known.get(f"{name}.py") or folders.get(name)

@@ -31,6 +31,9 @@ class Workshop:
         command = [RECIPES / f"{recipe}.py", "--preset", "tiny", *arguments]
         return self.command(sys.executable, *command)
 
+    def train(self, family: str, stage: str, *arguments: object) -> str:
+        return self.run("train_stage", "--family", family, "--stage", stage, *arguments)
+
     def command(self, *command: object) -> str:
         words = [str(word) for word in command]
         done = subprocess.run(words, cwd=self.folder, capture_output=True, text=True, check=False)
@@ -104,12 +107,12 @@ def test_corpora_become_tokens(workshop: Workshop) -> None:
         )
 
 
-def test_both_stages_of_ours_learn(workshop: Workshop) -> None:
-    workshop.run("train_semantic", "--data", *TOKENS, "--codec", "codec", "--out", "semantic")
+def test_both_stages_of_duet_learn(workshop: Workshop) -> None:
+    data = ("--data", *TOKENS, "--codec", "codec")
+    workshop.train("duet", "semantic", *data, "--out", "semantic")
     assert falls(workshop.losses("semantic"), by=0.05)
-    workshop.run(
-        "train_acoustic",
-        *("--data", *TOKENS, "--codec", "codec", "--semantic", "semantic"),
+    workshop.train(
+        *("duet", "acoustic", *data, "--semantic", "semantic"),
         *("--semantic-tokenizer", "tokenizer", "--out", "acoustic"),
     )
     assert falls(workshop.losses("acoustic"), by=0.05)
@@ -133,11 +136,10 @@ def test_the_model_generates_and_continues(workshop: Workshop) -> None:
 
 def test_the_three_stages_of_audiolm_learn(workshop: Workshop) -> None:
     speech = ("--data", "tokens/speech", "--codec", "codec")
-    workshop.run("train_semantic", *speech, "--composition", "audiolm", "--out", "lm/semantic")
-    workshop.run("train_coarse", *speech, "--out", "lm/coarse")
-    workshop.run(
-        "train_fine",
-        *(*speech, "--semantic", "lm/semantic", "--coarse", "lm/coarse"),
+    workshop.train("audiolm", "semantic", *speech, "--out", "lm/semantic")
+    workshop.train("audiolm", "coarse", *speech, "--out", "lm/coarse")
+    workshop.train(
+        *("audiolm", "fine", *speech, "--semantic", "lm/semantic", "--coarse", "lm/coarse"),
         *("--semantic-tokenizer", "tokenizer", "--out", "lm/fine"),
     )
     for stage in ("semantic", "coarse", "fine"):
@@ -148,7 +150,7 @@ def test_the_three_stages_of_audiolm_learn(workshop: Workshop) -> None:
 
 def test_text_becomes_sound_in_one_stage_and_is_refined(workshop: Workshop) -> None:
     data = ("--data", *TOKENS)
-    workshop.run("train_text_to_audio", *data, "--codec", "codec", "--out", "text")
+    workshop.train("audiocraft", "acoustic", *data, "--codec", "codec", "--out", "text")
     assert falls(workshop.losses("text"), by=0.05)
     workshop.run("finetune", "--model", "text/model", *data, "--lora", 4, "--out", "finetuned")
     clip = lm_audio.load(workshop.folder / "finetuned/model").generate("rain", duration=1.0, seed=1)

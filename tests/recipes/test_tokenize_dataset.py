@@ -50,7 +50,7 @@ def test_the_tiny_preset_makes_tokens_of_the_codec_in_the_package(
     assert example.conditions["label"] == example.id.split("-")[0]
     said = capsys.readouterr().out
     assert f"acoustic: 12 x 25 = 300 a second, {codec.identity}" in said
-    assert f"Next: python recipes/train_text_to_audio.py --data {tmp_path}" in said
+    assert f"Next: python recipes/train_stage.py --family audiocraft --data {tmp_path}" in said
 
 
 def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(

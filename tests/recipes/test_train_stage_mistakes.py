@@ -56,7 +56,7 @@ def test_the_tokens_of_another_codec_are_a_mistake(
 def test_shards_without_semantic_tokens_are_a_mistake(
     train_stage: ModuleType,
     tiny_stage: Callable[..., Any],
-    token_shards: Path,
+    change_shards: Callable[..., Path],
     tmp_path: Path,
     name: str,
 ) -> None:

@@ -43,6 +43,71 @@ def test_without_a_small_preset_the_default_is_taken(monkeypatch: pytest.MonkeyP
     assert seen == [usual]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Narrow(Config):
+    family: str = "one"
+    stage: str = "a"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wide(Narrow):
+    stage: str = "b"
+    width: int = 8
+
+
+BY_STAGE = {
+    "one": {
+        "a": {"tiny": Narrow(preset="tiny", steps=3), "small": Narrow()},
+        "b": {"tiny": Wide(preset="tiny")},
+    },
+    "two": {"c": {"default": Narrow(family="two", stage="c", preset="default")}},
+}
+
+
+def run_by_stage(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> list[Narrow]:
+    monkeypatch.setattr("sys.argv", ["recipes/train_x.py", *arguments])
+    seen: list[Narrow] = []
+    run_recipe(seen.append, BY_STAGE, options=("family", "stage", "preset"), description=None)
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], Narrow()),
+        (["--preset", "tiny"], Narrow(preset="tiny", steps=3)),
+        (["--stage=b", "--width", "4"], Wide(preset="tiny", width=4)),
+        (["--family", "two"], Narrow(family="two", stage="c", preset="default")),
+        (["--family", "one", "--stage", "a", "--steps", "7"], Narrow(steps=7)),
+    ],
+)
+def test_several_options_choose_among_settings_with_options_of_their_own(
+    monkeypatch: pytest.MonkeyPatch, arguments: list[str], expected: Narrow
+) -> None:
+    assert run_by_stage(monkeypatch, *arguments) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--family", "three"], "unknown family 'three'; choose one of: one, two."),
+        (["--family", "two", "--stage", "a"], "unknown stage 'a'; choose one of: c."),
+        (["--stage", "b", "--preset", "small"], "unknown preset 'small'; choose one of: tiny."),
+        (["--width", "4"], "--width"),
+    ],
+)
+def test_what_none_of_the_settings_has_is_a_mistake(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        run_by_stage(monkeypatch, *arguments)
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
+
+
 def test_an_unknown_preset_gets_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -90,3 +90,9 @@ def test_a_recipe_that_is_none_gets_the_list(fails_with: Fails) -> None:
     message = fails_with(["recipes", "copy", "../setup"])
     assert "There is no recipe '../setup'; choose one of: evaluate.py, finetune.py" in message
     assert message.rstrip().endswith("default_model/train.sh, default_model.")
+
+
+@pytest.mark.parametrize("name", ["train_semantic", "train_text_to_audio.py"])
+def test_the_old_name_of_a_recipe_leads_to_the_new_one(name: str, fails_with: Fails) -> None:
+    message = f"The recipe {name} is now train_stage.py; copy train_stage instead."
+    assert message in fails_with(["recipes", "copy", name])

@@ -62,3 +62,15 @@ def test_what_is_rendered_must_fit(
         AudioPipeline(
             Model(list(duet_mono.stages.values()), duet_mono.renderer, output_stages=rendered)
         )
+
+
+def test_a_stage_is_exchanged_for_another_of_its_name(duet_mono: AudioPipeline) -> None:
+    model = duet_mono.model
+    semantic, acoustic = model.stages
+    shorter = replace(semantic, keep=0)  # type: ignore[type-var]
+    changed = model.with_stage(shorter)
+    assert changed.stages == (shorter, acoustic)
+    assert model.stages == (semantic, acoustic)
+    assert changed.semantic_tokenizer is model.semantic_tokenizer
+    with pytest.raises(ValueError, match="the renderer takes"):
+        model.with_stage(replace(acoustic, frame_rate=Fraction(75)))  # type: ignore[type-var]

@@ -21,6 +21,7 @@ from lm_audio.data.shards import Shards
 from lm_audio.data.synthetic_shards import make_up_shards
 from lm_audio.generation.lm_stage import Stage
 from lm_audio.pretrained import CODEC_FOLDER
+from lm_audio.training.checkpoints import Checkpoints
 from lm_audio.training.objective import StageObjective
 from lm_audio.training.optimization import Average, adamw
 from lm_audio.training.processes import Processes
@@ -46,7 +47,7 @@ def train(data: Path, out: Path, *, steps: int, accumulation: int) -> list[float
     """Some of the six steps of a run of the recipe: its losses."""
     recipe = load_recipe()
     config = replace(
-        recipe.PRESETS["tiny"],
+        recipe.PRESETS["duet"]["acoustic"]["tiny"],
         data=(data,),
         out=out,
         steps=6,
@@ -72,7 +73,7 @@ def train(data: Path, out: Path, *, steps: int, accumulation: int) -> list[float
 
 
 def load_recipe() -> ModuleType:
-    path = ROOT / "recipes/train_acoustic.py"
+    path = ROOT / "recipes/train_stage.py"
     spec = importlib.util.spec_from_file_location("recipe_in_processes", path)
     assert spec is not None
     assert spec.loader is not None
@@ -241,3 +242,50 @@ def test_the_held_out_loss_is_the_mean_over_the_first_batches(
         losses = sum(objective(batches[number]) for number in range(3))
     counts = sum(batches[number].counts(4) for number in range(3))
     assert torch.allclose(found, losses / counts)
+
+
+def test_accumulated_gradients_are_those_of_the_mean_over_all_targets(
+    make_shards: Callable[..., Shards], duet_stages: Callable[..., list[Stage]]
+) -> None:
+    source, stage = duet_stages()
+    batches = StageBatches(
+        stage, make_shards([60, 80, 70]), source=source, tokens=400, seed=0, dropout=None
+    )
+    objective, numbered = StageObjective(stage).train(), [(n, batches[n]) for n in (4, 5, 6)]
+    counts = sum(batch.counts(4) for _, batch in numbered)
+    sums = torch.zeros(4)
+    for number, batch in numbered:
+        torch.manual_seed(seed_of(7, number))
+        sums = sums + objective(batch)
+    mean = sums.sum() / counts.sum()
+    mean.backward()
+    expected = [weight.grad for weight in objective.parameters()]
+    objective.zero_grad()
+    loss = Processes(precision="float32", accumulation=3).accumulate(
+        objective, numbered, num_codebooks=4, seed=7
+    )
+    for weight, gradient in zip(objective.parameters(), expected, strict=True):
+        torch.testing.assert_close(weight.grad, gradient)
+    assert loss.mean == pytest.approx(mean.item())
+    assert loss.by_codebook == pytest.approx((sums / counts).tolist())
+
+
+def test_a_run_without_checkpoints_begins_at_step_0_and_one_with_them_continues(
+    make_shards: Callable[..., Shards], duet_stages: Callable[..., list[Stage]], tmp_path: Path
+) -> None:
+    source, stage = duet_stages()
+    batches = StageBatches(
+        stage, make_shards([60, 80, 70]), source=source, tokens=400, seed=0, dropout=None
+    )
+    processes, checkpoints = Processes(precision="float32"), Checkpoints(tmp_path)
+    state, _ = learn(processes, stage, batches, steps=range(2))
+    objective = StageObjective(duet_stages()[1])
+    optimizer = adamw(objective, learning_rate=0.01, weight_decay=0.1)
+    average = Average(objective, decay=0.9)
+    assert processes.resume(checkpoints, {"seed": 0}, objective, optimizer, average) == 0
+    checkpoints.save({**state, "settings": {"seed": 0}}, step=2)
+    with pytest.raises(ValueError, match="was made with seed=0 and now it is 1"):
+        processes.resume(checkpoints, {"seed": 1}, objective, optimizer, average)
+    assert processes.resume(checkpoints, {"seed": 0}, objective, optimizer, average) == 2
+    for name, weight in objective.state_dict().items():
+        assert torch.equal(weight, state["weights"][name]), name

@@ -4,11 +4,15 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
+from lm_audio.data.shards import Shards
 from lm_audio.generation.lm_stage import Stage
 from lm_audio.generation.track import Track
 from lm_audio.sampling import Sampling
-from lm_audio.training.samples import sample_tokens
+from lm_audio.training.samples import log_samples, sample_tokens
+from lm_audio.training.stage_batches import StageBatches
+from lm_audio.training.tracking import Tracker
 
 
 def test_samples_are_those_of_a_whole_cascade(duet_stages: Callable[..., list[Stage]]) -> None:
@@ -47,3 +51,71 @@ def test_a_prompt_is_kept_and_continued(audiogen_stage: Stage) -> None:
     assert torch.equal(again, whole)
     prompt = (whole[:, :11] + 1) % 16
     assert torch.equal(sample_tokens(stage, num_frames=30, seed=0, prompt=prompt)[:, :11], prompt)
+
+
+class Log(Tracker):
+    """Keeps what is logged."""
+
+    def __init__(self) -> None:
+        self.sounds: list[Tensor] = []
+        self.texts: list[str] = []
+
+    def sound(self, _name: str, samples: Tensor, _rate: int, **_: int) -> None:
+        self.sounds.append(samples)
+
+    def text(self, _name: str, text: str, **_: int) -> None:
+        self.texts.append(text)
+
+
+class AsSound:
+    """A renderer whose samples are the tokens."""
+
+    sample_rate = 50
+
+    def render(self, tokens: Tensor) -> Tensor:
+        return tokens
+
+
+def held_out_batches(stage: Stage, shards: Shards, source: Stage | None = None) -> StageBatches:
+    return StageBatches(stage, shards, source=source, tokens=800, seed=0, dropout=None)
+
+
+def test_a_stage_is_heard_after_the_source_tokens_of_an_example(
+    duet_stages: Callable[..., list[Stage]], make_shards: Callable[..., Shards]
+) -> None:
+    source, stage = duet_stages(context=60)
+    shards, log = make_shards([40, 100]), Log()
+    batches = held_out_batches(stage, shards, source)
+    log_samples(stage, batches, log, step=1, renderer=AsSound())  # type: ignore[arg-type]
+    assert [sound.shape for sound in log.sounds] == [(4, 40), (4, 60)]
+    for index, sound in enumerate(log.sounds):
+        given = {"values": {"text": "rain"}, "source": shards.read(index, "semantic")}
+        expected = sample_tokens(stage, num_frames=sound.shape[1], seed=index, **given)
+        assert torch.equal(sound, expected)
+
+
+def test_a_semantic_stage_is_logged_as_text_and_heard_through_the_next(
+    duet_stages: Callable[..., list[Stage]], make_shards: Callable[..., Shards]
+) -> None:
+    semantic, acoustic = duet_stages(context=60)
+    stage = replace(semantic, context=20, keep=0)
+    batches, log = held_out_batches(stage, make_shards([40])), Log()
+    log_samples(stage, batches, log, step=1, renderer=AsSound())  # type: ignore[arg-type]
+    tokens = sample_tokens(stage, num_frames=20, seed=0, values={"text": "rain"})
+    assert (log.texts, log.sounds) == ([" ".join(map(str, tokens[0].tolist()))], [])
+    log_samples(stage, batches, log, step=1, renderer=AsSound(), following=acoustic)  # type: ignore[arg-type]
+    given = {"values": {"text": "rain"}, "source": tokens}
+    assert torch.equal(log.sounds[0], sample_tokens(acoustic, num_frames=40, seed=0, **given))
+
+
+def test_fine_codebooks_are_heard_with_the_coarse_ones(
+    audiolm_stages: list[Stage], make_shards: Callable[..., Shards]
+) -> None:
+    _, coarse, fine = audiolm_stages
+    shards, log = make_shards([40]), Log()
+    batches = held_out_batches(fine, shards, coarse)
+    log_samples(fine, batches, log, step=1, renderer=AsSound())  # type: ignore[arg-type]
+    (sound,) = log.sounds
+    known = shards.read(0, "acoustic", 0, sound.shape[1])[: coarse.num_codebooks]
+    assert sound.shape[0] == 4
+    assert torch.equal(sound[: coarse.num_codebooks], known.long())

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from audio_tokenizers.acoustic.registry import load_codec
 from lm_audio.data.shards import Shards
@@ -86,3 +87,11 @@ def test_a_run_goes_on_with_the_data_that_it_had(make_shards: Callable[..., Shar
 def test_numbers_without_sense_are_refused(changes: dict[str, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         replace(PRESETS["small"], **changes)
+
+
+def test_the_learning_rate_follows_the_schedule() -> None:
+    settings = replace(PRESETS["small"], steps=100, warmup_steps=10, learning_rate=0.5)
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=9.0)
+    for step, share in ((0, 0.1), (9, 1.0), (99, 0.1)):
+        assert settings.schedule_learning_rate(optimizer, step) == pytest.approx(share, abs=1e-3)
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(0.5 * share, abs=1e-3)

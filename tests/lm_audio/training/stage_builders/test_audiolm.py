@@ -1,0 +1,41 @@
+"""AudioLM's stages: tokens without repeats, and codebooks shared out between coarse and fine."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import groupby
+
+import pytest
+
+from lm_audio.data.shards import Shards
+from lm_audio.training.stage_builders.audiolm import (
+    AudioLMFineSettings,
+    AudioLMSemanticSettings,
+    audiolm_fine,
+    audiolm_semantic,
+    rate_without_repeats,
+)
+from lm_audio.training.stage_builders.plan import StageData
+
+
+def test_the_rate_without_repeats_is_that_of_the_data(
+    data: StageData, make_shards: Callable[..., Shards]
+) -> None:
+    shards = make_shards([60, 80, 70])
+    rows = [shards.read(index, "semantic")[0].tolist() for index in range(len(shards))]
+    left = sum(len(list(groupby(row))) for row in rows)
+    expected = 25 * left / sum(map(len, rows))
+    assert 1 < expected < 24
+    assert float(rate_without_repeats(shards)) == pytest.approx(expected, rel=1e-3)
+    settings = AudioLMSemanticSettings(preset="tiny", context_seconds=30.0)
+    stage = audiolm_semantic(settings, replace(data, shards=shards)).stage
+    assert stage.context == pytest.approx(30 * expected, abs=1)
+    assert stage.keep == stage.context // 2
+
+
+def test_coarse_and_fine_share_the_codebooks_of_the_data(data: StageData) -> None:
+    plan = audiolm_fine(AudioLMFineSettings(preset="tiny", num_coarse=3), data)
+    total = data.codec.num_codebooks
+    assert plan.source is not None
+    assert (plan.source.num_codebooks, plan.stage.num_codebooks) == (3, total - 3)
+    assert plan.renderer.num_codebooks == total
+    assert plan.dropout is None
