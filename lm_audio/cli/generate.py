@@ -86,12 +86,12 @@ class RequestOptions:
     def conditions(self, model: "AudioPipeline") -> dict[str, Any]:
         """The conditions by name; numbers where the model takes numbers."""
         from lm_audio.conditioners.number import NumberConditioner
-        from lm_audio.generation.lm_stage import Stage
+        from lm_audio.generation.lm_stage import LMStage
 
         numbers = {
             name
             for stage in model.stages.values()
-            if isinstance(stage, Stage)
+            if isinstance(stage, LMStage)
             for name, conditioner in stage.conditioners.items()
             if isinstance(conditioner, NumberConditioner)
         }

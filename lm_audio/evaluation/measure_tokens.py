@@ -25,7 +25,7 @@ from lm_audio.evaluation.metrics.abx import (
 )
 from lm_audio.evaluation.metrics.likelihood import log_likelihood, pair_wins
 from lm_audio.evaluation.report import Measurement, mean_of, missing
-from lm_audio.generation.lm_stage import Stage
+from lm_audio.generation.lm_stage import LMStage
 
 _MODES: tuple[Mode, ...] = ("within", "across")
 
@@ -118,7 +118,7 @@ def read_pairs(
 
 def measure_pairs(
     pairs: list[tuple[Tensor, Tensor]],
-    stage: Stage,
+    stage: LMStage,
     *,
     progress: Callable[[], object] = lambda: None,
 ) -> list[Measurement]:

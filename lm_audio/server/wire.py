@@ -12,7 +12,7 @@ from torch import Tensor
 
 from audio_tokenizers.wav_stream import pcm16, wav_header
 from lm_audio.clip import Clip
-from lm_audio.generation.track import AnyStage
+from lm_audio.generation.track import Stage
 from lm_audio.sampling import Sampling, random_seed
 from lm_audio.system import releases_omp_threads
 
@@ -71,7 +71,7 @@ class CommonFields(Body):
     def seed_or_random(self) -> int:
         return random_seed() if self.seed is None else self.seed
 
-    def sampling_of(self, stages: Mapping[str, AnyStage]) -> dict[str, Sampling] | None:
+    def sampling_of(self, stages: Mapping[str, Stage]) -> dict[str, Sampling] | None:
         """The sampling of each stage that the request changes, by name."""
         unknown = self.sampling.keys() - stages.keys() - {"*"}
         if unknown:

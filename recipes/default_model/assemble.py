@@ -23,7 +23,7 @@ from audio_tokenizers.atomic import replacing_folder
 from lm_audio.cli.recipe import run_recipe
 from lm_audio.conditioners.label import LabelConditioner
 from lm_audio.families.duet.stages import duet
-from lm_audio.generation.lm_stage import Stage
+from lm_audio.generation.lm_stage import LMStage
 from lm_audio.loading import load
 from lm_audio.model import Model, ModelCard
 from lm_audio.networks import presets
@@ -60,7 +60,7 @@ def main(config: Config) -> Path:
     stages = [
         dataclasses.replace(stage, sampling=sampling_of(stage.name, stage.sampling, config))
         for stage in model.stages.values()
-        if isinstance(stage, Stage)  # others cannot be saved
+        if isinstance(stage, LMStage)  # others cannot be saved
     ]
     assembled = AudioPipeline(
         Model(

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from audio_tokenizers.semantic.frames import deduplicate
-from lm_audio.generation.lm_stage import Stage
+from lm_audio.generation.lm_stage import LMStage
 from lm_audio.generation.track import Track
 
 
@@ -31,7 +31,7 @@ class LogLikelihood:
 
 
 def log_likelihood(
-    stage: Stage, tokens: Tensor, *, values: Mapping[str, Any] | None = None
+    stage: LMStage, tokens: Tensor, *, values: Mapping[str, Any] | None = None
 ) -> LogLikelihood:
     """How likely a stage finds tokens [K, T] from the first on, window by window.
 
@@ -41,14 +41,19 @@ def log_likelihood(
     Args:
         values: the conditions, by name.
     """
-    tokens = tokens if stage.repeats else deduplicate(tokens[0])[0][None]
+    tokens = tokens if not stage.deduplicated else deduplicate(tokens[0])[0][None]
     K, T = tokens.shape
     if T == 0:
         raise ValueError("Got no tokens to find likely; give at least one frame.")
     track = Track(values=tokens, seed=0, sampling=stage.sampling, conditions=values or {})
     total, first = 0.0, 0
     while first < T:
-        last = min(T, stage.context if first == 0 else first + stage.context - stage.keep)
+        last = min(
+            T,
+            stage.window_frames
+            if first == 0
+            else first + stage.window_frames - stage.overlap_frames,
+        )
         total += stage.likelihood(track, first, last) * K * (last - first)
         first = last
     return LogLikelihood(total=total, num_tokens=K * T)

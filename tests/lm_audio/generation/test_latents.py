@@ -13,7 +13,7 @@ from torch import Tensor
 
 from audio_tokenizers.acoustic.frame_codec import FrameCodec
 from audio_tokenizers.acoustic.frame_codec.streams import FrameDecoderStream, FrameEncoderStream
-from lm_audio.generation.lm_stage import Stage
+from lm_audio.generation.lm_stage import LMStage
 from lm_audio.generation.track import Source, StageBatch, Track
 from lm_audio.model import Model
 from lm_audio.pipeline import AudioPipeline
@@ -107,10 +107,10 @@ class LatentStage:
     makes: Signal
     source: Source | None = None
     name: str = "latents"
-    context: int = 100
+    window_frames: int = 100
     conditions: tuple[str, ...] = ()
     sampling: Sampling = PLAIN
-    repeats: bool = True
+    deduplicated: bool = False
     may_end: bool = False
     two_sided: bool = True
     first_codebook: int = 0
@@ -179,7 +179,7 @@ def model(request: pytest.FixtureRequest, codec: FrameCodec, duet_mono: AudioPip
         led = LatentStage(renderer.signal, Source(stage="style", condition="style"))
         return Model([LatentStage(vector, name="style"), led], renderer)
     semantic = duet_mono.stages["semantic"]
-    assert isinstance(semantic, Stage)
+    assert isinstance(semantic, LMStage)
     second = LatentStage(renderer.signal, Source(stage="semantic", condition="semantic"))
     tokenizer = duet_mono.semantic_tokenizer
     return Model([semantic, second], renderer, semantic_tokenizer=tokenizer)

@@ -8,30 +8,30 @@ import torch
 
 from lm_audio.conditioners.fuser import Conditioners
 from lm_audio.evaluation.metrics.likelihood import LogLikelihood, log_likelihood, pair_wins
-from lm_audio.generation.lm_stage import Stage
+from lm_audio.generation.lm_stage import LMStage
 from lm_audio.networks import presets
 from lm_audio.networks.token_lm import TokenLM
 from lm_audio.patterns import delayed, parallel
 from lm_audio.sampling import Sampling
 
 
-def new_stage(num_codebooks: int, *, context: int = 100, repeats: bool = True) -> Stage:
+def new_stage(num_codebooks: int, *, window_frames: int = 100, repeats: bool = True) -> LMStage:
     torch.manual_seed(0)
     config = presets.tiny(num_streams=num_codebooks, vocab_size=12)
     config = replace(config, transformer=replace(config.transformer, cross_attention=False))
     model = TokenLM(config).eval()
     torch.nn.init.normal_(model.heads.weight, std=0.5)
-    return Stage(
+    return LMStage(
         name="semantic",
         model=model,
         pattern=parallel(1) if num_codebooks == 1 else delayed(range(num_codebooks)),
         conditioners=Conditioners({}, {}),
         frame_rate=Fraction(25),
-        context=context,
-        keep=context // 2,
+        window_frames=window_frames,
+        overlap_frames=window_frames // 2,
         sampling=Sampling(),
         start_token=12,
-        repeats=repeats,
+        deduplicated=not repeats,
     )
 
 
@@ -41,7 +41,7 @@ def tokens_of(num_codebooks: int, num_frames: int) -> torch.Tensor:
 
 
 @torch.no_grad()
-def naive(stage: Stage, tokens: torch.Tensor) -> float:
+def naive(stage: LMStage, tokens: torch.Tensor) -> float:
     """The sum over one stream, token by token."""
     inputs = torch.cat([torch.tensor([[[12]]]), tokens[None, :, :-1]], dim=2)
     scores = stage.model(inputs)[0, 0].log_softmax(dim=-1)
@@ -72,7 +72,7 @@ def test_delayed_codebooks_all_count() -> None:
 
 
 def test_beyond_the_context_windows_follow_each_other() -> None:
-    stage, tokens = new_stage(1, context=16), tokens_of(1, 30)
+    stage, tokens = new_stage(1, window_frames=16), tokens_of(1, 30)
     expected = naive(stage, tokens[:, :16])
     for start, stop in ((8, 24), (14, 30)):
         window = tokens[:, start:stop]
@@ -81,7 +81,7 @@ def test_beyond_the_context_windows_follow_each_other() -> None:
     assert log_likelihood(stage, tokens).total == pytest.approx(expected, rel=1e-4)
 
 
-def _first(stage: Stage, tokens: torch.Tensor, number: int) -> float:
+def _first(stage: LMStage, tokens: torch.Tensor, number: int) -> float:
     return naive(stage, tokens[:, :number])
 
 
