@@ -37,7 +37,8 @@ def bark(parts: BarkParts) -> list[Stage]:
     """The three stages; the last one is rendered."""
     s = parts.settings
     common: dict[str, Any] = {
-        "conditioners": Conditioners({}, {}), "keep": 0, "settings": s, "voices": parts.voices,
+        "conditioners": Conditioners({}, {}), "overlap_frames": 0, "settings": s,
+        "voices": parts.voices,
     }  # fmt: skip
     return [
         SemanticStage(
