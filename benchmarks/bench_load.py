@@ -113,8 +113,8 @@ def write_ours(preset: str, folder: Path) -> None:
         pattern=delayed(range(shape.num_streams)),
         conditioners=conditioners,
         frame_rate=Fraction(codec.sample_rate, codec.hop_length),
-        context=1500,
-        keep=600,
+        window_frames=1500,
+        overlap_frames=600,
         sampling=Sampling(),
     )
     AudioPipeline(Model(stages, CodecRenderer(codec))).save(folder)

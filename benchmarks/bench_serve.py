@@ -1,13 +1,13 @@
-"""The service under load: how much sound it makes for many at once, and how long they wait.
+"""The server under load: throughput and latency, compared with serving one clip at a time.
 
-    python benchmarks/bench_serve.py                          # the model in the package, minutes
+    python benchmarks/bench_serve.py                          # the bundled model, minutes
     python benchmarks/bench_serve.py --model FOLDER --clients 1 4 --rounds 1 --duration 0.2
-    python benchmarks/bench_serve.py --soak 10                # minutes of requests, good and bad
+    python benchmarks/bench_serve.py --soak 10                # minutes of good and bad requests
 
-Each client asks for one clip after the other and reads it as it comes. Beside the running batch
-stands a service that makes one clip at a time (`--max-at-once 1`); both run as `lm-audio serve`, in
-turn in each round. A soak sends random requests at one service: most are good and must be answered
-with the sound that the model makes alone, others go away on the way or are bad and must be told so.
+Each client requests one clip after the other and reads it while it is made. The baseline is a
+server with `--max-batch-size 1`. Both run as `lm-audio serve` and take turns within each round. A
+soak sends random requests to one server: most are valid and must return the same audio as the
+pipeline, others disconnect early, or are invalid and must be refused with a message.
 """
 
 import asyncio
@@ -38,10 +38,10 @@ GENERATIONS = "/v1/audio/generations"
 PROMPTS = ("a dog barking", "rain on a roof", "waves on a beach", "a slow piano")
 START_SECONDS = 120.0
 LONGEST_WAIT = 600.0
-SERVICES = {"one batch": (), "one at a time": ("--max-at-once", "1")}
+SERVICES = {"one batch": (), "one at a time": ("--max-batch-size", "1")}
 MEMORY_EVERY = 5.0  # seconds
-PARTS = 10  # of a soak, at whose beginnings the memory is told
-GOOD_CLIPS = 12  # different ones of a soak
+PARTS = 10  # of a soak; memory is reported at the start of each
+GOOD_CLIPS = 12  # distinct valid requests in a soak
 BAD_BODIES: tuple[Any, ...] = (
     {"duration": -1}, {"duration": 1e9}, {"prompt": 5}, {"n": 99}, {"seed": -1}, [], "rain",
     {"response_format": "aac"}, {"sampling": {"none": {}}},
@@ -51,24 +51,24 @@ BAD_BODIES: tuple[Any, ...] = (
 @dataclass(frozen=True, kw_only=True)
 class Config:
     model: str | None = None
-    """Of `lm-audio serve`; the one in the package by default."""
+    """Model for `lm-audio serve`; the bundled one by default."""
     clients: tuple[int, ...] = (1, 4, 16)
     duration: float = 5.0
-    """Seconds of each clip."""
+    """Duration of each clip in seconds."""
     requests: int = 2
-    """Of each client, in a round."""
+    """Requests per client and round."""
     rounds: int = 2
     soak: float = 0.0
-    """Minutes; then nothing else is measured."""
+    """Minutes of soak test; 0 measures load instead."""
     prompts: tuple[str, ...] = PROMPTS
     output: Path | None = None
-    """Also writes the table there."""
+    """File for the table, in addition to stdout."""
     seed: int = 0
 
 
 @dataclass
 class Times:
-    """What clients saw of one service."""
+    """What clients measured for one server."""
 
     first: list[float] = field(default_factory=list)
     whole: list[float] = field(default_factory=list)
@@ -134,7 +134,7 @@ def percentile(times: list[float], share: float) -> float:
 async def load(
     address: str, config: Config, *, clients: int, seed: int, requests: int | None = None
 ) -> Times:
-    """So many clients, each with one request after the other."""
+    """Runs concurrent clients, each with one request after the other."""
     times = Times()
     count = config.requests if requests is None else requests
 
@@ -170,7 +170,7 @@ def body_of(config: Config, seed: int) -> dict[str, Any]:
 
 
 def soak(config: Config) -> list[str]:
-    """Minutes of requests; every answer is looked at, and so is the memory of the service."""
+    """Minutes of requests; checks every answer and the server's memory."""
     model = lm_audio.load(config.model, device="cpu")
     expected = {}
     for seed in range(GOOD_CLIPS):
@@ -196,7 +196,7 @@ def soak(config: Config) -> list[str]:
 async def requests_of_all_kinds(
     service: Service, config: Config, expected: dict[int, bytes]
 ) -> tuple[dict[str, int], list[float]]:
-    """How many had which end, and the megabytes of the service every few seconds."""
+    """The number of requests by outcome, and the server's memory in MB over time."""
     rng = random.Random(config.seed)
     counts = dict.fromkeys(("right", "given up", "refused", "told to wait", "wrong"), 0)
     memory: list[float] = []
@@ -219,7 +219,7 @@ async def requests_of_all_kinds(
 async def one(
     http: httpx.AsyncClient, config: Config, rng: random.Random, expected: dict[int, bytes]
 ) -> str:
-    """One request of a soak: what came of it."""
+    """Sends one request of a soak and returns its outcome."""
     kind = rng.choices(("good", "leaves", "bad"), (6, 2, 2))[0]
     if kind == "bad":
         answer = await http.post(GENERATIONS, json=rng.choice(BAD_BODIES))
@@ -242,7 +242,7 @@ async def one(
 
 @contextmanager
 def running(config: Config, *settings: tuple[str, ...]) -> Iterator[list[Service]]:
-    """Services with these settings, each a process."""
+    """Servers with these options, each in its own process."""
     services: list[Service] = []
     try:
         for given in settings:
@@ -271,7 +271,7 @@ def wait_for(address: str) -> None:
                 return
         except httpx.TransportError:
             time.sleep(0.2)
-    raise TimeoutError(f"The service on {address} did not start within {START_SECONDS:.0f} s.")
+    raise TimeoutError(f"The server at {address} did not start within {START_SECONDS:.0f} s.")
 
 
 def resident_megabytes(pid: int) -> float:

@@ -40,7 +40,7 @@ from lm_audio.conditioners.fuser import Conditioners
 from lm_audio.data.corpus import SegmentSampler, load_corpus
 from lm_audio.data.shards import Example, Shards, Stream, shard_path, write_shard
 from lm_audio.families.audiocraft.stages import audiogen
-from lm_audio.generation.lm_stage import Stage
+from lm_audio.generation.lm_stage import LMStage
 from lm_audio.networks.condition import Condition, stack
 from lm_audio.networks.token_lm import TokenLM, TokenLMConfig
 from lm_audio.networks.transformer import TransformerConfig
@@ -160,7 +160,7 @@ def step_rows(config: Config, shape: Shape, memory: Mapping[Any, float]) -> list
 def data_rows(folder: Path, shape: Shape) -> list[str]:
     """The table of the data: batches of tokens, and segments of sound."""
     write_clips(folder, shape)
-    stage = make_stage(shape, context=10 * FRAME_RATE, states=torch.zeros(1, shape.dim))
+    stage = make_stage(shape, window_frames=10 * FRAME_RATE, states=torch.zeros(1, shape.dim))
     shards = Shards(folder)
     batches = StageBatches(stage, shards, tokens=30_000, seed=0, dropout=Dropout())
     crops = cells = real = 0
@@ -197,7 +197,7 @@ def make(name: Contestant, shape: Shape) -> tuple[nn.Module, Callable[[Precision
     torch.manual_seed(0)
     batch, states = training_batch(shape)
     if name == "lm-audio":
-        stage = make_stage(shape, context=shape.frames, states=states)
+        stage = make_stage(shape, window_frames=shape.frames, states=states)
         module: nn.Module = StageObjective(stage).train()
         optimizer: torch.optim.Optimizer = adamw(module, learning_rate=1e-4, weight_decay=0.1)
         num_targets = float(batch.counts(NUM_CODEBOOKS).sum())
@@ -264,14 +264,14 @@ class GivenStates(nn.Module):
         return stack([self.null.embedding if v is None else self.states for v in values])
 
 
-def make_stage(shape: Shape, *, context: int, states: Tensor) -> Stage:
+def make_stage(shape: Shape, *, window_frames: int, states: Tensor) -> LMStage:
     (stage,) = audiogen(
         TokenLM(shape.model()),
         pattern=delayed(range(NUM_CODEBOOKS)),
         conditioners=Conditioners({"text": GivenStates(states)}, {"text": "cross"}),
         frame_rate=Fraction(FRAME_RATE),
-        context=context,
-        keep=0,
+        window_frames=window_frames,
+        overlap_frames=0,
         sampling=Sampling(),
     )
     return stage

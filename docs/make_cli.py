@@ -14,7 +14,7 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 import tyro
 
 from lm_audio.cli import VERBS
-from lm_audio.cli.making import ModelOptions, RequestOptions, SamplingOptions
+from lm_audio.cli.generate import ModelOptions, RequestOptions, SamplingOptions
 from lm_audio.cli.outputs import OutputOptions
 
 PAGE = Path(__file__).with_name("cli.md")

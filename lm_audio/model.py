@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 
 from audio_tokenizers.protocol import SemanticTokenizer
 from lm_audio.generation.clip_job import needed
-from lm_audio.generation.track import AnyStage
+from lm_audio.generation.track import Stage
 from lm_audio.renderers.protocol import Renderer
 from lm_audio.signals import SEMANTIC
 
@@ -33,7 +33,7 @@ class Model:
         semantic_tokenizer: for audio prompts of stages over semantic tokens.
     """
 
-    stages: Sequence[AnyStage]
+    stages: Sequence[Stage]
     renderer: Renderer
     output_stages: Sequence[str] = ()
     semantic_tokenizer: SemanticTokenizer | None = None
@@ -48,13 +48,13 @@ class Model:
         if self.semantic_tokenizer is not None:
             _check_semantic_tokenizer(self.stages, self.semantic_tokenizer)
 
-    def with_stage(self, stage: AnyStage) -> "Model":
+    def with_stage(self, stage: Stage) -> "Model":
         """The same model with another stage in the place of the one of that name."""
         stages = [stage if one.name == stage.name else one for one in self.stages]
         return replace(self, stages=stages)
 
 
-def _check_stages(stages: Sequence[AnyStage], *, output_stages: Sequence[str]) -> None:
+def _check_stages(stages: Sequence[Stage], *, output_stages: Sequence[str]) -> None:
     """Names must be unique, and those of other stages stand for earlier ones."""
     names = [stage.name for stage in stages]
     if not names or len(set(names)) < len(names) or "" in names:
@@ -74,7 +74,7 @@ def _check_stages(stages: Sequence[AnyStage], *, output_stages: Sequence[str]) -
 
 
 def _check_renderer(
-    stages: Sequence[AnyStage], renderer: Renderer, *, output_stages: Sequence[str]
+    stages: Sequence[Stage], renderer: Renderer, *, output_stages: Sequence[str]
 ) -> None:
     """The output stages together, and others of the same content, make what it takes."""
     takes = renderer.signal
@@ -95,7 +95,7 @@ def _check_renderer(
         )
 
 
-def _check_semantic_tokenizer(stages: Sequence[AnyStage], tokenizer: SemanticTokenizer) -> None:
+def _check_semantic_tokenizer(stages: Sequence[Stage], tokenizer: SemanticTokenizer) -> None:
     """Its tokens must be those of the semantic stage."""
     for stage in stages:
         makes = stage.makes

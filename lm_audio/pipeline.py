@@ -26,7 +26,7 @@ from lm_audio.generation.request import (
     make_requests,
 )
 from lm_audio.generation.session import Session
-from lm_audio.generation.track import AnyStage
+from lm_audio.generation.track import Stage
 from lm_audio.model import Model, ModelCard
 from lm_audio.renderers.protocol import Renderer
 from lm_audio.sampling import Sampling
@@ -81,7 +81,7 @@ class AudioPipeline:
         self.model = model
 
     @property
-    def stages(self) -> dict[str, AnyStage]:
+    def stages(self) -> dict[str, Stage]:
         """By name, in the order in which they condition each other."""
         return {stage.name: stage for stage in self.model.stages}
 

@@ -33,12 +33,12 @@ from audio_tokenizers.semantic.tokenizer import load_feature_tokenizer
 from lm_audio.cli.recipe import run_recipe
 from lm_audio.data.synthetic import synthetic_clips
 from lm_audio.evaluation.clips import KNOWN, ClipFile, pair_clips, read_clips, write_clips
-from lm_audio.evaluation.judges import Judges, load_judges
+from lm_audio.evaluation.judges.loading import Judges, load_judges
 from lm_audio.evaluation.measure_clips import measure_clips
 from lm_audio.evaluation.measure_codec import measure_codebooks, measure_signals, reconstruct
 from lm_audio.evaluation.measure_tokens import measure_abx, measure_pairs, read_pairs
 from lm_audio.evaluation.report import Measurement, write_report
-from lm_audio.generation.lm_stage import Stage
+from lm_audio.generation.lm_stage import LMStage
 from lm_audio.loading import find_device, load
 from lm_audio.pipeline import AudioPipeline
 from lm_audio.pretrained import CODEC_FOLDER
@@ -277,9 +277,9 @@ def prompt_audio(
     return audio.samples, audio.sample_rate
 
 
-def semantic_stage(model: AudioPipeline) -> Stage:
+def semantic_stage(model: AudioPipeline) -> LMStage:
     for stage in model.stages.values():
-        if stage.makes.content == "semantic" and isinstance(stage, Stage):
+        if stage.makes.content == "semantic" and isinstance(stage, LMStage):
             return stage
     raise ValueError("The model has no semantic stage to find pairs likely; give one that has.")
 

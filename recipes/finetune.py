@@ -30,7 +30,7 @@ from lm_audio.conditioners.fuser import Conditioners
 from lm_audio.data.shards import Shards, acoustic_identity
 from lm_audio.data.synthetic_shards import make_up_shards
 from lm_audio.families.audiocraft.stages import audiogen
-from lm_audio.generation.lm_stage import Stage
+from lm_audio.generation.lm_stage import LMStage
 from lm_audio.loading import load
 from lm_audio.model import Model, ModelCard
 from lm_audio.networks import presets
@@ -210,15 +210,17 @@ def start(config: Config) -> tuple[str | Path, tuple[Path, ...] | Path]:
         pattern=delayed(range(K)),
         conditioners=Conditioners({"text": text(lm.transformer.dim)}, {"text": "cross"}),
         frame_rate=rate,
-        context=int(2 * rate),
-        keep=int(rate),
+        window_frames=int(2 * rate),
+        overlap_frames=int(rate),
         sampling=Sampling(),
     )
     AudioPipeline(Model(stages, CodecRenderer(codec))).save(model)
     return model, data
 
 
-def choose_stage(pipeline: AudioPipeline, config: Config) -> tuple[Stage, Stage | None, Dropout]:
+def choose_stage(
+    pipeline: AudioPipeline, config: Config
+) -> tuple[LMStage, LMStage | None, Dropout]:
     """The stage to train, the stage whose tokens condition it, and how often conditions drop."""
     stage = find_stage(pipeline, config.stage)
     if stage.source is None:
@@ -233,7 +235,7 @@ def choose_stage(pipeline: AudioPipeline, config: Config) -> tuple[Stage, Stage 
     return stage, source, Dropout(joint=config.joint_dropout, each=each)
 
 
-def find_stage(pipeline: AudioPipeline, name: str | None) -> Stage:
+def find_stage(pipeline: AudioPipeline, name: str | None) -> LMStage:
     """A stage by its name, or the only one, if it can be trained."""
     names = ", ".join(pipeline.stages)
     if name is None and len(pipeline.stages) > 1:
@@ -241,7 +243,7 @@ def find_stage(pipeline: AudioPipeline, name: str | None) -> Stage:
     if name is not None and name not in pipeline.stages:
         raise ValueError(f"There is no stage {name!r}. Choose one of: {names}.")
     stage = pipeline.stages[name] if name is not None else next(iter(pipeline.stages.values()))
-    if not isinstance(stage, Stage):
+    if not isinstance(stage, LMStage):
         raise ValueError(
             f"The {stage.name} stage is a {type(stage).__name__}, which cannot be trained; choose "
             f"another of: {names}."
@@ -249,7 +251,7 @@ def find_stage(pipeline: AudioPipeline, name: str | None) -> Stage:
     return stage
 
 
-def choose_weights(stage: Stage, config: Config) -> None:
+def choose_weights(stage: LMStage, config: Config) -> None:
     """Marks the weights to train: all of the stage's, or those of new adapters."""
     if config.lora is None:
         stage.model.requires_grad_(True)
@@ -278,14 +280,14 @@ def check_identities(pipeline: AudioPipeline, shards: Shards) -> None:
             )
 
 
-def with_stage(pipeline: AudioPipeline, stage: Stage) -> AudioPipeline:
+def with_stage(pipeline: AudioPipeline, stage: LMStage) -> AudioPipeline:
     """The model with a new stage. Of its card, only the licence still holds."""
     model = pipeline.model.with_stage(stage)
     return AudioPipeline(replace(model, card=ModelCard(licence=model.card.licence)))
 
 
 def log_clips(
-    model: AudioPipeline, stage: Stage, held_out: Shards, tracker: Tracker, step: int
+    model: AudioPipeline, stage: LMStage, held_out: Shards, tracker: Tracker, step: int
 ) -> None:
     """Logs clips that the whole model generates for the conditions of held-out examples."""
     duration = float(heard_frames(stage) / stage.frame_rate)

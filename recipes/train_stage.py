@@ -34,7 +34,7 @@ from tqdm import tqdm
 
 from audio_tokenizers.acoustic.registry import load_codec
 from lm_audio.cli.recipe import run_recipe
-from lm_audio.generation.lm_stage import Stage
+from lm_audio.generation.lm_stage import LMStage
 from lm_audio.saving.folder import save_model
 from lm_audio.saving.stage_folder import write_stage
 from lm_audio.training.checkpoints import Checkpoints, check_finite
@@ -238,7 +238,7 @@ def main(config: StageSettings) -> list[float]:
     return losses
 
 
-def save(stage: Stage, plan: StagePlan, config: StageSettings, *, tokens: dict[str, str]) -> None:
+def save(stage: LMStage, plan: StagePlan, config: StageSettings, *, tokens: dict[str, str]) -> None:
     """Writes the stage and the whole model; a stage that is a whole model is written as one only.
 
     Args:

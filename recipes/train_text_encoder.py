@@ -5,11 +5,11 @@
         --teacher sentence-transformers/all-MiniLM-L6-v2 --corpora data/effects data/music
 
 `--teacher` is a folder or hub id of a sentence embedding that is the mean of a transformer's
-outputs, as MiniLM's is; `--sentences` is what recipes/prepare_sentences.py wrote. `OUT/model` is
-the encoder, for `--text-encoder` of recipes/train_stage.py (Duet's stages): it is not
-trained there. report.json says how near it comes to the teacher on sentences held out and, for
-`--corpora` with wordings that no clip has, how often their nearest class is the right one: by the
-encoder, by the teacher, and by shared word pieces alone.
+outputs, as MiniLM's is; `--sentences` is a file from recipes/default_model/prepare_sentences.py.
+`OUT/model` is the encoder, for `--text-encoder` of recipes/train_stage.py (Duet's stages), which
+does not train it. report.json has its cosine to the teacher on held-out sentences and, for
+`--corpora` with wordings that no clip has, how often their nearest class is the right one: for the
+encoder, for the teacher, and for shared word pieces alone.
 
 One busy CPU core takes 8 minutes for the teacher's embeddings of 140,000 sentences, which are kept
 beside the output, and 11 minutes for the training; 2.4 GB of memory.
@@ -231,8 +231,8 @@ def read_sentences(config: Config) -> list[str]:
         np.random.default_rng(config.seed).shuffle(found)
     else:
         raise ValueError(
-            "There are no sentences to learn from; make them with recipes/prepare_sentences.py "
-            "and give them with --sentences."
+            "There are no sentences to train on; make them with "
+            "recipes/default_model/prepare_sentences.py and give them with --sentences."
         )
     sentences = list(dict.fromkeys(line for line in found if line.strip()))
     if len(sentences) < config.held_out + config.batch_size:

@@ -69,8 +69,8 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pattern=delayed(range(codec.num_codebooks)),
         conditioners=Conditioners({"text": text}, {"text": "cross"}),
         frame_rate=Fraction(50),
-        context=500,
-        keep=200,
+        window_frames=500,
+        overlap_frames=200,
         sampling=Sampling(),
     )
     folder = tmp_path_factory.mktemp("models") / "audiogen"

@@ -80,7 +80,11 @@ def test_the_wheel_holds_both_packages_and_the_weights(tmp_path: Path) -> None:
         "lm_audio/py.typed",
         "audio_tokenizers/protocol.py",
         "audio_tokenizers/py.typed",
+        "lm_audio/recipes/train_codec.py",
+        "lm_audio/recipes/default_model/train.sh",
+        "lm_audio/recipes/default_model/corpora/effects/alarms.py",
     } <= names
+    assert not [name for name in names if "__pycache__" in name]
     pretrained = (ROOT / "lm_audio/pretrained").rglob("*.*")
     embedded = {p.relative_to(ROOT).as_posix() for p in pretrained if p.suffix != ".pyc"}
     assert "lm_audio/pretrained/codec/model.safetensors" in embedded

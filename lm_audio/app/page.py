@@ -16,8 +16,8 @@ from fastapi import FastAPI
 from torch import Tensor
 
 from audio_tokenizers.audio_files import audio_info
-from lm_audio.app.live import LiveSound
-from lm_audio.app.take import Take, Verb
+from lm_audio.app.clip_settings import ClipSettings, Verb
+from lm_audio.app.playback import LiveSound
 from lm_audio.clip import Clip
 from lm_audio.pipeline import AudioPipeline
 from lm_audio.sampling import random_seed
@@ -38,7 +38,7 @@ CSS = """
 @media (max-width: 30rem) { .tab-container button { padding: 0 0.6rem !important } }
 """
 Row = dict[str, Any]
-"""A clip of the history: its take, sound and picture."""
+"""A clip of the history: its settings, sound and picture."""
 
 
 def add_page(app: FastAPI, model: AudioPipeline, *, name: str) -> FastAPI:
@@ -156,17 +156,17 @@ class Page:
             if not rows:
                 gr.Markdown("What you make is listed here until you leave.")
             for row in reversed(rows):
-                take: Take = row["take"]
+                settings: ClipSettings = row["settings"]
                 with gr.Group():
-                    gr.Markdown(f"**{take.title}**")
+                    gr.Markdown(f"**{settings.title}**")
                     gr.Audio(
-                        row["sound"], label=take.title, interactive=False, buttons=["download"]
+                        row["sound"], label=settings.title, interactive=False, buttons=["download"]
                     )
                     gr.Image(row["picture"], show_label=False, interactive=False, container=False)
                     status = gr.Markdown()
                     more = gr.Button("More like this", size="sm")
                     more.click(
-                        partial(self._make_more, take),
+                        partial(self._make_more, settings),
                         history,
                         [status, history],
                         concurrency_limit=1,
@@ -190,7 +190,7 @@ class Page:
         """Yields what `_outputs` shows, and the history."""
         if verb != "generate" and audio is None:
             raise gr.Error("There is no sound yet; upload a file or record one.")
-        take = Take(
+        settings = ClipSettings(
             verb=verb,
             seed=random_seed() if seed is None else int(seed),
             model=self.name,
@@ -203,11 +203,11 @@ class Page:
         )
         stream = self._live.open()
         player = f'<audio autoplay src="{stream.path}"></audio>'
-        told = f"Making {take.title} ..."
-        yield told, None, player, None, take.command(), take.python(), history
+        told = f"Making {settings.title} ..."
+        yield told, None, player, None, settings.command(), settings.python(), history
         try:
             row = None
-            for made in self._steps(take, progress):
+            for made in self._steps(settings, progress):
                 if isinstance(made, Tensor):
                     stream.push(made)
                     yield (gr.skip(),) * 7
@@ -217,40 +217,42 @@ class Page:
             stream.close()
         assert row is not None
         shown = row["sound"], gr.skip(), row["picture"]
-        yield f"**{take.title}**", *shown, gr.skip(), gr.skip(), [*history, row]
+        yield f"**{settings.title}**", *shown, gr.skip(), gr.skip(), [*history, row]
 
     def _make_more(
         self,
-        take: Take,
+        settings: ClipSettings,
         history: list[Row],
         progress: gr.Progress = gr.Progress(),  # noqa: B008
     ) -> Iterator[tuple[Any, ...]]:
         """The same settings, the next seed that is not in the history."""
-        made = [row["take"] for row in history]
-        while take in made:
-            take = take.next()
-        for row in self._steps(take, progress):
+        made = [row["settings"] for row in history]
+        while settings in made:
+            settings = settings.next()
+        for row in self._steps(settings, progress):
             if not isinstance(row, Tensor):
                 yield "", [*history, row]
 
     @releases_omp_threads_between  # gradio may ask for each by another thread
-    def _steps(self, take: Take, progress: gr.Progress) -> Iterator[Tensor | Row]:
+    def _steps(self, settings: ClipSettings, progress: gr.Progress) -> Iterator[Tensor | Row]:
         """New samples [C, N] as they come, then the row of the history."""
         try:
-            for made in take.make(self.model, lambda share: progress(share, desc="making sound")):
-                yield made if isinstance(made, Tensor) else self._row(take, made)
+            for made in settings.make(
+                self.model, lambda share: progress(share, desc="making sound")
+            ):
+                yield made if isinstance(made, Tensor) else self._row(settings, made)
         except (ValueError, OSError) as error:
             said = str(error)
-            if take.audio is not None:  # where it lies here tells nobody anything
-                said = said.replace(str(take.audio), take.audio.name)
+            if settings.audio is not None:  # where it lies here tells nobody anything
+                said = said.replace(str(settings.audio), settings.audio.name)
             raise gr.Error(said) from error
 
-    def _row(self, take: Take, clip: Clip) -> Row:
+    def _row(self, settings: ClipSettings, clip: Clip) -> Row:
         folder = Path(tempfile.mkdtemp(dir=self.folder.name))
-        sound, picture = folder / f"{take.verb}-{take.seed}.wav", folder / "picture.png"
+        sound, picture = folder / f"{settings.verb}-{settings.seed}.wav", folder / "picture.png"
         clip.save(sound)
         clip.plot(picture)
-        return {"take": take, "sound": str(sound), "picture": str(picture)}
+        return {"settings": settings, "sound": str(sound), "picture": str(picture)}
 
 
 def _outputs() -> list[Any]:

@@ -6,7 +6,8 @@ import sys
 from lm_audio.cli.catalogue import Info, Models
 from lm_audio.cli.coding import Decode, Encode
 from lm_audio.cli.console import parse, show_warnings
-from lm_audio.cli.making import Continue, Generate, Inpaint
+from lm_audio.cli.deprecated import RENAMED, with_new_names
+from lm_audio.cli.generate import Continue, Generate, Inpaint
 from lm_audio.cli.recipes import Recipes
 from lm_audio.cli.serving import App, Serve
 from lm_audio.version import __version__
@@ -30,6 +31,7 @@ def main(arguments: list[str] | None = None) -> None:
     if arguments == ["--version"]:
         print(f"lm-audio {__version__}")
         return
+    arguments = with_new_names(arguments, RENAMED.get("".join(arguments[:1]), {}))
     try:
         verb = parse(VERBS, arguments, description="Sound from text or from sound, and its tokens.")
         show_warnings()

@@ -9,11 +9,11 @@ import tyro
 
 from lm_audio.catalogue import DEFAULT, models
 from lm_audio.cli.console import in_words
-from lm_audio.cli.making import ModelOptions
+from lm_audio.cli.generate import ModelOptions
 from lm_audio.families.family import ModelInfo
 
 if TYPE_CHECKING:
-    from lm_audio.generation.track import AnyStage
+    from lm_audio.generation.track import Stage
     from lm_audio.pipeline import AudioPipeline
 
 
@@ -107,13 +107,13 @@ def _of_model(model: "AudioPipeline", kind: str) -> Iterator[tuple[str, str]]:
         yield "stage", f"{stage.name}: {_stage(stage)}"
 
 
-def _stage(stage: "AnyStage") -> str:
+def _stage(stage: "Stage") -> str:
     from lm_audio.networks.packing import num_parameters
 
     model: Any = stage.model  # type: ignore[attr-defined]  # each kind has its own
     count = num_parameters(model)
     signal = stage.makes
-    seconds = stage.context / float(signal.rate) if signal.rate else 0.0
+    seconds = stage.window_frames / float(signal.rate) if signal.rate else 0.0
     return (
         f"{in_words(count)} parameters, {signal.width} codebooks at "
         f"{float(signal.rate):g} Hz, sees {seconds:.1f} s at once"

@@ -38,18 +38,17 @@ class Place:
 @dataclass(frozen=True, kw_only=True)
 class OutputOptions:
     output: Annotated[str | None, tyro.conf.arg(aliases=["-o"])] = None
-    """A file, whose suffix says the format: .wav, .flac, .ogg, .opus or .mp3. Or a folder, which
-    ends in /; it gets a manifest.jsonl of what made each clip. Or - for a WAV on the standard
-    output. A file in out/ by default."""
+    """Output file (.wav, .flac, .ogg, .opus or .mp3), a folder ending in / (with a manifest.jsonl
+    of all settings), or - for WAV on stdout (default: a file in out/)."""
     plot: Path | None = None
-    """A .png for a picture of the waveform and its mel spectrogram; needs the extra plot."""
+    """Also write a PNG of the waveform and mel spectrogram (extra: plot)."""
     play: bool = False
-    """Play what was made."""
+    """Play the result."""
     watermark: str | None = None
-    """Mark clips by AudioSeal: the file of its generator's weights, or facebook/audioseal; needs
-    the extra watermark."""
+    """Watermark the clips with AudioSeal: its weights file, or facebook/audioseal (extra:
+    watermark)."""
     json: bool = False
-    """Say what was made as JSON, a line for each clip."""
+    """Print one JSON object per clip instead of text."""
 
     @property
     def folder(self) -> Path | None:

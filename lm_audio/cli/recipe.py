@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 import tyro
 from safetensors import SafetensorError
 
+from lm_audio.cli.deprecated import with_new_names
+
 Config = TypeVar("Config")
 
 
@@ -22,6 +24,7 @@ def run_recipe(
     *,
     options: Sequence[str] = ("preset",),
     description: str | None,
+    renamed: Mapping[str, str] | None = None,
 ) -> None:
     """Calls `main` with the settings of the command line; exit status 2 for a user's mistake.
 
@@ -30,7 +33,10 @@ def run_recipe(
         options: what chooses the defaults. With several, `settings` holds mappings in mappings: the
             first option is a key of the outermost one.
         description: the recipe's docstring.
+        renamed: new names of options by their old ones, which still work; see cli/deprecated.py.
     """
+    if renamed:
+        sys.argv[1:] = with_new_names(sys.argv[1:], renamed, program=_name())
     try:
         main(_read(settings, options, description))
         sys.stdout.flush()

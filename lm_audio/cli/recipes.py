@@ -1,5 +1,6 @@
 """The verbs that hand out recipes, which are made to be copied: recipes list, recipes copy."""
 
+import ast
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Annotated
 import tyro
 
 import lm_audio
-from audio_tokenizers.atomic import replacing
+from audio_tokenizers.atomic import replacing, replacing_folder
 
 PACKAGE = Path(lm_audio.__file__).parent
 PLACES = (PACKAGE / "recipes", PACKAGE.parent / "recipes")
@@ -22,39 +23,48 @@ SUFFIXES = {".py", ".sh", ".yaml"}
 
 @dataclass(frozen=True, kw_only=True)
 class List:
-    """Lists the recipes with what each makes."""
+    """List the recipes and what each makes."""
 
     def run(self) -> None:
-        for name, path in _recipes().items():
-            print(f"{name:26}  {_first_line(path)}")
+        known = _recipes()
+        width = max(map(len, known))
+        for name, path in known.items():
+            print(f"{name:{width}}  {_first_line(path)}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Copy:
-    """Copies a recipe to where you are, to be changed."""
+    """Copy a recipe, or a folder of recipes, to edit it."""
 
     name: tyro.conf.Positional[str]
-    """As the list has it."""
+    """A name from `recipes list`, or a folder in it, such as `default_model`."""
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
-    """A file or a folder; by default the recipe's own name, here."""
+    """The new file, or a folder to copy into. Default: the same name in the current folder."""
 
     def run(self) -> None:
         known = _recipes()
         if new := RENAMED.get(self.name.removesuffix(".py")):
             raise ValueError(f"The recipe {self.name} is now {new}.py; copy {new} instead.")
-        source = known.get(self.name) or known.get(f"{self.name}.py")
+        folders = {path.parent.name: path.parent for name, path in known.items() if "/" in name}
+        name = self.name.rstrip("/")
+        source = known.get(name) or known.get(f"{name}.py") or folders.get(name)
         if source is None:
-            raise ValueError(
-                f"There is no recipe {self.name!r}; choose one of: {', '.join(known)}."
-            )
+            choices = ", ".join([*known, *folders])
+            raise ValueError(f"There is no recipe {self.name!r}; choose one of: {choices}.")
         target = self.output or Path()
         target = target / source.name if target.is_dir() else target
         if target.exists():
-            raise FileExistsError(f"{target} is there already; name another file with -o.")
+            raise FileExistsError(f"{target} exists; choose another name with -o.")
+        if source.is_dir():
+            _copy_folder(source, target)
+            print(f"{target}: a copy of the recipes in {name}.")
+            return
         with replacing(target) as temporary:
             shutil.copyfile(source, temporary)
-        hint = f"; python {target} --help tells its settings" if target.suffix == ".py" else ""
+        hint = f"; python {target} --help shows its settings" if target.suffix == ".py" else ""
         print(f"{target}: a copy of {source.name}{hint}.")
+        for package in _packages_beside(source):
+            _bring(package, target.parent / package.name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,14 +82,47 @@ class Recipes:
 
 
 def _recipes() -> dict[str, Path]:
-    """All recipes by the name of their file."""
-    folder = next((place for place in PLACES if place.is_dir()), None)
-    if folder is None:
-        raise FileNotFoundError("This installation came without its recipes; install it anew.")
-    return {path.name: path for path in sorted(folder.iterdir()) if path.suffix in SUFFIXES}
+    """All recipes by file name; those in a folder by `folder/file`."""
+    root = next((place for place in PLACES if place.is_dir()), None)
+    if root is None:
+        raise FileNotFoundError("This installation came without its recipes; install it again.")
+    folders = [root, *sorted(path for path in root.iterdir() if path.is_dir())]
+    return {
+        path.relative_to(root).as_posix(): path
+        for folder in folders
+        for path in sorted(folder.iterdir())
+        if path.suffix in SUFFIXES
+    }
+
+
+def _packages_beside(recipe: Path) -> list[Path]:
+    """The packages in the recipe's own folder that it imports."""
+    if recipe.suffix != ".py":
+        return []
+    tree = ast.parse(recipe.read_text(encoding="utf-8"))
+    modules = [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    names = sorted({module.split(".")[0] for module in modules})
+    return [
+        recipe.parent / name for name in names if (recipe.parent / name / "__init__.py").exists()
+    ]
+
+
+def _bring(package: Path, target: Path) -> None:
+    if target.exists():  # of a recipe copied earlier, and perhaps edited since
+        print(f"{target}/: kept as it is.")
+        return
+    _copy_folder(package, target)
+    print(f"{target}/: the package that it imports.")
+
+
+def _copy_folder(source: Path, target: Path) -> None:
+    with replacing_folder(target) as new:
+        shutil.copytree(
+            source, new, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True
+        )
 
 
 def _first_line(path: Path) -> str:
-    """What a recipe says that it is: its first line of words."""
+    """The first line of a recipe's description."""
     lines = (line.strip('#" ') for line in path.read_text(encoding="utf-8").splitlines())
     return next(line for line in lines if line and not line.startswith("!"))

@@ -1,4 +1,4 @@
-"""The verbs that answer others: serve, over HTTP, and app, in a browser."""
+"""The verbs that run a server: serve, over HTTP, and app, a web page."""
 
 import os
 import threading
@@ -12,90 +12,92 @@ from typing import Annotated
 import tyro
 
 from lm_audio.catalogue import DEFAULT
-from lm_audio.cli.making import ModelOptions
+from lm_audio.cli.generate import ModelOptions
 
 KEYS = "LM_AUDIO_API_KEYS"
-"""The variable with the keys, so that none stands on a command line."""
+"""The environment variable with the API keys, which keeps them off the command line."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Serve:
-    """Answers requests over HTTP: OpenAI's speech API and a fuller one; see docs/serving.md.
+    """Serve a model over HTTP, with OpenAI's speech API and a fuller one; see docs/serving.md.
 
-    Keys that clients must bear stand in the variable LM_AUDIO_API_KEYS, apart by commas, or in a
-    file, one a line. Without any, all who reach the port may ask.
+    API keys come from LM_AUDIO_API_KEYS (comma-separated) or --api-keys-file (one per line).
+    Without keys the server is open to everyone who can reach it.
     """
 
     model: Annotated[ModelOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=ModelOptions)
     host: str = "127.0.0.1"
-    """0.0.0.0 is for all networks of this machine."""
+    """Address to listen on; 0.0.0.0 listens on all networks."""
     port: int = 8000
-    """Where it listens."""
-    name: str | None = None
-    """What clients call the model; its own name by default."""
-    keys: Path | None = None
-    """A file with keys."""
-    max_at_once: int = 8
-    """Clips in the running batch."""
-    max_waiting: int = 64
-    """More than these are told to ask later."""
+    """Port to listen on."""
+    served_model_name: str | None = None
+    """The model name that clients use; defaults to --model."""
+    api_keys_file: Path | None = None
+    """File with accepted API keys, one per line."""
+    max_batch_size: int = 8
+    """Maximum clips in the running batch. Does not change the results."""
+    max_queue: int = 64
+    """Maximum queued requests; beyond this the server returns 429."""
     max_duration: float = 120.0
-    """Seconds of new sound in a request."""
+    """Maximum duration of new sound per request, in seconds."""
     max_upload: float = 32.0
-    """Megabytes of a request."""
+    """Maximum size of a request body, in megabytes."""
     timeout: float = 300.0
-    """Seconds that a request may take."""
-    page: bool = False
-    """Puts the web page at /, for anybody; not with keys."""
+    """Maximum time per request, in seconds; after this the server returns 504."""
+    web_ui: bool = False
+    """Also serve the web page at /. It is open to everyone, so it cannot be combined with keys."""
 
     def run(self) -> None:
-        with extra("serve", "The service"):
+        with extra("serve", "lm-audio serve"):
             import uvicorn
 
             from lm_audio.server.http import create_app
-        if self.page:
+        if self.web_ui:
             with extra("app", "The web page"):
                 from lm_audio.app.page import add_page
         from lm_audio.server.engine import Engine
-        from lm_audio.server.service import Limits
+        from lm_audio.server.guard import Limits
 
         keys = self._keys()
-        if keys and self.page:
-            raise ValueError("Got keys and --page, which asks for none; leave one of them out.")
+        if keys and self.web_ui:
+            raise ValueError("--web-ui cannot be combined with API keys: the page is open to all.")
         pipeline = self.model.load()
-        engine = Engine(pipeline, max_at_once=self.max_at_once, max_waiting=self.max_waiting)
-        name = self.name or self.model.model or DEFAULT
+        engine = Engine(pipeline, max_batch_size=self.max_batch_size, max_queue=self.max_queue)
+        name = self.served_model_name or self.model.model or DEFAULT
         limits = Limits(
-            duration=self.max_duration, upload=int(self.max_upload * 1e6), seconds=self.timeout
+            max_duration=self.max_duration,
+            max_upload=int(self.max_upload * 1e6),
+            timeout=self.timeout,
         )
         app = create_app(engine, name=name, keys=keys, limits=limits)
-        if self.page:
+        if self.web_ui:
             app = add_page(app, pipeline, name=name)
-        who = "who bears a key" if keys else "anybody"
-        print(f"{name} answers {who} on http://{self.host}:{self.port}/v1", flush=True)
+        access = "API key required" if keys else "no API key required"
+        print(f"Serving {name!r} at http://{self.host}:{self.port}/v1 ({access})", flush=True)
         uvicorn.run(app, host=self.host, port=self.port, log_level="warning")
 
     def _keys(self) -> list[str]:
-        given = os.environ.get(KEYS, "").split(",")
-        if self.keys is not None:
-            given += self.keys.read_text(encoding="utf-8").split("\n")
-        keys = [key.strip() for key in given if key.strip()]
-        if self.keys is not None and not keys:
-            raise ValueError(f"{self.keys} holds no key; give one on each line.")
+        lines = os.environ.get(KEYS, "").split(",")
+        if self.api_keys_file is not None:
+            lines += self.api_keys_file.read_text(encoding="utf-8").split("\n")
+        keys = [line.strip() for line in lines if line.strip()]
+        if self.api_keys_file is not None and not keys:
+            raise ValueError(f"{self.api_keys_file} contains no API keys. Put one on each line.")
         return keys
 
 
 @dataclass(frozen=True, kw_only=True)
 class App:
-    """Opens a web page that creates, continues and inpaints sound."""
+    """Open a web page that creates, continues and inpaints sound."""
 
     model: Annotated[ModelOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=ModelOptions)
     host: str = "127.0.0.1"
-    """0.0.0.0 is for all networks of this machine: anybody may then make sound."""
+    """Address to listen on; 0.0.0.0 listens on all networks and opens the page to everyone."""
     port: int = 7860
-    """Where it listens."""
+    """Port to listen on."""
     open_browser: bool = True
-    """Shows it in the browser of this machine, if there is one."""
+    """Open the page in the default browser."""
 
     def run(self) -> None:
         with extra("app", "The web page"):
@@ -105,7 +107,7 @@ class App:
             from lm_audio.app.page import add_page
         app = add_page(FastAPI(), self.model.load(), name=self.model.model or DEFAULT)
         address = f"http://{self.host}:{self.port}"
-        print(f"The page is at {address}; Ctrl-C ends it.", flush=True)
+        print(f"Web page at {address} (press Ctrl-C to stop)", flush=True)
         if self.open_browser:
             threading.Timer(1.0, webbrowser.open, [address]).start()
         uvicorn.run(app, host=self.host, port=self.port, log_level="warning")
@@ -113,10 +115,10 @@ class App:
 
 @contextmanager
 def extra(name: str, what: str) -> Iterator[None]:
-    """Says how to install what is missing."""
+    """Adds the install command to the error if an optional dependency is missing."""
     try:
         yield
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            f"{what} needs {error.name}; install it with: pip install 'lm-audio[{name}]'."
+            f"{what} needs {error.name}. Run: pip install 'lm-audio[{name}]'"
         ) from error

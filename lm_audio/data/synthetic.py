@@ -3,7 +3,6 @@
 import numpy as np
 
 from lm_audio.data.corpus import Recording
-from lm_audio.data.signals import add
 
 
 def demo_clip(*, sample_rate: int, seed: int = 0) -> np.ndarray:
@@ -13,10 +12,10 @@ def demo_clip(*, sample_rate: int, seed: int = 0) -> np.ndarray:
     mix = np.zeros(length, dtype=np.float32)
     for number, semitone in enumerate([0, 7, 12, 16, 19, 24, 19, 16]):
         note = pluck(220 * 2 ** (semitone / 12), seconds=1.6, sample_rate=sample_rate, rng=rng)
-        add(mix, note, at=int(0.45 * number * sample_rate))
+        _add(mix, note, at=int(0.45 * number * sample_rate))
     for start in (0.8, 1.1, 2.6, 2.8, 3.0):
-        add(mix, 0.25 * chirp(0.18, sample_rate=sample_rate, rng=rng), at=int(start * sample_rate))
-    add(mix, 0.06 * rain(4.0, sample_rate=sample_rate, rng=rng), at=0)
+        _add(mix, 0.25 * chirp(0.18, sample_rate=sample_rate, rng=rng), at=int(start * sample_rate))
+    _add(mix, 0.06 * rain(4.0, sample_rate=sample_rate, rng=rng), at=0)
     return 0.5 * mix / np.abs(mix).max()
 
 
@@ -30,7 +29,7 @@ def synthetic_clips(
         kind = ("pluck", "chirp", "rain")[number % 3]
         samples = np.zeros(int(seconds * sample_rate), dtype=np.float32)
         if kind == "rain":
-            add(samples, 0.3 * rain(seconds, sample_rate=sample_rate, rng=rng), at=0)
+            _add(samples, 0.3 * rain(seconds, sample_rate=sample_rate, rng=rng), at=0)
         else:
             for start in np.arange(0, seconds, 0.5):
                 sound = (
@@ -38,7 +37,7 @@ def synthetic_clips(
                     if kind == "pluck"
                     else chirp(0.3, sample_rate=sample_rate, rng=rng)
                 )
-                add(samples, 0.5 * sound, at=int(start * sample_rate))
+                _add(samples, 0.5 * sound, at=int(start * sample_rate))
         pcm = (np.clip(samples, -1, 1) * 32767).round().astype(np.int16)
         clips.append(Recording(kind=kind, name=f"{kind}-{number}", samples=pcm))
     return clips
@@ -74,3 +73,9 @@ def rain(seconds: float, *, sample_rate: int, rng: np.random.Generator) -> np.nd
     tail = np.exp(-np.arange(int(0.004 * sample_rate)) / (0.001 * sample_rate))
     splashes = np.convolve(drops, tail, mode="same") * rng.standard_normal(length)
     return (0.7 * hiss + splashes).astype(np.float32)
+
+
+def _add(mix: np.ndarray, sound: np.ndarray, *, at: int) -> None:
+    """Adds a sound in place, from sample `at` on, and drops what exceeds the mix."""
+    end = min(len(mix), at + len(sound))
+    mix[at:end] += sound[: end - at]

@@ -11,26 +11,25 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lm_audio.evaluation.clap import clap_scores
-from lm_audio.evaluation.classification import (
-    AudioClassifier,
-    classify_clips,
-    kl_divergence,
-    label_accuracy,
-    nearest_labels,
-)
 from lm_audio.evaluation.clips import ClipFile, pair_clips
-from lm_audio.evaluation.embedding import (
+from lm_audio.evaluation.judges.classifier import AudioClassifier, classify_clips
+from lm_audio.evaluation.judges.embedding import (
     AudioEmbedding,
     LogMelStatistics,
     clip_means,
     embed_clips,
 )
-from lm_audio.evaluation.frechet import frechet_distance
-from lm_audio.evaluation.judges import Judges
-from lm_audio.evaluation.report import Measurement, mean_of, missing
-from lm_audio.evaluation.speakers import nearest_speakers, speaker_similarity
-from lm_audio.evaluation.words import character_errors, error_rate, word_errors
+from lm_audio.evaluation.judges.loading import Judges
+from lm_audio.evaluation.metrics.clap import clap_scores
+from lm_audio.evaluation.metrics.classification import (
+    kl_divergence,
+    label_accuracy,
+    nearest_labels,
+)
+from lm_audio.evaluation.metrics.frechet import frechet_distance
+from lm_audio.evaluation.metrics.speakers import nearest_speakers, speaker_similarity
+from lm_audio.evaluation.metrics.words import character_errors, word_errors
+from lm_audio.evaluation.report import Measurement, error_rate, mean_of, missing
 
 NO_REAL = "there are no real clips; give --real"
 NO_PAIRS = "no real clip has the name of a generated one"

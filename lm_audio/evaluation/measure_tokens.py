@@ -14,7 +14,7 @@ from torch import Tensor
 from audio_tokenizers.audio_files import find_audio, read_audio
 from audio_tokenizers.protocol import SemanticTokenizer
 from audio_tokenizers.semantic.tokenizer import FeatureTokenizer
-from lm_audio.evaluation.abx import (
+from lm_audio.evaluation.metrics.abx import (
     Distance,
     Mode,
     abx_error,
@@ -23,9 +23,9 @@ from lm_audio.evaluation.abx import (
     token_distance,
     token_edits,
 )
-from lm_audio.evaluation.likelihood import log_likelihood, pair_wins
+from lm_audio.evaluation.metrics.likelihood import log_likelihood, pair_wins
 from lm_audio.evaluation.report import Measurement, mean_of, missing
-from lm_audio.generation.lm_stage import Stage
+from lm_audio.generation.lm_stage import LMStage
 
 _MODES: tuple[Mode, ...] = ("within", "across")
 
@@ -118,7 +118,7 @@ def read_pairs(
 
 def measure_pairs(
     pairs: list[tuple[Tensor, Tensor]],
-    stage: Stage,
+    stage: LMStage,
     *,
     progress: Callable[[], object] = lambda: None,
 ) -> list[Measurement]:

@@ -11,7 +11,8 @@ import numpy as np
 from torch import Tensor
 
 from audio_tokenizers.atomic import replacing
-from lm_audio.evaluation.confidence import bootstrap_interval
+from lm_audio.evaluation.metrics.confidence import bootstrap_interval, ratio
+from lm_audio.evaluation.metrics.words import Errors
 
 Better = Literal["higher", "lower", ""]
 
@@ -55,6 +56,22 @@ def mean_of(
         interval=bootstrap_interval(values),
         better=better,
         note=note,
+    )
+
+
+def error_rate(errors: Sequence[Errors], *, metric: str, implementation: str) -> Measurement:
+    """All edits over the length of all references, equal to jiwer's `wer` and `cer` of lists."""
+    if not any(error.length for error in errors):
+        raise ValueError("The transcripts hold no words; give those of speech.")
+    items = np.array([(error.edits, error.length) for error in errors], dtype=np.float64)
+    spoken = items[items[:, 1] > 0]
+    return Measurement(
+        metric=metric,
+        implementation=implementation,
+        value=float(items[:, 0].sum() / items[:, 1].sum()),
+        num_items=len(errors),
+        interval=bootstrap_interval(spoken, ratio),
+        better="lower",
     )
 
 

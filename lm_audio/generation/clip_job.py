@@ -13,7 +13,7 @@ from torch import Tensor
 from lm_audio.clip import Clip
 from lm_audio.generation.prompt import Prompt
 from lm_audio.generation.request import Request, check_given, check_request, sampling_of
-from lm_audio.generation.track import AnyStage, Track, unknown_values
+from lm_audio.generation.track import Stage, Track, unknown_values
 from lm_audio.renderers.protocol import Renderer
 from lm_audio.renderers.seam import Continuation
 
@@ -21,7 +21,7 @@ from lm_audio.renderers.seam import Continuation
 def make_tracks(
     request: Request,
     *,
-    stages: Sequence[AnyStage],
+    stages: Sequence[Stage],
     renderer: Renderer,
     output_stages: Collection[str],
     num_samples: int,
@@ -52,8 +52,8 @@ def make_tracks(
 
 
 def needed(
-    stages: Sequence[AnyStage], *, output_stages: Collection[str], given: Collection[str]
-) -> list[AnyStage]:
+    stages: Sequence[Stage], *, output_stages: Collection[str], given: Collection[str]
+) -> list[Stage]:
     """The output stages and those before them, up to the ones whose values are given."""
     names = set(output_stages)
     for stage in reversed(stages):
@@ -62,7 +62,7 @@ def needed(
     return [stage for stage in stages if stage.name in names]
 
 
-def num_frames(stage: AnyStage, renderer: Renderer, num_samples: int) -> int:
+def num_frames(stage: Stage, renderer: Renderer, num_samples: int) -> int:
     """How many frames of a stage this many samples need."""
     if stage.makes.kind == "vector":
         return 1
@@ -167,7 +167,7 @@ class ClipJob:
 
 
 def _values(
-    stage: AnyStage,
+    stage: Stage,
     request: Request,
     renderer: Renderer,
     num_samples: int,

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from lm_audio.clip import Clip
 from lm_audio.generation.clip_job import make_tracks
-from lm_audio.generation.lm_stage import Stage
+from lm_audio.generation.lm_stage import LMStage
 from lm_audio.generation.prompt import Prompt, tail_length
 from lm_audio.generation.request import Request
-from lm_audio.generation.track import AnyStage, Track
+from lm_audio.generation.track import Stage, Track
 from lm_audio.renderers.protocol import Renderer
 from lm_audio.renderers.seam import inpainted
 
@@ -33,7 +33,7 @@ def inpaint(
     *,
     start: float,
     end: float,
-    stages: Sequence[AnyStage],
+    stages: Sequence[Stage],
     renderer: Renderer,
     output_stages: Sequence[str],
     read: Callable[[Tensor], Prompt],
@@ -63,7 +63,7 @@ def inpaint(
         if stage.two_sided:
             _make(stage, [track], report=report)
             chosen[stage.name] = track
-        elif isinstance(stage, Stage):
+        elif isinstance(stage, LMStage):
             chosen[stage.name] = _best(stage, track, num_candidates, report=report)
         else:
             raise ValueError(f"The {stage.name} stage of this model cannot fill a span.")
@@ -90,9 +90,7 @@ def _report(progress: Callable[[float], None], stage: int, num_stages: int, done
     progress((stage + done) / num_stages)
 
 
-def _make(
-    stage: AnyStage, tracks: Sequence[Track], *, report: Callable[[float], None] | None
-) -> None:
+def _make(stage: Stage, tracks: Sequence[Track], *, report: Callable[[float], None] | None) -> None:
     """Makes what is unknown of tracks whose source is whole."""
     batch = stage.new_batch()
     for track in tracks:
@@ -103,7 +101,7 @@ def _make(
 
 
 def _best(
-    stage: Stage,
+    stage: LMStage,
     track: Track,
     num_candidates: int,
     *,
@@ -116,7 +114,7 @@ def _best(
         for i in range(num_candidates if behind else 1)
     ]
     _make(stage, candidates, report=report)
-    if not stage.repeats:
+    if stage.deduplicated:
         candidates = [_merged(one, one.num_frames - behind) for one in candidates]
     if len(candidates) == 1:
         return candidates[0]
@@ -160,7 +158,7 @@ def _span(samples: Tensor, start: float, end: float, sample_rate: int) -> tuple[
 
 
 def _context(
-    num_samples: int, first: int, last: int, stages: Sequence[AnyStage], renderer: Renderer
+    num_samples: int, first: int, last: int, stages: Sequence[Stage], renderer: Renderer
 ) -> tuple[int, int]:
     """From where to where the models look: what they can see at once, on both sides."""
     most = tail_length(num_samples, stages=stages, renderer=renderer)

@@ -41,16 +41,16 @@ class Window(Sequence):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Stage:
+class LMStage:
     """A token language model, its pattern and conditioners, and how it is sampled by default.
 
     Args:
         start_token: before the first step, and in cells that the pattern leaves empty.
-        context: the frames of a window, as many as the model has learned to keep together.
-        keep: how many of them the next window begins with.
+        window_frames: the frames of a window, as many as the model has learned to keep together.
+        overlap_frames: how many of them the next window begins with.
         end_token: by which the model ends a clip, if it does.
         num_choices: how many of the tokens that a head tells apart may be picked; all by default.
-        repeats: False for deduplicated tokens, none of which follows itself.
+        deduplicated: no token follows itself, so tokens have no fixed length.
         token_kind: what the tokens stand for, the content of the signal that the stage makes.
         first_codebook: where its codebooks begin among those of the renderer.
     """
@@ -60,21 +60,22 @@ class Stage:
     pattern: Pattern
     conditioners: Conditioners
     frame_rate: Fraction
-    context: int
-    keep: int
+    window_frames: int
+    overlap_frames: int
     sampling: Sampling
     start_token: int
     end_token: int | None = None
     num_choices: int | None = None
-    repeats: bool = True
+    deduplicated: bool = False
     source: Source | None = None
     token_kind: str = ACOUSTIC
     first_codebook: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.keep < self.context:
+        if not 0 <= self.overlap_frames < self.window_frames:
             raise ValueError(
-                f"The {self.name} stage keeps {self.keep} of {self.context} frames; keep fewer."
+                f"The {self.name} stage keeps {self.overlap_frames} of {self.window_frames} "
+                "frames; keep fewer."
             )
 
     @property
@@ -131,13 +132,13 @@ class Stage:
 
     def window_start(self, track: Track) -> int:
         """Where the window that decides the track's next frame begins."""
-        stride = self.context - self.keep
-        return max(0, -(-(track.num_done + 1 - self.context) // stride)) * stride
+        stride = self.window_frames - self.overlap_frames
+        return max(0, -(-(track.num_done + 1 - self.window_frames) // stride)) * stride
 
     def window(self, track: Track) -> Window:
         """The next window of a track, to be decoded when its source is ready for it."""
         start = self.window_start(track)
-        return self._window(track, start, min(start + self.context, track.num_frames))
+        return self._window(track, start, min(start + self.window_frames, track.num_frames))
 
     def ready(self, window: Window) -> bool:
         """Whether the source has what the window's next step and those before it need."""
@@ -175,7 +176,7 @@ class Stage:
     def likelihoods(self, track: Track, first: int, last: int) -> Tensor:
         """The log-likelihood of each of the track's tokens of these frames, step by step."""
         last = min(last, track.num_frames)
-        window = self._window(track, max(0, last - self.context), last)
+        window = self._window(track, max(0, last - self.window_frames), last)
         tokens = window.tokens[None]  # [1, J, S]
         inputs = torch.cat(
             [torch.full_like(tokens[..., :1], self.start_token), tokens[..., :-1]], dim=-1
@@ -240,7 +241,7 @@ class Stage:
             allowed=self._allowed(layout),
             sampling=sampling,
             penalty_window=sampling.repetition_window * steps_per_frame if penalised else 0,
-            deduplicated=not self.repeats,
+            deduplicated=self.deduplicated,
         )
 
     def _allowed(self, layout: Layout) -> Tensor:
@@ -296,7 +297,7 @@ class Stage:
 class LMBatch(DecodingBatch[Window]):
     """Opens the windows of tracks, decodes them together, and hands the tracks their tokens."""
 
-    def __init__(self, stage: Stage, *, rows_per_pass: int | None = None) -> None:
+    def __init__(self, stage: LMStage, *, rows_per_pass: int | None = None) -> None:
         super().__init__(stage.model, rows_per_pass=rows_per_pass)
         self._stage = stage
         self._waiting: list[Window] = []  # for what their first step needs of the source

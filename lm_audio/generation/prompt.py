@@ -13,7 +13,7 @@ from torch import Tensor
 
 from audio_tokenizers.protocol import SemanticTokenizer
 from audio_tokenizers.resampling import resample
-from lm_audio.generation.track import AnyStage, unknown_values
+from lm_audio.generation.track import Stage, unknown_values
 from lm_audio.renderers.protocol import Renderer
 from lm_audio.signals import SEMANTIC
 
@@ -33,7 +33,7 @@ class Prompt:
     rates: Mapping[str, Fraction]
 
     def around(
-        self, stage: AnyStage, renderer: Renderer, *, first: int, last: int
+        self, stage: Stage, renderer: Renderer, *, first: int, last: int
     ) -> tuple[Tensor, list[float] | None]:
         """A stage's values [K, T], unknown for the samples from `first` to `last`.
 
@@ -58,14 +58,14 @@ class Prompt:
         values = values.to(stage.device)
         start = min(start, values.shape[1])  # a tokenizer may give no token for the very end
         before, after = values[:, :start], values[:, stop:]
-        if not stage.repeats:
+        if stage.deduplicated:
             return _merged(stage, before, after, stop, rate)
         span = unknown_values(signal, stop - start, stage.device)
         return torch.cat([before, span, after], dim=1), None
 
 
 def _merged(
-    stage: AnyStage, before: Tensor, after: Tensor, stop: int, rate: Fraction
+    stage: Stage, before: Tensor, after: Tensor, stop: int, rate: Fraction
 ) -> tuple[Tensor, list[float]]:
     """What comes before a span [1, T], the span unknown, what comes after, without repeats."""
     left, right = changes(before), changes(after)
@@ -82,7 +82,7 @@ def _merged(
 def read_prompt(
     samples: Tensor,
     *,
-    stages: Sequence[AnyStage],
+    stages: Sequence[Stage],
     renderer: Renderer,
     semantic_tokenizer: SemanticTokenizer | None,
     device: torch.device,
@@ -112,9 +112,9 @@ def read_prompt(
     return Prompt(samples=samples, values=values, rates=rates)
 
 
-def tail_length(num_samples: int, *, stages: Sequence[AnyStage], renderer: Renderer) -> int:
+def tail_length(num_samples: int, *, stages: Sequence[Stage], renderer: Renderer) -> int:
     """How many samples at the end of a prompt the stages can see: whole frames, or all."""
-    rates = [(stage.context, stage.makes.rate) for stage in stages if stage.makes.rate]
+    rates = [(stage.window_frames, stage.makes.rate) for stage in stages if stage.makes.rate]
     most = max(Fraction(context) / rate for context, rate in rates)
     hop = renderer.hop_length
     return min(num_samples, math.floor(most * renderer.sample_rate) // hop * hop)

@@ -18,7 +18,7 @@ from audio_tokenizers.audio_files import read_audio
 from audio_tokenizers.resampling import resample
 from lm_audio.clip import Clip
 from lm_audio.generation.step import guidance_rows
-from lm_audio.generation.track import AnyStage
+from lm_audio.generation.track import Stage
 from lm_audio.sampling import Sampling, check_seed, random_seed
 
 LONGEST = 24 * 3600  # seconds
@@ -90,7 +90,7 @@ def make_requests(
 
 
 def check_request(
-    request: Request, stages: Sequence[AnyStage], made: Sequence[AnyStage], *, seconds: float
+    request: Request, stages: Sequence[Stage], made: Sequence[Stage], *, seconds: float
 ) -> None:
     """Raises ValueError for what is wrong, before any work is done.
 
@@ -112,13 +112,13 @@ def check_request(
     _check_negative(request, working, seconds)
 
 
-def sampling_of(stage: AnyStage, request: Request) -> Sampling:
+def sampling_of(stage: Stage, request: Request) -> Sampling:
     if isinstance(request.sampling, Mapping):
         return request.sampling.get(stage.name, stage.sampling)
     return request.sampling or stage.sampling
 
 
-def check_given(stage: AnyStage, values: Tensor, num_frames: int) -> None:
+def check_given(stage: Stage, values: Tensor, num_frames: int) -> None:
     """Values that stand for a stage's own must be what it makes, for this many frames."""
     signal = stage.makes
     dtype = str(signal.dtype).removeprefix("torch.")
@@ -128,11 +128,11 @@ def check_given(stage: AnyStage, values: Tensor, num_frames: int) -> None:
             f"tensor [{signal.width}, T], {dtype}."
         )
     # Deduplicated tokens stand for no fixed time.
-    fits = values.shape[-1:] == (num_frames,) if stage.repeats else values.numel() > 0
+    fits = values.shape[-1:] == (num_frames,) if not stage.deduplicated else values.numel() > 0
     is_matrix = values.ndim == 2 and len(values) == signal.width
     if not (fits and is_matrix and values.dtype == signal.dtype):
         T = f"{num_frames}], {dtype}, for this duration"
-        T = T if stage.repeats else f"T], {dtype}, not empty"
+        T = T if not stage.deduplicated else f"T], {dtype}, not empty"
         raise ValueError(
             f"Got {signal.kind} {list(values.shape)} of type {values.dtype} for the {stage.name} "
             f"stage; give [{signal.width}, {T}."
@@ -147,7 +147,7 @@ def check_given(stage: AnyStage, values: Tensor, num_frames: int) -> None:
             f"Got tokens from {low} to {high} for the {stage.name} stage; give some from 0 to "
             f"{signal.num_tokens - 1}."
         )
-    if not stage.repeats and (values[:, 1:] == values[:, :-1]).any():
+    if stage.deduplicated and (values[:, 1:] == values[:, :-1]).any():
         raise ValueError(
             f"Got tokens that follow themselves for the {stage.name} stage; remove all repeats."
         )
@@ -244,9 +244,9 @@ def _num_samples(duration: float, sample_rate: int) -> int:
 
 def _check_names(
     request: Request,
-    stages: Sequence[AnyStage],
-    made: Sequence[AnyStage],
-    working: Sequence[AnyStage],
+    stages: Sequence[Stage],
+    made: Sequence[Stage],
+    working: Sequence[Stage],
 ) -> None:
     by_stage = request.sampling if isinstance(request.sampling, Mapping) else {}
     names = [stage.name for stage in stages]
@@ -272,7 +272,7 @@ def _check_names(
         )
 
 
-def _check_temperatures(sampling: Sampling, stage: AnyStage) -> None:
+def _check_temperatures(sampling: Sampling, stage: Stage) -> None:
     """There must be one temperature, or one for each codebook."""
     temperature, width = sampling.temperature, stage.makes.width
     if isinstance(temperature, tuple) and len(temperature) != width:
@@ -282,7 +282,7 @@ def _check_temperatures(sampling: Sampling, stage: AnyStage) -> None:
         )
 
 
-def _check_negative(request: Request, working: Sequence[AnyStage], seconds: float) -> None:
+def _check_negative(request: Request, working: Sequence[Stage], seconds: float) -> None:
     """A negative prompt takes the place of what guidance drops, if it drops that at all."""
     asked = request.conditions.keys() | request.negative.keys()
     dropped: set[str] = set()

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from torch import Tensor
 
 from lm_audio.generation.clip_job import ClipJob
-from lm_audio.generation.track import AnyStage
+from lm_audio.generation.track import Stage
 
 MOST_AT_ONCE = 32  # clips; more of them wait until others are done
 
@@ -26,7 +26,7 @@ class Session:
         rows_per_pass: how many rows go through a model at once; all by default.
     """
 
-    def __init__(self, stages: Sequence[AnyStage], *, rows_per_pass: int | None = None) -> None:
+    def __init__(self, stages: Sequence[Stage], *, rows_per_pass: int | None = None) -> None:
         self._batches = [stage.new_batch(rows_per_pass=rows_per_pass) for stage in stages]
         self._jobs: list[ClipJob] = []
 

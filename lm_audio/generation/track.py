@@ -98,7 +98,7 @@ class StageBatch(Protocol):
         """Takes one step with all tracks that can; False if none could."""
 
 
-class AnyStage(Protocol):
+class Stage(Protocol):
     """What the engine needs to know of a stage, whatever kind of model it has."""
 
     @property
@@ -108,7 +108,7 @@ class AnyStage(Protocol):
     def makes(self) -> Signal: ...
 
     @property
-    def context(self) -> int:
+    def window_frames(self) -> int:
         """How many frames it sees at once."""
 
     @property
@@ -122,8 +122,8 @@ class AnyStage(Protocol):
     def source(self) -> Source | None: ...
 
     @property
-    def repeats(self) -> bool:
-        """False for deduplicated tokens, which have no fixed length."""
+    def deduplicated(self) -> bool:
+        """Whether no token follows itself, so that tokens have no fixed length."""
 
     @property
     def may_end(self) -> bool:

@@ -29,8 +29,8 @@ from lm_audio.conditioners.description import (
 )
 from lm_audio.conditioners.frozen import FrozenEncoder, describe_frozen, load_frozen, shared
 from lm_audio.conditioners.text import OwnTextEncoder
-from lm_audio.generation.lm_stage import Stage
-from lm_audio.generation.track import AnyStage, Source
+from lm_audio.generation.lm_stage import LMStage
+from lm_audio.generation.track import Source, Stage
 from lm_audio.networks.packing import Kind, fill
 from lm_audio.networks.token_lm import TokenLM, TokenLMConfig
 from lm_audio.patterns import Pattern
@@ -40,20 +40,22 @@ MODEL_TYPE = "lm-audio-token-lm"
 _WEIGHTS = "model.safetensors"
 _DESCRIPTION, _TEXT_ENCODER = "stage.json", "text_encoder"  # of a stage that is no part of a model
 _PLAIN = (
-    "name", "context", "keep", "start_token", "end_token", "num_choices", "repeats", "token_kind",
-    "first_codebook",
+    "name", "start_token", "end_token", "num_choices", "token_kind", "first_codebook",
 )  # fmt: skip
+_STORED = {"window_frames": "context", "overlap_frames": "keep"}  # fields by their names in JSON
 
 
-def describe_stage(stage: AnyStage) -> dict[str, Any]:
+def describe_stage(stage: Stage) -> dict[str, Any]:
     """Everything that a stage holds but its model and its weights, for JSON."""
-    if type(stage) is not Stage or type(stage.model) is not TokenLM:
+    if type(stage) is not LMStage or type(stage.model) is not TokenLM:
         raise ValueError(
             f"The {stage.name} stage is a {type(stage).__name__}, which cannot be saved; keep the "
             "checkpoint that it was loaded from."
         )
     return {
         **{name: getattr(stage, name) for name in _PLAIN},
+        **{stored: getattr(stage, name) for name, stored in _STORED.items()},
+        "repeats": not stage.deduplicated,
         "frame_rate": "{}/{}".format(*stage.frame_rate.as_integer_ratio()),
         "pattern": asdict(stage.pattern),
         "sampling": asdict(stage.sampling),
@@ -62,7 +64,7 @@ def describe_stage(stage: AnyStage) -> dict[str, Any]:
     }
 
 
-def save_stage(stage: Stage, folder: Path, *, half: bool) -> None:
+def save_stage(stage: LMStage, folder: Path, *, half: bool) -> None:
     """Writes the stage's model, weights and tokenizers.
 
     Args:
@@ -88,7 +90,7 @@ def load_stage(
     device: torch.device | str,
     dtype: torch.dtype,
     packing: Kind | None = None,
-) -> Stage:
+) -> LMStage:
     """Reads a stage; no weight is in memory twice.
 
     Args:
@@ -111,6 +113,8 @@ def load_stage(
             frozen=frozen,
             own_tokenizer=lambda name: SentencePieceTokenizer.load(folder / f"{name}.model"),
         ).eval()
+        settings |= {name: settings.pop(stored) for name, stored in _STORED.items()}
+        settings["deduplicated"] = not settings.pop("repeats")
         settings |= {
             "frame_rate": Fraction(*map(int, settings["frame_rate"].split("/"))),
             "pattern": Pattern(**settings["pattern"]),
@@ -118,7 +122,7 @@ def load_stage(
             "source": settings["source"] and Source(**settings["source"]),
             "conditioners": conditioners,
         }
-        stage = Stage(model=model, **settings)
+        stage = LMStage(model=model, **settings)
     module = _module(model, conditioners)
     check_weights(weights, module.state_dict(), source=path)
     parts: dict[str, dict[str, Tensor]] = {"model": {}, "conditioners": {}}
@@ -133,7 +137,7 @@ def load_stage(
     return stage
 
 
-def write_stage(stage: Stage, folder: Path, *, tokens: Mapping[str, str] | None = None) -> None:
+def write_stage(stage: LMStage, folder: Path, *, tokens: Mapping[str, str] | None = None) -> None:
     """Writes a stage that is no part of a model yet, whole or not at all, with its T5
     or other text encoder that is not trained, if any.
 
@@ -155,7 +159,7 @@ def read_stage(
     *,
     tokens: Mapping[str, str] | None = None,
     device: torch.device | str = "cpu",
-) -> Stage:
+) -> LMStage:
     """Reads what `write_stage` wrote.
 
     Args:

@@ -1,1 +1,1 @@
-"""A service in front of a pipeline: requests of many people in one running batch."""
+"""An HTTP server for a pipeline: concurrent requests share one running batch."""

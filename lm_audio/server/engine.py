@@ -1,18 +1,20 @@
-"""One batch for the requests of all: they join and leave it at any step.
+"""One running batch for all requests: clips join and leave it at any step.
 
-A thread works; those who ask are told of the sound as it comes. Tokens do not depend on company, so
-a batch that fails is taken apart: each of its clips is made again alone, without the sound that its
-asker has, and only the one that fails alone fails.
+A worker thread steps the batch, and routes read the sound while it is made. Tokens do not depend on
+the rest of the batch. After a failure the engine therefore restarts each clip of the batch on its
+own and skips the sound that it already delivered; only a clip that also fails alone is lost.
 
 Shapes: C channels, N samples.
 """
 
+import asyncio
 import logging
+import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -25,60 +27,137 @@ from lm_audio.system import release_omp_threads, trim_malloc
 
 logger = logging.getLogger(__name__)
 
-Told = Tensor | Clip | Exception
-"""New samples [C, N], then the whole clip or what went wrong."""
-
 
 class BusyError(Exception):
-    """As many wait as may."""
+    """The queue is full."""
 
 
 class StoppedError(Exception):
-    """The engine is shutting down."""
+    """The server is shutting down."""
 
 
 class DeadlineError(Exception):
-    """It took longer than it may."""
+    """The request timed out."""
 
 
-@dataclass(eq=False, kw_only=True)
 class Job:
-    """A clip for somebody.
+    """One clip for one client: a worker thread makes it, a route reads it.
+
+    The job keeps all sound made so far, so reading may start at any time. It has one reader.
 
     Args:
-        prompt: the samples [C, N] that it continues.
-        tell: called on the engine's thread with what is new; must not wait.
-        deadline: by `time.monotonic`.
+        timeout: seconds from now until the worker gives up.
     """
 
-    request: Request
-    prompt: Tensor | None
-    tell: Callable[[Told], None]
-    deadline: float = float("inf")
-    asked_at: float = field(default_factory=time.monotonic)
-    cancelled: bool = False
-    making: ClipJob | None = None
-    sound: list[Tensor] = field(default_factory=list)
-    num_heard: int = 0
-    """Samples that the asker has."""
+    def __init__(self, *, seed: int, timeout: float = math.inf) -> None:
+        self.seed, self.timeout = seed, timeout
+        self.created_at = time.monotonic()
+        self.clip: Clip | None = None
+        self.error: Exception | None = None
+        self.cancelled = False
+        self._pieces: list[Tensor] = []
+        self._wake: Callable[[], object] = lambda: None
+
+    @property
+    def over(self) -> bool:
+        """Whether the job is complete, failed or cancelled."""
+        return self.cancelled or self.clip is not None or self.error is not None
+
+    @property
+    def expired(self) -> bool:
+        return time.monotonic() > self.created_at + self.timeout
+
+    async def sound(self) -> AsyncGenerator[Tensor]:
+        """Yields samples [C, N] as they are made; closing it early cancels the job."""
+        changed = asyncio.Event()
+        self._wake = partial(asyncio.get_running_loop().call_soon_threadsafe, changed.set)
+        num_read = 0
+        try:
+            while True:
+                changed.clear()
+                over = self.over  # read first: pieces that come before the end are never missed
+                while num_read < len(self._pieces):
+                    num_read += 1
+                    yield self._pieces[num_read - 1]
+                if over:
+                    break
+                await changed.wait()
+            if self.error is not None:
+                raise self.error
+        finally:
+            self.cancel()
+
+    def cancel(self) -> None:
+        """Drops the job unless it is over; the worker stops within one step."""
+        if not self.over:
+            self.cancelled = True
+            self._notify()
+
+    def finish(self, outcome: Clip | Exception) -> None:
+        """Completes or fails the job, unless it is over already."""
+        if not self.over:
+            if isinstance(outcome, Clip):
+                self.clip = outcome
+            else:
+                self.error = outcome
+            self._notify()
+
+    def _notify(self) -> None:
+        try:
+            self._wake()
+        except RuntimeError:  # the reader's event loop is closed
+            self.cancelled = True
+
+
+class BatchJob(Job):
+    """A job for the running batch.
+
+    Args:
+        prompt: the samples [C, N] that the clip continues.
+    """
+
+    clip_job: ClipJob
+
+    def __init__(
+        self, request: Request, *, prompt: Tensor | None = None, timeout: float = math.inf
+    ) -> None:
+        super().__init__(seed=request.seed, timeout=timeout)
+        self.request, self.prompt = request, prompt
+        self._num_repeated = 0
+
+    def start(self, pipeline: AudioPipeline) -> None:
+        """Plans the clip from its beginning, again after a failure."""
+        self.clip_job = pipeline.start(self.request, self.prompt)
+        self._num_repeated = sum(piece.shape[1] for piece in self._pieces)
+
+    def push(self, samples: Tensor) -> None:
+        """Adds the samples [C, N] of one step, but for those that the job already has."""
+        skipped = min(self._num_repeated, samples.shape[1])
+        self._num_repeated -= skipped
+        if skipped < samples.shape[1]:
+            self._pieces.append(samples[:, skipped:])
+            self._notify()
+
+    def whole(self) -> Clip:
+        return self.clip_job.clip(self._pieces)
 
 
 class Engine:
-    """Makes clips of one pipeline for many, on a thread of its own.
+    """Makes the clips of many clients with one pipeline, on its own thread.
 
     Args:
-        max_at_once: clips in the running batch.
-        max_waiting: more than these are refused.
+        max_batch_size: clips in the running batch.
+        max_queue: queued jobs; further ones are refused.
     """
 
     def __init__(
-        self, pipeline: AudioPipeline, *, max_at_once: int = 8, max_waiting: int = 64
+        self, pipeline: AudioPipeline, *, max_batch_size: int = 8, max_queue: int = 64
     ) -> None:
         self.pipeline = pipeline
-        self.max_at_once, self.max_waiting = max_at_once, max_waiting
-        self._waiting: deque[Job] = deque()
-        self._alone: deque[Job] = deque()  # those of a batch that failed
-        self._working: dict[ClipJob, Job] = {}
+        self.max_batch_size, self.max_queue = max_batch_size, max_queue
+        self._queue: deque[BatchJob] = deque()
+        self._suspects: deque[BatchJob] = deque()  # from a failed batch; each runs alone
+        self._running: dict[ClipJob, BatchJob] = {}
         self._session = pipeline.session()
         self._changed = threading.Condition()
         self._closing = False
@@ -86,130 +165,108 @@ class Engine:
         self._thread.start()
 
     @property
-    def num_waiting(self) -> int:
-        return len(self._waiting) + len(self._alone)
+    def num_queued(self) -> int:
+        return len(self._queue) + len(self._suspects)
 
     @property
-    def num_working(self) -> int:
-        return len(self._working)
+    def num_running(self) -> int:
+        return len(self._running)
 
     @property
     def alive(self) -> bool:
         return self._thread.is_alive() and not self._closing
 
-    def submit(self, job: Job) -> None:
-        """Queues a clip; raises ValueError for what cannot be made, `BusyError`, `StoppedError`."""
-        job.making = self.pipeline.start(job.request, job.prompt)
+    def submit(self, job: BatchJob) -> None:
+        """Queues a job; raises ValueError for an invalid request, `BusyError`, `StoppedError`."""
+        job.start(self.pipeline)
         with self._changed:
             if self._closing:
-                raise StoppedError("The service is shutting down; ask another time.")
-            if len(self._waiting) >= self.max_waiting:
-                raise BusyError(f"{self.max_waiting} requests wait already; ask a little later.")
-            self._waiting.append(job)
-            self._changed.notify()
-
-    def cancel(self, job: Job) -> None:
-        """Gives a clip up; its place is free within a step. It is told nothing more."""
-        job.cancelled = True
-        with self._changed:
+                raise StoppedError("The server is shutting down. Try again later.")
+            if len(self._queue) >= self.max_queue:
+                raise BusyError(f"The queue is full ({self.max_queue} requests). Try again later.")
+            self._queue.append(job)
             self._changed.notify()
 
     def close(self, *, finish: bool = True) -> None:
-        """Takes no more, finishes what is begun or refuses it, and returns when all is done."""
+        """Accepts no more jobs, then finishes or fails the open ones, and returns when done."""
         with self._changed:
             self._closing = True
             if not finish:
-                for job in [*self._waiting, *self._alone, *self._working.values()]:
-                    self._tell(job, StoppedError("The service is shutting down."))
-                    job.cancelled = True
+                for job in [*self._queue, *self._suspects, *self._running.values()]:
+                    job.finish(StoppedError("The server is shutting down."))
             self._changed.notify()
         self._thread.join()
 
     def _work(self) -> None:
         while self._wait_for_work():
             try:
-                self._leave()
-                self._join()
+                self._remove_stale()
+                self._fill_batch()
                 with torch.inference_mode():
-                    self._hand_out(self._session.step())
+                    for clip_job, samples in self._session.step():
+                        self._push(self._running[clip_job], samples)
             except Exception as error:
-                logger.exception("A step of %d clips failed.", len(self._working))
+                logger.exception("A step of %d clips failed.", len(self._running))
                 self._take_apart(error)
 
     def _wait_for_work(self) -> bool:
-        """Whether there is, or will be no more."""
+        """Returns False once the engine is closing and has no work left."""
         with self._changed:
-            while not (self._waiting or self._alone or self._working):
+            while not (self._queue or self._suspects or self._running):
                 if self._closing:
                     return False
                 release_omp_threads()
                 self._changed.wait()
         return True
 
-    def _leave(self) -> None:
-        """Those who are cancelled or late make room."""
-        now = time.monotonic()
-        for making, job in list(self._working.items()):
-            if job.cancelled or now > job.deadline:
-                self._session.remove(making)
-                self._end(job, DeadlineError("It took longer than it may; ask for less at once."))
+    def _remove_stale(self) -> None:
+        """Frees the places of jobs that are over or out of time."""
+        for clip_job, job in list(self._running.items()):
+            if job.over or job.expired:
+                self._session.remove(clip_job)
+                message = f"Request timed out after {job.timeout:g} s. Try a shorter duration."
+                self._end(job, DeadlineError(message))
         with self._changed:
-            for queue in (self._waiting, self._alone):
-                for job in [job for job in queue if job.cancelled or now > job.deadline]:
+            for queue in (self._queue, self._suspects):
+                for job in [job for job in queue if job.over or job.expired]:
                     queue.remove(job)
-                    self._end(job, DeadlineError("It waited longer than it may; ask again later."))
+                    message = f"Request timed out after {job.timeout:g} s in the queue."
+                    self._end(job, DeadlineError(f"{message} Try again later."))
 
-    def _join(self) -> None:
-        """Those who wait take the places that are free; suspects go one at a time."""
+    def _fill_batch(self) -> None:
+        """Moves jobs from the queue to free places; suspects run one at a time."""
         with self._changed:
-            while self._waiting and not self._alone and len(self._working) < self.max_at_once:
-                self._begin(self._waiting.popleft())
-            if self._alone and not self._working:
-                self._begin(self._alone.popleft())
+            while self._queue and not self._suspects and self.num_running < self.max_batch_size:
+                self._add(self._queue.popleft())
+            if self._suspects and not self._running:
+                self._add(self._suspects.popleft())
 
-    def _begin(self, job: Job) -> None:
-        assert job.making is not None
-        self._working[job.making] = job
-        self._session.add(job.making)
+    def _add(self, job: BatchJob) -> None:
+        self._running[job.clip_job] = job
+        self._session.add(job.clip_job)
 
-    def _hand_out(self, sound: list[tuple[ClipJob, Tensor]]) -> None:
-        for making, samples in sound:
-            job = self._working[making]
-            before = sum(piece.shape[1] for piece in job.sound)
-            job.sound.append(samples)
-            new = samples[:, max(0, job.num_heard - before) :]
-            if new.shape[1] and not job.cancelled:
-                job.num_heard += new.shape[1]
-                self._tell(job, new)
-            if making.done:
-                self._end(job, making.clip(job.sound))
+    def _push(self, job: BatchJob, samples: Tensor) -> None:
+        job.push(samples)
+        if job.clip_job.done:
+            self._end(job, job.whole())
 
-    def _end(self, job: Job, told: Told) -> None:
-        if job.making is not None:
-            self._working.pop(job.making, None)
-        if not job.cancelled:
-            self._tell(job, told)
-        trim_malloc()  # takes 2 ms; else the C library keeps more and more of it for later
+    def _end(self, job: BatchJob, outcome: Clip | Exception) -> None:
+        self._running.pop(job.clip_job, None)  # first: readers may count on the free place
+        job.finish(outcome)
+        trim_malloc()  # takes 2 ms; without it the C library holds on to more and more memory
 
     def _take_apart(self, error: Exception) -> None:
-        """After a failure: the clip that was alone has failed, others try again, each alone."""
+        """After a failure: a clip that ran alone has failed; others are retried one by one."""
         self._session = self.pipeline.session()
-        jobs = list(self._working.values())
-        self._working.clear()
+        jobs = list(self._running.values())
+        self._running.clear()
         if len(jobs) == 1:
             self._end(jobs[0], error)
             return
         for job in jobs:
             try:
-                job.making = self.pipeline.start(job.request, job.prompt)
+                job.start(self.pipeline)
             except Exception as own:
                 self._end(job, own)
-                continue
-            job.sound = []
-            self._alone.append(job)
-
-    def _tell(self, job: Job, told: Told) -> None:
-        try:
-            job.tell(told)
-        except Exception:  # whoever asked is gone
-            job.cancelled = True
+            else:
+                self._suspects.append(job)

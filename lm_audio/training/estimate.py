@@ -21,7 +21,7 @@ from lm_audio.conditioners.description import text_encoders
 from lm_audio.conditioners.frozen import FrozenEncoder
 from lm_audio.conditioners.text import OwnTextEncoder
 from lm_audio.conditioners.tokens import TokenConditioner
-from lm_audio.generation.lm_stage import Stage
+from lm_audio.generation.lm_stage import LMStage
 from lm_audio.networks.condition import Condition, Fused
 from lm_audio.networks.token_lm import TokenLM, TokenLMConfig
 from lm_audio.networks.transformer import CausalBlock, Transformer, TransformerConfig
@@ -82,7 +82,7 @@ class BatchCost:
     activations: float
 
 
-def count_weights(stage: Stage) -> Weights:
+def count_weights(stage: LMStage) -> Weights:
     """Counts the weights of a stage, which may be on the meta device."""
     objective = StageObjective(stage)
     blocks = [module for module in objective.modules() if isinstance(module, CausalBlock)]
@@ -98,12 +98,12 @@ def count_weights(stage: Stage) -> Weights:
 
 
 def batch_cost(
-    stage: Stage,
+    stage: LMStage,
     *,
     tokens: int,
     precision: Precision = "bfloat16",
     recompute: bool = False,
-    source: Stage | None = None,
+    source: LMStage | None = None,
 ) -> BatchCost:
     """Measures a batch of as many crops of the whole context as `tokens` hold.
 
@@ -111,8 +111,8 @@ def batch_cost(
         source: the stage whose tokens go before those of this one, if it has one.
     """
     config = stage.model.config
-    steps = stage.pattern.layout(stage.context).num_steps
-    rows = max(1, tokens // (stage.context * stage.num_codebooks))
+    steps = stage.pattern.layout(stage.window_frames).num_steps
+    rows = max(1, tokens // (stage.window_frames * stage.num_codebooks))
     prefix = _prefix_length(stage, source)
     length = TEXT_TOKENS * config.transformer.cross_attention
 
@@ -135,7 +135,7 @@ def batch_cost(
 
 
 def print_estimate(
-    stage: Stage, config: LanguageModelSettings, *, source: Stage | None = None
+    stage: LMStage, config: LanguageModelSettings, *, source: LMStage | None = None
 ) -> None:
     """Prints what each GPU needs and how long the run takes.
 
@@ -155,14 +155,14 @@ def print_estimate(
         for recompute in (False, True)
     ]
     cost = costs[config.recompute]
-    tokens = cost.rows * stage.context * stage.num_codebooks
+    tokens = cost.rows * stage.window_frames * stage.num_codebooks
     step_flops = cost.flops * config.accumulation
     seconds = step_flops / (GPU_FLOPS[config.precision] * UTILISATION)
     hours = seconds * config.steps / 3600
     frozen = f" and {weights.frozen / 1e6:,.1f} million that are not" * (weights.frozen > 0)
     print(
         f"{stage.name}: {weights.trained / 1e6:,.1f} million weights are trained{frozen}.\n"
-        f"A batch: {cost.rows} crops of {stage.context} frames, {tokens:,} tokens, "
+        f"A batch: {cost.rows} crops of {stage.window_frames} frames, {tokens:,} tokens, "
         f"{cost.flops / 1e12:,.2f} TFLOP, {cost.flops / tokens / 1e9:,.2f} GFLOP a token"
         f"{', activations computed twice' if config.recompute else ''}.\n"
         f"Activations: {_gb(costs[0].activations)} GB, with --recompute "
@@ -283,14 +283,14 @@ def _condition(rows: int, length: int, dim: int) -> Condition:
     return Condition(embeddings=torch.zeros(rows, length, dim, requires_grad=True), mask=mask)
 
 
-def _prefix_length(stage: Stage, source: Stage | None) -> int:
+def _prefix_length(stage: LMStage, source: LMStage | None) -> int:
     name = stage.source.condition if stage.source is not None else ""
     if stage.conditioners.fuse.get(name) != "prepend":
         return 0
     rate = stage.frame_rate if source is None else source.frame_rate
     conditioner = stage.conditioners[name]
     assert isinstance(conditioner, TokenConditioner)
-    return int(stage.context * rate / stage.frame_rate) * conditioner.num_codebooks
+    return int(stage.window_frames * rate / stage.frame_rate) * conditioner.num_codebooks
 
 
 def _size(module: nn.Module) -> int:

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lm_audio.generation.lm_stage import Stage
+from lm_audio.generation.lm_stage import LMStage
 from lm_audio.training.stage_batches import IGNORED, TrainingBatch
 
 
@@ -17,7 +17,7 @@ class StageObjective(nn.Module):
     A token is told apart from those of its own codebook alone, as in sampling.
     """
 
-    def __init__(self, stage: Stage) -> None:
+    def __init__(self, stage: LMStage) -> None:
         super().__init__()
         self.stage = stage
         self.model = stage.model

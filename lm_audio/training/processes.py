@@ -29,7 +29,7 @@ from torch.utils.data import DataLoader
 from lm_audio.conditioners.description import text_encoders
 from lm_audio.conditioners.frozen import FrozenEncoder
 from lm_audio.data.batches import seed_of
-from lm_audio.generation.lm_stage import Stage
+from lm_audio.generation.lm_stage import LMStage
 from lm_audio.networks.transformer import CausalBlock
 from lm_audio.training.checkpoints import Checkpoints, check_same_settings
 from lm_audio.training.objective import StageObjective
@@ -83,7 +83,7 @@ class Processes:
     def __init__(self, *, precision: Precision, accumulation: int = 1) -> None:
         self.accelerator = new_accelerator(precision)
         self.accumulation = accumulation
-        self._blank: Stage | None = None
+        self._blank: LMStage | None = None
 
     @property
     def count(self) -> int:
@@ -249,7 +249,7 @@ class Processes:
         return latest.step
 
     @contextmanager
-    def whole_stage(self, module: nn.Module, stage: Stage) -> Iterator[Stage]:
+    def whole_stage(self, module: nn.Module, stage: LMStage) -> Iterator[LMStage]:
         """The stage as it is now, whole and ready to generate, on the main process.
 
         All processes have to enter.
@@ -286,7 +286,7 @@ def _shard(
     return objective, optimizer
 
 
-def _blank_copy(stage: Stage) -> Stage:
+def _blank_copy(stage: LMStage) -> LMStage:
     """The stage with weights that take no memory; text encoders that are not trained are shared."""
     objective = StageObjective(stage)
     copies: dict[int, Any] = {
@@ -297,17 +297,17 @@ def _blank_copy(stage: Stage) -> Stage:
     return deepcopy(stage, copies)
 
 
-def _move_frozen(stage: Stage, device: torch.device) -> None:
+def _move_frozen(stage: LMStage, device: torch.device) -> None:
     for encoder in _frozen(stage):
         encoder.to(device)
 
 
-def _frozen(stage: Stage) -> list[FrozenEncoder]:
+def _frozen(stage: LMStage) -> list[FrozenEncoder]:
     found = text_encoders(stage.conditioners).values()
     return [encoder for encoder in found if isinstance(encoder, FrozenEncoder)]
 
 
-def _set_training(stage: Stage, training: bool) -> None:
+def _set_training(stage: LMStage, training: bool) -> None:
     stage.model.train(training)
     stage.conditioners.train(training)
 

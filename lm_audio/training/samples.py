@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lm_audio.data.batches import Crop
 from lm_audio.data.shards import Conditions
-from lm_audio.generation.lm_stage import Stage
+from lm_audio.generation.lm_stage import LMStage
 from lm_audio.generation.track import Track, unknown_values
 from lm_audio.renderers.protocol import Renderer
 from lm_audio.sampling import Sampling
@@ -23,9 +23,9 @@ NUM_SAMPLES = 3
 HEARD_SECONDS = 5.0  # of a sample; on a CPU more takes longer than the steps between
 
 
-def heard_frames(stage: Stage) -> int:
+def heard_frames(stage: LMStage) -> int:
     """How long a sample of a stage is: no longer than what it sees at once."""
-    return min(stage.context, round(HEARD_SECONDS * stage.frame_rate))
+    return min(stage.window_frames, round(HEARD_SECONDS * stage.frame_rate))
 
 
 def first_conditions(given: Conditions, names: Sequence[str]) -> dict[str, Any]:
@@ -38,13 +38,13 @@ def first_conditions(given: Conditions, names: Sequence[str]) -> dict[str, Any]:
 
 
 def log_samples(
-    stage: Stage,
+    stage: LMStage,
     held_out: StageBatches,
     tracker: Tracker,
     *,
     step: int,
     renderer: Renderer,
-    following: Stage | None = None,
+    following: LMStage | None = None,
 ) -> None:
     """Logs what a stage makes of the conditions and the source tokens of held-out examples.
 
@@ -84,7 +84,7 @@ def log_samples(
 
 @torch.inference_mode()
 def sample_tokens(
-    stage: Stage,
+    stage: LMStage,
     *,
     num_frames: int,
     seed: int,

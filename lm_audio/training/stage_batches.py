@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 from lm_audio.conditioners.dropout import drop
 from lm_audio.data.batches import Batches, Crop
 from lm_audio.data.shards import Shards
-from lm_audio.generation.lm_stage import Stage
+from lm_audio.generation.lm_stage import LMStage
 
 IGNORED = -100
 """The target of a cell that is empty or padding."""
@@ -79,10 +79,10 @@ class StageBatches(Sequence[TrainingBatch]):
 
     def __init__(
         self,
-        stage: Stage,
+        stage: LMStage,
         shards: Shards,
         *,
-        source: Stage | None = None,
+        source: LMStage | None = None,
         tokens: int,
         seed: int,
         dropout: Dropout | None,
@@ -105,7 +105,7 @@ class StageBatches(Sequence[TrainingBatch]):
         self.stage, self.shards, self.source, self.dropout = stage, shards, source, dropout
         self.seed = seed
         rate = shards.streams[stage.token_kind].rate
-        longest = int(stage.context * rate / stage.frame_rate)
+        longest = int(stage.window_frames * rate / stage.frame_rate)
         most = min(longest, int(shards.lengths(stage.token_kind).max(initial=0)))
         if tokens < most * stage.num_codebooks:
             raise ValueError(
@@ -134,8 +134,8 @@ class StageBatches(Sequence[TrainingBatch]):
         inputs, targets, codebooks, frames = [], [], [], []
         for crop in crops:
             tokens = _tokens(stage, self.shards, crop.index, crop.start, crop.stop)
-            if not stage.repeats:
-                tokens = torch.unique_consecutive(tokens, dim=1)[:, : stage.context]
+            if stage.deduplicated:
+                tokens = torch.unique_consecutive(tokens, dim=1)[:, : stage.window_frames]
             layout = stage.pattern.layout(tokens.shape[1])
             sequence = layout.build(tokens[None], empty=stage.start_token)[0]  # [J, S]
             inputs.append(F.pad(sequence[:, :-1], (1, 0), value=stage.start_token))
@@ -193,7 +193,7 @@ class StageBatches(Sequence[TrainingBatch]):
         return 0 if aligned is None else crop.start % aligned.ratio.denominator
 
 
-def _tokens(stage: Stage, shards: Shards, index: int, start: int, stop: int) -> Tensor:
+def _tokens(stage: LMStage, shards: Shards, index: int, start: int, stop: int) -> Tensor:
     """The stage's own tokens [K, T] of an example."""
     rows = slice(stage.first_codebook, stage.first_codebook + stage.num_codebooks)
     return shards.read(index, stage.token_kind, start, stop)[rows].long()
@@ -214,7 +214,7 @@ def _padded(rows: list[Tensor], value: int) -> Tensor:
     return torch.stack([F.pad(row, (0, longest - row.shape[1]), value=value) for row in rows])
 
 
-def _check_stream(stage: Stage, shards: Shards) -> None:
+def _check_stream(stage: LMStage, shards: Shards) -> None:
     kind = stage.token_kind
     if kind not in shards.streams:
         raise ValueError(
@@ -228,7 +228,7 @@ def _check_stream(stage: Stage, shards: Shards) -> None:
             f"The {stage.name} stage has {rows} codebooks of {stage.num_tokens} tokens and the "
             f"shards {stream.num_codebooks} of {stream.num_tokens}; use those of its tokenizer."
         )
-    if stage.repeats and stage.frame_rate != stream.rate:
+    if not stage.deduplicated and stage.frame_rate != stream.rate:
         raise ValueError(
             f"The {stage.name} stage has {float(stage.frame_rate):g} frames a second and the "
             f"shards {float(stream.rate):g}; use those of its tokenizer."

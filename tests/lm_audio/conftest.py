@@ -454,8 +454,8 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pattern=delayed(range(codec.num_codebooks)),
         conditioners=conditioners,
         frame_rate=Fraction(50),
-        context=100,
-        keep=50,
+        window_frames=100,
+        overlap_frames=50,
         sampling=Sampling(temperature=0.9, top_k=20),
     )
     folder = tmp_path_factory.mktemp("models") / "tiny"

@@ -81,7 +81,7 @@ def test_the_language_model_has_the_dtype_asked_for_and_the_codec_stays_exact(
 
 def test_long_clips_keep_two_fifths_of_a_window(musicgen_folder: Path) -> None:
     stage = load(musicgen_folder).stages["acoustic"]
-    assert (stage.context, stage.keep) == (1500, 600)
+    assert (stage.window_frames, stage.overlap_frames) == (1500, 600)
 
 
 def test_the_licence_on_the_model_card_is_known(musicgen_folder: Path, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lm_audio import precision
-from lm_audio.generation.lm_stage import Stage
+from lm_audio.generation.lm_stage import LMStage
 from lm_audio.loading import load
 from lm_audio.networks.cpu.int8 import Int8Linear
 from lm_audio.pipeline import AudioPipeline
@@ -19,9 +19,9 @@ def is_int8(pipeline: AudioPipeline) -> bool:
     return any(isinstance(layer, Int8Linear) for layer in model.modules())
 
 
-def stage_of(pipeline: AudioPipeline) -> Stage:
+def stage_of(pipeline: AudioPipeline) -> LMStage:
     stage = pipeline.stages["acoustic"]
-    assert isinstance(stage, Stage)
+    assert isinstance(stage, LMStage)
     return stage
 
 

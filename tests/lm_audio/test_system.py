@@ -11,7 +11,7 @@ import torch
 import lm_audio
 from lm_audio.generation.request import make_requests
 from lm_audio.pipeline import AudioPipeline
-from lm_audio.server.engine import Engine, Job, Told
+from lm_audio.server.engine import BatchJob, Engine
 from lm_audio.system import releases_omp_threads, releases_omp_threads_between
 
 TASKS = Path("/proc/self/task")
@@ -119,18 +119,15 @@ def test_loading_and_making_sound_leave_no_team(model: AudioPipeline) -> None:
 def test_an_engine_without_work_has_no_team(model: AudioPipeline) -> None:
     before = native_threads()
     engine = Engine(model)
-    made = threading.Event()
-    with_team: set[int] = set()
-
-    def tell(told: Told) -> None:
-        if isinstance(told, torch.Tensor):
-            with_team.update(native_threads() - before)
-        else:
-            made.set()
-
     (request,) = make_requests("rain", duration=0.5, seed=1, sample_rate=model.sample_rate)
-    engine.submit(Job(request=request, prompt=None, tell=tell))
-    assert made.wait(60)
+    job = BatchJob(request)
+    engine.submit(job)
+    with_team: set[int] = set()
+    deadline = time.monotonic() + 60
+    while not job.over and time.monotonic() < deadline:
+        with_team.update(native_threads() - before)
+        time.sleep(0.005)
+    assert job.clip is not None
     end = time.monotonic() + 10
     while not native_threads() <= before and time.monotonic() < end:
         time.sleep(0.01)

@@ -118,7 +118,9 @@ def token_shards(codec_folder: Path, tmp_path_factory: pytest.TempPathFactory) -
 @pytest.fixture(scope="session")
 def load_recipe() -> Callable[[str], ModuleType]:
     def load(name: str) -> ModuleType:
-        spec = importlib.util.spec_from_file_location(f"recipe_{name}", FOLDER / f"{name}.py")
+        spec = importlib.util.spec_from_file_location(
+            f"recipe_{name.replace('/', '_')}", FOLDER / f"{name}.py"
+        )
         assert spec is not None
         assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)

@@ -61,9 +61,9 @@ def falls(losses: list[float], *, by: float) -> bool:
 
 
 def test_generated_sound_becomes_corpora(workshop: Workshop) -> None:
-    workshop.run("prepare_effects", "--out", "effects")
-    workshop.run("prepare_music", "--out", "music")
-    workshop.run("prepare_speech", "--out", "speech")
+    workshop.run("default_model/prepare_effects", "--out", "effects")
+    workshop.run("default_model/prepare_music", "--out", "music")
+    workshop.run("default_model/prepare_speech", "--out", "speech")
     for corpus in CORPORA:
         assert (workshop.folder / corpus / "train.jsonl.gz").is_file()
         assert "|" in (workshop.folder / corpus / "LICENCES.md").read_text()

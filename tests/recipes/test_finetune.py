@@ -116,8 +116,8 @@ def musicgen(t5_folder: Path, encodec_folder: Path) -> AudioPipeline:
         pattern=delayed(range(4)),
         conditioners=Conditioners({"text": text}, {"text": "cross"}),
         frame_rate=Fraction(100),
-        context=50,
-        keep=20,
+        window_frames=50,
+        overlap_frames=20,
         sampling=Sampling(),
     )
     codec = CodecRenderer(load_codec(encodec_folder))
@@ -159,7 +159,7 @@ def audiolm_folder(codec_folder: Path, tmp_path_factory: pytest.TempPathFactory)
         codebook_size=64,
         frame_rate=Fraction(50),
     )
-    stages = [replace(stage, context=20, keep=0) for stage in stages]
+    stages = [replace(stage, window_frames=20, overlap_frames=0) for stage in stages]
     folder = tmp_path_factory.mktemp("audiolm") / "model"
     AudioPipeline(
         Model(stages, CodecRenderer(load_codec(codec_folder)), output_stages=RENDERED)
@@ -224,10 +224,10 @@ def test_a_model_of_any_layout_learns_and_keeps_all_that_was_its_own(
     model = lm_audio.load(tmp_path / "model")
     assert model.card.licence == LICENCE
     before, after = musicgen.stages["acoustic"], model.stages["acoustic"]
-    assert (after.pattern, after.sampling, after.context) == (
+    assert (after.pattern, after.sampling, after.window_frames) == (
         before.pattern,
         before.sampling,
-        before.context,
+        before.window_frames,
     )
     assert isinstance(after.conditioners["text"].encoder, T5Encoder)
     clip = model.generate("a dog", duration=0.4, seed=0)

@@ -1,4 +1,4 @@
-"""serve_ray: replicas on a local Ray answer as the service does, with the sound made alone."""
+"""serve_ray: replicas on a local Ray give the same answers as the server and the pipeline."""
 
 import os
 import signal
@@ -21,16 +21,16 @@ WAIT = 180.0
 GENERATIONS = "/v1/audio/generations"
 
 
-def test_replicas_that_cannot_be_are_refused(load_recipe: Callable[[str], ModuleType]) -> None:
+def test_impossible_replica_counts_are_refused(load_recipe: Callable[[str], ModuleType]) -> None:
     pytest.importorskip("ray.serve")
     recipe = load_recipe("serve_ray")
-    with pytest.raises(ValueError, match="Got 3 to 2 replicas; give at least 1"):
+    with pytest.raises(ValueError, match="at most max_replicas, got 3 and 2"):
         recipe.main(recipe.Config(min_replicas=3, max_replicas=2))
 
 
 @pytest.fixture
 def address() -> Iterator[str]:
-    """A service of two replicas, with a key."""
+    """A server with two replicas and one API key."""
     httpx = pytest.importorskip("httpx")
     pytest.importorskip("ray.serve")
     with socket.socket() as free:
@@ -55,7 +55,7 @@ def address() -> Iterator[str]:
 
 
 @pytest.mark.slow
-def test_replicas_answer_as_the_service_does(address: str) -> None:
+def test_replicas_answer_like_the_server(address: str) -> None:
     import httpx
 
     model = lm_audio.load(device="cpu")

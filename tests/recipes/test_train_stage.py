@@ -206,7 +206,7 @@ def test_a_semantic_stage_makes_semantic_tokens(trained: Callable[[str], Run], f
     stage = read_stage(config.out / "stage")
     assert stage.token_kind == "semantic"
     assert stage.conditions == (("text",) if family == "duet" else ())
-    tokens = sample_tokens(stage, num_frames=2 * stage.context, seed=0)
+    tokens = sample_tokens(stage, num_frames=2 * stage.window_frames, seed=0)
     assert 0 <= tokens.min() <= tokens.max() < 64
     if family == "audiolm":
         assert (tokens[:, 1:] != tokens[:, :-1]).all()
@@ -221,7 +221,7 @@ def test_semantic_samples_are_logged_as_lines_of_tokens(
     (event,) = log.Tensors("sample 0/text_summary")
     tokens = event.tensor_proto.string_val[0].decode().split()
     assert all(0 <= int(token) < 64 for token in tokens)
-    assert len(tokens) == read_stage(config.out / "stage").context
+    assert len(tokens) == read_stage(config.out / "stage").window_frames
     assert log.Tags()["audio"] == []
 
 
@@ -264,7 +264,11 @@ def test_a_stage_follows_the_semantic_tokens(
 ) -> None:
     stage = read_stage(trained(name)[0].out / "stage")
     assert stage.name == name.split()[1]
-    assert (stage.num_codebooks, stage.context, stage.keep) == (num_codebooks, context, keep)
+    assert (stage.num_codebooks, stage.window_frames, stage.overlap_frames) == (
+        num_codebooks,
+        context,
+        keep,
+    )
     shards = Shards(token_shards, "held_out")
     made = [
         sample_tokens(stage, num_frames=40, seed=0, source=shards.read(index, "semantic", 0, 20))
@@ -279,7 +283,7 @@ def test_the_fine_stage_makes_the_codebooks_behind_the_coarse_ones(
 ) -> None:
     stage = read_stage(trained("audiolm fine")[0].out / "stage")
     assert (stage.num_codebooks, stage.first_codebook) == (2, 2)
-    assert (stage.context, stage.keep) == (10, 0)
+    assert (stage.window_frames, stage.overlap_frames) == (10, 0)
 
 
 # Whole models

@@ -142,7 +142,7 @@ def test_mistakes_are_named(recipe: ModuleType, tmp_path: Path) -> None:
         recipe.main(usual)
     with pytest.raises(ValueError, match="There is no sentence embedding that can be read at"):
         recipe.main(replace(usual, teacher=str(tmp_path / "gone")))
-    with pytest.raises(ValueError, match="There are no sentences to learn from; make them with"):
+    with pytest.raises(ValueError, match="There are no sentences to train on; make them with"):
         recipe.read_sentences(usual)
     (tmp_path / "few.txt").write_text("a dog\n\na bell\na dog\n")
     with pytest.raises(ValueError, match="There are 2 sentences, and 20 held out and a batch of"):

@@ -6,7 +6,7 @@ from typing import Literal, get_args
 from lm_audio.conditioners.text import TextConditioner
 from lm_audio.families.audiocraft.export import write_audiocraft, write_musicgen
 from lm_audio.families.audiocraft.parts import MusicGenParts
-from lm_audio.generation.lm_stage import Stage
+from lm_audio.generation.lm_stage import LMStage
 from lm_audio.model import Model
 from lm_audio.renderers.codec import CodecRenderer
 
@@ -27,7 +27,7 @@ def export_model(
     """
     if layout not in get_args(ExportLayout):
         raise ValueError(f"Unknown layout {layout!r}. Choose one of: transformers, audiocraft.")
-    stages = [stage for stage in model.stages if isinstance(stage, Stage)]
+    stages = [stage for stage in model.stages if isinstance(stage, LMStage)]
     renderer, text = model.renderer, _only_text(stages)
     if len(model.stages) > 1 or text is None or not isinstance(renderer, CodecRenderer):
         raise ValueError(
@@ -41,7 +41,7 @@ def export_model(
         text=text,
         codec=renderer.codec,
         num_channels=renderer.num_channels,
-        max_frames=stage.context,
+        max_frames=stage.window_frames,
         sampling=stage.sampling,
         t5_name=t5_name,
         licence=model.card.licence,
@@ -49,7 +49,7 @@ def export_model(
     (write_musicgen if layout == "transformers" else write_audiocraft)(parts, folder)
 
 
-def _only_text(stages: list[Stage]) -> TextConditioner | None:
+def _only_text(stages: list[LMStage]) -> TextConditioner | None:
     """What reads the text, if the first stage takes nothing else."""
     if not stages or stages[0].conditioners.fuse != {"text": "cross"}:
         return None

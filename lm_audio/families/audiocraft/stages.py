@@ -4,7 +4,7 @@ from fractions import Fraction
 
 from lm_audio.conditioners.fuser import Conditioners
 from lm_audio.families.audiocraft.parts import MusicGenParts
-from lm_audio.generation.lm_stage import Stage
+from lm_audio.generation.lm_stage import LMStage
 from lm_audio.model import Model, ModelCard
 from lm_audio.networks.token_lm import TokenLM
 from lm_audio.patterns import Pattern
@@ -20,24 +20,24 @@ def audiogen(
     pattern: Pattern,
     conditioners: Conditioners,
     frame_rate: Fraction,
-    context: int,
-    keep: int,
+    window_frames: int,
+    overlap_frames: int,
     sampling: Sampling,
-) -> list[Stage]:
+) -> list[LMStage]:
     """The only stage.
 
     Args:
-        context, keep: the frames of a window, and those that the next window keeps.
+        window_frames, overlap_frames: of a window, and those that the next window begins with.
     """
     return [
-        Stage(
+        LMStage(
             name="acoustic",
             model=model.eval(),
             pattern=pattern,
             conditioners=conditioners.eval(),
             frame_rate=frame_rate,
-            context=context,
-            keep=keep,
+            window_frames=window_frames,
+            overlap_frames=overlap_frames,
             sampling=sampling,
             start_token=model.config.vocab_size,
         )
@@ -51,8 +51,8 @@ def model_of(parts: MusicGenParts) -> Model:
         pattern=parts.pattern,
         conditioners=parts.conditioners,
         frame_rate=parts.frame_rate,
-        context=parts.max_frames,
-        keep=int(parts.max_frames * KEPT_SHARE),
+        window_frames=parts.max_frames,
+        overlap_frames=int(parts.max_frames * KEPT_SHARE),
         sampling=parts.sampling,
     )
     renderer = CodecRenderer(parts.codec, num_channels=parts.num_channels)

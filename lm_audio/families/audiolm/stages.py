@@ -11,7 +11,7 @@ from typing import Any
 
 from lm_audio.conditioners.fuser import Conditioners
 from lm_audio.conditioners.tokens import TokenConditioner
-from lm_audio.generation.lm_stage import Stage
+from lm_audio.generation.lm_stage import LMStage
 from lm_audio.generation.track import Source
 from lm_audio.networks.token_lm import TokenLM, TokenLMConfig
 from lm_audio.networks.transformer import TransformerConfig
@@ -31,7 +31,7 @@ def audiolm(
     num_fine: int,
     codebook_size: int,
     frame_rate: Fraction,
-) -> list[Stage]:
+) -> list[LMStage]:
     """All three stages, with new weights.
 
     Args:
@@ -43,36 +43,36 @@ def audiolm(
     semantic_context = int(SEMANTIC_SECONDS * semantic_rate)
     coarse_context = int(COARSE_SECONDS * frame_rate)
     return [
-        Stage(
+        LMStage(
             name="semantic",
             pattern=parallel(1),
             conditioners=Conditioners({}, {}),
             frame_rate=semantic_rate,
-            context=semantic_context,
-            keep=semantic_context // 2,
-            repeats=False,
+            window_frames=semantic_context,
+            overlap_frames=semantic_context // 2,
+            deduplicated=True,
             token_kind="semantic",
             sampling=_sampling("semantic"),
             **_model(transformer, num_semantic_tokens),
         ),
-        Stage(
+        LMStage(
             name="coarse",
             pattern=flattened(num_coarse, codebook_size=codebook_size),
             conditioners=Conditioners({"semantic": semantic}, {"semantic": "prepend"}),
             frame_rate=frame_rate,
-            context=coarse_context,
-            keep=coarse_context * 3 // 10,
+            window_frames=coarse_context,
+            overlap_frames=coarse_context * 3 // 10,
             source=Source(stage="semantic", condition="semantic"),
             sampling=_sampling("coarse"),
             **_model(transformer, num_coarse * codebook_size),
         ),
-        Stage(
+        LMStage(
             name="fine",
             pattern=flattened(num_fine, codebook_size=codebook_size),
             conditioners=Conditioners({"coarse": coarse}, {"coarse": "prepend"}),
             frame_rate=frame_rate,
-            context=int(FINE_SECONDS * frame_rate),
-            keep=0,
+            window_frames=int(FINE_SECONDS * frame_rate),
+            overlap_frames=0,
             source=Source(stage="coarse", condition="coarse"),
             first_codebook=num_coarse,
             sampling=_sampling("fine"),

@@ -42,7 +42,7 @@ class FineStage:
     voices: BarkVoices
 
     conditions: tuple[str, ...] = ("voice",)
-    repeats: bool = True
+    deduplicated: bool = False
     may_end: bool = True
     two_sided: bool = False
     first_codebook: int = 0
@@ -58,7 +58,7 @@ class FineStage:
         )
 
     @property
-    def context(self) -> int:
+    def window_frames(self) -> int:
         return self.settings.fine_window
 
     @property

@@ -19,9 +19,9 @@ from lm_audio.conditioners.fuser import Conditioners
 from lm_audio.families.bark.fine_stage import FineStage
 from lm_audio.families.bark.parts import BarkParts, BarkSettings
 from lm_audio.families.bark.voices import BarkVoice, BarkVoices
-from lm_audio.generation.lm_stage import Stage, Window
+from lm_audio.generation.lm_stage import LMStage, Window
 from lm_audio.generation.step import Row
-from lm_audio.generation.track import AnyStage, Source, Track
+from lm_audio.generation.track import Source, Stage, Track
 from lm_audio.networks.condition import Condition, Fused
 from lm_audio.patterns import flattened, parallel
 from lm_audio.sampling import Sampling
@@ -33,11 +33,12 @@ _NO_GUIDANCE = (1.0, Sampling().guidance_scale)  # the default of others, so tha
 logger = logging.getLogger(__name__)
 
 
-def bark(parts: BarkParts) -> list[AnyStage]:
+def bark(parts: BarkParts) -> list[Stage]:
     """The three stages; the last one is rendered."""
     s = parts.settings
     common: dict[str, Any] = {
-        "conditioners": Conditioners({}, {}), "keep": 0, "settings": s, "voices": parts.voices,
+        "conditioners": Conditioners({}, {}), "overlap_frames": 0, "settings": s,
+        "voices": parts.voices,
     }  # fmt: skip
     return [
         SemanticStage(
@@ -45,7 +46,7 @@ def bark(parts: BarkParts) -> list[AnyStage]:
             model=parts.semantic,
             pattern=parallel(1),
             frame_rate=s.semantic_rate,
-            context=s.semantic_length,
+            window_frames=s.semantic_length,
             sampling=s.semantic,
             start_token=s.semantic_start,
             end_token=s.semantic_pad,
@@ -59,7 +60,7 @@ def bark(parts: BarkParts) -> list[AnyStage]:
             model=parts.coarse,
             pattern=flattened(s.coarse_codebooks, codebook_size=s.codebook_size),
             frame_rate=Fraction(s.coarse_rate),
-            context=s.coarse_window // s.coarse_codebooks,
+            window_frames=s.coarse_window // s.coarse_codebooks,
             sampling=s.coarse,
             start_token=s.coarse_start,
             source=Source(stage="semantic", condition="semantic"),
@@ -78,7 +79,7 @@ def bark(parts: BarkParts) -> list[AnyStage]:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class SemanticStage(Stage):
+class SemanticStage(LMStage):
     """Semantic tokens of a text, said by a voice, until the speech ends."""
 
     settings: BarkSettings
@@ -91,8 +92,8 @@ class SemanticStage(Stage):
 
     def trim(self, track: Track) -> None:
         """Leaves the track no more tokens than the model makes for one text."""
-        if track.num_frames > self.context:
-            track.end(self.context)
+        if track.num_frames > self.window_frames:
+            track.end(self.window_frames)
 
     def check(self, track: Track) -> None:
         super().check(track)
@@ -129,7 +130,7 @@ class SemanticStage(Stage):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class CoarseStage(Stage):
+class CoarseStage(LMStage):
     """The first codebooks of semantic tokens, in short windows that see what is before them."""
 
     settings: BarkSettings

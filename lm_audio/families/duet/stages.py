@@ -14,7 +14,7 @@ from torch import nn
 
 from lm_audio.conditioners.fuser import Conditioners
 from lm_audio.conditioners.tokens import AlignedTokens
-from lm_audio.generation.lm_stage import Stage
+from lm_audio.generation.lm_stage import LMStage
 from lm_audio.generation.track import Source
 from lm_audio.networks.token_lm import TokenLM, TokenLMConfig
 from lm_audio.networks.transformer import TransformerConfig
@@ -37,7 +37,7 @@ def duet(
     codebook_size: int,
     frame_rate: Fraction,
     num_channels: int = 1,
-) -> list[Stage]:
+) -> list[LMStage]:
     """Both stages, with new weights.
 
     Args:
@@ -85,16 +85,16 @@ def _stage(
     frame_rate: Fraction,
     source: Source | None = None,
     token_kind: Literal["semantic", "acoustic"] = "acoustic",
-) -> Stage:
+) -> LMStage:
     context = int(CONTEXT_SECONDS * frame_rate)
-    return Stage(
+    return LMStage(
         name=name,
         model=TokenLM(config).eval(),
         pattern=pattern,
         conditioners=conditioners.eval(),
         frame_rate=frame_rate,
-        context=context,
-        keep=context // KEPT_SHARE,
+        window_frames=context,
+        overlap_frames=context // KEPT_SHARE,
         sampling=Sampling(),
         start_token=config.vocab_size,
         source=source,

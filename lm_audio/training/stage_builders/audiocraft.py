@@ -108,8 +108,8 @@ def audiocraft_acoustic(settings: AudiocraftSettings, data: StageData) -> StageP
             pattern=pattern,
             conditioners=Conditioners(conditioners, fuse),
             frame_rate=acoustic.rate,
-            context=context,
-            keep=int(context * KEPT_SHARE),
+            window_frames=context,
+            overlap_frames=int(context * KEPT_SHARE),
             sampling=Sampling(),
         )
     each = dict.fromkeys(settings.labels, settings.label_dropout)

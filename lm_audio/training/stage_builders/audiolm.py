@@ -9,7 +9,7 @@ import torch
 
 from lm_audio.data.shards import Shards, Stream
 from lm_audio.families.audiolm.stages import RENDERED, audiolm
-from lm_audio.generation.lm_stage import Stage
+from lm_audio.generation.lm_stage import LMStage
 from lm_audio.model import Model
 from lm_audio.networks import presets
 from lm_audio.renderers.codec import CodecRenderer
@@ -118,7 +118,7 @@ def _stages(
     data: StageData,
     *,
     semantic: Stream | None = None,
-) -> list[Stage]:
+) -> list[LMStage]:
     """All three stages with new weights; without `semantic`, the first is as small as it can be."""
     acoustic, num_coarse = data.acoustic_stream(), settings.num_coarse
     if not 1 <= num_coarse < acoustic.num_codebooks:
@@ -139,7 +139,7 @@ def _stages(
 
 
 def _model(
-    settings: AudioLMFineSettings, data: StageData, stage: Stage, renderer: CodecRenderer
+    settings: AudioLMFineSettings, data: StageData, stage: LMStage, renderer: CodecRenderer
 ) -> Model | None:
     """The whole model, if the other two stages are given."""
     if settings.semantic is None or settings.coarse is None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from lm_audio.families.duet.stages import KEPT_SHARE, duet
-from lm_audio.generation.lm_stage import Stage
+from lm_audio.generation.lm_stage import LMStage
 from lm_audio.model import Model
 from lm_audio.networks import presets
 from lm_audio.networks.transformer import TransformerConfig
@@ -99,7 +99,7 @@ def duet_acoustic(settings: DuetAcousticSettings, data: StageData) -> StagePlan:
     acoustic = data.acoustic_stream()
     source, stage = _stages(settings, data, acoustic=ACOUSTIC_SHAPES[settings.preset])
     context = int(settings.context_seconds * acoustic.rate)
-    stage = replace(stage, context=context, keep=context // KEPT_SHARE)
+    stage = replace(stage, window_frames=context, overlap_frames=context // KEPT_SHARE)
     renderer = CodecRenderer(data.codec, num_codebooks=acoustic.num_codebooks)
     model = None
     if settings.semantic is None and settings.semantic_tokenizer is not None:
@@ -124,7 +124,7 @@ def _stages(
     *,
     semantic: TransformerConfig | None = None,
     acoustic: TransformerConfig | None = None,
-) -> list[Stage]:
+) -> list[LMStage]:
     """Both stages with new weights; one without a shape is tiny, for it is not to be trained."""
     text = chosen_text(
         data.shards,

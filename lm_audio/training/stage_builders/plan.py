@@ -10,7 +10,7 @@ import torch
 from audio_tokenizers.protocol import AcousticTokenizer
 from audio_tokenizers.semantic.tokenizer import FeatureTokenizer, load_feature_tokenizer
 from lm_audio.data.shards import Shards, Stream
-from lm_audio.generation.lm_stage import Stage
+from lm_audio.generation.lm_stage import LMStage
 from lm_audio.model import Model
 from lm_audio.pretrained import CODEC_FOLDER
 from lm_audio.renderers.codec import CodecRenderer
@@ -80,11 +80,11 @@ class StagePlan:
         next_stage: the stage of the family to train next, if there is one.
     """
 
-    stage: Stage
+    stage: LMStage
     renderer: CodecRenderer
-    source: Stage | None = None
+    source: LMStage | None = None
     dropout: Dropout | None = None
-    following: Stage | None = None
+    following: LMStage | None = None
     model: Model | None = None
     next_stage: str | None = None
 
@@ -94,14 +94,18 @@ def new_weights(settings: StageSettings) -> AbstractContextManager[object]:
     return torch.device("meta") if settings.dry_run else nullcontext()
 
 
-def with_context(stage: Stage, seconds: float) -> Stage:
+def with_context(stage: LMStage, seconds: float) -> LMStage:
     """The stage with another context; windows overlap by the same share."""
     context = int(seconds * stage.frame_rate)
-    return replace(stage, context=context, keep=context * stage.keep // stage.context)
+    return replace(
+        stage,
+        window_frames=context,
+        overlap_frames=context * stage.overlap_frames // stage.window_frames,
+    )
 
 
 def whole_model(
-    stage: Stage,
+    stage: LMStage,
     data: StageData,
     renderer: CodecRenderer,
     *,

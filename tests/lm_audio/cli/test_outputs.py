@@ -33,7 +33,7 @@ def test_each_line_of_a_file_becomes_the_clips_it_becomes_alone(
     model_folder: Path, prompts: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "clips"
-    some = ("--prompts", prompts, "--seed", 3, "--num-samples", 2, "--batch-size", 4)
+    some = ("--prompts", prompts, "--seed", 3, "--num-clips", 2, "--batch-size", 4)
     run("generate", *some, "-o", f"{folder}/", model=model_folder)
     names = ["a-dog-3", "a-dog-4", "rain-3", "rain-4", "a-dog-3-2", "a-dog-4-2"]
     assert {path.name for path in folder.iterdir()} == {*(f"{n}.wav" for n in names), MANIFEST}
@@ -89,7 +89,7 @@ def test_the_standard_output_takes_a_wav_and_nothing_else(
 def test_json_tells_machines_what_was_made(
     model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked = ("--seed", 5, "--num-samples", 2, "--temperature", 0.5, "--condition", "pitch=2")
+    asked = ("--seed", 5, "--num-clips", 2, "--temperature", 0.5, "--condition", "pitch=2")
     run("generate", "rain", *asked, "--json", "-o", tmp_path / "x.flac", model=model_folder)
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [row["file"] for row in rows] == [str(tmp_path / f"x-{n}.flac") for n in (5, 6)]
@@ -110,7 +110,7 @@ def test_json_tells_machines_what_was_made(
         (["--prompts", "EMPTY"], "holds no prompt; give a file with one on each line"),
         (["--prompts", "BINARY"], "is not text; give a file with a prompt on each line"),
         (["--prompts", "PROMPTS", "-o", "x.wav"], "x.wav is for one prompt; give -o a folder"),
-        (["rain", "--num-samples", "2", "-o", "-"], "The standard output takes one clip"),
+        (["rain", "--num-clips", "2", "-o", "-"], "The standard output takes one clip"),
         (["rain", "--batch-size", "0"], "Got --batch-size 0; use 1 or more"),
     ],
 )

@@ -176,3 +176,14 @@ def test_other_errors_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["train_x.py"])
     with pytest.raises(KeyError, match="a bug"):
         run_recipe(fail, Config, description=None)
+
+
+def test_an_old_option_name_works_with_a_warning(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["recipes/train_x.py", "--num-steps", "7"])
+    seen: list[Config] = []
+    run_recipe(seen.append, Config, description="Makes x.", renamed={"--num-steps": "--steps"})
+    assert seen == [Config(steps=7)]
+    expected = "train_x.py: warning: --num-steps is deprecated; use --steps.\n"
+    assert capsys.readouterr().err == expected

@@ -1,4 +1,4 @@
-"""serve, up to where it would listen."""
+"""serve and app, up to the point where they would listen."""
 
 import asyncio
 from collections.abc import Callable
@@ -15,7 +15,7 @@ Fails = Callable[[list[str]], str]
 
 @pytest.fixture
 def listened(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """What would have been listened with."""
+    """The arguments of each call of uvicorn.run."""
     found: list[dict[str, Any]] = []
     monkeypatch.setattr(
         "uvicorn.run", lambda app, **settings: found.append({"app": app} | settings)
@@ -30,7 +30,7 @@ async def status(app: Any, key: str | None) -> int:
         return (await client.get("/v1/models", headers=headers)).status_code
 
 
-def test_it_listens_on_this_machine_and_asks_for_the_keys_it_was_given(
+def test_it_listens_locally_and_requires_the_given_keys(
     model_folder: Path,
     tmp_path: Path,
     listened: list[dict[str, Any]],
@@ -39,13 +39,15 @@ def test_it_listens_on_this_machine_and_asks_for_the_keys_it_was_given(
 ) -> None:
     common = ["serve", "--model", str(model_folder), "--device", "cpu"]
     main(common)
-    assert (
-        capsys.readouterr().out == f"{model_folder} answers anybody on http://127.0.0.1:8000/v1\n"
-    )
+    address = "http://127.0.0.1:8000/v1"
+    shown = capsys.readouterr().out
+    assert shown == f"Serving {str(model_folder)!r} at {address} (no API key required)\n"
     (tmp_path / "keys").write_text("two\n\nthree\n")
     monkeypatch.setenv("LM_AUDIO_API_KEYS", "one")
-    main([*common, "--keys", str(tmp_path / "keys"), "--port", "80", "--name", "mine"])
-    assert capsys.readouterr().out == "mine answers who bears a key on http://127.0.0.1:80/v1\n"
+    keys = ["--api-keys-file", str(tmp_path / "keys")]
+    main([*common, *keys, "--port", "80", "--served-model-name", "mine"])
+    shown = capsys.readouterr().out
+    assert shown == "Serving 'mine' at http://127.0.0.1:80/v1 (API key required)\n"
     plain, keyed = listened
     assert (plain["host"], plain["port"], keyed["port"]) == ("127.0.0.1", 8000, 80)
     assert asyncio.run(status(plain["app"], None)) == 200
@@ -57,18 +59,39 @@ def test_a_file_without_keys_is_refused(
     tmp_path: Path, listened: list[dict[str, Any]], fails_with: Fails
 ) -> None:
     (tmp_path / "keys").write_text("\n")
-    told = fails_with(["serve", "--keys", str(tmp_path / "keys"), "--model", "/no/such/model"])
-    assert "holds no key; give one on each line" in told
+    keys = ["--api-keys-file", str(tmp_path / "keys")]
+    shown = fails_with(["serve", *keys, "--model", "/no/such/model"])
+    assert "contains no API keys. Put one on each line." in shown
     assert not listened
 
 
-async def told(app: Any, path: str) -> str:
+def test_old_option_names_still_work(
+    model_folder: Path,
+    tmp_path: Path,
+    listened: list[dict[str, Any]],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "keys").write_text("one")
+    old = ["--keys", str(tmp_path / "keys"), "--max-at-once=2", "--name", "mine", "--no-page"]
+    main(["serve", "--model", str(model_folder), "--device", "cpu", *old])
+    shown = capsys.readouterr()
+    assert shown.out == "Serving 'mine' at http://127.0.0.1:8000/v1 (API key required)\n"
+    assert [line for line in shown.err.splitlines() if "deprecated" in line] == [
+        "lm-audio: warning: --keys is deprecated; use --api-keys-file.",
+        "lm-audio: warning: --max-at-once is deprecated; use --max-batch-size.",
+        "lm-audio: warning: --name is deprecated; use --served-model-name.",
+        "lm-audio: warning: --no-page is deprecated; use --no-web-ui.",
+    ]
+    assert asyncio.run(status(listened[0]["app"], "one")) == 200
+
+
+async def body_of(app: Any, path: str) -> str:
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://here") as client:
         return (await client.get(path)).text
 
 
-def test_the_page_is_served_alone_and_beside_the_service(
+def test_the_web_page_is_served_alone_and_beside_the_api(
     model_folder: Path,
     tmp_path: Path,
     listened: list[dict[str, Any]],
@@ -78,12 +101,12 @@ def test_the_page_is_served_alone_and_beside_the_service(
     pytest.importorskip("gradio")
     common = ["--model", str(model_folder), "--device", "cpu"]
     main(["app", *common, "--no-open-browser", "--port", "81"])
-    assert "The page is at http://127.0.0.1:81; Ctrl-C ends it." in capsys.readouterr().out
-    main(["serve", *common, "--page"])
+    assert "Web page at http://127.0.0.1:81 (press Ctrl-C to stop)" in capsys.readouterr().out
+    main(["serve", *common, "--web-ui"])
     alone, beside = (asked["app"] for asked in listened)
     for app in (alone, beside):
-        assert '"Fill the span"' in asyncio.run(told(app, "/"))
+        assert '"Fill the span"' in asyncio.run(body_of(app, "/"))
     assert asyncio.run(status(beside, None)) == 200
     (tmp_path / "keys").write_text("one")
-    keyed = ["serve", *common, "--page", "--keys", str(tmp_path / "keys")]
-    assert "Got keys and --page, which asks for none" in fails_with(keyed)
+    keyed = ["serve", *common, "--web-ui", "--api-keys-file", str(tmp_path / "keys")]
+    assert "--web-ui cannot be combined with API keys" in fails_with(keyed)

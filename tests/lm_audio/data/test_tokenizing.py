@@ -53,9 +53,9 @@ def test_cached_tokens_of_every_stream_are_those_without_a_cache(
         codec=str(codec_folder), semantic=str(semantic_folder), num_channels=2, sample_rate=8_000
     )
     samples = {rate: sound(0.5, rate, num_channels=2) for rate in (8_000, 24_000)}
-    plain = Tokenizers(config).encode(samples)
+    plain = Tokenizers(config).encoder.encode(samples)
     config = replace(config, cache=str(tmp_path / "cache"))
-    first = Tokenizers(config).encode(samples)
+    first = Tokenizers(config).encoder.encode(samples)
     tokenizers = Tokenizers(config)
     for tokenizer in (tokenizers.codec, tokenizers.semantic):
         monkeypatch.setattr(tokenizer, "encode", lambda *_, **__: pytest.fail("encoded again"))
@@ -72,7 +72,7 @@ def test_stereo_through_a_mono_codec_is_what_its_renderer_makes(codec_folder: Pa
     tokens = tokenizers.encode({24_000: samples})["acoustic"]
     codec = load_frame_codec(codec_folder)
     assert torch.equal(
-        tokens, CodecRenderer(codec, num_channels=2, num_codebooks=3).encode(samples)
+        tokens, CodecRenderer(codec, num_channels=2, num_codebooks=3).encoder.encode(samples)
     )
     assert not torch.equal(tokens[0::2], tokens[1::2])
     stream = tokenizers.streams["acoustic"]

@@ -140,8 +140,8 @@ def make_audiogen(codec: FrameCodec) -> "type[AudioPipeline]":
             pattern=stereo(pattern) if num_channels == 2 else pattern,
             conditioners=conditioners,
             frame_rate=Fraction(50),
-            context=100,
-            keep=50,
+            window_frames=100,
+            overlap_frames=50,
             sampling=Sampling(),
         )
         return AudioPipeline(Model(stages, CodecRenderer(codec, num_channels=num_channels)))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lm_audio.clip import Clip
 from lm_audio.generation.clip_job import make_tracks
-from lm_audio.generation.lm_stage import Stage
+from lm_audio.generation.lm_stage import LMStage
 from lm_audio.generation.prompt import Prompt
 from lm_audio.generation.request import make_requests
 from lm_audio.generation.track import Track
@@ -51,15 +51,15 @@ def continuation(pipeline: AudioPipeline, samples: Tensor, seconds: float) -> Ma
     )
 
 
-def semantic_stage(pipeline: AudioPipeline) -> Stage:
+def semantic_stage(pipeline: AudioPipeline) -> LMStage:
     stage = pipeline.stages["semantic"]
-    assert isinstance(stage, Stage)
+    assert isinstance(stage, LMStage)
     return stage
 
 
-def coarse_stage(pipeline: AudioPipeline) -> Stage:
+def coarse_stage(pipeline: AudioPipeline) -> LMStage:
     stage = pipeline.stages["coarse"]
-    assert isinstance(stage, Stage)
+    assert isinstance(stage, LMStage)
     return stage
 
 
@@ -185,7 +185,7 @@ def test_a_filling_never_ends_with_the_token_that_follows_it(
     audiolm_mono: AudioPipeline, num_candidates: int
 ) -> None:
     semantic, *others = audiolm_mono.stages.values()
-    assert isinstance(semantic, Stage)
+    assert isinstance(semantic, LMStage)
     pipeline = AudioPipeline(
         Model(  # between silences, with two tokens, none twice: always 1 0 ... 1 0
             [replace(semantic, num_choices=2), *others],

@@ -97,8 +97,8 @@ def over_codec(request: pytest.FixtureRequest) -> AudioPipeline:
         pattern=delayed(range(K)),
         conditioners=Conditioners({}, {}),
         frame_rate=frame_rate,
-        context=int(frame_rate),
-        keep=int(frame_rate) // 2,
+        window_frames=int(frame_rate),
+        overlap_frames=int(frame_rate) // 2,
         sampling=Sampling(),
     )
     return AudioPipeline(Model(stages, renderer))

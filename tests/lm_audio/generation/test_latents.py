@@ -13,7 +13,7 @@ from torch import Tensor
 
 from audio_tokenizers.acoustic.frame_codec import FrameCodec
 from audio_tokenizers.acoustic.frame_codec.streams import FrameDecoderStream, FrameEncoderStream
-from lm_audio.generation.lm_stage import Stage
+from lm_audio.generation.lm_stage import LMStage
 from lm_audio.generation.track import Source, StageBatch, Track
 from lm_audio.model import Model
 from lm_audio.pipeline import AudioPipeline
@@ -26,16 +26,21 @@ CPU = torch.device("cpu")
 PLAIN = Sampling(guidance_scale=1.0)
 
 
-class LatentEncoderStream(FrameEncoderStream):
-    def _tokens(self, latents: Tensor) -> Tensor:
-        return latents.transpose(1, 2)  # [B, D, T]
-
-
 class LatentStream(FrameDecoderStream):
+    def __init__(self, codec: FrameCodec) -> None:
+        super().__init__(
+            codec.bands,
+            codec.decoder,
+            codec.dequantize,
+            num_codebooks=1,
+            codebook_size=codec.codebook_size,
+            phase_iterations=codec.config.phase_iterations,
+        )
+
     def push(self, values: Tensor) -> Tensor:
         if values.shape[1] == 0:
             return torch.zeros(1, 0)
-        stack, latents = self.codec.decoder.stack, values.T[None]
+        stack, latents = self.decoder.stack, values.T[None]
         self.progress.advance(torch.zeros(1, 1, values.shape[1], dtype=torch.int64))
         with torch.no_grad():
             self.state = self.state or stack.start(latents)
@@ -51,7 +56,14 @@ class LatentEncoder:
         self.codec = codec
 
     def encode(self, samples: Tensor) -> Tensor:
-        stream = LatentEncoderStream(self.codec, num_codebooks=1)
+        codec = self.codec
+        stream = FrameEncoderStream(
+            codec.bands,
+            codec.encoder,
+            lambda latents: latents.transpose(1, 2),
+            hop_length=HOP,
+            num_codebooks=codec.codebooks()[0].shape[1],
+        )
         with torch.no_grad():
             return torch.cat([stream.push(samples[None]), stream.finish()], dim=2)[0]
 
@@ -95,10 +107,10 @@ class LatentStage:
     makes: Signal
     source: Source | None = None
     name: str = "latents"
-    context: int = 100
+    window_frames: int = 100
     conditions: tuple[str, ...] = ()
     sampling: Sampling = PLAIN
-    repeats: bool = True
+    deduplicated: bool = False
     may_end: bool = False
     two_sided: bool = True
     first_codebook: int = 0
@@ -167,7 +179,7 @@ def model(request: pytest.FixtureRequest, codec: FrameCodec, duet_mono: AudioPip
         led = LatentStage(renderer.signal, Source(stage="style", condition="style"))
         return Model([LatentStage(vector, name="style"), led], renderer)
     semantic = duet_mono.stages["semantic"]
-    assert isinstance(semantic, Stage)
+    assert isinstance(semantic, LMStage)
     second = LatentStage(renderer.signal, Source(stage="semantic", condition="semantic"))
     tokenizer = duet_mono.semantic_tokenizer
     return Model([semantic, second], renderer, semantic_tokenizer=tokenizer)

@@ -12,7 +12,7 @@ from lm_audio.conditioners.fuser import Conditioners
 from lm_audio.conditioners.label import LabelConditioner
 from lm_audio.families.audiolm.stages import audiolm
 from lm_audio.families.duet.stages import LOOK_AHEAD, duet
-from lm_audio.generation.lm_stage import Stage
+from lm_audio.generation.lm_stage import LMStage
 from lm_audio.generation.session import Session
 from lm_audio.generation.track import Track
 from lm_audio.networks.transformer import TransformerConfig
@@ -22,7 +22,7 @@ SHAPE = TransformerConfig(dim=32, num_layers=1, num_heads=2, hidden_dim=32, cros
 FLAT = replace(SHAPE, cross_attention=False, positions="relative")
 
 
-def lively(stages: list[Stage]) -> list[Stage]:
+def lively(stages: list[LMStage]) -> list[LMStage]:
     for stage in stages:
         for parameter in [*stage.model.parameters(), *stage.conditioners.parameters()]:
             parameter.data *= 2.5
@@ -30,7 +30,7 @@ def lively(stages: list[Stage]) -> list[Stage]:
 
 
 @pytest.fixture(scope="module")
-def duet_stages() -> list[Stage]:
+def duet_stages() -> list[LMStage]:
     torch.manual_seed(0)
     stages = duet(
         semantic=SHAPE,
@@ -46,7 +46,7 @@ def duet_stages() -> list[Stage]:
 
 
 @pytest.fixture(scope="module")
-def audiolm_stages() -> list[Stage]:
+def audiolm_stages() -> list[LMStage]:
     torch.manual_seed(0)
     stages = audiolm(
         FLAT,
@@ -74,7 +74,9 @@ class Silent:
         return torch.zeros(1, 0)
 
 
-def new_runs(stages: list[Stage], seconds: float, seed: int = 0, **settings: object) -> list[Track]:
+def new_runs(
+    stages: list[LMStage], seconds: float, seed: int = 0, **settings: object
+) -> list[Track]:
     runs: dict[str, Track] = {}
     for stage in stages:
         T = round(seconds * stage.frame_rate)
@@ -91,7 +93,7 @@ def new_runs(stages: list[Stage], seconds: float, seed: int = 0, **settings: obj
     return list(runs.values())
 
 
-def finish(stages: list[Stage], runs: list[Track]) -> list[Tensor]:
+def finish(stages: list[LMStage], runs: list[Track]) -> list[Tensor]:
     session = Session(stages)
     session.add(Silent(runs))
     while len(session):
@@ -104,9 +106,9 @@ def finish(stages: list[Stage], runs: list[Track]) -> list[Tensor]:
     ("num_done", "start"), [(0, 0), (99, 0), (100, 60), (159, 60), (160, 120), (10, 0)]
 )
 def test_windows_lie_on_a_grid_and_keep_what_overlaps(
-    duet_stages: list[Stage], num_done: int, start: int
+    duet_stages: list[LMStage], num_done: int, start: int
 ) -> None:
-    stage = replace(duet_stages[1], context=100, keep=40)
+    stage = replace(duet_stages[1], window_frames=100, overlap_frames=40)
     tokens = torch.full((3, 500), -1)
     tokens[:, :num_done] = 0
     run = Track(values=tokens, seed=0, sampling=Sampling())
@@ -117,10 +119,10 @@ def test_windows_lie_on_a_grid_and_keep_what_overlaps(
 
 
 def test_a_window_is_what_the_model_makes_of_its_own_tokens_alone(
-    duet_stages: list[Stage],
+    duet_stages: list[LMStage],
 ) -> None:
     """The second window equals one made by hand, with the kept frames as its prompt."""
-    stage = replace(duet_stages[0], context=30, keep=10)
+    stage = replace(duet_stages[0], window_frames=30, overlap_frames=10)
     run = new_runs([stage], 2.0)[0]
     (whole,) = finish([stage], [run])
     known = whole[:, :30].clone()
@@ -143,7 +145,7 @@ def tokens_to_come() -> Tensor:
     return torch.full((1, 20), -1)
 
 
-def test_an_aligned_stage_starts_when_the_look_ahead_is_there(duet_stages: list[Stage]) -> None:
+def test_an_aligned_stage_starts_when_the_look_ahead_is_there(duet_stages: list[LMStage]) -> None:
     semantic, acoustic = new_runs(duet_stages, 4.0)
     first, second = (stage.new_batch() for stage in duet_stages)
     first.add(semantic)
@@ -160,7 +162,7 @@ def test_an_aligned_stage_starts_when_the_look_ahead_is_there(duet_stages: list[
     assert second.waiting()
 
 
-def test_the_order_of_work_changes_no_token(duet_stages: list[Stage]) -> None:
+def test_the_order_of_work_changes_no_token(duet_stages: list[LMStage]) -> None:
     expected = finish(duet_stages, new_runs(duet_stages, 2.0, seed=3))
     semantic, acoustic = new_runs(duet_stages, 2.0, seed=3)
     finish(duet_stages[:1], [semantic])  # the whole first stage before the second
@@ -169,7 +171,7 @@ def test_the_order_of_work_changes_no_token(duet_stages: list[Stage]) -> None:
     assert torch.equal(acoustic.values, expected[1])
 
 
-def test_items_that_come_late_and_leave_early_change_no_other(duet_stages: list[Stage]) -> None:
+def test_items_that_come_late_and_leave_early_change_no_other(duet_stages: list[LMStage]) -> None:
     expected = finish(duet_stages, new_runs(duet_stages, 1.5, seed=3))
     session = Session(duet_stages)
     other, mine, late = (new_runs(duet_stages, 1.5, seed=seed) for seed in (1, 3, 2))
@@ -190,7 +192,7 @@ def test_items_that_come_late_and_leave_early_change_no_other(duet_stages: list[
         assert torch.equal(run.values, tokens)
 
 
-def test_no_item_stands_still_while_others_come(audiolm_stages: list[Stage]) -> None:
+def test_no_item_stands_still_while_others_come(audiolm_stages: list[LMStage]) -> None:
     session, first = Session(audiolm_stages), new_runs(audiolm_stages, 1.0, seed=1)
     alone, steps = Session(audiolm_stages), 0
     alone.add(Silent(new_runs(audiolm_stages, 1.0, seed=1)))
@@ -207,7 +209,7 @@ def test_no_item_stands_still_while_others_come(audiolm_stages: list[Stage]) -> 
     assert step <= steps
 
 
-def test_a_schedule_of_guidance_counts_from_the_first_new_frame(duet_stages: list[Stage]) -> None:
+def test_a_schedule_of_guidance_counts_from_the_first_new_frame(duet_stages: list[LMStage]) -> None:
     sampling = Sampling(guidance_schedule=((0.0, 1.0), (1.0, 0.0)))
     for num_given in (0, 30):
         tokens = torch.full((1, 100), -1)
@@ -229,7 +231,7 @@ def test_a_schedule_of_guidance_counts_from_the_first_new_frame(duet_stages: lis
     ],
 )
 def test_mistakes_are_told_before_any_work(
-    duet_stages: list[Stage], changes: dict[str, Any], message: str
+    duet_stages: list[LMStage], changes: dict[str, Any], message: str
 ) -> None:
     run = new_runs(duet_stages, 1.0)[0]
     duet_stages[0].check(run)
@@ -237,7 +239,7 @@ def test_mistakes_are_told_before_any_work(
         duet_stages[0].check(replace(run, embedded={}, **changes))
 
 
-def test_every_stage_has_random_numbers_of_its_own(audiolm_stages: list[Stage]) -> None:
+def test_every_stage_has_random_numbers_of_its_own(audiolm_stages: list[LMStage]) -> None:
     coarse, fine = (
         stage.window(run).uniforms
         for stage, run in zip(
@@ -257,7 +259,7 @@ def test_every_stage_has_random_numbers_of_its_own(audiolm_stages: list[Stage]) 
 
 
 def test_fine_windows_follow_the_coarse_tokens_of_their_own_three_seconds(
-    audiolm_stages: list[Stage],
+    audiolm_stages: list[LMStage],
 ) -> None:
     fine = audiolm_stages[2]
     coarse = torch.randint(16, (2, 200))
@@ -280,7 +282,7 @@ def test_fine_windows_follow_the_coarse_tokens_of_their_own_three_seconds(
 
 
 def test_flattened_tokens_keep_to_the_range_of_their_codebook(
-    audiolm_stages: list[Stage],
+    audiolm_stages: list[LMStage],
 ) -> None:
     for tokens in finish(audiolm_stages, new_runs(audiolm_stages, 1.0)):
         assert int(tokens.min()) >= 0
@@ -295,7 +297,7 @@ def test_flattened_tokens_keep_to_the_range_of_their_codebook(
     assert window.allowed[0].tolist() == [[0, 16], [16, 32]] * 3
 
 
-def test_a_stage_that_ends_by_itself_ends_the_run_there(duet_stages: list[Stage]) -> None:
+def test_a_stage_that_ends_by_itself_ends_the_run_there(duet_stages: list[LMStage]) -> None:
     stage = replace(duet_stages[0], end_token=29)
     free = finish([duet_stages[0]], new_runs(duet_stages[:1], 8.0, seed=1))[0][0]
     assert (free == 29).any(), "choose a seed that makes the token"
@@ -305,7 +307,7 @@ def test_a_stage_that_ends_by_itself_ends_the_run_there(duet_stages: list[Stage]
     assert torch.equal(tokens[0], free[:first])
 
 
-def test_a_later_stage_waits_for_a_source_that_may_end(audiolm_stages: list[Stage]) -> None:
+def test_a_later_stage_waits_for_a_source_that_may_end(audiolm_stages: list[LMStage]) -> None:
     semantic, coarse, _ = new_runs(audiolm_stages, 1.0)
     semantic.open_end = True
     window = audiolm_stages[1].window(coarse)
@@ -315,7 +317,7 @@ def test_a_later_stage_waits_for_a_source_that_may_end(audiolm_stages: list[Stag
     assert audiolm_stages[1].ready(window)
 
 
-def test_likelihood_prefers_what_the_model_would_say(duet_stages: list[Stage]) -> None:
+def test_likelihood_prefers_what_the_model_would_say(duet_stages: list[LMStage]) -> None:
     stage = replace(duet_stages[0], sampling=Sampling(temperature=0.0, guidance_scale=1.0))
     (tokens,) = finish([stage], new_runs([stage], 1.0))
     run = Track(values=tokens, seed=0, sampling=stage.sampling, conditions={"text": "rain"})
@@ -330,13 +332,13 @@ def test_likelihood_prefers_what_the_model_would_say(duet_stages: list[Stage]) -
     assert stage.likelihood(run, 15, 16) == pytest.approx(expected, abs=1e-4)
 
 
-def test_a_window_that_keeps_all_of_the_last_one_is_refused(duet_stages: list[Stage]) -> None:
+def test_a_window_that_keeps_all_of_the_last_one_is_refused(duet_stages: list[LMStage]) -> None:
     with pytest.raises(ValueError, match="The semantic stage keeps 750 of 750 frames; keep fewer"):
-        replace(duet_stages[0], keep=750)
+        replace(duet_stages[0], overlap_frames=750)
 
 
 def test_conditions_that_a_user_may_give_do_not_name_the_source(
-    duet_stages: list[Stage],
+    duet_stages: list[LMStage],
 ) -> None:
     assert [stage.conditions for stage in duet_stages] == [("text",), ("text",)]
     assert isinstance(duet_stages[1].conditioners, Conditioners)

@@ -19,7 +19,9 @@ def test_five_minutes_from_a_model_of_thirty_seconds_take_constant_memory(
 ) -> None:
     short = make_audiogen(1)
     (stage,) = short.stages.values()
-    model = AudioPipeline(Model([replace(stage, context=1500, keep=600)], short.renderer))
+    model = AudioPipeline(
+        Model([replace(stage, window_frames=1500, overlap_frames=600)], short.renderer)
+    )
     num_samples, after_a_minute, total = 0, 0, torch.zeros(())
     for piece in model.stream("rain", duration=60.0 * MINUTES, seed=1):
         num_samples += piece.shape[1]

@@ -6,12 +6,12 @@ from fractions import Fraction
 
 import pytest
 
-from lm_audio.generation.lm_stage import Stage
+from lm_audio.generation.lm_stage import LMStage
 from lm_audio.generation.track import Source
 from lm_audio.model import Model
 from lm_audio.pipeline import AudioPipeline
 
-Change = Callable[[Stage, Stage], list[Stage]]
+Change = Callable[[LMStage, LMStage], list[LMStage]]
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_what_is_rendered_must_fit(
 def test_a_stage_is_exchanged_for_another_of_its_name(duet_mono: AudioPipeline) -> None:
     model = duet_mono.model
     semantic, acoustic = model.stages
-    shorter = replace(semantic, keep=0)  # type: ignore[type-var]
+    shorter = replace(semantic, overlap_frames=0)  # type: ignore[type-var]
     changed = model.with_stage(shorter)
     assert changed.stages == (shorter, acoustic)
     assert model.stages == (semantic, acoustic)

@@ -5,17 +5,24 @@ from dataclasses import replace
 
 import torch
 
-from lm_audio.generation.lm_stage import Stage
+from lm_audio.generation.lm_stage import LMStage
 from lm_audio.model import Model
 from lm_audio.pipeline import AudioPipeline
 
 
 def short_sighted(pipeline: AudioPipeline) -> AudioPipeline:
     """The same, with windows of a tenth: 3 s instead of 30 s."""
-    stages = [stage for stage in pipeline.stages.values() if isinstance(stage, Stage)]
+    stages = [stage for stage in pipeline.stages.values() if isinstance(stage, LMStage)]
     return AudioPipeline(
         Model(
-            [replace(one, context=one.context // 10, keep=one.keep // 10) for one in stages],
+            [
+                replace(
+                    one,
+                    window_frames=one.window_frames // 10,
+                    overlap_frames=one.overlap_frames // 10,
+                )
+                for one in stages
+            ],
             pipeline.renderer,
             output_stages=pipeline.model.output_stages,
             semantic_tokenizer=pipeline.semantic_tokenizer,

@@ -12,8 +12,8 @@ import lm_audio
 from audio_tokenizers.audio_files import read_audio
 from audio_tokenizers.resampling import resample
 from lm_audio.cli import main
-from lm_audio.evaluation.sound_probe import EAR, heard_as
 from lm_audio.pipeline import AudioPipeline
+from sound_probe import EMBEDDING, classify
 
 GOLDEN = Path(__file__).with_name("golden.json")
 PROBE = Path(__file__).with_name("probe.safetensors")
@@ -49,7 +49,8 @@ def test_clips_are_heard_as_what_was_asked_for(model: AudioPipeline) -> None:
     prompts = [(label, text) for label, text in HEARD.items() for _ in range(4)]
     clips = model.generate([text for _, text in prompts], seed=list(range(len(prompts))))
     heard = [
-        heard_as(probe, resample(clip.samples, clip.sample_rate, EAR.sample_rate)) for clip in clips
+        classify(probe, resample(clip.samples, clip.sample_rate, EMBEDDING.sample_rate))
+        for clip in clips
     ]
     right = sum(one == label for one, (label, _) in zip(heard, prompts, strict=True))
     assert right >= 0.7 * len(prompts), list(zip(prompts, heard, strict=True))

@@ -14,7 +14,7 @@ from audio_tokenizers.text import SentencePieceTokenizer
 from lm_audio.conditioners.label import LabelConditioner
 from lm_audio.conditioners.text import OwnTextEncoder, OwnTextEncoderConfig, TextConditioner
 from lm_audio.families.duet.stages import duet
-from lm_audio.generation.lm_stage import Stage
+from lm_audio.generation.lm_stage import LMStage
 from lm_audio.networks.transformer import TransformerConfig
 from lm_audio.saving.stage_folder import describe_stage, read_stage, write_stage
 from lm_audio.training.samples import sample_tokens
@@ -23,7 +23,7 @@ from lm_audio.training.text import sentence_text, t5_text
 SHAPE = TransformerConfig(dim=32, num_layers=1, num_heads=2, hidden_dim=32, cross_attention=True)
 
 
-def make_stage(text: Callable[[int], nn.Module]) -> Stage:
+def make_stage(text: Callable[[int], nn.Module]) -> LMStage:
     torch.manual_seed(0)
     _, stage = duet(
         semantic=SHAPE,
@@ -37,19 +37,19 @@ def make_stage(text: Callable[[int], nn.Module]) -> Stage:
     )
     for weight in stage.model.parameters():
         weight.data *= 2.5
-    return replace(stage, context=77, keep=11)
+    return replace(stage, window_frames=77, overlap_frames=11)
 
 
 def labels(dim: int) -> nn.Module:
     return LabelConditioner(["rain", "wind"], dim)
 
 
-def tokens_of(stage: Stage) -> torch.Tensor:
+def tokens_of(stage: LMStage) -> torch.Tensor:
     source = torch.arange(30)[None] % 20
     return sample_tokens(stage, num_frames=90, seed=5, values={"text": "rain"}, source=source)
 
 
-def check_round_trip(stage: Stage, folder: Path) -> Stage:
+def check_round_trip(stage: LMStage, folder: Path) -> LMStage:
     write_stage(stage, folder)
     read = read_stage(folder)
     assert describe_stage(read) == describe_stage(stage)
@@ -64,7 +64,11 @@ def check_round_trip(stage: Stage, folder: Path) -> Stage:
 
 def test_a_stage_comes_back_as_it_was(tmp_path: Path) -> None:
     read = check_round_trip(make_stage(labels), tmp_path / "stage")
-    assert (read.context, read.keep, read.frame_rate) == (77, 11, Fraction(11025, 128))
+    assert (read.window_frames, read.overlap_frames, read.frame_rate) == (
+        77,
+        11,
+        Fraction(11025, 128),
+    )
 
 
 def test_a_text_encoder_of_our_own_comes_back_with_its_words(tmp_path: Path) -> None:
@@ -99,9 +103,9 @@ def test_a_sentence_encoder_comes_back_with_its_stage(
 
 def test_a_stage_is_replaced_whole(tmp_path: Path) -> None:
     write_stage(make_stage(labels), tmp_path / "stage")
-    other = replace(make_stage(labels), context=50, keep=10)
+    other = replace(make_stage(labels), window_frames=50, overlap_frames=10)
     write_stage(other, tmp_path / "stage")
-    assert read_stage(tmp_path / "stage").context == 50
+    assert read_stage(tmp_path / "stage").window_frames == 50
     assert [path.name for path in tmp_path.iterdir()] == ["stage"]
 
 

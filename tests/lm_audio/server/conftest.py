@@ -1,4 +1,4 @@
-"""A service with a tiny model, on a port of this machine."""
+"""A server with a tiny model, on a local port."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -11,15 +11,15 @@ import pytest
 import lm_audio
 from lm_audio.pipeline import AudioPipeline
 from lm_audio.server.engine import Engine
+from lm_audio.server.guard import Limits
 from lm_audio.server.http import create_app
-from lm_audio.server.service import Limits
 from tests.lm_audio.answering import answering
 
 Serve = Callable[..., "Served"]
 
 
 class Served:
-    """A service that runs, and a client of it."""
+    """A running server and a client for it."""
 
     def __init__(self, engine: Engine, client: httpx.Client) -> None:
         self.engine, self.client = engine, client
@@ -36,11 +36,11 @@ def model(model_folder: Path) -> AudioPipeline:
 
 @pytest.fixture
 def serve(model: AudioPipeline) -> Iterator[Serve]:
-    """Starts a service; settings of the engine, and others of `create_app`."""
+    """Starts a server; further settings go to `create_app`."""
     with ExitStack() as stack:
 
-        def start(*, max_at_once: int = 4, max_waiting: int = 8, **settings: Any) -> Served:
-            engine = Engine(model, max_at_once=max_at_once, max_waiting=max_waiting)
+        def start(*, max_batch_size: int = 4, max_queue: int = 8, **settings: Any) -> Served:
+            engine = Engine(model, max_batch_size=max_batch_size, max_queue=max_queue)
             return stack.enter_context(running(engine, **settings))
 
         yield start
@@ -53,15 +53,15 @@ def served(serve: Serve) -> Served:
 
 @pytest.fixture(scope="session")
 def shared(model: AudioPipeline) -> Iterator[Served]:
-    """One for all tests that leave nothing behind."""
+    """One server for all tests that leave no jobs behind."""
     with running(Engine(model)) as served:
         yield served
 
 
 @pytest.fixture(scope="session")
 def brief(model: AudioPipeline) -> Iterator[Served]:
-    """One for many requests: it makes short clips only."""
-    with running(Engine(model), limits=Limits(duration=0.1)) as served:
+    """One server for many requests; it only allows short clips."""
+    with running(Engine(model), limits=Limits(max_duration=0.1)) as served:
         yield served
 
 

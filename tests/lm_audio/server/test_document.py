@@ -1,4 +1,4 @@
-"""The OpenAPI document is true: requests made from it, right and wrong, are answered as it says."""
+"""Requests generated from the OpenAPI document, valid and invalid, get documented responses."""
 
 import io
 from typing import Any
@@ -34,7 +34,7 @@ ROUTES = [
     ("POST", "/v1/audio/speech"), ("POST", "/v1/audio/generations"),
     ("POST", "/v1/audio/continuations"), ("POST", "/v1/audio/inpaintings"),
 ]  # fmt: skip
-EACH = 40  # right requests to each route, and wrong ones
+EACH = 40  # valid requests per route, and as many invalid ones
 SHORT = {"model": "tiny", "duration": 0.05, "conditions": {}, "sampling": {}, "negative": "a dog"}
 KNOWN = {
     "/v1/audio/speech": {**SHORT, "input": "rain", "voice": "default"},
@@ -42,7 +42,7 @@ KNOWN = {
     "/v1/audio/continuations": {"file": wav(), "settings": '{"duration": 0.05}'},
     "/v1/audio/inpaintings": {"file": wav(), "settings": '{"start": 0.1, "end": 0.2}'},
 }
-"""What the document cannot say, so that right requests are answered with sound."""
+"""Constraints that the document cannot express, so that valid requests return audio."""
 some = settings(
     max_examples=EACH,
     derandomize=True,
@@ -58,25 +58,25 @@ def document(brief: Any) -> Any:
     return openapi.from_url(f"{brief.url}/openapi.json")
 
 
-def test_all_routes_are_in_it(document: Any) -> None:
-    told = {"/health", "/ready", "/metrics", "/v1/models"}
-    assert set(document) == told | {path for _, path in ROUTES}
+def test_it_lists_all_routes(document: Any) -> None:
+    status = {"/health", "/ready", "/metrics", "/v1/models"}
+    assert set(document) == status | {path for _, path in ROUTES}
 
 
 @pytest.mark.parametrize("mode", list(GenerationMode))
 @pytest.mark.parametrize(("method", "path"), ROUTES)
-def test_requests_made_from_it_are_answered_as_it_says(
+def test_generated_requests_get_documented_responses(
     document: Any, method: str, path: str, mode: GenerationMode
 ) -> None:
     @some
     @given(case=document[path][method].as_strategy(generation_mode=mode))
     def ask(case: Case) -> None:
-        is_right = mode == GenerationMode.POSITIVE
-        if is_right:
+        is_valid = mode == GenerationMode.POSITIVE
+        if is_valid:
             case.body |= KNOWN[path]
         answer = case.call_and_validate(checks=CHECKS)
-        assert (answer.status_code == 200) == is_right, answer.text
-        if not is_right:
+        assert (answer.status_code == 200) == is_valid, answer.text
+        if not is_valid:
             error = answer.json()["error"]
             assert "\n" not in error["message"]
             assert error["type"] == "invalid_request_error"

@@ -1,4 +1,4 @@
-"""The service as its clients see it: what they get is what the pipeline makes for them alone."""
+"""The server as clients see it: responses equal what the pipeline generates for them alone."""
 
 import base64
 import io
@@ -17,8 +17,9 @@ from torch import Tensor
 from audio_tokenizers.audio_files import read_audio
 from audio_tokenizers.audio_writer import write_audio
 from audio_tokenizers.wav_stream import pcm16
+from lm_audio.generation.clip_job import ClipJob
 from lm_audio.pipeline import AudioPipeline
-from lm_audio.server.service import Limits
+from lm_audio.server.guard import Limits
 
 WAIT = 60.0
 GENERATIONS = "/v1/audio/generations"
@@ -45,7 +46,7 @@ def wav_upload(samples: Tensor, rate: int) -> bytes:
     return file.getvalue()
 
 
-def test_the_openai_client_speaks_to_it(served: Any, model: AudioPipeline) -> None:
+def test_the_openai_client_works(served: Any, model: AudioPipeline) -> None:
     client = openai.OpenAI(base_url=f"{served.url}/v1", api_key="none")
     assert [each.id for each in client.models.list()] == ["tiny"]
     more = {"seed": 7, "duration": 0.3}
@@ -61,13 +62,13 @@ def test_the_openai_client_speaks_to_it(served: Any, model: AudioPipeline) -> No
         assert abs(read.samples.shape[1] / read.sample_rate - 0.3) < 0.08
         if form == "flac":
             assert torch.equal(read.samples, as_16_bits(expected))
-    with pytest.raises(openai.NotFoundError, match="There is no model 'tts-1' here; use 'tiny'"):
+    with pytest.raises(openai.NotFoundError, match=r"Unknown model 'tts-1'\. Use 'tiny'"):
         client.audio.speech.create(model="tts-1", voice="default", input="rain")
-    with pytest.raises(openai.BadRequestError, match="the voice 'alloy' and this model has none"):
+    with pytest.raises(openai.BadRequestError, match="Unknown voice 'alloy'"):
         client.audio.speech.create(model="tiny", voice="alloy", input="rain")
 
 
-def test_a_stream_is_the_clip_and_begins_before_its_end(served: Any, model: AudioPipeline) -> None:
+def test_a_stream_equals_the_clip_and_arrives_in_pieces(served: Any, model: AudioPipeline) -> None:
     body = {"prompt": "rain", "duration": 2.0, "seed": 3, "stream": True, "response_format": "pcm"}
     with served.client.stream("POST", GENERATIONS, json=body) as answer:
         assert answer.headers["x-seed"] == "3"
@@ -101,7 +102,7 @@ def test_parallel_clients_get_what_they_get_alone(served: Any, model: AudioPipel
         assert torch.equal(samples_of(clip), as_16_bits(alone.samples))
 
 
-def test_several_clips_have_seeds_in_a_row(served: Any, model: AudioPipeline) -> None:
+def test_several_clips_have_consecutive_seeds(served: Any, model: AudioPipeline) -> None:
     body = {"prompt": None, "n": 3, "seed": 5, "duration": 0.2, "response_format": "flac"}
     answer = served.client.post(GENERATIONS, json=body).json()
     assert [clip["seed"] for clip in answer["data"]] == [5, 6, 7]
@@ -125,7 +126,7 @@ def test_an_upload_is_continued(served: Any, model: AudioPipeline) -> None:
 INPAINTINGS = "/v1/audio/inpaintings"
 
 
-def test_a_span_of_an_upload_is_made_anew(served: Any, model: AudioPipeline) -> None:
+def test_a_span_of_an_upload_is_inpainted(served: Any, model: AudioPipeline) -> None:
     sound = as_16_bits(model.generate("a dog", duration=0.5, seed=1).samples.clamp(-1, 1))
     upload = {"file": ("a.wav", wav_upload(sound, 24_000))}
     span = {"start": 0.1, "end": 0.3}
@@ -138,8 +139,8 @@ def test_a_span_of_an_upload_is_made_anew(served: Any, model: AudioPipeline) -> 
     assert clip["seed"] == 4
 
 
-def test_an_inpainting_that_nobody_waits_for_is_given_up(serve: Any) -> None:
-    served = serve(max_waiting=1)
+def test_an_inpainting_is_cancelled_when_its_client_disconnects(serve: Any) -> None:
+    served = serve(max_queue=1)
     upload = {"file": wav_upload(0.1 * torch.ones(1, 24_000 * 60), 24_000)}
     data = {"settings": json.dumps({"start": 1, "end": 59, "candidates": 16})}
 
@@ -163,20 +164,20 @@ def test_spans_are_checked(shared: Any, settings: str) -> None:
     complain(shared.client.post(INPAINTINGS, files=files, data={"settings": settings}))
 
 
-def test_who_goes_away_makes_room(served: Any) -> None:
+def test_disconnected_clients_free_their_slot(served: Any) -> None:
     body = {"prompt": "rain", "duration": 100, "stream": True, "response_format": "pcm"}
     with served.client.stream("POST", GENERATIONS, json=body) as answer:
         next(answer.iter_raw())
-        assert served.engine.num_working == 1
-    until(lambda: served.engine.num_working == 0)
+        assert served.engine.num_running == 1
+    until(lambda: served.engine.num_running == 0)
     impatient = {**body, "stream": False}
     with pytest.raises(httpx.ReadTimeout):
         served.client.post(GENERATIONS, json=impatient, timeout=0.5)
-    until(lambda: served.engine.num_working == 0)
+    until(lambda: served.engine.num_running == 0)
 
 
-def test_a_full_queue_says_when_to_ask_again(serve: Any) -> None:
-    served = serve(max_at_once=1, max_waiting=1)
+def test_a_full_queue_is_429_with_retry_after(serve: Any) -> None:
+    served = serve(max_batch_size=1, max_queue=1)
     body = {"prompt": "rain", "duration": 100}
     threads = [
         threading.Thread(target=lambda: served.client.post(GENERATIONS, json=body))
@@ -184,11 +185,11 @@ def test_a_full_queue_says_when_to_ask_again(serve: Any) -> None:
     ]
     for count, thread in enumerate(threads, start=1):
         thread.start()
-        until(lambda: served.engine.num_working + served.engine.num_waiting == count)  # noqa: B023
+        until(lambda: served.engine.num_running + served.engine.num_queued == count)  # noqa: B023
     answer = served.client.post(GENERATIONS, json=body)
     assert answer.status_code == 429
     assert int(answer.headers["retry-after"]) > 0
-    assert "1 requests wait already" in answer.json()["error"]["message"]
+    assert "The queue is full (1 requests)" in answer.json()["error"]["message"]
     several = served.client.post(GENERATIONS, json={**body, "n": 2})
     assert several.status_code == 429
     served.engine.close(finish=False)
@@ -200,22 +201,57 @@ def test_a_full_queue_says_when_to_ask_again(serve: Any) -> None:
     assert served.client.get("/health").status_code == 200
 
 
-def test_what_takes_longer_than_it_may_is_504(serve: Any) -> None:
-    served = serve(limits=Limits(seconds=0.3))
+def test_a_request_that_times_out_is_504(serve: Any) -> None:
+    served = serve(limits=Limits(timeout=0.3))
     answer = served.client.post(GENERATIONS, json={"prompt": "rain", "duration": 100})
     assert answer.status_code == 504
 
 
-def test_a_small_file_of_hours_is_refused(shared: Any) -> None:
+def test_an_inpainting_that_times_out_is_504(serve: Any) -> None:
+    served = serve(limits=Limits(timeout=0.3))
+    upload = {"file": wav_upload(0.1 * torch.ones(1, 24_000 * 60), 24_000)}
+    data = {"settings": json.dumps({"start": 1, "end": 59, "candidates": 16})}
+    answer = served.client.post(INPAINTINGS, files=upload, data=data)
+    assert answer.status_code == 504
+    message = answer.json()["error"]["message"]
+    assert message.startswith("Request timed out after 0.3 s.")
+
+
+def test_one_failing_clip_of_several_fails_the_request_and_cancels_the_others(
+    serve: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served = serve()
+    sound = ClipJob.sound
+
+    def breaks(job: ClipJob) -> Tensor:
+        if job.tracks["acoustic"].seed == 13:
+            raise RuntimeError("out of luck")
+        return sound(job)
+
+    monkeypatch.setattr(ClipJob, "sound", breaks)
+    body = {"prompt": "rain", "duration": 1, "seed": 12, "n": 3}
+    answer = served.client.post(GENERATIONS, json=body)
+    assert answer.status_code == 500
+    assert answer.json()["error"] == {
+        "message": "Internal server error. See the server log for details.",
+        "type": "server_error",
+        "param": None,
+        "code": None,
+    }
+    until(lambda: served.engine.num_running + served.engine.num_queued == 0)
+    assert served.engine.alive
+
+
+def test_a_small_file_with_long_audio_is_refused(shared: Any) -> None:
     file = io.BytesIO()
     write_audio(file, torch.zeros(1, 8_000 * 700), 8_000, format="flac")
     assert len(file.getvalue()) < 10**6
     answer = shared.client.post("/v1/audio/continuations", files={"file": file.getvalue()})
     assert answer.status_code == 400
-    assert "lasts 700 s; send 600 s at most" in answer.json()["error"]["message"]
+    assert "The file is 700 s long. The maximum is 600 s." in answer.json()["error"]["message"]
 
 
-def test_keys_are_asked_for(serve: Any) -> None:
+def test_a_known_key_is_required(serve: Any) -> None:
     served = serve(keys=("one", "two"))
     body = {"prompt": "rain", "duration": 0.1}
     for given in (None, "Bearer three", "Basic one", "Bearer", "Bearer ön"):
@@ -230,7 +266,7 @@ def test_keys_are_asked_for(serve: Any) -> None:
     assert served.client.get("/metrics").status_code == 401
 
 
-def test_metrics_count_answers_and_sound(served: Any) -> None:
+def test_metrics_count_responses_and_sound(served: Any) -> None:
     served.client.post(GENERATIONS, json={"prompt": "rain", "duration": 0.5})
     served.client.post(GENERATIONS, json={"prompt": "rain", "duration": -1})
     served.client.get("/nowhere/1")
@@ -262,7 +298,7 @@ BAD_BODIES: list[Any] = [
 
 
 @pytest.mark.parametrize("body", BAD_BODIES, ids=[str(n) for n in range(len(BAD_BODIES))])
-def test_a_body_that_is_wrong_gets_one_sentence(shared: Any, body: Any) -> None:
+def test_an_invalid_body_gets_one_line(shared: Any, body: Any) -> None:
     complain(shared.client.post(GENERATIONS, json=body))
 
 
@@ -275,7 +311,7 @@ def test_a_body_that_is_wrong_gets_one_sentence(shared: Any, body: Any) -> None:
     ],
     ids=range(11),
 )  # fmt: skip
-def test_malformed_json_gets_one_sentence(shared: Any, raw: bytes) -> None:
+def test_malformed_json_gets_one_line(shared: Any, raw: bytes) -> None:
     headers = {"content-type": "application/json"}
     complain(shared.client.post(GENERATIONS, content=raw, headers=headers))
 
@@ -288,7 +324,7 @@ def test_malformed_json_gets_one_sentence(shared: Any, raw: bytes) -> None:
     ],
     ids=range(7),
 )  # fmt: skip
-def test_an_upload_that_is_no_sound_gets_one_sentence(shared: Any, upload: bytes) -> None:
+def test_an_upload_that_is_not_audio_gets_one_line(shared: Any, upload: bytes) -> None:
     complain(shared.client.post("/v1/audio/continuations", files={"file": ("a.wav", upload)}))
 
 
@@ -302,22 +338,22 @@ def test_settings_of_an_upload_are_checked(shared: Any, settings: str) -> None:
 
 
 def test_a_body_beyond_the_limit_is_413(serve: Any) -> None:
-    served = serve(limits=Limits(upload=10_000))
+    served = serve(limits=Limits(max_upload=10_000))
     begin = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\n'
     parts = [begin, *(bytes(1_000) for _ in range(20))]
     for content in (b"".join(parts), iter(parts)):  # with a length, and without
         headers = {"content-type": "multipart/form-data; boundary=x"}
         answer = served.client.post("/v1/audio/continuations", content=content, headers=headers)
         assert answer.status_code == 413
-        assert "send 10,000 bytes at most" in answer.json()["error"]["message"]
+        assert "The maximum is 10,000 bytes." in answer.json()["error"]["message"]
     assert served.client.get("/health").status_code == 200
 
 
-def test_no_page_loads_scripts_from_elsewhere(served: Any) -> None:
+def test_no_page_loads_scripts_from_a_cdn(served: Any) -> None:
     assert served.client.get("/docs").status_code == 404
 
 
-def test_what_a_request_calls_its_fields_stays_on_one_line(shared: Any) -> None:
+def test_line_breaks_in_field_names_stay_out_of_messages(shared: Any) -> None:
     body = {"sampling": {"a\nb": {"top_k": "many"}}}
     complain(shared.client.post(GENERATIONS, json=body))
 

@@ -14,7 +14,7 @@ from lm_audio.data.shards import Example, Shards, Stream, shard_path, write_shar
 from lm_audio.families.audiocraft.stages import audiogen
 from lm_audio.families.audiolm.stages import audiolm
 from lm_audio.families.duet.stages import duet
-from lm_audio.generation.lm_stage import Stage
+from lm_audio.generation.lm_stage import LMStage
 from lm_audio.networks.token_lm import TokenLM, TokenLMConfig
 from lm_audio.networks.transformer import TransformerConfig
 from lm_audio.patterns import delayed
@@ -59,10 +59,10 @@ def make_shards(tmp_path: Path) -> Callable[..., Shards]:
 
 
 @pytest.fixture
-def duet_stages() -> Callable[..., list[Stage]]:
+def duet_stages() -> Callable[..., list[LMStage]]:
     """Makes a duet: semantic, acoustic."""
 
-    def make(*, rate: Fraction = Fraction(50), context: int = 100) -> list[Stage]:
+    def make(*, rate: Fraction = Fraction(50), window_frames: int = 100) -> list[LMStage]:
         torch.manual_seed(0)
         semantic, acoustic = duet(
             semantic=SHAPE,
@@ -74,13 +74,16 @@ def duet_stages() -> Callable[..., list[Stage]]:
             codebook_size=16,
             frame_rate=rate,
         )
-        return [semantic, replace(acoustic, context=context, keep=context // 3)]
+        return [
+            semantic,
+            replace(acoustic, window_frames=window_frames, overlap_frames=window_frames // 3),
+        ]
 
     return make
 
 
 @pytest.fixture
-def audiolm_stages() -> list[Stage]:
+def audiolm_stages() -> list[LMStage]:
     """AudioLM's: semantic, coarse, fine."""
     torch.manual_seed(0)
     return audiolm(
@@ -95,7 +98,7 @@ def audiolm_stages() -> list[Stage]:
 
 
 @pytest.fixture
-def audiogen_stage() -> Stage:
+def audiogen_stage() -> LMStage:
     """AudioGen's only one, with a text and a label to attend to."""
     torch.manual_seed(0)
     labels = {name: LabelConditioner(CAPTIONS, SHAPE.dim) for name in ("text", "label")}
@@ -105,8 +108,8 @@ def audiogen_stage() -> Stage:
         pattern=delayed(range(4)),
         conditioners=Conditioners(labels, {"text": "cross", "label": "cross"}),
         frame_rate=Fraction(50),
-        context=100,
-        keep=30,
+        window_frames=100,
+        overlap_frames=30,
         sampling=Sampling(),
     )
     return stage

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lm_audio.conditioners.label import LabelConditioner
 from lm_audio.data.shards import Shards
-from lm_audio.generation.lm_stage import Stage
+from lm_audio.generation.lm_stage import LMStage
 from lm_audio.networks.token_lm import TokenLM
 from lm_audio.networks.transformer import TransformerConfig
 from lm_audio.training.estimate import Weights, batch_cost, count_weights, print_estimate
@@ -24,7 +24,9 @@ from lm_audio.training.text import own_text, t5_text
 SHAPE = TransformerConfig(dim=64, num_layers=3, num_heads=2, hidden_dim=128, cross_attention=True)
 
 
-def with_model(stage: Stage, shape: TransformerConfig, text: Callable[[int], nn.Module]) -> Stage:
+def with_model(
+    stage: LMStage, shape: TransformerConfig, text: Callable[[int], nn.Module]
+) -> LMStage:
     """The stage with a model of another shape, and another text conditioner."""
     config = replace(stage.model.config, transformer=shape)
     conditioners = type(stage.conditioners)({"text": text(shape.dim)}, {"text": "cross"})
@@ -35,7 +37,7 @@ def one_label(label: str) -> Callable[[int], nn.Module]:
     return lambda dim: LabelConditioner([label], dim)
 
 
-def test_weights_are_those_of_the_model(duet_stages: Callable[..., list[Stage]]) -> None:
+def test_weights_are_those_of_the_model(duet_stages: Callable[..., list[LMStage]]) -> None:
     stage = duet_stages()[1]
     objective = StageObjective(stage)
     with torch.device("meta"):
@@ -48,7 +50,7 @@ def test_weights_are_those_of_the_model(duet_stages: Callable[..., list[Stage]])
     assert weights.block == max(block, expected - block)
 
 
-def test_a_t5_is_counted_once_and_never_as_trained(tiny_t5: Path, audiogen_stage: Stage) -> None:
+def test_a_t5_is_counted_once_and_never_as_trained(tiny_t5: Path, audiogen_stage: LMStage) -> None:
     make = t5_text(tiny_t5)
     text, other = make(32), make(32)
     conditioners = type(audiogen_stage.conditioners)(
@@ -61,7 +63,7 @@ def test_a_t5_is_counted_once_and_never_as_trained(tiny_t5: Path, audiogen_stage
     assert weights.trained == model + 2 * sum(w.numel() for w in text.parameters())
 
 
-def test_memory_is_that_of_the_tensors_of_a_run(duet_stages: Callable[..., list[Stage]]) -> None:
+def test_memory_is_that_of_the_tensors_of_a_run(duet_stages: Callable[..., list[LMStage]]) -> None:
     objective = StageObjective(duet_stages()[1])
     optimizer = adamw(objective, learning_rate=0.1, weight_decay=0.1)
     average = Average(objective, decay=0.9)
@@ -94,7 +96,7 @@ def test_shares_shrink_down_to_what_is_gathered() -> None:
 @pytest.mark.parametrize("own_words", [False, True])
 def test_operations_are_those_of_a_real_step(
     own_words: bool,
-    audiogen_stage: Stage,
+    audiogen_stage: LMStage,
     make_shards: Callable[..., Shards],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -126,7 +128,7 @@ def test_operations_are_those_of_a_real_step(
     assert cost.flops == pytest.approx(counted, rel=0.03)
 
 
-def test_operations_are_about_six_for_each_weight_and_step(audiogen_stage: Stage) -> None:
+def test_operations_are_about_six_for_each_weight_and_step(audiogen_stage: LMStage) -> None:
     shape = replace(SHAPE, dim=512, num_heads=8, hidden_dim=2048, num_layers=4)
     with torch.device("meta"):
         stage = with_model(audiogen_stage, shape, one_label("rain"))
@@ -143,7 +145,7 @@ def test_operations_are_about_six_for_each_weight_and_step(audiogen_stage: Stage
 
 
 def test_activations_are_those_that_a_real_step_keeps(
-    audiogen_stage: Stage, make_shards: Callable[..., Shards]
+    audiogen_stage: LMStage, make_shards: Callable[..., Shards]
 ) -> None:
     batch = StageBatches(
         audiogen_stage, make_shards([150] * 12), tokens=2400, seed=0, dropout=None
@@ -164,7 +166,7 @@ def test_activations_are_those_that_a_real_step_keeps(
     assert cost.activations == pytest.approx(expected, rel=0.1)
 
 
-def test_a_prefix_counts(audiolm_stages: list[Stage]) -> None:
+def test_a_prefix_counts(audiolm_stages: list[LMStage]) -> None:
     semantic, coarse, _ = audiolm_stages
     alone = replace(coarse, source=None, conditioners=type(coarse.conditioners)({}, {}))
     cost = batch_cost(coarse, tokens=2000, source=semantic)
@@ -176,7 +178,7 @@ def test_a_prefix_counts(audiolm_stages: list[Stage]) -> None:
 
 
 def test_an_estimate_names_what_fits(
-    duet_stages: Callable[..., list[Stage]], capsys: pytest.CaptureFixture[str]
+    duet_stages: Callable[..., list[LMStage]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with torch.device("meta"):
         source, stage = duet_stages()

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lm_audio.data.shards import Shards
-from lm_audio.generation.lm_stage import Stage
+from lm_audio.generation.lm_stage import LMStage
 from lm_audio.generation.track import Track
 from lm_audio.patterns import Pattern, coarse_first, delayed, flattened, unrolled
 from lm_audio.sampling import Sampling
@@ -23,10 +23,10 @@ CASES = ["duet semantic", "duet acoustic", "semantic", "coarse", "fine", "audiog
 @pytest.fixture
 def chosen(
     request: pytest.FixtureRequest,
-    duet_stages: Callable[..., list[Stage]],
-    audiolm_stages: list[Stage],
-    audiogen_stage: Stage,
-) -> tuple[Stage, Stage | None]:
+    duet_stages: Callable[..., list[LMStage]],
+    audiolm_stages: list[LMStage],
+    audiogen_stage: LMStage,
+) -> tuple[LMStage, LMStage | None]:
     """A stage with weights that tell tokens apart, and its source."""
     duet = duet_stages()
     semantic, coarse, fine = audiolm_stages
@@ -43,7 +43,7 @@ def chosen(
     return stage, source
 
 
-def batches_of(stage: Stage, source: Stage | None, shards: Shards) -> StageBatches:
+def batches_of(stage: LMStage, source: LMStage | None, shards: Shards) -> StageBatches:
     return StageBatches(stage, shards, source=source, tokens=3000, seed=0, dropout=None)
 
 
@@ -62,7 +62,7 @@ def one_row(batch: TrainingBatch, b: int) -> TrainingBatch:
 
 @pytest.mark.parametrize("chosen", CASES, indirect=True)
 def test_the_loss_is_the_likelihood_of_the_same_tokens(
-    chosen: tuple[Stage, Stage | None], make_shards: MakeShards
+    chosen: tuple[LMStage, LMStage | None], make_shards: MakeShards
 ) -> None:
     stage, source = chosen
     batches = batches_of(stage, source, make_shards([40, 90, 64]))
@@ -85,7 +85,7 @@ def test_the_loss_is_the_likelihood_of_the_same_tokens(
         assert abs(mean - torch.log(torch.tensor(16.0)).item()) > 0.05, "the weights are too dull"
 
 
-def stage_frames(stage: Stage, row: TrainingBatch) -> int:
+def stage_frames(stage: LMStage, row: TrainingBatch) -> int:
     return int(row.counts(stage.num_codebooks)[0])
 
 
@@ -100,7 +100,7 @@ PATTERNS = [
 
 @pytest.mark.parametrize("pattern", PATTERNS, ids=lambda pattern: pattern.kind)
 def test_each_codebook_has_the_cross_entropy_of_its_own_tokens(
-    pattern: Pattern, audiogen_stage: Stage, make_shards: MakeShards
+    pattern: Pattern, audiogen_stage: LMStage, make_shards: MakeShards
 ) -> None:
     stage = replace(audiogen_stage, pattern=pattern)
     shared = pattern.codebook_size is not None
@@ -129,7 +129,7 @@ def test_each_codebook_has_the_cross_entropy_of_its_own_tokens(
 
 @pytest.mark.parametrize("chosen", CASES, indirect=True)
 def test_padding_changes_neither_losses_nor_gradients(
-    chosen: tuple[Stage, Stage | None], make_shards: MakeShards
+    chosen: tuple[LMStage, LMStage | None], make_shards: MakeShards
 ) -> None:
     stage, source = chosen
     batch = batches_of(stage, source, make_shards([40, 90, 64, 20]))[0]
@@ -151,7 +151,7 @@ def test_padding_changes_neither_losses_nor_gradients(
 
 
 def test_every_weight_has_a_gradient_whatever_was_forgotten(
-    duet_stages: Callable[..., list[Stage]], make_shards: MakeShards
+    duet_stages: Callable[..., list[LMStage]], make_shards: MakeShards
 ) -> None:
     source, stage = duet_stages()
     dropout = Dropout(joint=1.0, each={"semantic": 1.0})

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lm_audio.data.shards import Shards
-from lm_audio.generation.lm_stage import Stage
+from lm_audio.generation.lm_stage import LMStage
 from lm_audio.sampling import Sampling
 from lm_audio.training.objective import StageObjective
 from lm_audio.training.optimization import adamw, set_learning_rate
@@ -17,7 +17,7 @@ from lm_audio.training.stage_batches import StageBatches
 LENGTHS = [24, 30, 28]
 
 
-def memorise(stage: Stage, batches: StageBatches, *, steps: int) -> float:
+def memorise(stage: LMStage, batches: StageBatches, *, steps: int) -> float:
     """Trains on the only batch there is; returns the last mean loss."""
     objective = StageObjective(stage).train()
     optimizer = adamw(objective, learning_rate=0.01, weight_decay=0.0)
@@ -35,7 +35,7 @@ def memorise(stage: Stage, batches: StageBatches, *, steps: int) -> float:
 
 
 def check_memorised(
-    stage: Stage, source: Stage | None, shards: Shards, *, steps: int, names: Sequence[str] = ()
+    stage: LMStage, source: LMStage | None, shards: Shards, *, steps: int, names: Sequence[str] = ()
 ) -> None:
     batches = StageBatches(stage, shards, source=source, tokens=4000, seed=0, dropout=None)
     assert len(batches) == 1
@@ -47,7 +47,7 @@ def check_memorised(
         streams, conditions = shards[index].streams, shards.conditions[index]
         first = stage.first_codebook
         expected = streams[stage.token_kind].long()[first : first + stage.num_codebooks]
-        if not stage.repeats:
+        if stage.deduplicated:
             expected = torch.unique_consecutive(expected, dim=1)
         given = None if source is None else streams[source.token_kind][: source.num_codebooks]
         tokens = sample_tokens(
@@ -63,7 +63,7 @@ def check_memorised(
 
 
 def test_the_acoustic_stage_memorises_a_batch(
-    make_shards: Callable[..., Shards], duet_stages: Callable[..., list[Stage]]
+    make_shards: Callable[..., Shards], duet_stages: Callable[..., list[LMStage]]
 ) -> None:
     source, stage = duet_stages()
     shards = make_shards(LENGTHS)
@@ -74,14 +74,14 @@ def test_the_acoustic_stage_memorises_a_batch(
 
 @pytest.mark.parametrize("index", [0, 1, 2])
 def test_each_stage_of_audiolm_memorises_a_batch(
-    index: int, make_shards: Callable[..., Shards], audiolm_stages: list[Stage]
+    index: int, make_shards: Callable[..., Shards], audiolm_stages: list[LMStage]
 ) -> None:
     source = audiolm_stages[index - 1] if index else None
     check_memorised(audiolm_stages[index], source, make_shards(LENGTHS), steps=200)
 
 
 def test_what_was_not_learned_is_not_reproduced(
-    make_shards: Callable[..., Shards], audiolm_stages: list[Stage]
+    make_shards: Callable[..., Shards], audiolm_stages: list[LMStage]
 ) -> None:
     with pytest.raises(AssertionError):
         check_memorised(audiolm_stages[0], None, make_shards(LENGTHS), steps=1)

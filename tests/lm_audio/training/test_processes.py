@@ -19,7 +19,7 @@ from audio_tokenizers.acoustic.registry import load_codec
 from lm_audio.data.batches import seed_of
 from lm_audio.data.shards import Shards
 from lm_audio.data.synthetic_shards import make_up_shards
-from lm_audio.generation.lm_stage import Stage
+from lm_audio.generation.lm_stage import LMStage
 from lm_audio.pretrained import CODEC_FOLDER
 from lm_audio.training.checkpoints import Checkpoints
 from lm_audio.training.objective import StageObjective
@@ -160,7 +160,7 @@ def test_a_killed_run_goes_on_with_the_losses_that_it_would_have_had(
 
 
 def learn(
-    processes: Processes, stage: Stage, batches: StageBatches, *, steps: range, state: Any = None
+    processes: Processes, stage: LMStage, batches: StageBatches, *, steps: range, state: Any = None
 ) -> tuple[dict[str, Any], list[float]]:
     """Trains for some steps, from a state if there is one: the state then, and the norms."""
     objective = StageObjective(stage).train()
@@ -181,9 +181,9 @@ def learn(
 
 
 def test_a_restored_state_is_exact_to_the_bit(
-    make_shards: Callable[..., Shards], duet_stages: Callable[..., list[Stage]], tmp_path: Path
+    make_shards: Callable[..., Shards], duet_stages: Callable[..., list[LMStage]], tmp_path: Path
 ) -> None:
-    def fresh() -> tuple[Stage, StageBatches]:
+    def fresh() -> tuple[LMStage, StageBatches]:
         source, stage = duet_stages()
         shards = make_shards([60, 80, 70])
         dropout = Dropout(joint=0.3)
@@ -228,7 +228,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing(duet_stages: Callable[...
 
 
 def test_the_held_out_loss_is_the_mean_over_the_first_batches(
-    make_shards: Callable[..., Shards], duet_stages: Callable[..., list[Stage]]
+    make_shards: Callable[..., Shards], duet_stages: Callable[..., list[LMStage]]
 ) -> None:
     source, stage = duet_stages()
     batches = StageBatches(
@@ -245,7 +245,7 @@ def test_the_held_out_loss_is_the_mean_over_the_first_batches(
 
 
 def test_accumulated_gradients_are_those_of_the_mean_over_all_targets(
-    make_shards: Callable[..., Shards], duet_stages: Callable[..., list[Stage]]
+    make_shards: Callable[..., Shards], duet_stages: Callable[..., list[LMStage]]
 ) -> None:
     source, stage = duet_stages()
     batches = StageBatches(
@@ -271,7 +271,7 @@ def test_accumulated_gradients_are_those_of_the_mean_over_all_targets(
 
 
 def test_a_run_without_checkpoints_begins_at_step_0_and_one_with_them_continues(
-    make_shards: Callable[..., Shards], duet_stages: Callable[..., list[Stage]], tmp_path: Path
+    make_shards: Callable[..., Shards], duet_stages: Callable[..., list[LMStage]], tmp_path: Path
 ) -> None:
     source, stage = duet_stages()
     batches = StageBatches(

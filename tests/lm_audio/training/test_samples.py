@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lm_audio.data.shards import Shards
-from lm_audio.generation.lm_stage import Stage
+from lm_audio.generation.lm_stage import LMStage
 from lm_audio.generation.track import Track
 from lm_audio.sampling import Sampling
 from lm_audio.training.samples import log_samples, sample_tokens
@@ -15,8 +15,8 @@ from lm_audio.training.stage_batches import StageBatches
 from lm_audio.training.tracking import Tracker
 
 
-def test_samples_are_those_of_a_whole_cascade(duet_stages: Callable[..., list[Stage]]) -> None:
-    semantic, acoustic = duet_stages(context=40)
+def test_samples_are_those_of_a_whole_cascade(duet_stages: Callable[..., list[LMStage]]) -> None:
+    semantic, acoustic = duet_stages(window_frames=40)
     runs = [
         Track(
             values=torch.full((stage.num_codebooks, frames), -1),
@@ -42,7 +42,7 @@ def test_samples_are_those_of_a_whole_cascade(duet_stages: Callable[..., list[St
     assert not torch.equal(tokens, other)
 
 
-def test_a_prompt_is_kept_and_continued(audiogen_stage: Stage) -> None:
+def test_a_prompt_is_kept_and_continued(audiogen_stage: LMStage) -> None:
     greedy = Sampling(temperature=0.0, guidance_scale=1.0)
     stage = replace(audiogen_stage, sampling=greedy)
     whole = sample_tokens(stage, num_frames=30, seed=0)
@@ -76,14 +76,14 @@ class AsSound:
         return tokens
 
 
-def held_out_batches(stage: Stage, shards: Shards, source: Stage | None = None) -> StageBatches:
+def held_out_batches(stage: LMStage, shards: Shards, source: LMStage | None = None) -> StageBatches:
     return StageBatches(stage, shards, source=source, tokens=800, seed=0, dropout=None)
 
 
 def test_a_stage_is_heard_after_the_source_tokens_of_an_example(
-    duet_stages: Callable[..., list[Stage]], make_shards: Callable[..., Shards]
+    duet_stages: Callable[..., list[LMStage]], make_shards: Callable[..., Shards]
 ) -> None:
-    source, stage = duet_stages(context=60)
+    source, stage = duet_stages(window_frames=60)
     shards, log = make_shards([40, 100]), Log()
     batches = held_out_batches(stage, shards, source)
     log_samples(stage, batches, log, step=1, renderer=AsSound())  # type: ignore[arg-type]
@@ -95,10 +95,10 @@ def test_a_stage_is_heard_after_the_source_tokens_of_an_example(
 
 
 def test_a_semantic_stage_is_logged_as_text_and_heard_through_the_next(
-    duet_stages: Callable[..., list[Stage]], make_shards: Callable[..., Shards]
+    duet_stages: Callable[..., list[LMStage]], make_shards: Callable[..., Shards]
 ) -> None:
-    semantic, acoustic = duet_stages(context=60)
-    stage = replace(semantic, context=20, keep=0)
+    semantic, acoustic = duet_stages(window_frames=60)
+    stage = replace(semantic, window_frames=20, overlap_frames=0)
     batches, log = held_out_batches(stage, make_shards([40])), Log()
     log_samples(stage, batches, log, step=1, renderer=AsSound())  # type: ignore[arg-type]
     tokens = sample_tokens(stage, num_frames=20, seed=0, values={"text": "rain"})
@@ -109,7 +109,7 @@ def test_a_semantic_stage_is_logged_as_text_and_heard_through_the_next(
 
 
 def test_fine_codebooks_are_heard_with_the_coarse_ones(
-    audiolm_stages: list[Stage], make_shards: Callable[..., Shards]
+    audiolm_stages: list[LMStage], make_shards: Callable[..., Shards]
 ) -> None:
     _, coarse, fine = audiolm_stages
     shards, log = make_shards([40]), Log()

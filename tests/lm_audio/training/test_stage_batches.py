@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lm_audio.data.shards import Shards
-from lm_audio.generation.lm_stage import Stage
+from lm_audio.generation.lm_stage import LMStage
 from lm_audio.generation.track import Track
 from lm_audio.patterns import coarse_first
 from lm_audio.sampling import Sampling
@@ -56,7 +56,7 @@ def read(batches: StageBatches, number: int, rows: slice) -> list[Tensor]:
 
 
 def test_delayed_codebooks_are_laid_out_as_by_hand(
-    make_shards: MakeShards, duet_stages: Callable[..., list[Stage]]
+    make_shards: MakeShards, duet_stages: Callable[..., list[LMStage]]
 ) -> None:
     source, stage = duet_stages()
     batches = StageBatches(
@@ -77,7 +77,7 @@ def test_delayed_codebooks_are_laid_out_as_by_hand(
 
 
 def test_all_frames_of_the_first_codebook_can_go_first(
-    make_shards: MakeShards, audiogen_stage: Stage
+    make_shards: MakeShards, audiogen_stage: LMStage
 ) -> None:
     stage = replace(audiogen_stage, pattern=coarse_first(4, delays=[0, 1, 2]))
     batches = StageBatches(stage, make_shards(LENGTHS), tokens=1500, seed=0, dropout=None)
@@ -91,7 +91,7 @@ def test_all_frames_of_the_first_codebook_can_go_first(
 
 @pytest.mark.parametrize(("index", "rows"), [(1, slice(0, 2)), (2, slice(2, 4))])
 def test_flattened_codebooks_are_laid_out_as_by_hand(
-    index: int, rows: slice, make_shards: MakeShards, audiolm_stages: list[Stage]
+    index: int, rows: slice, make_shards: MakeShards, audiolm_stages: list[LMStage]
 ) -> None:
     batches = StageBatches(
         audiolm_stages[index],
@@ -112,9 +112,9 @@ def test_flattened_codebooks_are_laid_out_as_by_hand(
 
 
 def test_tokens_that_repeat_are_left_out_for_a_stage_without_repeats(
-    make_shards: MakeShards, audiolm_stages: list[Stage]
+    make_shards: MakeShards, audiolm_stages: list[LMStage]
 ) -> None:
-    stage = replace(audiolm_stages[0], context=60, keep=10)
+    stage = replace(audiolm_stages[0], window_frames=60, overlap_frames=10)
     batches = StageBatches(stage, make_shards(LENGTHS), tokens=300, seed=0, dropout=None)
     assert max(crop.length for number in range(4) for crop in batches.crops[number]) == 75
     for number in range(len(batches)):
@@ -130,7 +130,7 @@ def test_tokens_that_repeat_are_left_out_for_a_stage_without_repeats(
 
 @pytest.mark.parametrize("rate", [Fraction(50), Fraction(11025, 128), Fraction(75, 2)])
 def test_aligned_tokens_are_those_that_generation_adds_to_the_same_frames(
-    rate: Fraction, make_shards: MakeShards, duet_stages: Callable[..., list[Stage]]
+    rate: Fraction, make_shards: MakeShards, duet_stages: Callable[..., list[LMStage]]
 ) -> None:
     source, stage = duet_stages(rate=rate)
     shards = make_shards([2000, 150, 333, 700], rate=rate)
@@ -154,12 +154,17 @@ def test_aligned_tokens_are_those_that_generation_adds_to_the_same_frames(
 @pytest.mark.parametrize("with_starts", [False, True])
 @pytest.mark.parametrize("index", [1, 2])
 def test_a_prefix_is_the_one_that_generation_puts_before_the_same_frames(
-    index: int, with_starts: bool, make_shards: MakeShards, audiolm_stages: list[Stage]
+    index: int, with_starts: bool, make_shards: MakeShards, audiolm_stages: list[LMStage]
 ) -> None:
     source, stage = audiolm_stages[index - 1 : index + 1]
     shards = make_shards([1000, 150, 334, 700])
     batches = StageBatches(
-        replace(stage, context=75, keep=0), shards, source=source, tokens=600, seed=0, dropout=None
+        replace(stage, window_frames=75, overlap_frames=0),
+        shards,
+        source=source,
+        tokens=600,
+        seed=0,
+        dropout=None,
     )
     for number in range(12):
         values = batches[number].values[source.name]
@@ -186,7 +191,7 @@ def replace_tokens(run: Track, tokens: Tensor) -> Track:
 
 
 def test_for_measuring_nothing_is_forgotten_and_the_first_caption_taken(
-    make_shards: MakeShards, duet_stages: Callable[..., list[Stage]]
+    make_shards: MakeShards, duet_stages: Callable[..., list[LMStage]]
 ) -> None:
     source, stage = duet_stages()
     batches = StageBatches(
@@ -198,7 +203,7 @@ def test_for_measuring_nothing_is_forgotten_and_the_first_caption_taken(
         assert all(tokens is not None for tokens in values["semantic"])
 
 
-def test_in_training_captions_are_drawn(make_shards: MakeShards, audiogen_stage: Stage) -> None:
+def test_in_training_captions_are_drawn(make_shards: MakeShards, audiogen_stage: LMStage) -> None:
     shards = make_shards([50] * 30)
     batches = StageBatches(audiogen_stage, shards, tokens=1000, seed=0, dropout=Dropout(joint=0.0))
     texts = [text for number in range(60) for text in batches[number].values["text"]]
@@ -215,8 +220,8 @@ def forgotten(batches: StageBatches, name: str) -> list[bool]:
 
 def test_what_a_user_gives_is_forgotten_at_once_and_the_source_on_its_own(
     make_shards: MakeShards,
-    duet_stages: Callable[..., list[Stage]],
-    audiogen_stage: Stage,
+    duet_stages: Callable[..., list[LMStage]],
+    audiogen_stage: LMStage,
 ) -> None:
     shards = make_shards([50] * 30)
     at_once = StageBatches(audiogen_stage, shards, tokens=1000, seed=0, dropout=Dropout(joint=0.3))
@@ -241,7 +246,7 @@ def test_what_a_user_gives_is_forgotten_at_once_and_the_source_on_its_own(
 
 
 def test_a_clip_too_short_for_a_token_of_its_source_has_none(
-    make_shards: MakeShards, duet_stages: Callable[..., list[Stage]]
+    make_shards: MakeShards, duet_stages: Callable[..., list[LMStage]]
 ) -> None:
     source, stage = duet_stages()
     batches = StageBatches(stage, make_shards([1]), source=source, tokens=400, seed=0, dropout=None)
@@ -259,7 +264,7 @@ def equal(a: TrainingBatch, b: TrainingBatch) -> bool:
 
 
 def test_a_batch_is_the_same_in_any_process(
-    make_shards: MakeShards, duet_stages: Callable[..., list[Stage]]
+    make_shards: MakeShards, duet_stages: Callable[..., list[LMStage]]
 ) -> None:
     source, stage = duet_stages()
     dropout = Dropout(joint=0.3, each={"semantic": 0.3})
@@ -293,7 +298,7 @@ def test_settings_that_cannot_be_are_refused(
     changes: dict[str, object],
     message: str,
     make_shards: MakeShards,
-    duet_stages: Callable[..., list[Stage]],
+    duet_stages: Callable[..., list[LMStage]],
 ) -> None:
     source, stage = duet_stages()
     settings = {"source": source, "tokens": 1500, "seed": 0, "dropout": None} | changes
@@ -303,10 +308,10 @@ def test_settings_that_cannot_be_are_refused(
 
 def test_shards_of_other_tokens_are_refused(
     make_shards: MakeShards,
-    audiogen_stage: Stage,
-    audiolm_stages: list[Stage],
+    audiogen_stage: LMStage,
+    audiolm_stages: list[LMStage],
 ) -> None:
-    def batches(stage: Stage, shards: Shards, source: Stage | None = None) -> StageBatches:
+    def batches(stage: LMStage, shards: Shards, source: LMStage | None = None) -> StageBatches:
         return StageBatches(stage, shards, source=source, tokens=1500, seed=0, dropout=None)
 
     shards = make_shards(LENGTHS)

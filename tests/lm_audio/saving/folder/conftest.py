@@ -159,8 +159,8 @@ def small(codec: FrameCodec) -> AudioPipeline:
         pattern=stereo(delayed([0, 1, 3])),
         conditioners=Conditioners({"class": label}, {"class": "prepend"}),
         frame_rate=Fraction(codec.sample_rate, codec.hop_length),
-        context=20,
-        keep=5,
+        window_frames=20,
+        overlap_frames=5,
         sampling=Sampling(
             temperature=(1.0, 0.9, 0.8, 0.7, 0.6, 0.5),
             top_k=7,

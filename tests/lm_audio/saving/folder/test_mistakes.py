@@ -17,7 +17,7 @@ from lm_audio.conditioners.text import (
     T5Encoder,
     TextConditioner,
 )
-from lm_audio.generation.lm_stage import Stage
+from lm_audio.generation.lm_stage import LMStage
 from lm_audio.model import Model
 from lm_audio.pipeline import AudioPipeline
 from lm_audio.saving.folder import load_model
@@ -155,7 +155,7 @@ def test_a_size_without_the_weights_for_it_is_refused_before_it_takes_memory(
 
 
 def test_what_cannot_be_saved_is_refused_by_its_name(small: AudioPipeline, tmp_path: Path) -> None:
-    class OtherStage(Stage):
+    class OtherStage(LMStage):
         pass
 
     class Other(LabelConditioner):
@@ -165,7 +165,7 @@ def test_what_cannot_be_saved_is_refused_by_its_name(small: AudioPipeline, tmp_p
         dim = 32
 
     (stage,) = small.stages.values()
-    given = {field.name: getattr(stage, field.name) for field in fields(Stage)}
+    given = {field.name: getattr(stage, field.name) for field in fields(LMStage)}
     conditioners = {
         "an Other, which cannot": (Other(["a"], 32), "prepend"),
         "an OtherText, which cannot": (TextConditioner(OtherText(), 32), "cross"),
@@ -173,7 +173,7 @@ def test_what_cannot_be_saved_is_refused_by_its_name(small: AudioPipeline, tmp_p
     wrong = {"an OtherStage, which cannot": OtherStage(**given)}
     for what, (conditioner, fuse) in conditioners.items():
         made = Conditioners({"x": conditioner}, {"x": fuse})
-        wrong[what] = Stage(**{**given, "conditioners": made})
+        wrong[what] = LMStage(**{**given, "conditioners": made})
     for what, one in wrong.items():
         pipeline = AudioPipeline(Model([one], small.renderer))
         with pytest.raises(ValueError, match=what.removeprefix("an ")):

@@ -28,8 +28,8 @@ def test_the_rate_without_repeats_is_that_of_the_data(
     assert float(rate_without_repeats(shards)) == pytest.approx(expected, rel=1e-3)
     settings = AudioLMSemanticSettings(preset="tiny", context_seconds=30.0)
     stage = audiolm_semantic(settings, replace(data, shards=shards)).stage
-    assert stage.context == pytest.approx(30 * expected, abs=1)
-    assert stage.keep == stage.context // 2
+    assert stage.window_frames == pytest.approx(30 * expected, abs=1)
+    assert stage.overlap_frames == stage.window_frames // 2
 
 
 def test_coarse_and_fine_share_the_codebooks_of_the_data(data: StageData) -> None:

@@ -20,8 +20,8 @@ def test_a_stream_that_is_missing_is_named(data: StageData) -> None:
 def test_windows_overlap_by_the_same_share_in_any_context(data: StageData) -> None:
     stage = duet_semantic(TINY, data).stage
     short = with_context(stage, 2.0)
-    assert short.context == 2 * stage.frame_rate // 1
-    assert short.keep == short.context // 3
+    assert short.window_frames == 2 * stage.frame_rate // 1
+    assert short.overlap_frames == short.window_frames // 3
 
 
 def test_a_dry_run_takes_no_memory_and_reads_no_other_stage(data: StageData) -> None:

@@ -1,0 +1,163 @@
+"""One clip that somebody asks for: made step by step, and told as a command and as Python.
+
+Shapes: C channels, N samples.
+"""
+
+import shlex
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor
+
+from lm_audio.catalogue import DEFAULT
+from lm_audio.clip import Clip
+from lm_audio.generation.request import as_audio, make_requests
+from lm_audio.pipeline import AudioPipeline
+from lm_audio.sampling import Sampling
+
+Verb = Literal["generate", "continue", "inpaint"]
+PYTHON_VERBS: dict[Verb, str] = {
+    "generate": "generate",
+    "continue": "continue_from",
+    "inpaint": "inpaint",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipSettings:
+    """The settings of a clip.
+
+    Args:
+        model: what loads it.
+        audio: a file to continue or to inpaint.
+        duration: seconds of new sound, but of an inpainting.
+        span: seconds, from and to, of an inpainting.
+        guidance_scale: the model's own by default.
+    """
+
+    verb: Verb
+    seed: int
+    model: str = DEFAULT
+    text: str | None = None
+    negative: str | None = None
+    audio: Path | None = None
+    duration: float = 5.0
+    span: tuple[float, float] = (0.0, 0.0)
+    guidance_scale: float | None = None
+
+    @property
+    def title(self) -> str:
+        """What a history calls it."""
+        name = "" if self.audio is None else self.audio.name
+        what = {"generate": "", "continue": f"{name}, continued", "inpaint": f"{name}, mended"}
+        said = [part for part in (what[self.verb], self.text) if part]
+        return f"{': '.join(said) or 'anything'} (seed {self.seed})"
+
+    def next(self) -> "ClipSettings":
+        """The same with the next seed."""
+        return replace(self, seed=self.seed + 1)
+
+    def command(self) -> str:
+        """The command line that makes this clip."""
+        given = {name.replace("_", "-"): value for name, value in self._settings().items()}
+        if self.model != DEFAULT:
+            given["model"] = self.model
+        prompt = self.audio.name if self.audio else self.text
+        words = ["lm-audio", self.verb, *([prompt] if prompt else [])]
+        if self.audio is not None and self.text is not None:
+            given["text"] = self.text
+        for name, value in given.items():
+            words += [f"--{name}", value if isinstance(value, str) else f"{value:g}"]
+        words[words.index("--seed") + 1] = str(self.seed)  # :g would round it
+        return shlex.join([*words, "-o", "clip.wav"])
+
+    def python(self) -> str:
+        """The lines that make this clip."""
+        name = "" if self.model == DEFAULT else repr(self.model)
+        given = self._settings()
+        scale = given.pop("guidance_scale", None)
+        prompt = self.audio.name if self.audio else self.text
+        words = [] if prompt is None else [repr(prompt)]
+        if self.audio is not None and self.text is not None:
+            given["text"] = self.text
+        words += [f"{key}={value!r}" for key, value in given.items()]
+        lines = ["import lm_audio", "", f"model = lm_audio.load({name})"]
+        if scale is not None:
+            lines[1:1] = ["from dataclasses import replace"]
+            lines += [
+                "sampling = {",
+                f"    name: replace(stage.sampling, guidance_scale={scale!r})",
+                "    for name, stage in model.stages.items()",
+                "}",
+            ]
+            words.append("sampling=sampling")
+        call = f"clip = model.{PYTHON_VERBS[self.verb]}({', '.join(words)})"
+        return "\n".join([*lines, call, 'clip.save("clip.wav")'])
+
+    def make(
+        self, model: AudioPipeline, progress: Callable[[float], None]
+    ) -> Iterator[Tensor | Clip]:
+        """The new samples [C, N] as they come, then the clip; an inpainting comes whole."""
+        if self.verb == "inpaint":
+            yield self._inpainted(model, progress)
+            return
+        (request,) = make_requests(
+            self.text,
+            duration=self.duration,
+            seed=self.seed,
+            sample_rate=model.sample_rate,
+            negative=self.negative,
+            sampling=self._sampling(model),
+        )
+        job = model.start(request, self._samples(model))
+        pieces = []
+        for sound in model.session().sound([job]):
+            for _, piece in sound:
+                pieces.append(piece)
+                if piece.shape[1]:
+                    yield piece
+            progress(job.progress)
+        yield job.clip(pieces)
+
+    def _inpainted(self, model: AudioPipeline, progress: Callable[[float], None]) -> Clip:
+        samples = self._samples(model)
+        if samples is None:
+            raise ValueError("There is no sound yet; upload a file or record one.")
+        start, end = self.span
+        return model.inpaint(
+            (samples, model.sample_rate),
+            start=start,
+            end=end,
+            text=self.text,
+            seed=self.seed,
+            sampling=self._sampling(model),
+            negative=self.negative,
+            progress=progress,
+        )
+
+    def _samples(self, model: AudioPipeline) -> Tensor | None:
+        """Of the file, if there is one."""
+        if self.audio is None:
+            return None
+        return as_audio(self.audio, sample_rate=model.sample_rate, num_channels=model.num_channels)
+
+    def _sampling(self, model: AudioPipeline) -> dict[str, Sampling] | None:
+        if self.guidance_scale is None:
+            return None
+        scale = self.guidance_scale
+        return {n: replace(s.sampling, guidance_scale=scale) for n, s in model.stages.items()}
+
+    def _settings(self) -> dict[str, Any]:
+        """What both the command and the lines say."""
+        of_verb: dict[str, Any] = {"duration": self.duration}
+        if self.verb == "inpaint":
+            of_verb = dict(zip(("start", "end"), self.span, strict=True))
+        given = {
+            **of_verb,
+            "seed": self.seed,
+            "negative": self.negative,
+            "guidance_scale": self.guidance_scale,
+        }
+        return {name: value for name, value in given.items() if value is not None}

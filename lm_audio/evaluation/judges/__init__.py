@@ -1,0 +1,1 @@
+"""Networks that judge sound; their weights come by path, hub id or package name."""

@@ -1,0 +1,35 @@
+"""Loads public models through transformers, from a folder or by hub id, without running code."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+# Some public checkpoints of the wav2vec 2 family lack it: only training uses it.
+_ONLY_FOR_TRAINING = "masked_spec_embed"
+
+
+def load_pretrained(cls: Any, source: str | Path, *, device: str = "cpu") -> Any:
+    """A model of a class of transformers, in float32, with all of its weights in safetensors."""
+    try:
+        model, info = cls.from_pretrained(
+            source, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+        )
+    except (OSError, ValueError) as error:  # of the hub: no such id, or none that is valid
+        raise ValueError(
+            f"Found no model with safetensors at {source}; give a folder or a hub id that has one."
+        ) from error
+    lacking = [x for x in sorted(info["missing_keys"]) if not x.endswith(_ONLY_FOR_TRAINING)]
+    if lacking:
+        raise ValueError(
+            f"{source} lacks weights of a {type(model).__name__}, such as {lacking[0]}; give a "
+            "checkpoint that was trained for this."
+        )
+    return model.eval().to(device)
+
+
+def load_feature_extractor(source: str | Path) -> Any:
+    from transformers import AutoFeatureExtractor
+
+    extractor: Any = AutoFeatureExtractor
+    return extractor.from_pretrained(source)

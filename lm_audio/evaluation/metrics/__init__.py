@@ -1,0 +1,1 @@
+"""Formulas: each metric computes numbers from numbers, and no network is needed."""

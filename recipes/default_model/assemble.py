@@ -1,0 +1,154 @@
+"""Puts a trained model into the package in half precision: the one that `lm_audio.load()` loads.
+
+    python recipes/default_model/assemble.py --preset tiny       # random weights, seconds
+    python recipes/default_model/assemble.py --model runs/default/acoustic/model
+
+`--model` is a complete model, as recipes/train_stage.py writes it. Its language models are
+rounded to float16. The codec and the semantic tokenizer are not, because the language models were
+trained on their tokens: round them before training, as train.sh does, or they take twice the space.
+The default sampling settings are stored with the model. `--out` is replaced as a whole or not at
+all, but files at its top level, such as the model card, are kept. It takes seconds and 0.5 GB.
+"""
+
+import dataclasses
+import json
+import shutil
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Literal
+
+from audio_tokenizers.acoustic.frame_codec import FrameCodec, tiny
+from audio_tokenizers.atomic import replacing_folder
+from lm_audio.cli.recipe import run_recipe
+from lm_audio.conditioners.label import LabelConditioner
+from lm_audio.families.duet.stages import duet
+from lm_audio.generation.lm_stage import LMStage
+from lm_audio.loading import load
+from lm_audio.model import Model, ModelCard
+from lm_audio.networks import presets
+from lm_audio.pipeline import AudioPipeline
+from lm_audio.pretrained import DEFAULT_FOLDER
+from lm_audio.renderers.codec import CodecRenderer
+from lm_audio.sampling import Sampling
+
+MOST_BYTES = 64 * 10**6
+"""The size limit of the weights in the package."""
+PARTS = {"codec", "semantic_tokenizer", "text_encoder", "__pycache__"}
+"""Folders of a model besides those of its stages."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    preset: Literal["default", "tiny"] = "default"
+    model: Path | None = None
+    """The folder of a complete model; the tiny preset uses random weights."""
+    out: Path | None = None
+    """Default: the package, or runs/default_model for the tiny preset."""
+    name: str = "lm-audio default"
+    licence: str = "Apache-2.0"
+    guidance_scale: float | None = None
+    """How closely both stages follow the prompt; default: as in the model, like the next three."""
+    semantic_temperature: float | None = None
+    acoustic_temperature: float | None = None
+    top_k: int | None = None
+
+
+def main(config: Config) -> Path:
+    """Writes the model and returns its folder."""
+    model = read_model(config)
+    stages = [
+        dataclasses.replace(stage, sampling=sampling_of(stage.name, stage.sampling, config))
+        for stage in model.stages.values()
+        if isinstance(stage, LMStage)  # others cannot be saved
+    ]
+    assembled = AudioPipeline(
+        Model(
+            stages,
+            model.renderer,
+            output_stages=model.model.output_stages,
+            semantic_tokenizer=model.semantic_tokenizer,
+            card=ModelCard(
+                name=config.name,
+                licence=config.licence,
+                description="Sound from text or from sound.",
+            ),
+        )
+    )
+    tiny_out = Path("runs/default_model")
+    out = config.out or (tiny_out if config.preset == "tiny" else DEFAULT_FOLDER)
+    kept = kept_files(out, stages={stage.name for stage in stages})
+    with replacing_folder(out) as new:
+        assembled.save(new, half=True)
+        sizes = json.loads((new / "config.json").read_text())["files"]
+        check_size(sizes)
+        for path in kept:
+            shutil.copy2(path, new / path.name)
+    for name, size in sizes.items():
+        print(f"{size / 1e6:8.2f} MB  {name}")
+    print(f"{sum(sizes.values()) / 1e6:8.2f} MB in total, in {out}")
+    option = "" if out == DEFAULT_FOLDER else f" --model {out}"
+    print(f'Next: lm-audio generate "a dog barking"{option} --duration 5 -o dog.wav')
+    return out
+
+
+def read_model(config: Config) -> AudioPipeline:
+    if config.model is not None:
+        return load(config.model, device="cpu")
+    if config.preset != "tiny":
+        raise ValueError(
+            "Got no --model; give the folder of a complete model, or use --preset tiny."
+        )
+    codec = FrameCodec(tiny()).eval()
+    stages = duet(
+        semantic=presets.tiny().transformer,
+        acoustic=presets.tiny().transformer,
+        text=lambda dim: LabelConditioner(["a dog barking", "rain"], dim),
+        num_semantic_tokens=32,
+        semantic_rate=Fraction(25),
+        num_codebooks=codec.num_codebooks,
+        codebook_size=codec.codebook_size,
+        frame_rate=Fraction(codec.sample_rate, codec.hop_length),
+    )
+    return AudioPipeline(Model(stages, CodecRenderer(codec)))
+
+
+def sampling_of(stage: str, sampling: Sampling, config: Config) -> Sampling:
+    """A stage's sampling settings with those of the config that are given."""
+    temperatures = {
+        "semantic": config.semantic_temperature,
+        "acoustic": config.acoustic_temperature,
+    }
+    given: dict[str, Any] = {
+        "guidance_scale": config.guidance_scale,
+        "temperature": temperatures.get(stage),
+        "top_k": config.top_k,
+    }
+    changes = {name: value for name, value in given.items() if value is not None}
+    return dataclasses.replace(sampling, **changes)
+
+
+def kept_files(out: Path, *, stages: set[str]) -> list[Path]:
+    """The files to keep of a folder that is replaced: those at its top, except the config."""
+    found = sorted(out.iterdir()) if out.is_dir() else []
+    for path in found:
+        if path.is_dir() and path.name not in PARTS | stages:
+            raise ValueError(
+                f"{path} is not part of a model, and {out} would be replaced as a whole; choose "
+                "another --out or remove it."
+            )
+    return [path for path in found if path.is_file() and path.name != "config.json"]
+
+
+def check_size(sizes: dict[str, int]) -> None:
+    total, largest = sum(sizes.values()), max(sizes, key=lambda name: sizes[name])
+    if total > MOST_BYTES:
+        raise ValueError(
+            f"The model takes {total / 1e6:.0f} MB, the limit is {MOST_BYTES / 1e6:.0f} MB and the "
+            f"largest file is {largest}; train a smaller model, and round codec and masked model "
+            "to float16 before training on their tokens."
+        )
+
+
+if __name__ == "__main__":
+    run_recipe(main, Config, description=__doc__)
