@@ -53,9 +53,9 @@ def test_cached_tokens_of_every_stream_are_those_without_a_cache(
         codec=str(codec_folder), semantic=str(semantic_folder), num_channels=2, sample_rate=8_000
     )
     samples = {rate: sound(0.5, rate, num_channels=2) for rate in (8_000, 24_000)}
-    plain = Tokenizers(config).encoder.encode(samples)
+    plain = Tokenizers(config).encode(samples)
     config = replace(config, cache=str(tmp_path / "cache"))
-    first = Tokenizers(config).encoder.encode(samples)
+    first = Tokenizers(config).encode(samples)
     tokenizers = Tokenizers(config)
     for tokenizer in (tokenizers.codec, tokenizers.semantic):
         monkeypatch.setattr(tokenizer, "encode", lambda *_, **__: pytest.fail("encoded again"))
