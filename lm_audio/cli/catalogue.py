@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Models:
-    """Lists the models that can be loaded by name."""
+    """List the models that can be loaded by name."""
 
     def run(self) -> None:
         titles = ("name", "from", "parameters", "size", "sound", "makes sound from", "licence")
@@ -32,8 +32,7 @@ class Models:
 
 @dataclass(frozen=True, kw_only=True)
 class Info:
-    """Tells what a model is made of; of a public one that is not here, what its card says. Or what
-    made a sound file."""
+    """Show a model's details, or the prompt, seed and model stored in an audio file."""
 
     model: tyro.conf.Positional[str] = DEFAULT
     """A folder, a name that `lm-audio models` lists, or a hub id; else the one in the package. Or a

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Encode:
-    """Turns an audio file into tokens."""
+    """Encode an audio file as tokens."""
 
     audio: tyro.conf.Positional[Path]
     """Any WAV, FLAC, OGG, Opus or MP3 file."""
@@ -58,7 +58,7 @@ class Encode:
 
 @dataclass(frozen=True, kw_only=True)
 class Decode:
-    """Turns tokens back into an audio file."""
+    """Decode tokens to an audio file."""
 
     tokens: tyro.conf.Positional[Path]
     """A file that `lm-audio encode` wrote."""
