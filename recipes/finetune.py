@@ -45,7 +45,7 @@ from lm_audio.training.checkpoints import Checkpoints, check_finite
 from lm_audio.training.estimate import print_estimate
 from lm_audio.training.lora import add_adapters, merged, save_adapters
 from lm_audio.training.objective import StageObjective
-from lm_audio.training.optimization import Average
+from lm_audio.training.optimization import EMA
 from lm_audio.training.processes import Processes
 from lm_audio.training.samples import NUM_SAMPLES, first_conditions, heard_frames
 from lm_audio.training.settings import LanguageModelSettings
@@ -119,7 +119,7 @@ def main(config: Config) -> list[float]:
     objective = StageObjective(stage).train()
     optimizer = config.new_optimizer(objective)
     module, optimizer = processes.prepare(objective, optimizer)
-    average = Average(module, decay=config.average_decay)
+    average = EMA(module, decay=config.average_decay)
     checkpoints = Checkpoints(config.out / "checkpoints", keep_last=config.keep_last)
     settings = config.lasting(processes.batches_per_step, data=shards)
     first_step = processes.resume(checkpoints, settings, module, optimizer, average)
@@ -146,12 +146,12 @@ def main(config: Config) -> list[float]:
         tracker.numbers(numbers, step=done)
         held_out_loss = None
         if done % config.evaluate_every == 0 or done == config.steps:
-            with average.in_place():
+            with average.swapped():
                 by_codebook = processes.mean_loss(
                     module, held_out_batches, num_batches=config.evaluate_batches
                 )
                 held_out_loss = float(by_codebook.mean())
-                with processes.whole_stage(module, stage) as whole:
+                with processes.gathered(module, stage) as whole:
                     if processes.is_main:
                         is_best = checkpoints.is_best(held_out_loss)
                         if is_best and config.lora is not None:

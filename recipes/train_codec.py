@@ -49,7 +49,7 @@ from lm_audio.training.discriminators import (
 )
 from lm_audio.training.loss_balancer import LossBalancer
 from lm_audio.training.optimization import (
-    Average,
+    EMA,
     Muon,
     adamw,
     learning_rate_share,
@@ -202,7 +202,7 @@ def main(config: Config) -> list[float]:
         "betas": (0.8, 0.99),
     }
     optimizers = [Muon(codec, linear_weights(codec), **common), adamw(discriminator, **common)]
-    average = Average(codec, decay=config.average_decay)
+    average = EMA(codec, decay=config.average_decay)
     balancer = LossBalancer(
         {
             "reconstruction": 1.0,
@@ -297,7 +297,7 @@ def main(config: Config) -> list[float]:
             tracker.numbers({f"train/{k}": v for k, v in report.items()}, step=step)
 
         if ((step + 1) % config.evaluate_every == 0 or step + 1 == steps) and rank == 0:
-            with average.in_place():
+            with average.swapped():
                 error = evaluate(codec, corpus.held_out, tracker, step=step + 1)
                 check_finite(error, report["gradient norm"], step=step, checkpoints=checkpoints)
                 averaged = {name: value.clone() for name, value in codec.state_dict().items()}

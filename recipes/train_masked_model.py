@@ -43,7 +43,7 @@ from lm_audio.data.synthetic import synthetic_clips
 from lm_audio.training.checkpoints import Checkpoints, check_finite, check_same_settings
 from lm_audio.training.code_usage import code_usage
 from lm_audio.training.optimization import (
-    Average,
+    EMA,
     Schedule,
     adamw,
     learning_rate_share,
@@ -150,7 +150,7 @@ def main(config: Config) -> list[float]:
     optimizer = adamw(
         prediction, learning_rate=config.learning_rate, weight_decay=config.weight_decay
     )
-    average = Average(prediction, decay=config.average_decay)
+    average = EMA(prediction, decay=config.average_decay)
     corpus = read_corpus(config, model.sample_rate)
     sampler = SegmentSampler(
         corpus.train,
@@ -201,7 +201,7 @@ def main(config: Config) -> list[float]:
             tracker.numbers({f"train/{name}": v for name, v in values.items()}, step=step)
 
         if ((step + 1) % config.evaluate_every == 0 or step + 1 == steps) and rank == 0:
-            with average.in_place():
+            with average.swapped():
                 held_out = evaluate(prediction, corpus.held_out, config, tracker, step=step + 1)
                 check_finite(held_out, gradient, step=step, checkpoints=checkpoints)
                 averaged = {name: v.clone() for name, v in prediction.state_dict().items()}

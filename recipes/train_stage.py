@@ -40,7 +40,7 @@ from lm_audio.saving.stage_folder import write_stage
 from lm_audio.training.checkpoints import Checkpoints, check_finite
 from lm_audio.training.estimate import print_estimate
 from lm_audio.training.objective import StageObjective
-from lm_audio.training.optimization import Average
+from lm_audio.training.optimization import EMA
 from lm_audio.training.processes import Processes
 from lm_audio.training.samples import log_samples
 from lm_audio.training.settings import read_data
@@ -176,7 +176,7 @@ def main(config: StageSettings) -> list[float]:
     objective = StageObjective(stage).train()
     optimizer = config.new_optimizer(objective)
     module, optimizer = processes.prepare(objective, optimizer)
-    average = Average(module, decay=config.average_decay)
+    average = EMA(module, decay=config.average_decay)
     checkpoints = Checkpoints(config.out / "checkpoints", keep_last=config.keep_last)
     settings = config.lasting(processes.batches_per_step, data=shards)
     first_step = processes.resume(checkpoints, settings, module, optimizer, average)
@@ -203,12 +203,12 @@ def main(config: StageSettings) -> list[float]:
         tracker.numbers(numbers, step=done)
         held_out_loss = None
         if done % config.evaluate_every == 0 or done == config.steps:
-            with average.in_place():
+            with average.swapped():
                 by_codebook = processes.mean_loss(
                     module, held_out_batches, num_batches=config.evaluate_batches
                 )
                 held_out_loss = float(by_codebook.mean())
-                with processes.whole_stage(module, stage) as whole:
+                with processes.gathered(module, stage) as whole:
                     if processes.is_main:
                         log_samples(
                             whole,
@@ -229,7 +229,7 @@ def main(config: StageSettings) -> list[float]:
                 checkpoints.save({**state, "settings": settings}, step=done, loss=held_out_loss)
     if not losses and (best := checkpoints.best()):  # done already, but the other stages may be new
         processes.restore(checkpoints.read(best), module, optimizer, average)
-        with average.in_place(), processes.whole_stage(module, stage) as whole:
+        with average.swapped(), processes.gathered(module, stage) as whole:
             if processes.is_main:
                 save(whole, plan, config, tokens=train_batches.identities)
     tracker.close()

@@ -21,7 +21,7 @@ from audio_tokenizers.atomic import replacing_folder
 from audio_tokenizers.config_file import read_config, write_config
 from audio_tokenizers.identity import hash_model
 from audio_tokenizers.text import SentencePieceTokenizer
-from audio_tokenizers.weights import check_weights, fit_float16, read_safetensors
+from audio_tokenizers.weights import check_weights, fits_float16, read_safetensors
 from lm_audio.conditioners.text import tokens_of
 from lm_audio.networks.transformer import Transformer, TransformerConfig
 
@@ -120,7 +120,7 @@ class SentenceEncoder:
     def save(self, folder: str | Path) -> None:
         """Writes model and tokenizer, as float16 where that is exact, whole or not at all."""
         weights = {name: x.cpu().contiguous() for name, x in self.model.state_dict().items()}
-        if fit_float16(weights):
+        if fits_float16(weights):
             weights = {name: weight.half() for name, weight in weights.items()}
         with replacing_folder(Path(folder)) as new:
             write_config(new, self.model.config, model_type=MODEL_TYPE)

@@ -124,7 +124,7 @@ class AlignedTokens(nn.Module):
         index = (index + 1).clamp(0, T + 1)
         return self.embed(padded.gather(1, index.flatten(1)).view_as(index))
 
-    def ahead(self, tokens: Tensor, frame: int) -> Tensor:
+    def lookahead(self, tokens: Tensor, frame: int) -> Tensor:
         """The tokens [look_ahead + 1], out of all of them [T], that are added to a frame."""
         first = frame * self.ratio.numerator // self.ratio.denominator
         found = tokens[first : first + self.look_ahead + 1]
@@ -139,7 +139,7 @@ class AlignedTokens(nn.Module):
             x = x + self.embedding(rows[..., i])
         return x
 
-    def needed(self, frame: int) -> int:
+    def num_source_needed(self, frame: int) -> int:
         """How many tokens, from the first on, there must be to make this frame."""
         first = frame * self.ratio.numerator // self.ratio.denominator
         return max(0, first + self.look_ahead + 1)

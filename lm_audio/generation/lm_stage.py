@@ -149,7 +149,7 @@ class LMStage:
             return False
         if self.aligned is not None:
             frame = int(window.frames[: window.step + 1].max())
-            return self.aligned.needed(frame) <= source.num_done
+            return self.aligned.num_source_needed(frame) <= source.num_done
         return self.source_span(window.track, window.start, window.stop)[1] <= source.num_done
 
     @torch.inference_mode()
@@ -257,7 +257,9 @@ class LMStage:
         if aligned is not None and is_kept and (followed := window.track.source) is not None:
 
             def lookahead(step: int) -> Tensor:
-                return aligned.ahead(followed.values[0], int(window.frames[step])).to(self.device)
+                return aligned.lookahead(followed.values[0], int(window.frames[step])).to(
+                    self.device
+                )
 
         return Row(
             fused=self._fused(window, dropped),

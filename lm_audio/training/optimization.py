@@ -115,7 +115,7 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) ->
         group["lr"] = learning_rate
 
 
-class Average:
+class EMA:
     """An exponential moving average of a module's trained weights, which it can stand in for.
 
     Args:
@@ -135,7 +135,7 @@ class Average:
             mine.lerp_(latest, share)
 
     @contextmanager
-    def in_place(self) -> Iterator[None]:
+    def swapped(self) -> Iterator[None]:
         """While it lasts, the module has the averaged weights."""
         self._swap()
         try:

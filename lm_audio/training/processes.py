@@ -33,7 +33,7 @@ from lm_audio.generation.lm_stage import LMStage
 from lm_audio.networks.transformer import CausalBlock
 from lm_audio.training.checkpoints import Checkpoints, check_same_settings
 from lm_audio.training.objective import StageObjective
-from lm_audio.training.optimization import Average
+from lm_audio.training.optimization import EMA
 from lm_audio.training.stage_batches import TrainingBatch
 
 Precision = Literal["bfloat16", "float32"]
@@ -206,11 +206,11 @@ class Processes:
         return self.accelerator.reduce(values.to(self.device), "sum")
 
     def state(
-        self, module: nn.Module, optimizer: torch.optim.Optimizer, average: Average
+        self, module: nn.Module, optimizer: torch.optim.Optimizer, average: EMA
     ) -> dict[str, Any]:
         """What is trained, in one piece, for the main process to save; all have to ask."""
         weights = get_model_state_dict(module, options=_TRAINED)
-        with average.in_place():
+        with average.swapped():
             averaged = deepcopy(get_model_state_dict(module, options=_TRAINED))
         made = get_optimizer_state_dict(module, _bare(optimizer), options=_TRAINED)
         return {"weights": weights, "average": averaged, "optimizer": made}
@@ -220,7 +220,7 @@ class Processes:
         state: Mapping[str, Any],
         module: nn.Module,
         optimizer: torch.optim.Optimizer,
-        average: Average,
+        average: EMA,
     ) -> None:
         """Goes on from a `state`, of however many processes."""
         set_model_state_dict(module, state["average"], options=_TRAINED)
@@ -234,7 +234,7 @@ class Processes:
         settings: Mapping[str, Any],
         module: nn.Module,
         optimizer: torch.optim.Optimizer,
-        average: Average,
+        average: EMA,
     ) -> int:
         """Restores the latest checkpoint and returns its step; 0 if there is none.
 
@@ -249,7 +249,7 @@ class Processes:
         return latest.step
 
     @contextmanager
-    def whole_stage(self, module: nn.Module, stage: LMStage) -> Iterator[LMStage]:
+    def gathered(self, module: nn.Module, stage: LMStage) -> Iterator[LMStage]:
         """The stage as it is now, whole and ready to generate, on the main process.
 
         All processes have to enter.

@@ -273,7 +273,7 @@ def test_a_killed_run_by_adapters_goes_on_with_the_same_losses(
     config, losses = adapted
     config = replace(config, out=tmp_path)
     last = int(np.random.default_rng().integers(7, STEPS))
-    update = recipe.Average.update
+    update = recipe.EMA.update
 
     def killed(average: Any, step: int) -> None:
         if step == last:
@@ -281,7 +281,7 @@ def test_a_killed_run_by_adapters_goes_on_with_the_same_losses(
         update(average, step)
 
     with monkeypatch.context() as patch:
-        patch.setattr(recipe.Average, "update", killed)
+        patch.setattr(recipe.EMA, "update", killed)
         with pytest.raises(KeyboardInterrupt):
             recipe.main(config)
     rest = recipe.main(config)

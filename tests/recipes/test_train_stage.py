@@ -132,7 +132,7 @@ def test_a_run_killed_at_any_step_goes_on_with_the_same_losses(
     whole_run, losses = trained("duet acoustic")
     config = replace(whole_run, out=tmp_path)
     random = np.random.default_rng()
-    update = train_stage.Average.update
+    update = train_stage.EMA.update
     first, again = sorted(random.choice(np.arange(1, STEPS), 2, replace=False).tolist())
     made: list[float] = []
     for last in (first, again, STEPS):
@@ -143,7 +143,7 @@ def test_a_run_killed_at_any_step_goes_on_with_the_same_losses(
             update(average, step)
 
         with monkeypatch.context() as patch:
-            patch.setattr(train_stage.Average, "update", killed)
+            patch.setattr(train_stage.EMA, "update", killed)
             if last < STEPS:
                 with pytest.raises(KeyboardInterrupt):
                     train_stage.main(config)

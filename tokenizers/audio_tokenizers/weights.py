@@ -68,7 +68,7 @@ def check_weights(
     _refuse(found.keys() ^ expected.keys(), misshapen, source=source, settings=settings)
 
 
-def fit_float16(weights: Mapping[str, Tensor]) -> bool:
+def fits_float16(weights: Mapping[str, Tensor]) -> bool:
     """Whether float16 holds all of these exactly, as when they were read from a file of it."""
     return all(torch.equal(weight, weight.half().to(weight.dtype)) for weight in weights.values())
 

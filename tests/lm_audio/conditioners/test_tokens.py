@@ -94,7 +94,7 @@ def test_a_frame_needs_just_the_tokens_it_says(ratio: Fraction, look_ahead: int)
     tokens = random_tokens(1, 60, high=6)
 
     for frame in range(20):
-        needed = aligned.needed(frame)
+        needed = aligned.num_source_needed(frame)
         chosen = torch.tensor([frame])
         whole = aligned.frames(tokens, chosen)
         assert torch.equal(aligned.frames(tokens[:, :needed], chosen), whole)
@@ -105,8 +105,8 @@ def test_alignment_does_not_drift_over_days() -> None:
     aligned = AlignedTokens(6, 5, look_ahead=0, ratio=Fraction(25, 75))
     frame = 75 * 3600 * 24 * 10
 
-    assert aligned.needed(frame) == 25 * 3600 * 24 * 10 + 1
-    assert aligned.needed(frame - 1) == 25 * 3600 * 24 * 10
+    assert aligned.num_source_needed(frame) == 25 * 3600 * 24 * 10 + 1
+    assert aligned.num_source_needed(frame - 1) == 25 * 3600 * 24 * 10
     assert aligned.num_frames(25 * 3600 * 24 * 10) == frame
 
 

@@ -16,7 +16,7 @@ from lm_audio.networks.token_lm import TokenLM
 from lm_audio.networks.transformer import TransformerConfig
 from lm_audio.training.estimate import Weights, batch_cost, count_weights, print_estimate
 from lm_audio.training.objective import StageObjective
-from lm_audio.training.optimization import Average, adamw
+from lm_audio.training.optimization import EMA, adamw
 from lm_audio.training.settings import LanguageModelSettings
 from lm_audio.training.stage_batches import StageBatches
 from lm_audio.training.text import own_text, t5_text
@@ -66,7 +66,7 @@ def test_a_t5_is_counted_once_and_never_as_trained(tiny_t5: Path, audiogen_stage
 def test_memory_is_that_of_the_tensors_of_a_run(duet_stages: Callable[..., list[LMStage]]) -> None:
     objective = StageObjective(duet_stages()[1])
     optimizer = adamw(objective, learning_rate=0.1, weight_decay=0.1)
-    average = Average(objective, decay=0.9)
+    average = EMA(objective, decay=0.9)
     for weight in objective.parameters():
         weight.grad = torch.zeros_like(weight)
     optimizer.step()

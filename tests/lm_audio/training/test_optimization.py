@@ -9,7 +9,7 @@ from torch import nn
 
 from lm_audio.networks.transformer import Transformer, TransformerConfig
 from lm_audio.training.optimization import (
-    Average,
+    EMA,
     Muon,
     adamw,
     language_model_optimizer,
@@ -149,7 +149,7 @@ def test_the_learning_rate_of_all_groups_is_set() -> None:
 def test_an_average_is_that_of_the_closed_form() -> None:
     module = nn.Linear(1, 1, bias=False)
     module.weight.data.fill_(2.0)
-    average = Average(module, decay=0.9)
+    average = EMA(module, decay=0.9)
     values = [1.0, -3.0, 0.5, 4.0] * 30
     decays = [min(0.9, (1 + step) / (10 + step)) for step in range(len(values))]
     for step, value in enumerate(values):
@@ -160,23 +160,23 @@ def test_an_average_is_that_of_the_closed_form() -> None:
         value * (1 - decays[step]) * math.prod(decays[step + 1 :])
         for step, value in enumerate(values)
     )
-    with average.in_place():
+    with average.swapped():
         assert module.weight.item() == pytest.approx(expected, rel=1e-5)
     assert module.weight.item() == 4.0
     average.restart()
-    with average.in_place():
+    with average.swapped():
         assert module.weight.item() == 4.0
 
 
 def test_the_weights_come_back_even_after_an_error() -> None:
     module = nn.Linear(1, 1)
-    average = Average(module, decay=0.9)
+    average = EMA(module, decay=0.9)
     before = module.weight.item()
     module.weight.data += 1
     now = module.weight.item()
 
     def fail() -> None:
-        with average.in_place():
+        with average.swapped():
             assert module.weight.item() == before
             raise KeyError
 
@@ -188,8 +188,8 @@ def test_the_weights_come_back_even_after_an_error() -> None:
 def test_weights_that_are_not_trained_are_not_averaged() -> None:
     module = nn.Linear(1, 1)
     module.bias.requires_grad_(False)
-    average = Average(module, decay=0.9)
+    average = EMA(module, decay=0.9)
     module.bias.data += 1
     now = module.bias.item()
-    with average.in_place():
+    with average.swapped():
         assert module.bias.item() == now

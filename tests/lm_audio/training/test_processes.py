@@ -23,7 +23,7 @@ from lm_audio.generation.lm_stage import LMStage
 from lm_audio.pretrained import CODEC_FOLDER
 from lm_audio.training.checkpoints import Checkpoints
 from lm_audio.training.objective import StageObjective
-from lm_audio.training.optimization import Average, adamw
+from lm_audio.training.optimization import EMA, adamw
 from lm_audio.training.processes import Processes
 from lm_audio.training.stage_batches import Dropout, StageBatches
 
@@ -166,7 +166,7 @@ def learn(
     objective = StageObjective(stage).train()
     optimizer = adamw(objective, learning_rate=0.01, weight_decay=0.1)
     module, optimizer = processes.prepare(objective, optimizer)
-    average = Average(module, decay=0.9)
+    average = EMA(module, decay=0.9)
     if state is not None:
         processes.restore(state, module, optimizer, average)
     norms = []
@@ -281,7 +281,7 @@ def test_a_run_without_checkpoints_begins_at_step_0_and_one_with_them_continues(
     state, _ = learn(processes, stage, batches, steps=range(2))
     objective = StageObjective(duet_stages()[1])
     optimizer = adamw(objective, learning_rate=0.01, weight_decay=0.1)
-    average = Average(objective, decay=0.9)
+    average = EMA(objective, decay=0.9)
     assert processes.resume(checkpoints, {"seed": 0}, objective, optimizer, average) == 0
     checkpoints.save({**state, "settings": {"seed": 0}}, step=2)
     with pytest.raises(ValueError, match="was made with seed=0 and now it is 1"):

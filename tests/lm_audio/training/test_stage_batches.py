@@ -146,7 +146,7 @@ def test_aligned_tokens_are_those_that_generation_adds_to_the_same_frames(
             window = stage._window(run, crop.start, crop.stop)
             row = stage._row(window, frozenset(), torch.ones(len(window.frames)))
             for step in range(window.layout.num_steps):
-                found = aligned.ahead(given[0], int(batch.frames[b, step]))
+                found = aligned.lookahead(given[0], int(batch.frames[b, step]))
                 assert torch.equal(found, row.row_lookahead(step))
     assert len(starts) > 30
 

@@ -9,7 +9,7 @@ from audio_tokenizers.acoustic.encodec import EncodecTokenizer
 from audio_tokenizers.acoustic.encodec_checkpoints import AUDIOCRAFT_FILE, load_encodec
 from audio_tokenizers.acoustic.mimi import MimiTokenizer, load_mimi
 from audio_tokenizers.protocol import AcousticTokenizer
-from audio_tokenizers.weights import fit_float16
+from audio_tokenizers.weights import fits_float16
 
 NAMES = {
     "encodec-24khz": "facebook/encodec_24khz",
@@ -76,7 +76,7 @@ def save_codec(codec: AcousticTokenizer, folder: str | Path, *, half: bool = Fal
     from audio_tokenizers.acoustic.frame_codec import FrameCodec, save_frame_codec
 
     if isinstance(codec, FrameCodec):
-        half = half and fit_float16(codec.inference_weights())
+        half = half and fits_float16(codec.inference_weights())
         save_frame_codec(codec, folder, half=half)
     elif isinstance(codec, DacTokenizer | EncodecTokenizer | MimiTokenizer):
         codec.model.save_pretrained(folder)

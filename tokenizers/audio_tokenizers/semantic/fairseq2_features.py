@@ -34,7 +34,7 @@ from audio_tokenizers.semantic.speech_inputs import (
     LogMelSpectra,
     measure_level,
 )
-from audio_tokenizers.weights import check_weights, fit_float16, read_pickle, read_safetensors
+from audio_tokenizers.weights import check_weights, fits_float16, read_pickle, read_safetensors
 
 MODEL_TYPE = "fairseq2-features"
 _NORMALIZED = {"base": False, "large": False, "large_lv60k": True}
@@ -203,7 +203,7 @@ def save_fairseq2_features(
             "it with load_fairseq2_features."
         )
     weights = {name: each.detach().cpu().contiguous() for name, each in extractor.weights.items()}
-    if half and fit_float16(weights):
+    if half and fits_float16(weights):
         weights = {n: w.half() if w.is_floating_point() else w for n, w in weights.items()}
     with replacing(Path(folder) / "model.safetensors") as path:
         save_file(weights, path)

@@ -47,7 +47,7 @@ from audio_tokenizers.semantic.speech_inputs import (
     LogMelSpectra,
     measure_level,
 )
-from audio_tokenizers.weights import fit_float16
+from audio_tokenizers.weights import fits_float16
 
 FAIRSEQ2_PREFIX = "fairseq2:"
 SPECTRA_PER_FRAME = 2  # of w2v-BERT
@@ -237,7 +237,7 @@ def save_features(extractor: FeatureExtractor, folder: str | Path, *, half: bool
     import transformers
 
     if isinstance(extractor, MaskedAudioModel):
-        half = half and fit_float16(extractor.state_dict())
+        half = half and fits_float16(extractor.state_dict())
         save_masked_model(extractor, folder, half=half)
     elif isinstance(extractor, Fairseq2Features):
         save_fairseq2_features(extractor, folder, half=half)
