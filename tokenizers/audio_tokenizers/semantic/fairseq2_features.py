@@ -286,9 +286,7 @@ def _load_named(name: str) -> tuple[nn.Module, str]:
     """A model that fairseq2 has a card for, and its architecture."""
     from fairseq2.assets import AssetDownloadError
 
-    cards = {
-        card.name: (hub, card) for hub in (_hub("base"), _hub("600m")) for card in hub.iter_cards()
-    }
+    cards = _cards()
     if name not in cards:
         raise ValueError(
             f"Found no file or folder {name}, and fairseq2 knows no such model. Choose one of: "
@@ -301,6 +299,25 @@ def _load_named(name: str) -> tuple[nn.Module, str]:
         return hub.load_model(card, device=torch.device("cpu"), dtype=torch.float32), arch
     except AssetDownloadError as error:
         raise ConnectionError(f"{name} could not be downloaded ({error}); try again.") from error
+
+
+def _cards() -> dict[str, tuple[Any, Any]]:
+    """The models that fairseq2 has cards for, by name: the hub and the card of each."""
+    from fairseq2.assets import AssetCardError, AssetStore
+    from fairseq2.runtime.dependency import get_dependency_resolver
+
+    families = {"wav2vec2": _hub("base"), "w2vbert": _hub("600m")}
+    store: Any = get_dependency_resolver().resolve(AssetStore)
+    found = {}
+    for name in store.asset_names:
+        try:
+            card = store.retrieve_card(name.removesuffix("@"))
+        except AssetCardError:  # fairseq2 0.8.1 ships cards whose base is missing
+            continue
+        family = card.field("model_family").as_(str) if card.has_field("model_family") else ""
+        if family in families:
+            found[card.name] = (families[family], card)
+    return found
 
 
 def _load_saved(folder: Path, *, window_seconds: float) -> Fairseq2Features:
