@@ -71,8 +71,7 @@ def whole(clip: Any) -> tuple[list[Any], torch.Tensor]:
 
 
 def stage_tokens(clip: Any) -> list[Any]:
-    made = clip.stage_values if hasattr(clip, "stage_values") else clip.stage_tokens  # until 0.1
-    return [clip.tokens, *(tokens for _, tokens in sorted(made.items()))]
+    return [clip.tokens, *(tokens for _, tokens in sorted(clip.stage_values.items()))]
 
 
 def hashed(values: Any) -> str:

@@ -128,7 +128,7 @@ class LMStage:
                 self._condition(track, name, dropped=dropped)
 
     def trim(self, track: Track) -> None:
-        """Ends a track as soon as it is known how long it can be; hardly a stage knows."""
+        """A hook for stages that learn a track's length while they work: end it there."""
 
     def window_start(self, track: Track) -> int:
         """Where the window that decides the track's next frame begins."""
