@@ -17,6 +17,8 @@ from lm_audio.generation.session import Session
 from lm_audio.generation.track import Track
 from lm_audio.networks.transformer import TransformerConfig
 from lm_audio.sampling import Sampling
+from tests.lm_audio.tracks_only import TracksOnly
+from tests.lm_audio.tracks_only import finish as finish_tracks
 
 SHAPE = TransformerConfig(dim=32, num_layers=1, num_heads=2, hidden_dim=32, cross_attention=True)
 FLAT = replace(SHAPE, cross_attention=False, positions="relative")
@@ -60,20 +62,6 @@ def audiolm_stages() -> list[LMStage]:
     return lively(stages)
 
 
-class Silent:
-    """A job that makes tracks and no sound."""
-
-    def __init__(self, tracks: list[Track]) -> None:
-        self.tracks = dict(enumerate(tracks))
-
-    @property
-    def done(self) -> bool:
-        return all(track.done for track in self.tracks.values())
-
-    def sound(self) -> Tensor:
-        return torch.zeros(1, 0)
-
-
 def new_runs(
     stages: list[LMStage], seconds: float, seed: int = 0, **settings: object
 ) -> list[Track]:
@@ -94,11 +82,7 @@ def new_runs(
 
 
 def finish(stages: list[LMStage], runs: list[Track]) -> list[Tensor]:
-    session = Session(stages)
-    session.add(Silent(runs))
-    while len(session):
-        session.step()
-    assert all(run.done for run in runs)
+    finish_tracks(stages, runs)
     return [run.values for run in runs]
 
 
@@ -175,15 +159,15 @@ def test_items_that_come_late_and_leave_early_change_no_other(duet_stages: list[
     expected = finish(duet_stages, new_runs(duet_stages, 1.5, seed=3))
     session = Session(duet_stages)
     other, mine, late = (new_runs(duet_stages, 1.5, seed=seed) for seed in (1, 3, 2))
-    unwanted = Silent(other)
+    unwanted = TracksOnly(other)
     session.add(unwanted)
     for _ in range(9):
         session.step()
-    session.add(Silent(mine))
+    session.add(TracksOnly(mine))
     for _ in range(30):
         session.step()
     session.remove(unwanted)
-    session.add(Silent(late))
+    session.add(TracksOnly(late))
     while len(session):
         session.step()
     assert not other[1].done
@@ -195,14 +179,14 @@ def test_items_that_come_late_and_leave_early_change_no_other(duet_stages: list[
 def test_no_item_stands_still_while_others_come(audiolm_stages: list[LMStage]) -> None:
     session, first = Session(audiolm_stages), new_runs(audiolm_stages, 1.0, seed=1)
     alone, steps = Session(audiolm_stages), 0
-    alone.add(Silent(new_runs(audiolm_stages, 1.0, seed=1)))
+    alone.add(TracksOnly(new_runs(audiolm_stages, 1.0, seed=1)))
     while len(alone):
         alone.step()
         steps += 1
-    session.add(Silent(first))
+    session.add(TracksOnly(first))
     for step in range(2 * steps):
         if step % 10 == 0:
-            session.add(Silent(new_runs(audiolm_stages, 1.0, seed=2 + step)))
+            session.add(TracksOnly(new_runs(audiolm_stages, 1.0, seed=2 + step)))
         session.step()
         if first[-1].done:
             break

@@ -43,6 +43,8 @@ from lm_audio.model import Model
 from lm_audio.pipeline import AudioPipeline
 from lm_audio.renderers.codec import CodecRenderer
 from lm_audio.sampling import Sampling
+from tests.lm_audio.tracks_only import TracksOnly
+from tests.lm_audio.tracks_only import finish as finish_tracks
 
 GREEDY = Sampling(temperature=0, top_k=0, guidance_scale=1.0)
 SETTINGS = BarkSettings(
@@ -198,27 +200,8 @@ def make_runs(
     return runs
 
 
-class Silent:
-    """A job that makes tracks and no sound."""
-
-    def __init__(self, tracks: list[Track]) -> None:
-        self.tracks = dict(enumerate(tracks))
-
-    @property
-    def done(self) -> bool:
-        return all(track.done for track in self.tracks.values())
-
-    def sound(self) -> Tensor:
-        return torch.zeros(1, 0)
-
-
 def finish(parts: BarkParts, *items: list[Track]) -> None:
-    session = Session(bark(parts))
-    for runs in items:
-        session.add(Silent(runs))
-    while len(session):
-        session.step()
-    assert all(run.done for runs in items for run in runs)
+    finish_tracks(bark(parts), *items)
 
 
 @pytest.mark.parametrize("voice", VOICES, ids=["no voice", "short", "middle", "long"])
@@ -285,7 +268,7 @@ def test_fine_tokens_are_sampled_as_the_temperature_says(parts: BarkParts) -> No
 def test_fine_frames_are_final_before_the_coarse_ones_are_all_there(parts: BarkParts) -> None:
     runs = make_runs(TEXTS[0], VOICES[2])
     session = Session(bark(parts))
-    session.add(Silent(runs))
+    session.add(TracksOnly(runs))
     seen: dict[int, Tensor] = {}
     while len(session):
         session.step()
