@@ -2,11 +2,9 @@
 
 import base64
 import io
-import math
 import shutil
 import subprocess
 import tempfile
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,15 +73,15 @@ class Clip:
     def save(self, path: str | Path) -> None:
         """Writes a .wav, .flac, .ogg, .opus or .mp3 file, whole or not at all.
 
-        The file says in its metadata which prompt, seed and model made it. A clip with samples
-        beyond full scale is turned down to it, with a warning.
+        Its metadata hold the prompt, seed and model. Samples beyond full scale, which only raw
+        clips have, are clipped, with a warning.
         """
-        write_audio(path, self._turned_down(), self.sample_rate, comment=self._origin())
+        write_audio(path, self.samples, self.sample_rate, comment=self._origin())
 
     def encoded(self, format: str = "wav") -> bytes:  # noqa: A002 - the word for it
         """The bytes of such a file: wav, flac, ogg, opus or mp3."""
         file = io.BytesIO()
-        samples, rate = self._turned_down(), self.sample_rate
+        samples, rate = self.samples, self.sample_rate
         write_audio(file, samples, rate, format=format, comment=self._origin())
         return file.getvalue()
 
@@ -120,17 +118,6 @@ class Clip:
 
     def _origin(self) -> str:
         return origin_comment(prompt=self.prompt, seed=self.seed, model=self.model)
-
-    def _turned_down(self) -> Tensor:
-        peak = float(self.samples.abs().max()) if self.samples.numel() else 0.0
-        if not peak > 1:
-            return self.samples
-        over = 20 * math.log10(peak)
-        warnings.warn(
-            f"The clip was turned down by {over:.2f} dB, for its peak was beyond full scale.",
-            stacklevel=3,
-        )
-        return self.samples / peak
 
     def _repr_html_(self) -> str:
         """A player for notebooks, with the sound inside."""

@@ -42,11 +42,14 @@ class Settings(TypedDict, total=False):
     sampling: one for all stages, or a dict of them by stage name; the stages' own by default.
     negative: what the sound should not be like, for models with guidance.
     conditions: prompts other than the text, by name, such as a label or a voice.
+    raw: keep the level that the model made. By default new sound has a loudness of -16 LUFS, or
+        that of the audio that it joins, and true peaks of at most -1 dB.
     """
 
     sampling: Sampling | Mapping[str, Sampling] | None
     negative: str | None
     conditions: Mapping[str, Any] | None
+    raw: bool
 
 
 class StreamSettings(Settings, total=False):
@@ -144,7 +147,7 @@ class AudioPipeline:
         Args:
             duration: seconds, exact to the sample.
             seed: the same one gives the same clip, alone or in any list; None draws one.
-            **settings: sampling, negative, conditions, tokens, rows_per_pass, progress; see
+            **settings: sampling, negative, conditions, raw, tokens, rows_per_pass, progress; see
                 `GenerateSettings`.
         """
         _check_settings("generate", settings, GenerateSettings)
@@ -163,7 +166,7 @@ class AudioPipeline:
         """Yields samples [C, N] as they are made: the clip that `generate` returns, in pieces.
 
         Args:
-            **settings: sampling, negative, conditions, tokens; see `StreamSettings`.
+            **settings: sampling, negative, conditions, raw, tokens; see `StreamSettings`.
         """
         _check_settings("stream", settings, StreamSettings)
         check_single(prompt=prompt, duration=duration, seed=seed)
@@ -204,7 +207,7 @@ class AudioPipeline:
         """Continues audio: a clip of its own samples, then `duration` seconds of new sound.
 
         Args:
-            **settings: sampling, negative, conditions, rows_per_pass, progress; see
+            **settings: sampling, negative, conditions, raw, rows_per_pass, progress; see
                 `BatchSettings`.
         """
         _check_settings("continue_from", settings, BatchSettings)
@@ -241,7 +244,7 @@ class AudioPipeline:
             num_candidates: fillings per stage; it keeps the one that the sound after the span
                 follows best.
             progress: called with the share that is done, from 0 to 1.
-            **settings: sampling, negative, conditions; see `Settings`.
+            **settings: sampling, negative, conditions, raw; see `Settings`.
         """
         _check_settings("inpaint", settings, Settings)
         check_single(audio=audio, text=text, seed=seed)
