@@ -46,7 +46,7 @@ def labels(dim: int) -> nn.Module:
 
 def tokens_of(stage: LMStage) -> torch.Tensor:
     source = torch.arange(30)[None] % 20
-    return sample_tokens(stage, num_frames=90, seed=5, values={"text": "rain"}, source=source)
+    return sample_tokens(stage, num_frames=90, seed=5, conditions={"text": "rain"}, source=source)
 
 
 def check_round_trip(stage: LMStage, folder: Path) -> LMStage:

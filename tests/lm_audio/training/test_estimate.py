@@ -120,7 +120,7 @@ def test_operations_are_those_of_a_real_step(
     batch = StageBatches(stage, shards, tokens=2400, seed=0, dropout=None)[0]
     objective = StageObjective(stage).train()
     with torch.no_grad():
-        fused = stage.conditioners(batch.values)
+        fused = stage.conditioners(batch.conditions)
     assert fused.cross is not None
     L = fused.cross.mask.shape[1]
     monkeypatch.setattr("lm_audio.training.estimate.TEXT_TOKENS", L)
