@@ -3,8 +3,10 @@
 Shapes: C channels, N samples, K codebooks, T frames.
 """
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack, overload
 
@@ -12,6 +14,8 @@ from torch import Tensor
 
 from audio_tokenizers.protocol import SemanticTokenizer
 from lm_audio.clip import Clip
+from lm_audio.conditioners.known_prompts import PromptCheck
+from lm_audio.conditioners.sentence import SentenceEncoder
 from lm_audio.families.audiocraft.exporting import export_model
 from lm_audio.generation.clip_job import ClipJob, make_tracks
 from lm_audio.generation.inpainting import inpaint
@@ -110,6 +114,21 @@ class AudioPipeline:
         """What the model takes: `text` is the prompt, all others go into `conditions`."""
         names = [name for stage in self.model.stages for name in stage.conditions]
         return tuple(dict.fromkeys(names))
+
+    def notice(self, prompt: str | None) -> str | None:
+        """One sentence if the model was not trained on prompts like this one, else None.
+
+        `generate` and its relatives give it as a warning. None as well for models whose card does
+        not say what they were trained on.
+        """
+        return None if prompt is None or self._check is None else self._check.notice(prompt)
+
+    @cached_property
+    def _check(self) -> PromptCheck | None:
+        known, encoder = self.card.known, self.model.text_encoder
+        if known is None or not isinstance(encoder, SentenceEncoder):
+            return None
+        return PromptCheck(known, encoder)
 
     @overload
     def generate(
@@ -326,7 +345,7 @@ class AudioPipeline:
         settings: Mapping[str, Any],
         count: int | None = None,
     ) -> list[Request]:
-        return make_requests(
+        requests = make_requests(
             prompt,
             duration=duration,
             seed=seed,
@@ -334,6 +353,10 @@ class AudioPipeline:
             count=count,
             **{name: settings[name] for name in StreamSettings.__annotations__ if name in settings},
         )
+        for text in dict.fromkeys(request.prompt for request in requests):
+            if notice := self.notice(text):
+                warnings.warn(notice, stacklevel=3)
+        return requests
 
     def _prompt(self, samples: Tensor) -> Prompt:
         return read_prompt(
