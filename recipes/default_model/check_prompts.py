@@ -5,9 +5,9 @@
 
 `prompts/examples.json` has examples of each kind that the model was trained on and a threshold;
 assemble.py stores both with the model, which gives a notice for prompts below the threshold. The
-other two files have prompts of known and of unknown kinds, none of them a training
-caption by design. Their odd lines choose a threshold: the largest with at most `--false-alarms` of
-known prompts below it. Their even lines measure it. It takes seconds.
+other two files have prompts of known and of unknown kinds as users might write them. Their odd
+lines choose a threshold: the largest with at most `--false-alarms` of known prompts below it. Their
+even lines measure it. It takes seconds.
 """
 
 import json
