@@ -32,6 +32,7 @@ from lm_audio.generation.request import (
 from lm_audio.generation.session import Session
 from lm_audio.generation.track import Stage
 from lm_audio.model import Model, ModelCard
+from lm_audio.networks.packing import num_parameters
 from lm_audio.renderers.protocol import Renderer
 from lm_audio.sampling import Sampling
 from lm_audio.saving.folder import push_model, save_model
@@ -83,6 +84,29 @@ class AudioPipeline:
 
     def __init__(self, model: Model) -> None:
         self.model = model
+
+    def __repr__(self) -> str:
+        stages = ", ".join(f"{name} ({_size(stage)})" for name, stage in self.stages.items())
+        channels = {1: "mono", 2: "stereo"}.get(self.num_channels, f"{self.num_channels} channels")
+        return (
+            f"AudioPipeline({self.card.name or 'unnamed'}: {stages}; {self.sample_rate} Hz "
+            f"{channels}; {self.model.stages[0].device})"
+        )
+
+    @staticmethod
+    def from_pretrained(
+        source: str | Path | None = None,
+        *,
+        device: str | None = None,
+        dtype: str = "float32",
+        text_encoder: str | Path | None = None,
+    ) -> "AudioPipeline":
+        """`lm_audio.load` by the name that transformers and diffusers give it."""
+        # Loading makes pipelines, so it stands above them. Only this alias, which users expect on
+        # the class, points up; import-linter knows of it, and nothing is imported before the call.
+        from lm_audio.loading import load
+
+        return load(source, device=device, dtype=dtype, text_encoder=text_encoder)
 
     @property
     def stages(self) -> dict[str, Stage]:
@@ -163,8 +187,9 @@ class AudioPipeline:
         Args:
             duration: seconds, exact to the sample.
             seed: the same one gives the same clip, alone or in any list; None draws one.
-            **settings: sampling, negative, conditions, tokens, rows_per_pass, progress; see
-                `GenerateSettings`.
+            **settings: sampling, negative, conditions, tokens, rows_per_pass; see
+                `GenerateSettings`. progress: a function that is called with the share that is done,
+                from 0 to 1.
         """
         _check_settings("generate", settings, GenerateSettings)
         requests = self._requests(prompt, duration=duration, seed=seed, settings=settings)
@@ -289,15 +314,17 @@ class AudioPipeline:
         """
         save_model(self.model, folder, half=half)
 
-    def push(self, repo_id: str, *, private: bool = True, half: bool = False) -> str:
+    def push_to_hub(self, repo_id: str, *, private: bool = True, half: bool = False) -> str:
         """Writes the model to the Hugging Face hub, as "owner/name", and returns its address."""
         return push_model(self.model, repo_id, private=private, half=half)
+
+    push = push_to_hub  # its old name
 
     def export(
         self,
         folder: str | Path,
         *,
-        layout: Literal["transformers", "audiocraft"],
+        layout: Literal["transformers", "audiocraft"] = "transformers",
         t5_name: str | None = None,
     ) -> None:
         """Writes a model of MusicGen's shape as others load it, whole or not at all.
@@ -395,6 +422,11 @@ class AudioPipeline:
             )
         stages = [self.stages[name] for name in job.tracks]
         return Session(stages, rows_per_pass=rows_per_pass)
+
+
+def _size(stage: Stage) -> str:
+    model: Any = stage.model  # type: ignore[attr-defined]  # each kind has its own
+    return f"{num_parameters(model) / 1e6:.3g} M parameters"
 
 
 def _check_settings(verb: str, given: Mapping[str, Any], known: type) -> None:
