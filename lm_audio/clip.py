@@ -18,6 +18,7 @@ from torch import Tensor
 from audio_tokenizers.audio_writer import write_audio
 from lm_audio.origin import origin_comment
 from lm_audio.picture import draw_sound
+from lm_audio.picture import new_figure as new_figure  # the command line checks a path by it
 
 # Programs that play a WAV file and then end, with the options to do so without a window or a word.
 PLAYERS = {
@@ -92,7 +93,7 @@ class Clip:
             raise OSError(f"{player} could not play the clip ({said}); save it instead.")
 
     def plot(self, path: str | Path) -> None:
-        """Writes a .png, .svg or .jpg picture of the waveform and of its log-mel spectrogram.
+        """Writes a .png, .jpg, .svg or .pdf picture of the waveform and its log-mel spectrogram.
 
         Needs matplotlib: pip install 'lm-audio[plot]'.
         """

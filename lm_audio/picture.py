@@ -14,7 +14,7 @@ from torch import Tensor
 from audio_tokenizers.atomic import replacing
 from audio_tokenizers.spectra import mel_filterbank
 
-FORMATS = {".png": "png", ".svg": "svg", ".jpg": "jpeg", ".jpeg": "jpeg"}
+FORMATS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".svg": "svg", ".pdf": "pdf"}
 NUM_MELS = 128
 FFT_LENGTH = 2048
 MAX_COLUMNS = 2000
@@ -28,7 +28,7 @@ TICKS = (100, 300, 1000, 3000, 10_000)  # Hz
 
 
 def draw_sound(path: str | Path, samples: Tensor, sample_rate: int, *, title: str) -> None:
-    """Writes a .png, .svg or .jpg picture of samples [C, N], whole or not at all."""
+    """Writes a .png, .jpg, .svg or .pdf picture of samples [C, N], whole or not at all."""
     path = Path(path)
     figure = new_figure(path)
     wave, spectrogram = figure.subplots(2, sharex=True, height_ratios=(2, 3))
@@ -41,7 +41,7 @@ def draw_sound(path: str | Path, samples: Tensor, sample_rate: int, *, title: st
 def new_figure(path: Path) -> Any:
     """An empty figure of matplotlib, if its format is known and matplotlib is installed."""
     if path.suffix.lower() not in FORMATS:
-        raise ValueError(f"{path} is not a picture; use a name that ends in {_in_words(FORMATS)}.")
+        raise ValueError(f"{path} has no suffix of a picture; use one of {', '.join(FORMATS)}.")
     try:
         from matplotlib.figure import Figure  # type: ignore[import-not-found,unused-ignore]
     except ModuleNotFoundError as error:
@@ -115,8 +115,3 @@ def _written(title: str) -> str:
 
 def _mel(frequency: float) -> float:
     return 2595 * math.log10(1 + frequency / 700)
-
-
-def _in_words(suffixes: dict[str, str]) -> str:
-    *others, last = suffixes
-    return f"{', '.join(others)} or {last}"

@@ -64,8 +64,7 @@ class OutputOptions:
 
     def places(self, texts: Sequence[str], seeds: Sequence[int]) -> list[Place]:
         """Where the clips of these texts and seeds go, once it is sure that they can go there."""
-        from lm_audio.clip import find_player
-        from lm_audio.picture import new_figure
+        from lm_audio.clip import find_player, new_figure
 
         if self.watermark is not None:
             self._load_watermark(self.watermark)

@@ -47,6 +47,7 @@ def test_a_spectrogram_of_any_length_has_a_picture_of_sane_width(num_samples: in
         ("a.jpg", b"\xff\xd8\xff"),
         ("a.JPEG", b"\xff\xd8"),
         ("a.svg", b"<?xml"),
+        ("a.pdf", b"%PDF"),
     ],
 )
 def test_sound_is_drawn_in_every_format(
@@ -93,5 +94,5 @@ def test_a_plot_without_matplotlib_says_how_to_get_it(
 
 
 def test_a_plot_in_another_format_is_refused(tone: torch.Tensor, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"name that ends in \.png, \.svg, \.jpg or \.jpeg\.$"):
-        draw_sound(tmp_path / "clip.pdf", tone, RATE, title="a tone")
+    with pytest.raises(ValueError, match=r"use one of \.png, \.jpg, \.jpeg, \.svg, \.pdf\.$"):
+        draw_sound(tmp_path / "clip.tiff", tone, RATE, title="a tone")
