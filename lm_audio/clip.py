@@ -1,6 +1,7 @@
 """What comes out of a pipeline: sound, and the tokens that it was made of."""
 
 import base64
+import html
 import io
 import shutil
 import subprocess
@@ -8,15 +9,14 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from audio_tokenizers.atomic import replacing
 from audio_tokenizers.audio_writer import write_audio
-from audio_tokenizers.spectra import mel_filterbank
 from lm_audio.origin import origin_comment
+from lm_audio.picture import draw_sound
+from lm_audio.picture import new_figure as new_figure  # the command line checks a path by it
 
 # Programs that play a WAV file and then end, with the options to do so without a window or a word.
 PLAYERS = {
@@ -25,12 +25,6 @@ PLAYERS = {
     "aplay": ("-q",),
     "ffplay": ("-nodisp", "-autoexit", "-loglevel", "error"),
 }
-
-NUM_MELS = 128
-FFT_LENGTH = 2048
-MAX_COLUMNS = 2000
-DYNAMIC_RANGE = 80.0  # dB
-SILENCE = -40.0  # dB; what is softer all through is no peak
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -61,8 +55,7 @@ class Clip:
             )
 
     def __repr__(self) -> str:
-        C = len(self.samples)
-        channels = {1: "mono", 2: "stereo"}.get(C, f"{C} channels")
+        channels = _channels(len(self.samples))
         return f"Clip({self.duration:.3f} s, {self.sample_rate} Hz, {channels}, seed {self.seed})"
 
     @property
@@ -98,31 +91,32 @@ class Clip:
             raise OSError(f"{player} could not play the clip ({said}); save it instead.")
 
     def plot(self, path: str | Path) -> None:
-        """Writes a .png picture of the waveform and of its log-mel spectrogram.
+        """Writes a .png, .jpg, .svg or .pdf picture of the waveform and its log-mel spectrogram.
 
         Needs matplotlib: pip install 'lm-audio[plot]'.
         """
-        path = Path(path)
-        figure = new_figure(path)
-        wave, spectrogram = figure.subplots(2, sharex=True)
-        N = self.samples.shape[1]
-        seconds = torch.arange(N) / self.sample_rate
-        wave.plot(seconds.numpy(), self.samples.T.numpy(), linewidth=0.5)
-        wave.set(title=repr(self), ylabel="sample", ylim=(-1.05, 1.05))
-        mels = log_mels(self.samples, self.sample_rate)
-        extent = (0, self.duration, 0, len(mels))
-        spectrogram.imshow(mels.numpy(), origin="lower", aspect="auto", extent=extent, cmap="magma")
-        spectrogram.set(xlabel="seconds", ylabel="mel band", xlim=(0, self.duration))
-        with replacing(path) as temporary:
-            figure.savefig(temporary, format="png", dpi=120)
+        draw_sound(path, self.samples, self.sample_rate, title=self._title)
+
+    @property
+    def _title(self) -> str:
+        """The prompt and the seed."""
+        words = "Clip" if self.prompt is None else " ".join(self.prompt.split()) or "Clip"
+        return f"{words} (seed {self.seed})"
 
     def _origin(self) -> str:
         return origin_comment(prompt=self.prompt, seed=self.seed, model=self.model)
 
     def _repr_html_(self) -> str:
-        """A player for notebooks, with the sound inside."""
+        """A player for notebooks: title, sound, then how it was made."""
         data = base64.b64encode(self.encoded("flac")).decode()
-        return f'<audio controls title="{self!r}" src="data:audio/flac;base64,{data}"></audio>'
+        title = html.escape(self._title)
+        facts = [f"{self.duration:.2f} s", f"{self.sample_rate} Hz", _channels(len(self.samples))]
+        facts += [f"model {self.model}"] if self.model else []
+        return (
+            f"<figure><figcaption><strong>{title}</strong></figcaption>"
+            f'<audio controls preload="auto" title="{title}" src="data:audio/flac;base64,{data}">'
+            f"</audio><div><small>{html.escape(', '.join(facts))}</small></div></figure>"
+        )
 
 
 def find_player() -> str:
@@ -136,31 +130,5 @@ def find_player() -> str:
     return player
 
 
-def new_figure(path: Path) -> Any:
-    """An empty figure of matplotlib, if a picture can be written there."""
-    if path.suffix.lower() != ".png":
-        raise ValueError(f"{path} does not end in .png; pictures are written as PNG only.")
-    try:
-        from matplotlib.figure import Figure  # type: ignore[import-not-found,unused-ignore]
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "A plot needs matplotlib; install it with: pip install 'lm-audio[plot]'."
-        ) from error
-    return Figure(figsize=(10, 6), layout="constrained")
-
-
-def log_mels(samples: Tensor, sample_rate: int) -> Tensor:
-    """The mel spectrogram of the mean of samples [C, N], in dB below its peak: [bands, columns]."""
-    mono = samples.mean(dim=0)
-    hop = max(FFT_LENGTH // 8, -(-len(mono) // MAX_COLUMNS))
-    window = torch.hann_window(FFT_LENGTH)
-    spectrum = torch.stft(
-        mono, FFT_LENGTH, hop, window=window, pad_mode="constant", return_complex=True
-    )
-    bands = mel_filterbank(
-        num_mels=NUM_MELS, num_bins=FFT_LENGTH // 2, sample_rate=sample_rate
-    )  # [bands, bins]
-    power = bands @ spectrum[:-1].abs().square()  # without Nyquist
-    decibels = 10 * power.clamp(min=1e-20).log10()
-    peak = decibels.max().clamp(min=SILENCE)
-    return (decibels - peak).clamp(min=-DYNAMIC_RANGE)
+def _channels(count: int) -> str:
+    return {1: "mono", 2: "stereo"}.get(count, f"{count} channels")

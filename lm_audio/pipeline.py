@@ -3,8 +3,10 @@
 Shapes: C channels, N samples, K codebooks, T frames.
 """
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack, overload
 
@@ -12,6 +14,8 @@ from torch import Tensor
 
 from audio_tokenizers.protocol import SemanticTokenizer
 from lm_audio.clip import Clip
+from lm_audio.conditioners.known_prompts import PromptCheck
+from lm_audio.conditioners.sentence import SentenceEncoder
 from lm_audio.families.audiocraft.exporting import export_model
 from lm_audio.generation.clip_job import ClipJob, make_tracks
 from lm_audio.generation.inpainting import inpaint
@@ -28,6 +32,7 @@ from lm_audio.generation.request import (
 from lm_audio.generation.session import Session
 from lm_audio.generation.track import Stage
 from lm_audio.model import Model, ModelCard
+from lm_audio.networks.packing import num_parameters
 from lm_audio.renderers.protocol import Renderer
 from lm_audio.sampling import Sampling
 from lm_audio.saving.folder import push_model, save_model
@@ -83,6 +88,29 @@ class AudioPipeline:
     def __init__(self, model: Model) -> None:
         self.model = model
 
+    def __repr__(self) -> str:
+        stages = ", ".join(f"{name} ({_size(stage)})" for name, stage in self.stages.items())
+        channels = {1: "mono", 2: "stereo"}.get(self.num_channels, f"{self.num_channels} channels")
+        return (
+            f"AudioPipeline({self.card.name or 'unnamed'}: {stages}; {self.sample_rate} Hz "
+            f"{channels}; {self.model.stages[0].device})"
+        )
+
+    @staticmethod
+    def from_pretrained(
+        source: str | Path | None = None,
+        *,
+        device: str | None = None,
+        dtype: str = "float32",
+        text_encoder: str | Path | None = None,
+    ) -> "AudioPipeline":
+        """`lm_audio.load` by the name that transformers and diffusers give it."""
+        # Loading makes pipelines, so it stands above them. Only this alias, which users expect on
+        # the class, points up; import-linter knows of it, and nothing is imported before the call.
+        from lm_audio.loading import load
+
+        return load(source, device=device, dtype=dtype, text_encoder=text_encoder)
+
     @property
     def stages(self) -> dict[str, Stage]:
         """By name, in the order in which they condition each other."""
@@ -113,6 +141,21 @@ class AudioPipeline:
         """What the model takes: `text` is the prompt, all others go into `conditions`."""
         names = [name for stage in self.model.stages for name in stage.conditions]
         return tuple(dict.fromkeys(names))
+
+    def notice(self, prompt: str | None) -> str | None:
+        """One sentence if the model was not trained on prompts like this one, else None.
+
+        `generate` and its relatives give it as a warning. None as well for models whose card does
+        not say what they were trained on.
+        """
+        return None if prompt is None or self._check is None else self._check.notice(prompt)
+
+    @cached_property
+    def _check(self) -> PromptCheck | None:
+        known, encoder = self.card.known, self.model.text_encoder
+        if known is None or not isinstance(encoder, SentenceEncoder):
+            return None
+        return PromptCheck(known, encoder)
 
     @overload
     def generate(
@@ -147,8 +190,8 @@ class AudioPipeline:
         Args:
             duration: seconds, exact to the sample.
             seed: the same one gives the same clip, alone or in any list; None draws one.
-            **settings: sampling, negative, conditions, raw, tokens, rows_per_pass, progress; see
-                `GenerateSettings`.
+            **settings: sampling, negative, conditions, raw, tokens, rows_per_pass; see
+                `GenerateSettings`. progress: a function called with the share done, from 0 to 1.
         """
         _check_settings("generate", settings, GenerateSettings)
         requests = self._requests(prompt, duration=duration, seed=seed, settings=settings)
@@ -273,15 +316,17 @@ class AudioPipeline:
         """
         save_model(self.model, folder, half=half)
 
-    def push(self, repo_id: str, *, private: bool = True, half: bool = False) -> str:
+    def push_to_hub(self, repo_id: str, *, private: bool = True, half: bool = False) -> str:
         """Writes the model to the Hugging Face hub, as "owner/name", and returns its address."""
         return push_model(self.model, repo_id, private=private, half=half)
+
+    push = push_to_hub  # its old name
 
     def export(
         self,
         folder: str | Path,
         *,
-        layout: Literal["transformers", "audiocraft"],
+        layout: Literal["transformers", "audiocraft"] = "transformers",
         t5_name: str | None = None,
     ) -> None:
         """Writes a model of MusicGen's shape as others load it, whole or not at all.
@@ -329,7 +374,7 @@ class AudioPipeline:
         settings: Mapping[str, Any],
         count: int | None = None,
     ) -> list[Request]:
-        return make_requests(
+        requests = make_requests(
             prompt,
             duration=duration,
             seed=seed,
@@ -337,6 +382,10 @@ class AudioPipeline:
             count=count,
             **{name: settings[name] for name in StreamSettings.__annotations__ if name in settings},
         )
+        for text in dict.fromkeys(request.prompt for request in requests):
+            if notice := self.notice(text):
+                warnings.warn(notice, stacklevel=3)
+        return requests
 
     def _prompt(self, samples: Tensor) -> Prompt:
         return read_prompt(
@@ -375,6 +424,11 @@ class AudioPipeline:
             )
         stages = [self.stages[name] for name in job.tracks]
         return Session(stages, rows_per_pass=rows_per_pass)
+
+
+def _size(stage: Stage) -> str:
+    model: Any = stage.model  # type: ignore[attr-defined]  # each kind has its own
+    return f"{num_parameters(model) / 1e6:.3g} M parameters"
 
 
 def _check_settings(verb: str, given: Mapping[str, Any], known: type) -> None:

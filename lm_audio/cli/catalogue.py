@@ -102,6 +102,8 @@ def _of_model(model: "AudioPipeline", kind: str) -> Iterator[tuple[str, str]]:
     tokens = f"{signal.width} codebooks of {signal.num_tokens}"
     yield "codec", f"{renderer.identity}, {tokens}"
     yield "takes", ", ".join(model.conditions) or "no condition"
+    if model.card.known is not None:
+        yield "knows", ", ".join(model.card.known.kinds)
     for stage in model.stages.values():
         yield "stage", f"{stage.name}: {_stage(stage)}"
 

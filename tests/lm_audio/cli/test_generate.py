@@ -321,7 +321,7 @@ def test_clips_are_marked_before_they_are_written(
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--plot", "dog.jpg"], "pictures are written as PNG only"),
+        (["--plot", "dog.tiff"], "dog.tiff has no suffix of a picture; use one of .png"),
         (["--play"], "Found no program that plays sound"),
         (["--watermark", "no-such.pth"], "Found no file no-such.pth"),
     ],
