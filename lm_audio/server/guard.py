@@ -16,8 +16,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from torch import Tensor
 
-from lm_audio.server.engine import Engine, Job
-from lm_audio.server.inpainting import Inpainter
+from lm_audio.server.engine import Engine, Inpainter, Job
 from lm_audio.server.wire import error_body
 
 BUCKETS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)  # seconds

@@ -29,9 +29,16 @@ from audio_tokenizers.audio_files import audio_info, read_audio
 from lm_audio.clip import Clip
 from lm_audio.generation.request import make_requests
 from lm_audio.pipeline import AudioPipeline
-from lm_audio.server.engine import BatchJob, BusyError, DeadlineError, Engine, Job, StoppedError
+from lm_audio.server.engine import (
+    BatchJob,
+    BusyError,
+    DeadlineError,
+    Engine,
+    Inpainter,
+    Job,
+    StoppedError,
+)
 from lm_audio.server.guard import BodyLimit, Limits, Metrics, RequestCounter, require_key
-from lm_audio.server.inpainting import Inpainter
 from lm_audio.server.wire import (
     MEDIA_TYPES,
     STREAMED,
