@@ -8,9 +8,13 @@ import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
+from typing import Annotated
+from urllib.parse import urlsplit
 
-from fastapi import Request
+from fastapi import Request, Security
+from fastapi.security import HTTPBearer
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -29,10 +33,12 @@ class Limits:
     Args:
         max_duration: seconds of new sound.
         max_upload: bytes in the body.
+        max_stream: seconds of sound in a live stream.
         timeout: seconds from the request to the complete clip.
     """
 
     max_duration: float = 120.0
+    max_stream: float = 3600.0
     max_upload: int = 32 * 10**6
     timeout: float = 300.0
 
@@ -43,20 +49,48 @@ class Limits:
             )
 
 
+WRONG_KEY = "Missing or invalid API key. Send the header 'Authorization: Bearer KEY'."
+KEY_PROTOCOL = "openai-insecure-api-key."
+"""How browsers send a key over a WebSocket: they cannot set headers, only name subprotocols."""
+
+
+def is_known_key(given: str, keys: Sequence[str]) -> bool:
+    """Compares all keys, so that the response time reveals nothing."""
+    return sum(hmac.compare_digest(given.encode(), key.encode()) for key in keys) > 0
+
+
 def require_key(keys: Sequence[str]) -> Callable[[Request], None]:
     """A dependency that raises a 401 unless the request carries one of these keys."""
-    known = [key.encode() for key in keys]
+    in_document = HTTPBearer(auto_error=False, description="An API key of the server.")
 
-    def check(http: Request) -> None:
-        kind, _, given = http.headers.get("authorization", "").partition(" ")
-        # Compare all keys, so that the response time reveals nothing.
-        matches = [hmac.compare_digest(given.strip().encode(), key) for key in known]
-        if kind.lower() != "bearer" or not any(matches):
-            raise HTTPException(
-                401, "Missing or invalid API key. Send the header 'Authorization: Bearer KEY'."
-            )
+    def check(http: Request, _: Annotated[object, Security(in_document)] = None) -> None:
+        if not is_known_key(_bearer(http.headers), keys):
+            raise HTTPException(401, WRONG_KEY)
 
     return check
+
+
+def may_connect(headers: Headers, *, keys: Sequence[str]) -> bool:
+    """Whether a WebSocket client has a key, in a header or a subprotocol, if one is required."""
+    protocols = [name.strip() for name in headers.get("sec-websocket-protocol", "").split(",")]
+    given = [p.removeprefix(KEY_PROTOCOL) for p in protocols if p.startswith(KEY_PROTOCOL)]
+    return not keys or any(is_known_key(key, keys) for key in (*given, _bearer(headers)))
+
+
+def is_allowed_origin(headers: Headers, *, allowed: Sequence[str]) -> bool:
+    """Whether a WebSocket comes from the server's own pages, an allowed site or no browser.
+
+    Browsers do not apply CORS to WebSockets, so that any site could use an open server.
+    """
+    origin = headers.get("origin")
+    if origin is None or origin in allowed or "*" in allowed:
+        return True
+    return urlsplit(origin).netloc == headers.get("host")
+
+
+def _bearer(headers: Headers) -> str:
+    kind, _, key = headers.get("authorization", "").partition(" ")
+    return key.strip() if kind.lower() == "bearer" else ""
 
 
 class BodyTooLargeError(Exception):
@@ -137,6 +171,7 @@ class Metrics:
             "lm_audio_inpaintings", "Queued and running inpaintings", registry=self.registry
         )
         inpaintings.set_function(lambda: inpainter.num_open)
+        self.streams = Gauge("lm_audio_streams", "Open live streams", registry=self.registry)
 
     async def timed(self, job: Job) -> AsyncGenerator[Tensor]:
         """The sound of a job, samples [C, N] by samples; observes how long it takes."""
@@ -162,15 +197,17 @@ class RequestCounter:
         self._app, self._metrics = app, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
         status = 500
 
         async def watched(message: Message) -> None:
             nonlocal status
-            if message["type"] == "http.response.start":
+            if message["type"] in ("http.response.start", "websocket.http.response.start"):
                 status = message["status"]
+            elif message["type"] == "websocket.accept":
+                status = 101
             await send(message)
 
         try:
