@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import time
+from pathlib import Path
 from typing import Any
 
 import openai
@@ -357,3 +358,24 @@ def test_the_root_and_v1_link_to_everything(shared: Any) -> None:
     found = {path: shared.client.get(path).status_code for path in paths}
     assert found == {path: other.get(path, 200) for path in paths}
     assert len(paths) == 9
+
+
+def test_the_code_of_the_documentation_runs(
+    shared: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    document = (Path(__file__).parents[3] / "docs/serving.md").read_text()
+    code = "\n".join(re.findall(r"```python\n(.*?)```", document, re.DOTALL))
+    host = shared.url.removeprefix("http://")
+    for old, new in {
+        "127.0.0.1:8000": host,
+        "rain on a roof": "rain",
+        "a thunderstorm": "a dog",
+        '"duration": 5': '"duration": 0.3',
+        '"duration": 20': '"duration": 3, "window": 0.5, "ahead": 60',
+    }.items():
+        assert old in code
+        code = code.replace(old, new)
+    exec(compile(code, "docs/serving.md", "exec"), {})
+    assert (tmp_path / "rain.wav").stat().st_size == 44 + 2 * 7_200
+    assert (tmp_path / "live.pcm").stat().st_size == 2 * 3 * 24_000
