@@ -6,12 +6,15 @@ start. One clip is made at a time.
 """
 
 import re
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any
 
+import anyio.from_thread
 from mcp.server import MCPServer
+from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.exceptions import ToolError
 from pydantic import BaseModel, Field
 
@@ -33,6 +36,9 @@ Output = Annotated[
     Field(description="New .wav, .flac, .ogg, .opus or .mp3 file; by default one in a folder."),
 ]
 LONGEST_NAME = 60  # characters
+PROGRESS_STEP = 0.02  # of a clip
+
+Progress = Callable[[float], None]
 
 
 class Result(BaseModel):
@@ -65,11 +71,12 @@ class Tools:
 
     def __init__(self, load: Callable[[], AudioPipeline], *, output_dir: Path) -> None:
         self._output_dir = output_dir
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="mcp")
-        self._model = self._worker.submit(load)
+        self._model = ThreadPoolExecutor(1, thread_name_prefix="loading").submit(load)
+        self._one_at_a_time = threading.Lock()
 
     def generate(
         self,
+        context: Context,
         prompt: Annotated[str, Field(description="Description of the sound.")],
         duration: Seconds = DEFAULT_SECONDS,
         seed: Seed = None,
@@ -79,10 +86,15 @@ class Tools:
         """Generate a sound from a text, as a file."""
         settings: dict[str, Any] = {"prompt": prompt, "duration": duration, "seed": _drawn(seed)}
         settings["negative"] = negative
-        return self._make(prompt, output, lambda model: model.generate(**settings), settings)
+
+        def work(model: AudioPipeline, progress: Progress) -> Clip:
+            return model.generate(**settings, progress=progress)
+
+        return self._make(context, prompt, output, work, settings)
 
     def continue_audio(
         self,
+        context: Context,
         audio: Audio,
         duration: Seconds = DEFAULT_SECONDS,
         prompt: Prompt = None,
@@ -92,14 +104,15 @@ class Tools:
         """Continue an audio file: its own samples, then new sound, as a new file."""
         settings: dict[str, Any] = {"duration": duration, "text": prompt, "seed": _drawn(seed)}
 
-        def work(model: AudioPipeline) -> Clip:
-            return model.continue_from(_readable(audio), **settings)
+        def work(model: AudioPipeline, progress: Progress) -> Clip:
+            return model.continue_from(_readable(audio), **settings, progress=progress)
 
         given = {"audio": audio, **settings}
-        return self._make(f"{Path(audio).stem} continued", output, work, given)
+        return self._make(context, f"{Path(audio).stem} continued", output, work, given)
 
     def inpaint(
         self,
+        context: Context,
         audio: Audio,
         start: Annotated[float, Field(description="Start of the span in seconds.")],
         end: Annotated[float, Field(description="End of the span in seconds.")],
@@ -111,23 +124,25 @@ class Tools:
         settings: dict[str, Any] = {"start": start, "end": end, "text": prompt}
         settings["seed"] = _drawn(seed)
 
-        def work(model: AudioPipeline) -> Clip:
-            return model.inpaint(_readable(audio), **settings)
+        def work(model: AudioPipeline, progress: Progress) -> Clip:
+            return model.inpaint(_readable(audio), **settings, progress=progress)
 
         given = {"audio": audio, **settings}
-        return self._make(f"{Path(audio).stem} inpainted", output, work, given)
+        return self._make(context, f"{Path(audio).stem} inpainted", output, work, given)
 
     def _make(
         self,
+        context: Context,
         name: str,
         output: str | None,
-        work: Callable[[AudioPipeline], Clip],
+        work: Callable[[AudioPipeline, Progress], Clip],
         settings: dict[str, Any],
     ) -> Result:
         """Makes and writes a clip; a user's mistake becomes one sentence."""
         try:
             path = self._path(output, name=f"{name} {settings['seed']}")
-            clip = self._worker.submit(lambda: work(self._model.result())).result()
+            with self._one_at_a_time:
+                clip = work(self._model.result(), _reported(context))
             clip.save(path)
         except (ValueError, OSError, ImportError) as error:
             raise ToolError(" ".join(str(error).split())) from error
@@ -156,6 +171,20 @@ class Tools:
         except OSError as error:
             raise ValueError(f"Cannot write to {path.parent}: {error.strerror}.") from error
         return path.absolute()
+
+
+def _reported(context: Context) -> Progress:
+    """Reports the share that is done, and stops the clip when the client cancels the call."""
+    due = 0.0
+
+    def report(share: float) -> None:
+        nonlocal due
+        anyio.from_thread.check_cancelled()
+        if share >= due:
+            due = share + PROGRESS_STEP
+            anyio.from_thread.run(context.report_progress, share, 1.0)
+
+    return report
 
 
 def _drawn(seed: int | None) -> int:

@@ -26,11 +26,7 @@ MAX_SOCKET_MESSAGE = 2**17  # bytes
 
 @dataclass(frozen=True, kw_only=True)
 class Serve:
-    """Serve a model over HTTP: OpenAI's speech API, vLLM-Omni's, and more (docs/serving.md).
-
-    API keys come from LM_AUDIO_API_KEYS (comma-separated) or --api-keys-file (one per line).
-    Without keys the server is open to everyone who can reach it.
-    """
+    """Serve a model over HTTP: OpenAI's speech API, vLLM-Omni's, and more (docs/serving.md)."""
 
     model: Annotated[ModelOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=ModelOptions)
     host: str = "127.0.0.1"
@@ -40,7 +36,8 @@ class Serve:
     served_model_name: str | None = None
     """The model name that clients use; defaults to --model."""
     api_keys_file: Path | None = None
-    """File with accepted API keys, one per line."""
+    """File with accepted API keys, one per line, beside those in LM_AUDIO_API_KEYS
+    (comma-separated). Without keys the server is open to everyone who can reach it."""
     cors: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """Origin whose web pages may call the server, such as https://example.org, or * for any;
     repeatable."""
@@ -149,10 +146,7 @@ class App:
 
 @dataclass(frozen=True, kw_only=True)
 class Mcp:
-    """Serve a model to an assistant over the Model Context Protocol (stdio).
-
-    Its tools generate, continue and inpaint audio files. The client starts this command.
-    """
+    """Give an assistant tools that make audio files, over the Model Context Protocol (stdio)."""
 
     model: Annotated[ModelOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=ModelOptions)
     output_dir: Path = Path("~/lm-audio")

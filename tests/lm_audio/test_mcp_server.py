@@ -121,3 +121,28 @@ def test_a_model_that_is_not_there_is_an_error_of_the_tool(tmp_path: Path) -> No
         assert "/no/such/model" in answer.content[0].text
 
     in_session("/no/such/model", tmp_path, work)
+
+
+def test_progress_is_reported_and_a_cancelled_call_makes_room(
+    model_folder: Path, tmp_path: Path
+) -> None:
+    shares: list[float] = []
+
+    async def work(session: ClientSession) -> None:
+        begun = asyncio.Event()
+
+        async def listen(share: float, total: float | None, _: str | None) -> None:
+            assert total == 1.0
+            shares.append(share)
+            begun.set()
+
+        long = {"prompt": "rain", "duration": 2_000}
+        call = asyncio.create_task(session.call_tool("generate", long, progress_callback=listen))
+        await begun.wait()
+        call.cancel()
+        answer = await session.call_tool("generate", {"prompt": "rain", "duration": 0.2, "seed": 1})
+        assert not answer.is_error
+
+    in_session(model_folder, tmp_path, work)
+    assert 0 <= shares[0] < 0.1
+    assert [file.name for file in (tmp_path / "clips").iterdir()] == ["rain-1.wav"]
