@@ -149,7 +149,9 @@ class Metrics:
             registry=self.registry,
         )
         self._sound = Counter(
-            "lm_audio_sound_seconds", "Seconds of audio in complete clips", registry=self.registry
+            "lm_audio_sound_seconds",
+            "Seconds of new audio in complete clips",
+            registry=self.registry,
         )
         self._first_sound = Histogram(
             "lm_audio_first_sound_seconds",
@@ -175,16 +177,16 @@ class Metrics:
 
     async def timed(self, job: Job) -> AsyncGenerator[Tensor]:
         """The sound of a job, samples [C, N] by samples; observes how long it takes."""
-        first = True
+        num_new = 0  # without the prompt of a continuation
         async with aclosing(job.sound()) as sound:
             async for samples in sound:
-                if first:
+                if not num_new:
                     self._first_sound.observe(time.monotonic() - job.created_at)
-                    first = False
+                num_new += samples.shape[1]
                 yield samples
         if job.clip is not None:
             self._clip.observe(time.monotonic() - job.created_at)
-            self._sound.inc(job.clip.duration)
+            self._sound.inc(num_new / job.clip.sample_rate if num_new else job.clip.duration)
 
     def text(self) -> bytes:
         return generate_latest(self.registry)
@@ -204,7 +206,7 @@ class RequestCounter:
 
         async def watched(message: Message) -> None:
             nonlocal status
-            if message["type"] in ("http.response.start", "websocket.http.response.start"):
+            if message["type"] == "http.response.start":
                 status = message["status"]
             elif message["type"] == "websocket.accept":
                 status = 101

@@ -40,7 +40,7 @@ from lm_audio.server.guard import (
     may_connect,
     require_key,
 )
-from lm_audio.server.live import serve_live
+from lm_audio.server.live import close, serve_live
 from lm_audio.server.wire import (
     MEDIA_TYPES,
     STATUSES,
@@ -287,17 +287,16 @@ def _add_live_route(
     @app.websocket("/v1/audio/stream")
     async def stream(socket: WebSocket) -> None:
         """Sound without end whose prompt may change (docs/serving.md)."""
+        named = [name for name in socket.scope["subprotocols"] if not name.startswith(KEY_PROTOCOL)]
+        # Refused after the handshake: pages are not shown the status of one that fails.
+        await socket.accept(named[0] if named else None)
         if not is_allowed_origin(socket.headers, allowed=origins):
             message = "This origin may not connect. Start the server with --cors ORIGIN."
-            refusal = JSONResponse(error_body(message, status=403), 403)
-            await socket.send_denial_response(refusal)
-            return
-        if not may_connect(socket.headers, keys=keys):
-            await socket.send_denial_response(JSONResponse(error_body(WRONG_KEY, status=401), 401))
-            return
-        named = [name for name in socket.scope["subprotocols"] if not name.startswith(KEY_PROTOCOL)]
-        await socket.accept(named[0] if named else None)
-        await serve_live(socket, backend)
+            await close(socket, RequestError(message, status=403, code="origin_not_allowed"))
+        elif not may_connect(socket.headers, keys=keys):
+            await close(socket, RequestError(WRONG_KEY, status=401, code="invalid_api_key"))
+        else:
+            await serve_live(socket, backend)
 
 
 async def _clip(job: Job, sound: AsyncGenerator[Tensor]) -> Clip:

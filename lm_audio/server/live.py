@@ -9,9 +9,10 @@ Shapes: C channels, N samples.
 
 import asyncio
 import time
-from contextlib import aclosing
+from collections.abc import Awaitable
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from pydantic import ValidationError
@@ -21,8 +22,10 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from audio_tokenizers.wav_stream import pcm16
 from lm_audio.sampling import random_seed
 from lm_audio.server.backend import Backend
-from lm_audio.server.engine import BusyError, Job
+from lm_audio.server.engine import BusyError, DeadlineError, Job
 from lm_audio.server.wire import LiveBody, RequestError, error_of
+
+Result = TypeVar("Result")
 
 CONTEXT_SECONDS = 5.0  # what a window continues, or less if the model sees less
 RETRY_SECONDS = 0.25
@@ -111,18 +114,29 @@ class LiveStream:
         await self.socket.send_json({"type": "window", **window, "seed": job.seed})
         async with aclosing(self.backend.metrics.timed(job)) as sound:
             async for samples in sound:
-                async with asyncio.timeout(self.backend.limits.timeout):  # a client that stalls
-                    await self.socket.send_bytes(pcm16(samples))
+                await _within(
+                    self.backend.limits.timeout,
+                    self._deliver(pcm16(samples)),
+                    otherwise="The client did not read for {:g} s.",
+                )
                 past = torch.cat([self._past, samples], dim=1)
                 self._past = past[:, -round(CONTEXT_SECONDS * self.rate) :]
                 self.num_sent += samples.shape[1]
         self.num_windows += 1
 
+    async def _deliver(self, data: bytes) -> None:
+        try:
+            await self.socket.send_bytes(data)
+        except RuntimeError as error:  # closed in the meantime
+            raise WebSocketDisconnect from error
+
 
 async def serve_live(socket: WebSocket, backend: Backend) -> None:
     """Plays for one accepted connection, until it stops, ends or is closed."""
     try:
-        first = await _receive(socket)
+        first = await _within(
+            backend.limits.timeout, _receive(socket), otherwise="No message within {:g} s."
+        )
         if first.type == "stop":
             await socket.close(NORMAL)
             return
@@ -133,8 +147,16 @@ async def serve_live(socket: WebSocket, backend: Backend) -> None:
     except WebSocketDisconnect:
         return
     except Exception as error:
-        code = INVALID if isinstance(error, ValueError | RequestError) else FAILED
-        await _close(socket, error, TRY_LATER if isinstance(error, BusyError) else code)
+        await close(socket, error)
+
+
+async def close(socket: WebSocket, error: Exception) -> None:
+    """Sends an error as the last message."""
+    code = INVALID if isinstance(error, ValueError | RequestError) else FAILED
+    with suppress(RuntimeError, WebSocketDisconnect, TimeoutError):  # the client is gone or stalls
+        async with asyncio.timeout(RETRY_SECONDS):
+            await socket.send_json(_error(error))
+            await socket.close(TRY_LATER if isinstance(error, BusyError) else code)
 
 
 async def _run(stream: LiveStream) -> None:
@@ -200,9 +222,8 @@ def _error(error: Exception) -> dict[str, Any]:
     return {"type": "error", **error_of(error, what="The message")[1]}
 
 
-async def _close(socket: WebSocket, error: Exception, code: int) -> None:
+async def _within(seconds: float, work: Awaitable[Result], *, otherwise: str) -> Result:
     try:
-        await socket.send_json(_error(error))
-        await socket.close(code)
-    except (RuntimeError, WebSocketDisconnect):  # the client is gone
-        pass
+        return await asyncio.wait_for(work, seconds)
+    except TimeoutError:
+        raise DeadlineError(otherwise.format(seconds)) from None

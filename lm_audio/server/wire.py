@@ -359,7 +359,8 @@ def _invalid(first: Mapping[str, Any], *, what: str) -> dict[str, Any]:
     where = ".".join(str(part) for part in first["loc"] if part != "body")
     reason = str(first["msg"]).removeprefix("Value error, ").rstrip(".")
     code = "invalid_type" if kind.endswith("_type") else PYDANTIC_CODES.get(kind)
-    message = f"{where}: {reason}." if where else f"{reason}."
+    said = {"missing": f"Missing field {where!r}.", "extra_forbidden": f"Unknown field {where!r}."}
+    message = said.get(kind, f"{where}: {reason}." if where else f"{reason}.")
     return error_body(message, status=400, param=where or None, code=code)
 
 

@@ -1,4 +1,4 @@
-"""An application that answers on a port of this machine."""
+"""Runs an application on a port of this machine."""
 
 import socket
 import threading
@@ -12,7 +12,7 @@ from fastapi import FastAPI
 
 @contextmanager
 def answering(app: FastAPI) -> Iterator[str]:
-    """Its address, for as long as it is asked."""
+    """Runs the application on a free port; yields its address."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

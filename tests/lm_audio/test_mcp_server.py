@@ -5,6 +5,7 @@ import json
 import os
 import sys
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ from audio_tokenizers.audio_files import read_audio
 from audio_tokenizers.audio_writer import write_audio
 
 pytest.importorskip("mcp")
-from mcp import ClientSession, StdioServerParameters
+from mcp import Client, ClientSession, StdioServerParameters
 from mcp.client.stdio import stdio_client
+
+from lm_audio.mcp_server import create_server
 
 WAIT = 120.0
 Work = Callable[[ClientSession], Awaitable[Any]]
@@ -101,26 +104,31 @@ def test_mistakes_are_one_sentence_and_overwrite_nothing(
         ("inpaint", {"audio": str(kept), "start": 3, "end": 2}, "3"),
     ]
 
-    async def work(session: ClientSession) -> None:
-        for name, arguments, said in cases:
-            answer = await session.call_tool(name, arguments)
-            (content,) = answer.content
-            assert answer.is_error, arguments
-            assert said in content.text
-            assert content.text.startswith(f"Error executing tool {name}: ")
-            assert "\n" not in content.text
+    async def work() -> None:
+        server = create_server(lambda: model, output_dir=tmp_path / "clips")
+        async with Client(server) as client:
+            for name, arguments, said in cases:
+                answer = await client.call_tool(name, arguments)
+                (content,) = answer.content
+                assert answer.is_error, arguments
+                assert said in content.text
+                assert content.text.startswith(f"Error executing tool {name}: ")
+                assert "\n" not in content.text
 
-    in_session(model_folder, tmp_path, work)
+    model = lm_audio.load(model_folder, device="cpu")
+    asyncio.run(work())
     assert kept.read_bytes() == before
 
 
 def test_a_model_that_is_not_there_is_an_error_of_the_tool(tmp_path: Path) -> None:
-    async def work(session: ClientSession) -> None:
-        answer = await session.call_tool("generate", {"prompt": "rain"})
-        assert answer.is_error
-        assert "/no/such/model" in answer.content[0].text
+    async def work() -> None:
+        server = create_server(partial(lm_audio.load, "/no/such/model"), output_dir=tmp_path)
+        async with Client(server) as client:
+            answer = await client.call_tool("generate", {"prompt": "rain"})
+            assert answer.is_error
+            assert "/no/such/model" in answer.content[0].text
 
-    in_session("/no/such/model", tmp_path, work)
+    asyncio.run(work())
 
 
 def test_progress_is_reported_and_a_cancelled_call_makes_room(

@@ -160,9 +160,10 @@ def test_wrong_fields_have_a_code_and_a_param(
     assert error["type"] == "invalid_request_error"
 
 
-def test_missing_input_and_bad_json_are_told_apart(shared: Any) -> None:
+def test_missing_input_and_bad_json_have_different_codes(shared: Any) -> None:
     missing = shared.client.post(SPEECH, json={"voice": "alloy"}).json()["error"]
     assert (missing["code"], missing["param"]) == ("missing_required_parameter", "input")
+    assert missing["message"] == "Missing field 'input'."
     headers = {"content-type": "application/json"}
     broken = shared.client.post(SPEECH, content="{input:", headers=headers)
     assert broken.status_code == 400
