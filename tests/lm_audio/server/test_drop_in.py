@@ -6,7 +6,9 @@ import json
 import re
 import shutil
 import time
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import openai
@@ -16,6 +18,8 @@ import torch
 from audio_tokenizers.audio_files import read_audio
 from audio_tokenizers.wav_stream import pcm16
 from lm_audio.pipeline import AudioPipeline
+from lm_audio.sampling import Sampling
+from lm_audio.server.wire import AudioGenerateBody
 
 SPEECH = "/v1/audio/speech"
 GENERATE = "/v1/audio/generate"
@@ -299,6 +303,24 @@ def test_vllm_omni_requests_give_the_sound(shared: Any, model: AudioPipeline) ->
     wav = shared.client.post(GENERATE, json={"input": "rain", "audio_length": 0.3, "speed": 1.0})
     assert wav.headers["content-type"] == "audio/wav"
     assert ignored(wav) == set()
+
+
+def test_inference_steps_go_to_the_stages_that_take_them() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Denoising:
+        steps: int = 20
+        guidance_scale: float = 3.5
+
+    stages: Any = {
+        "semantic": SimpleNamespace(name="semantic", sampling=Sampling()),
+        "latent": SimpleNamespace(name="latent", sampling=Denoising()),
+    }
+    body = AudioGenerateBody(input="rain", num_inference_steps=50)
+    assert body.without_effect(stages) == []
+    assert body.generation(stages).sampling_of(stages) == {"latent": Denoising(steps=50)}
+    del stages["latent"]
+    assert body.without_effect(stages) == ["num_inference_steps"]
+    assert body.generation(stages).sampling_of(stages) is None
 
 
 def test_vllm_omni_requests_are_checked(shared: Any) -> None:

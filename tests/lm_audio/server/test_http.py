@@ -289,7 +289,7 @@ BAD_BODIES: list[Any] = [
     {"sampling": {"*": {"top_p": 1.5}}}, {"sampling": {"*": {"top_k": 0.5}}},
     {"sampling": {"*": {"min_p": -0.1}}}, {"sampling": {"*": {"heat": 1}}},
     {"sampling": {"*": {"guidance_scale": "3"}}}, {"sampling": {"*": {"repetition_penalty": 0}}},
-    {"sampling": {"*": None}}, {"sampling": 5},
+    {"sampling": {"*": None}}, {"sampling": 5}, {"sampling": {"*": {"steps": 5}}},
 ]  # fmt: skip
 
 
