@@ -25,6 +25,7 @@ from torch import Tensor
 from audio_tokenizers.wav_stream import pcm16, wav_header
 from lm_audio.clip import Clip
 from lm_audio.generation.track import Stage
+from lm_audio.pipeline import DEFAULT_SECONDS
 from lm_audio.sampling import Sampling, random_seed
 from lm_audio.server.engine import BusyError, DeadlineError, StoppedError
 from lm_audio.system import releases_omp_threads
@@ -42,7 +43,6 @@ MEDIA_TYPES: dict[Format, str] = {
 }
 STREAMED = {"wav", "pcm"}
 MAX_TEXT = 4096  # characters, as in OpenAI's API
-DEFAULT_SECONDS = 5.0
 
 
 def _integral(value: Any) -> Any:
