@@ -9,7 +9,7 @@ from lm_audio.cli.console import parse, show_warnings
 from lm_audio.cli.deprecated import RENAMED, with_new_names
 from lm_audio.cli.generate import Continue, Generate, Inpaint
 from lm_audio.cli.recipes import Recipes
-from lm_audio.cli.serving import App, Serve
+from lm_audio.cli.serving import App, Mcp, Serve
 from lm_audio.version import __version__
 
 VERBS = {
@@ -22,6 +22,7 @@ VERBS = {
     "decode": Decode,
     "serve": Serve,
     "app": App,
+    "mcp": Mcp,
     "recipes": Recipes,
 }
 
