@@ -77,6 +77,7 @@ class Backend:
             negative=body.negative,
             conditions=body.conditions,
             sampling=body.sampling_of(self.pipeline.stages),
+            raw=body.raw,
         )
         return request
 
@@ -107,6 +108,7 @@ class Backend:
             negative=body.negative,
             conditions=body.conditions,
             num_candidates=body.candidates,
+            raw=body.raw,
         )
         self.inpainter.submit(job, work)
         return job

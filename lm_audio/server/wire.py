@@ -121,6 +121,7 @@ class CommonFields(Body):
     sampling: dict[str, SamplingBody] = Field(
         default_factory=dict, description='Options by stage name; "*" applies to all other stages.'
     )
+    raw: bool = Field(default=False, description="Keep the level as generated.")
 
     def seed_or_random(self) -> int:
         return random_seed() if self.seed is None else self.seed
