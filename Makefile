@@ -44,12 +44,13 @@ format: $(VENV)/.ready       ## format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-lint: $(VENV)/.ready         ## ruff, mypy, file and function sizes, import layers
+lint: $(VENV)/.ready         ## ruff, mypy, file and function sizes, import layers, the Dockerfile
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python .ci/check_size.py
 	$(BIN)/lint-imports
+	$(BIN)/hadolint Dockerfile
 
 test: $(VENV)/.ready         ## unit tests: no GPU, no network, a few minutes
 	$(BIN)/pytest -q
