@@ -3,8 +3,8 @@
     .venv-docs/bin/python docs/build_site.py
 
 Collects every document of the repository in build/docs, at the same relative paths so that links
-between them hold, together with the files that they link. Fails on a broken link, and on a page that
-loads something from another host.
+between them hold, together with the files that they link. Fails on a broken link, and on a page
+that loads something from another host.
 """
 
 import re

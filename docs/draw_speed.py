@@ -1,4 +1,4 @@
-"""Draws docs/images/speed.svg from benchmarks/results/generate.md: a decode step beside transformers.
+"""Draws docs/images/speed.svg from benchmarks/results/generate.md.
 
 python docs/draw_speed.py
 """
@@ -50,8 +50,8 @@ def picture() -> str:
     table = rows(text)
     parts = [
         '<text class="title" x="16" y="28">Milliseconds per decode step (lower is better)</text>',
-        '<text class="note" x="16" y="48">Shape of musicgen-small, random weights, guidance 3, position 500; '
-        f"{escape(_machine(text))}</text>",
+        '<text class="note" x="16" y="48">Shape of musicgen-small, random weights, guidance 3, '
+        f"position {POSITION}; {escape(_machine(text))}</text>",
     ]
     y = 78
     for items, title in GROUPS.items():
