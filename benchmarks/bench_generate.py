@@ -8,9 +8,9 @@
 A step decides one frame of each item with guidance 3 (two rows per item), sampling included: in
 transformers' `generate` the time between two calls of a logits processor, in lm-audio that of
 `DecodingBatch.step`. The contenders take turns in one process. The table shows the median and the
-20th percentile over all steps, and the ratio of the latter; where reaching a position takes minutes,
-there is one round. The floor is the time needed to read the weights, keys and values of a step at
-the measured memory bandwidth.
+20th percentile over all steps, and the ratio of the latter. There is one round where a position
+takes minutes to reach. The floor is the time needed to read the weights, keys and values of a step
+at the measured memory bandwidth.
 """
 
 import gc
@@ -122,7 +122,7 @@ def report(config: Config) -> list[str]:
         "",
     ]
     lines = [
-        "| items | position | engine | ms/step, median | 20th percentile | x transformers | x floor |",
+        "| items | position | engine | ms/step, p50 | 20th percentile | x transformers | x floor |",
         "|---|---|---|---|---|---|---|",
     ]
     best: dict[tuple[int, int, str], float] = {}
@@ -173,9 +173,7 @@ def guidance_cost(model: TokenLM, dtype: str, config: Config) -> str:
         for rows, steps in racers.items():
             taken[rows] += steps(items, position)
     share = percentile(taken[1]) / percentile(taken[2])
-    return (
-        f"- {dtype}, batch of {items}: guided items reach {share:.2f} of the speed of unguided ones."
-    )
+    return f"- {dtype}, batch of {items}: guided items reach {share:.2f} of the unguided speed."
 
 
 def whole_clip(model: TokenLM, dtype: str, config: Config) -> str:

@@ -58,8 +58,8 @@ def foreign(html: str) -> list[str]:
 
 def main() -> None:
     collect()
-    tool = Path(sys.executable).with_name("zensical")
-    command = [tool, "build", "--clean", "--strict", "--config-file", ROOT / "zensical.toml"]
+    tool = str(Path(sys.executable).with_name("zensical"))
+    command = [tool, "build", "--clean", "--strict", "--config-file", "zensical.toml"]
     status = subprocess.run(command, cwd=ROOT, check=False).returncode
     for page in SITE.rglob("*.html"):
         for address in foreign(page.read_text(encoding="utf-8")):
