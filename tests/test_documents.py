@@ -93,7 +93,10 @@ def test_the_code_of_the_readme(
 ) -> None:
     monkeypatch.setattr(pretrained, "DEFAULT_FOLDER", model_folder)
     write_audio(workplace / "prompt.wav", 0.1 * torch.randn(1, 24_000), 24_000)
-    scope = run_code_of("README.md", {"facebook/audiogen-medium": str(model_folder), **SHORT})
+    span = {"start=1.0, end=2.0": "start=0.2, end=0.4"}
+    scope = run_code_of(
+        "README.md", {"facebook/audiogen-medium": str(model_folder), **SHORT, **span}
+    )
     assert scope["other"].duration == 1.0
     assert (workplace / "dog.wav").exists()
     assert (workplace / "models/audiogen/config.json").exists()

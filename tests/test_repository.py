@@ -63,6 +63,27 @@ def test_the_extras_that_the_documents_name_exist() -> None:
     )  # type: ignore[call-overload]
 
 
+def test_make_run_installs_what_generating_needs_and_make_test_the_rest(tmp_path: Path) -> None:
+    def commands(target: str) -> str:
+        command = ["make", "--dry-run", target, f"VENV={tmp_path}"]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+    assert "'.[fast]'" in commands("run")
+    assert "'.[dev]'" not in commands("run")
+    assert "'.[dev]'" in commands("test")
+    assert "'.[fast]'" not in commands("test")
+
+
+def test_make_names_the_python_that_it_needs(tmp_path: Path) -> None:
+    old = tmp_path / "python3"
+    old.write_text("#!/bin/sh\nexit 1\n")
+    old.chmod(0o755)
+    command = ["make", "run", f"PYTHON={old}", f"VENV={tmp_path / 'venv'}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "lm-audio needs Python 3.11 or newer; choose one with: make PYTHON=" in done.stderr
+
+
 def test_the_tokenizers_folder_does_not_shadow_the_library_of_that_name() -> None:
     folder = ROOT / "tokenizers"
     assert [path.name for path in folder.iterdir() if path.is_dir()] == ["audio_tokenizers"]
