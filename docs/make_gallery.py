@@ -58,7 +58,7 @@ def page() -> str:
     ]
     for clip in CLIPS:
         parts.append(
-            f'\n## {clip.prompt[0].upper()}{clip.prompt[1:]}\n\n<audio controls preload="none" '
+            f'\n## {clip.prompt[0].upper()}{clip.prompt[1:]}\n\n<audio controls preload="metadata" '
             f'src="audio/{clip.name}.mp3"></audio>\n\n    {clip.command}\n'
         )
     return "".join(parts)
