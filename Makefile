@@ -48,6 +48,7 @@ lint: $(VENV)/.ready         ## ruff, mypy, file and function sizes, import laye
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy recipes/default_model/evaluate.py
 	$(BIN)/python .ci/check_size.py
 	$(BIN)/lint-imports
 	$(BIN)/hadolint Dockerfile

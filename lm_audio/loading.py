@@ -37,7 +37,7 @@ def load(
     dtype: str = "float32",
     text_encoder: str | Path | None = None,
 ) -> AudioPipeline:
-    """Loads a model; its format is told by what it holds.
+    """Loads a model; the format is detected from its content.
 
     Args:
         source: a folder, a name that `models()` lists, or a hub id; a folder comes first. The model

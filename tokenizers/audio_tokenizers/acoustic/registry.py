@@ -41,7 +41,7 @@ LOADERS: dict[str, Callable[[str | Path], AcousticTokenizer]] = {
 def load_codec(name_or_path: str | Path, *, device: str = "cpu") -> AcousticTokenizer:
     """Loads a codec by a name of `NAMES`, from a local file or folder, or by its hub id.
 
-    The kind is told by what the checkpoint holds, not by how it is named.
+    The kind is detected from the content of the checkpoint, not from its name.
     """
     source = NAMES.get(str(name_or_path), str(name_or_path))
     path = Path(source)
