@@ -83,7 +83,7 @@ class LiveStream:
             except (ValueError, RequestError) as error:  # a prompt that the model refuses
                 if self.settings is accepted:
                     raise
-                await self.socket.send_json(_error(error))
+                await self._deliver(self.socket.send_json(_error(error)))
                 self.settings = accepted
                 continue
             accepted = self.settings
@@ -111,22 +111,23 @@ class LiveStream:
     async def _send(self, job: Job) -> None:
         start = self.num_sent / self.rate
         window = {"index": self.num_windows, "start": start, "prompt": self.settings.prompt}
-        await self.socket.send_json({"type": "window", **window, "seed": job.seed})
+        message = {"type": "window", **window, "seed": job.seed}
+        await self._deliver(self.socket.send_json(message))
         async with aclosing(self.backend.metrics.timed(job)) as sound:
             async for samples in sound:
-                await _within(
-                    self.backend.limits.timeout,
-                    self._deliver(pcm16(samples)),
-                    otherwise="The client did not read for {:g} s.",
-                )
+                await self._deliver(self.socket.send_bytes(pcm16(samples)))
                 past = torch.cat([self._past, samples], dim=1)
                 self._past = past[:, -round(CONTEXT_SECONDS * self.rate) :]
                 self.num_sent += samples.shape[1]
         self.num_windows += 1
 
-    async def _deliver(self, data: bytes) -> None:
+    async def _deliver(self, sending: Awaitable[None]) -> None:
         try:
-            await self.socket.send_bytes(data)
+            await _within(
+                self.backend.limits.timeout,
+                sending,
+                otherwise="The client did not read for {:g} s.",
+            )
         except RuntimeError as error:  # closed in the meantime
             raise WebSocketDisconnect from error
 
