@@ -8,7 +8,7 @@ import subprocess
 import tempfile
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,11 @@ PLAYERS = {
     "afplay": (),
     "paplay": (),
     "aplay": ("-q",),
+    "play": ("-q",),  # of SoX
     "ffplay": ("-nodisp", "-autoexit", "-loglevel", "error"),
 }
+
+PICTURES = (".png", ".jpg", ".svg", ".pdf")
 
 NUM_MELS = 128
 FFT_LENGTH = 2048
@@ -45,6 +48,7 @@ class Clip:
             only those of the part that the model saw. None where it renders something else.
         stage_values: what each stage made, by its name: tokens, or latents [D, T].
         model: the name of the one that made it, if it has one.
+        settings: what else reproduces it; `save` stores them in the file.
     """
 
     samples: Tensor
@@ -54,6 +58,7 @@ class Clip:
     seed: int
     prompt: str | None
     model: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.samples.ndim != 2 or self.samples.dtype != torch.float32:
@@ -95,12 +100,14 @@ class Clip:
             self.save(path)
             command = [player, *PLAYERS[player], str(path)]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            said = " ".join(done.stderr.split()) or f"exit status {done.returncode}"
-            raise OSError(f"{player} could not play the clip ({said}); save it instead.")
+        errors = " ".join(done.stderr.split())
+        if done.returncode or (errors and player == "ffplay"):  # it exits with 0 without a device
+            raise OSError(
+                f"{player} could not play the clip: {errors or f'exit status {done.returncode}'}"
+            )
 
     def plot(self, path: str | Path) -> None:
-        """Writes a .png picture of the waveform and of its log-mel spectrogram.
+        """Writes a picture of the waveform and log-mel spectrogram: .png, .jpg, .svg or .pdf.
 
         Needs matplotlib: pip install 'lm-audio[plot]'.
         """
@@ -116,10 +123,11 @@ class Clip:
         spectrogram.imshow(mels.numpy(), origin="lower", aspect="auto", extent=extent, cmap="magma")
         spectrogram.set(xlabel="seconds", ylabel="mel band", xlim=(0, self.duration))
         with replacing(path) as temporary:
-            figure.savefig(temporary, format="png", dpi=120)
+            figure.savefig(temporary, dpi=120)
 
     def _origin(self) -> str:
-        return origin_comment(prompt=self.prompt, seed=self.seed, model=self.model)
+        made_by = {"model": self.model, "prompt": self.prompt, "seed": self.seed}
+        return origin_comment(self.settings or made_by)
 
     def _turned_down(self) -> Tensor:
         peak = float(self.samples.abs().max()) if self.samples.numel() else 0.0
@@ -143,16 +151,15 @@ def find_player() -> str:
     player = next((name for name in PLAYERS if shutil.which(name)), None)
     if player is None:
         raise FileNotFoundError(
-            f"Found no program that plays sound; install one of: {', '.join(PLAYERS)}, or "
-            "save the clip."
+            f"Found no program that plays sound. Install one of: {', '.join(PLAYERS)}."
         )
     return player
 
 
 def new_figure(path: Path) -> Any:
     """An empty figure of matplotlib, if a picture can be written there."""
-    if path.suffix.lower() != ".png":
-        raise ValueError(f"{path} does not end in .png; pictures are written as PNG only.")
+    if path.suffix.lower() not in PICTURES:
+        raise ValueError(f"{path} has no suffix of a picture; use one of {', '.join(PICTURES)}.")
     try:
         from matplotlib.figure import Figure  # type: ignore[import-not-found,unused-ignore]
     except ModuleNotFoundError as error:

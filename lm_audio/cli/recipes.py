@@ -1,15 +1,14 @@
-"""The verbs that hand out recipes, which are made to be copied: recipes list, recipes copy."""
+"""The verbs over recipes, the scripts that train models: recipes list, recipes copy."""
 
 import ast
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
-
-import tyro
+from typing import Annotated, ClassVar
 
 import lm_audio
 from audio_tokenizers.atomic import replacing, replacing_folder
+from lm_audio.cli.arguments import Arg, VerbGroup
 
 PACKAGE = Path(lm_audio.__file__).parent
 PLACES = (PACKAGE / "recipes", PACKAGE.parent / "recipes")
@@ -25,6 +24,8 @@ SUFFIXES = {".py", ".sh", ".yaml"}
 class List:
     """List the recipes and what each makes."""
 
+    EXAMPLES: ClassVar = ("lm-audio recipes list",)
+
     def run(self) -> None:
         known = _recipes()
         width = max(map(len, known))
@@ -36,10 +37,15 @@ class List:
 class Copy:
     """Copy a recipe, or a folder of recipes, to edit it."""
 
-    name: tyro.conf.Positional[str]
-    """A name from `recipes list`, or a folder in it, such as `default_model`."""
-    output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
-    """The new file, or a folder to copy into. Default: the same name in the current folder."""
+    EXAMPLES: ClassVar = (
+        "lm-audio recipes copy train_stage -o my_stage.py",
+        "lm-audio recipes copy default_model",
+    )
+
+    name: Annotated[str, Arg("NAME", positional=True)]
+    """Name from `lm-audio recipes list`, or a folder in it, such as default_model."""
+    output: Annotated[Path | None, Arg("PATH", short="-o")] = None
+    """File to write, or folder to copy into (default: the same name in the current folder)."""
 
     def run(self) -> None:
         known = _recipes()
@@ -67,18 +73,10 @@ class Copy:
             _bring(package, target.parent / package.name)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Recipes:
-    """Hands out the scripts that train models: recipes list, recipes copy NAME."""
-
-    verb: Annotated[
-        Annotated[List, tyro.conf.subcommand("list")]
-        | Annotated[Copy, tyro.conf.subcommand("copy")],
-        tyro.conf.arg(name=""),
-    ]
-
-    def run(self) -> None:
-        self.verb.run()
+RECIPES = VerbGroup(
+    help="List and copy recipes, the scripts that train models.",
+    verbs={"list": List, "copy": Copy},
+)
 
 
 def _recipes() -> dict[str, Path]:
