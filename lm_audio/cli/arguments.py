@@ -205,7 +205,7 @@ def _overview(verbs: Verbs, program: str, description: str) -> str:
             f"Usage: {program} VERB [OPTIONS]",
             "",
             "Verbs:",
-            *_rows(rows, width, 14),
+            *_rows(rows, width, 12),
             "",
             "Options:",
             *_rows(options, width, 14),

@@ -11,6 +11,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from audio_tokenizers.hub import hub_access
+
 
 def read_safetensors(path: str | Path) -> dict[str, Tensor]:
     """Reads all tensors of a safetensors file."""
@@ -79,19 +81,20 @@ def load_transformers(cls: Any, source: str | Path, *, kind: str) -> Any:
     Args:
         kind: the `model_type` that its config must state.
     """
-    found = cls.config_class.get_config_dict(source)[0].get("model_type")
-    if found != kind:
-        raise ValueError(f"Got {source}, a model of type {found}; expected type {kind}.")
-    try:
-        model, info = cls.from_pretrained(
-            source,
-            dtype=torch.float32,  # transformers 5 keeps that of the file by default
-            use_safetensors=True,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # they are named below, with all others
-        )
-    except SafetensorError as error:
-        raise _not_whole(source) from error
+    with hub_access(source):
+        found = cls.config_class.get_config_dict(source)[0].get("model_type")
+        if found != kind:
+            raise ValueError(f"Got {source}, a model of type {found}; expected type {kind}.")
+        try:
+            model, info = cls.from_pretrained(
+                source,
+                dtype=torch.float32,  # transformers 5 keeps that of the file by default
+                use_safetensors=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are named below, with all others
+            )
+        except SafetensorError as error:
+            raise _not_whole(source) from error
     # transformers 5 adds the two shapes to each name
     misshapen = [x if isinstance(x, str) else x[0] for x in info["mismatched_keys"]]
     wrong = {*info["missing_keys"], *info["unexpected_keys"]} - set(misshapen)

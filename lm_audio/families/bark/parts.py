@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from audio_tokenizers.hub import hub_access
 from audio_tokenizers.protocol import AcousticTokenizer
 from audio_tokenizers.weights import check_weights
 from lm_audio.families.bark.fine_model import FineModel, FineModelConfig
@@ -267,7 +268,8 @@ def load_text_tokenizer(source: str | Path) -> "PreTrainedTokenizerBase":
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(source), trust_remote_code=False)
+        with hub_access(source):
+            tokenizer = AutoTokenizer.from_pretrained(str(source), trust_remote_code=False)
         if not set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens):
             raise ValueError("an empty one is what transformers 5 gives where there is none")
     except (OSError, ValueError, TypeError, ImportError) as error:  # TypeError: transformers 4.57

@@ -11,7 +11,6 @@ Shapes: B batch, C channels, N samples, T frames, D width.
 
 import hashlib
 import json
-import re
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from audio_tokenizers.hub import hub_access, is_hub_id
 from audio_tokenizers.identity import hash_tensors
 from audio_tokenizers.semantic.extractor import (
     WINDOW_SECONDS,
@@ -200,9 +200,30 @@ def load_features(
     if str(source).startswith(FAIRSEQ2_PREFIX):
         name = str(source).removeprefix(FAIRSEQ2_PREFIX)
         return load_fairseq2_features(name, device=device, window_seconds=window_seconds)
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)) and not Path(source).is_dir():
-        raise ValueError(f"Found no folder {source}; check the path, or pass a hub id.")
-    config, _ = transformers.Wav2Vec2Config.get_config_dict(source)
+    if not is_hub_id(source) and not Path(source).is_dir():
+        raise ValueError(f"No such folder: {source}")
+    with hub_access(source):
+        try:
+            config, _ = transformers.Wav2Vec2Config.get_config_dict(source)
+        except OSError as error:
+            if Path(source).is_dir():
+                raise
+            raise ValueError(
+                f"Found no model {source!r}: not a local folder, not in the cache, and not on the "
+                "hub or the hub is not reachable."
+            ) from error
+        return _load(source, config, device=device, window_seconds=window_seconds)
+
+
+def _load(
+    source: str | Path,
+    config: dict[str, Any],
+    *,
+    device: torch.device | str | None,
+    window_seconds: float,
+) -> FeatureExtractor:
+    import transformers
+
     kind = config.get("model_type")
     if kind == MASKED_MODEL_TYPE:
         return load_masked_model(source).to(device)
