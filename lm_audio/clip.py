@@ -100,11 +100,10 @@ class Clip:
             self.save(path)
             command = [player, *PLAYERS[player], str(path)]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
-        errors = " ".join(done.stderr.split())
-        if done.returncode or (errors and player == "ffplay"):  # it exits with 0 without a device
-            raise OSError(
-                f"{player} could not play the clip: {errors or f'exit status {done.returncode}'}"
-            )
+        lines = [x for x in done.stderr.splitlines() if x.strip() and not x.startswith("ALSA lib")]
+        if done.returncode or (lines and player == "ffplay"):  # it exits with 0 without a device
+            reason = lines[0].strip() if lines else f"exit status {done.returncode}"
+            raise OSError(f"{player} could not play the clip: {reason}")
 
     def plot(self, path: str | Path) -> None:
         """Writes a picture of the waveform and log-mel spectrogram: .png, .jpg, .svg or .pdf.

@@ -2,7 +2,8 @@
 
 import pickle
 import zipfile
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,25 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from audio_tokenizers.hub import hub_access
+
+
+@contextmanager
+def unfilled() -> Iterator[None]:
+    """Builds modules without values, for weights that are assigned to them."""
+    with torch.device("meta"), _NoNormal():
+        yield
+
+
+class _NoNormal(TorchFunctionMode):
+    """Leaves out normal_, for which torch imports its compiler on the meta device: 2 seconds."""
+
+    def __torch_function__(self, func: Any, _: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.__name__ == "normal_":  # of a tensor, or of nn.init with the tensor by name
+            return (*args, *(kwargs or {}).values())[0]
+        return func(*args, **(kwargs or {}))
 
 
 def read_safetensors(path: str | Path) -> dict[str, Tensor]:

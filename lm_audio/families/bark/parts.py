@@ -16,7 +16,7 @@ from torch import Tensor
 
 from audio_tokenizers.hub import hub_access
 from audio_tokenizers.protocol import AcousticTokenizer
-from audio_tokenizers.weights import check_weights
+from audio_tokenizers.weights import check_weights, unfilled
 from lm_audio.families.bark.fine_model import FineModel, FineModelConfig
 from lm_audio.families.bark.voices import BarkVoices
 from lm_audio.networks.token_lm import TokenLM, TokenLMConfig
@@ -197,7 +197,7 @@ def _token_lm(weights: Mapping[str, Tensor], shape: Shape, *, source: object) ->
         vocab_size=shape.vocab_size,
         num_inputs=shape.num_inputs,
     )
-    with torch.device("meta"):
+    with unfilled():
         model = TokenLM(config)
     return _filled(model, weights, source=source)
 
@@ -215,7 +215,7 @@ def build_fine_model(state: Mapping[str, Tensor], shape: Shape, *, source: objec
         num_given=shape.num_given,
         vocab_size=shape.vocab_size,
     )
-    with torch.device("meta"):
+    with unfilled():
         model = FineModel(config)
     return _filled(model, _tied(renamed(state), shape, source=source), source=source)
 

@@ -26,7 +26,7 @@ NAMES = {
 
 
 def load_frame_codec(folder: str | Path) -> AcousticTokenizer:
-    from audio_tokenizers.acoustic import frame_codec  # its quantiser takes a second to import
+    from audio_tokenizers.acoustic import frame_codec
 
     return frame_codec.load_frame_codec(folder)
 
