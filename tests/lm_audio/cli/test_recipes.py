@@ -33,6 +33,7 @@ def test_all_recipes_are_listed_with_what_they_make(capsys: pytest.CaptureFixtur
     ]
     assert any(line.startswith("train_codec.py    ") and "frame codec" in line for line in lines)
     assert any(line.split()[1:4] == ["Makes", "a", "corpus"] for line in lines)
+    assert not any(word in line for line in lines for word in ("accelerate launch", "python "))
 
 
 @pytest.mark.parametrize("name", ["train_codec", "train_codec.py"])
