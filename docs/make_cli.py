@@ -22,7 +22,8 @@ OWN = ("Arguments", "Options")
 
 def page() -> str:
     """The text of the page."""
-    verbs, shared = [], {}
+    verbs: list[str] = []
+    shared: dict[str, list[Option]] = {}
     for name, verb in VERBS.items():
         for title, kind in verb.verbs.items() if isinstance(verb, VerbGroup) else [("", verb)]:
             verbs.append(section(f"lm-audio {name} {title}".rstrip(), kind))

@@ -158,17 +158,13 @@ def groups(verb: type, *, helps: bool = True) -> Iterator[tuple[str, list[Option
         if is_dataclass(kind):
             nested.append(kind)
             continue
-        has_factory = field.default_factory is not MISSING
-        default = field.default_factory() if has_factory else field.default  # type: ignore[misc]
-        option = Option(
-            name=field.name, kind=kind, default=default, help=docs.get(field.name, ""), arg=arg
-        )
-        own.append(option)
+        text = docs.get(field.name, "")
+        own.append(Option(name=field.name, kind=kind, default=field.default, help=text, arg=arg))
     for title, is_positional in (("Arguments", True), ("Options", False)):
         if some := [option for option in own if option.arg.positional == is_positional]:
             yield title, some
     for kind in nested:
-        ((_, options),) = groups(kind, helps=helps)
+        ((_, options),) = groups(kind, helps=helps)  # type: ignore[arg-type]  # it is a class
         yield str(inspect.getdoc(kind)).rstrip("."), options
 
 

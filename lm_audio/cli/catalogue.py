@@ -100,14 +100,16 @@ def _row(model: ModelInfo) -> tuple[str, ...]:
 
 def _of_file(path: Path) -> Lines:
     from audio_tokenizers.audio_files import audio_info
-    from lm_audio.origin import command, read_origin
+    from lm_audio.origin import MAKER, command, read_origin
 
     info = audio_info(path)
     cut = ", truncated" if info.is_truncated else ""
     length = f"{info.duration:.2f} s, {sound(info.sample_rate, info.num_channels)}{cut}"
     yield "sound", length
     origin = read_origin(path)
-    for title, value in origin.items():
+    if origin:
+        yield "made by", f"{MAKER} {origin[MAKER]}"
+    for title, value in ((t, v) for t, v in origin.items() if t != MAKER):
         yield title, ", ".join(map(str, value)) if isinstance(value, list) else str(value)
     if not origin:
         yield "made by", "unknown"

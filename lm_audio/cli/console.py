@@ -6,9 +6,9 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TextIO
 
-from tqdm import tqdm
+# tqdm is imported where it runs: it takes a third of the time of --help.
 
 LONG_SECONDS = 20.0  # shorter audio gets no progress bar
 
@@ -18,6 +18,8 @@ def progress_bar(
     what: str, seconds: float, *, quiet: bool = False
 ) -> Iterator[Callable[[float], None]]:
     """Shows progress in seconds of audio on a terminal, for audio of at least `LONG_SECONDS`."""
+    from tqdm import tqdm
+
     layout = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s [{elapsed}<{remaining}]"
     hidden = True if quiet or seconds < LONG_SECONDS else None  # None: unless on a terminal
     with tqdm(total=round(seconds, 1), desc=what, bar_format=layout, disable=hidden) as bar:
@@ -27,6 +29,8 @@ def progress_bar(
 @contextmanager
 def share_bar(what: str, *, quiet: bool = False) -> Iterator[Callable[[float], None]]:
     """Shows progress from 0 to 1 and the time left on a terminal, from the first call on."""
+    from tqdm import tqdm
+
     layout = "{desc}: {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}]"
     bar: Any = None
 
@@ -50,9 +54,18 @@ def share_bar(what: str, *, quiet: bool = False) -> Iterator[Callable[[float], N
 @contextmanager
 def waiting_for(what: str, *, quiet: bool = False) -> Iterator[None]:
     """Shows a line on a terminal until the block ends."""
+    from tqdm import tqdm
+
     hidden = True if quiet else None
     with tqdm(desc=f"loading {what}", bar_format="{desc}", leave=False, disable=hidden):
         yield
+
+
+def say(line: str, file: TextIO) -> None:
+    """Prints a line, above a progress bar if there is one."""
+    from tqdm import tqdm
+
+    tqdm.write(line, file=file)
 
 
 def in_words(number: int) -> str:
@@ -92,9 +105,9 @@ def show_warnings() -> None:
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
-    tqdm.write(f"lm-audio: warning: {message}", file=sys.stderr)
+    say(f"lm-audio: warning: {message}", sys.stderr)
 
 
 class _Lines(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record), file=sys.stderr)
+        say(self.format(record), sys.stderr)

@@ -156,7 +156,9 @@ class Generate:
         if self.prompt is not None and self.prompts is not None:
             raise ValueError("PROMPT and --prompts cannot be combined.")
         self.request.pairs()
-        texts = [_text(self.prompt)] if self.prompts is None else [*read_prompts(self.prompts)]
+        texts: list[str | None] = [_text(self.prompt)]
+        if self.prompts is not None:
+            texts = [*read_prompts(self.prompts)]
         with only_run(None if self.prompts is None else self._checked_folder()):
             self._run(texts)
 

@@ -13,9 +13,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TextIO
 
-from tqdm import tqdm
-
 from lm_audio.cli.arguments import Arg
+from lm_audio.cli.console import say
 from lm_audio.cli.manifest import Settings, add_to_manifest, read_manifest
 
 if TYPE_CHECKING:
@@ -161,17 +160,15 @@ class OutputOptions:
         if self.folder is not None:
             with writing(self.folder):
                 add_to_manifest(self.folder, path.name, settings)
-        tqdm.write(
-            f"{path}: {clip.duration:.2f} s at {clip.sample_rate} Hz, seed {clip.seed}",
-            file=self.screen,
-        )
+        length = f"{clip.duration:.2f} s at {clip.sample_rate} Hz"
+        say(f"{path}: {length}, seed {clip.seed}", self.screen)
         if self.json:
             row = json.dumps({"file": str(path), **settings})
             print(row, file=sys.stderr if path == STDOUT else sys.stdout, flush=True)
         if place.picture is not None:
             with writing(place.picture):
                 clip.plot(place.picture)
-            tqdm.write(f"{place.picture}: picture of {path}", file=self.screen)
+            say(f"{place.picture}: picture of {path}", self.screen)
 
 
 def check_suffix(output: str) -> None:

@@ -59,7 +59,7 @@ def converted(file: BinarySource, name: str) -> Iterator[tuple[BinarySource, str
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder, "source"), Path(folder, "target.wav")
         with source.open("wb") as copy:
-            shutil.copyfileobj(file, copy)  # type: ignore[misc]  # it reads, and no more
+            shutil.copyfileobj(file, copy)
         # The reader is named, and reads files alone: nothing in the file can make ffmpeg open more.
         reading = ["-protocol_whitelist", "file", "-f", _READERS[container], "-i", f"file:{source}"]
         writing = ["-map", "0:a:0", "-c:a", "pcm_f32le", "-rf64", "auto", f"file:{target}"]

@@ -11,6 +11,7 @@ It does not train itself: see recipes/train_codec.py. Reasons: docs/adr/0002-fra
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -80,7 +81,7 @@ class FrameCodec(nn.Module):
             num_bands=config.num_bands, num_linear=config.linear_bands, hop=config.spectrum_hop
         )
         self.encoder = Encoder(config)
-        self.quantizer = _residual_vq(config) if trainable else Codebooks(config)
+        self.quantizer: Any = _residual_vq(config) if trainable else Codebooks(config)
         self.decoder = Decoder(config)
 
     @property
