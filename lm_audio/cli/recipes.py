@@ -50,25 +50,25 @@ class Copy:
     def run(self) -> None:
         known = _recipes()
         if new := RENAMED.get(self.name.removesuffix(".py")):
-            raise ValueError(f"The recipe {self.name} is now {new}.py; copy {new} instead.")
+            raise ValueError(f"The recipe {self.name} was renamed to {new}.py; copy {new}.")
         folders = {path.parent.name: path.parent for name, path in known.items() if "/" in name}
         name = self.name.rstrip("/")
         source = known.get(name) or known.get(f"{name}.py") or folders.get(name)
         if source is None:
             choices = ", ".join([*known, *folders])
-            raise ValueError(f"There is no recipe {self.name!r}; choose one of: {choices}.")
+            raise ValueError(f"Unknown recipe {self.name!r}. Choose one of: {choices}.")
         target = self.output or Path()
         target = target / source.name if target.is_dir() else target
         if target.exists():
-            raise FileExistsError(f"{target} exists; choose another name with -o.")
+            raise FileExistsError(f"{target} exists. Choose another name with -o.")
         if source.is_dir():
             _copy_folder(source, target)
-            print(f"{target}: a copy of the recipes in {name}.")
+            print(f"{target}: copied the recipes in {name}.")
             return
         with replacing(target) as temporary:
             shutil.copyfile(source, temporary)
         hint = f"; python {target} --help shows its settings" if target.suffix == ".py" else ""
-        print(f"{target}: a copy of {source.name}{hint}.")
+        print(f"{target}: copied {source.name}{hint}.")
         for package in _packages_beside(source):
             _bring(package, target.parent / package.name)
 
@@ -80,10 +80,10 @@ RECIPES = VerbGroup(
 
 
 def _recipes() -> dict[str, Path]:
-    """All recipes by file name; those in a folder by `folder/file`."""
+    """All recipes by file name, or by `folder/file`."""
     root = next((place for place in PLACES if place.is_dir()), None)
     if root is None:
-        raise FileNotFoundError("This installation came without its recipes; install it again.")
+        raise FileNotFoundError("This installation has no recipes. Reinstall lm-audio.")
     folders = [root, *sorted(path for path in root.iterdir() if path.is_dir())]
     return {
         path.relative_to(root).as_posix(): path
@@ -94,7 +94,7 @@ def _recipes() -> dict[str, Path]:
 
 
 def _packages_beside(recipe: Path) -> list[Path]:
-    """The packages in the recipe's own folder that it imports."""
+    """The packages beside a recipe that it imports."""
     if recipe.suffix != ".py":
         return []
     tree = ast.parse(recipe.read_text(encoding="utf-8"))
@@ -106,11 +106,11 @@ def _packages_beside(recipe: Path) -> list[Path]:
 
 
 def _bring(package: Path, target: Path) -> None:
-    if target.exists():  # of a recipe copied earlier, and perhaps edited since
-        print(f"{target}/: kept as it is.")
+    if target.exists():  # from a recipe copied earlier, and perhaps edited since
+        print(f"{target}/: exists, not copied.")
         return
     _copy_folder(package, target)
-    print(f"{target}/: the package that it imports.")
+    print(f"{target}/: copied the package that it imports.")
 
 
 def _copy_folder(source: Path, target: Path) -> None:
