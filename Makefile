@@ -36,6 +36,7 @@ lint: $(VENV)/.ready         ## ruff, mypy, sizes of files and functions, import
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy recipes/default_model/evaluate.py
 	$(BIN)/python .ci/check_size.py
 	$(BIN)/lint-imports
 

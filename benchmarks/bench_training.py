@@ -244,7 +244,7 @@ def training_batch(shape: Shape) -> tuple[TrainingBatch, Tensor]:
         targets=sequence.masked_fill(codebook < 0, -100),
         codebook=codebook,
         frames=layout.latest_frames().expand(shape.rows, -1),
-        values={"text": ["a text"] * shape.rows},
+        conditions={"text": ["a text"] * shape.rows},
     ), torch.randn(TEXT_TOKENS, shape.dim, generator=random)
 
 

@@ -34,7 +34,7 @@ def load(
     dtype: str = "float32",
     text_encoder: str | Path | None = None,
 ) -> AudioPipeline:
-    """Loads a model; its format is detected from its content.
+    """Loads a model; the format is detected from its content.
 
     Args:
         source: a folder, a name from `models()`, or a hub id, in this order. By default the

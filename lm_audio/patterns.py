@@ -199,24 +199,6 @@ class Layout:
         offset = torch.arange(self.num_codebooks, device=tokens.device) * self.codebook_size
         return torch.where(tokens < 0, tokens, tokens - offset[:, None])
 
-    def revert_logits(self, logits: Tensor) -> Tensor:
-        """Logits [B, J, S, V] to those of each token [B, K, T, v].
-
-        v is V, or `codebook_size` where a stream is shared: the codebook's own range.
-        """
-        _check_shape("logits", logits, ("B", self.num_streams, self.num_steps, "V"))
-        here = self.to(logits.device)
-        if self.codebook_size is None:
-            return logits[:, here.stream, here.step]
-        size = self.num_codebooks * self.codebook_size
-        if logits.shape[-1] < size:
-            raise ValueError(
-                f"Got logits of {logits.shape[-1]} tokens; expected {size} or more for "
-                f"{self.num_codebooks} codebooks, check the model's vocabulary."
-            )
-        ranges = logits[:, 0, :, :size].unflatten(-1, (self.num_codebooks, -1))  # [B, S, K, v]
-        return ranges[:, here.step, torch.arange(self.num_codebooks, device=logits.device)[:, None]]
-
     def latest_frames(self) -> Tensor:
         """The latest frame that stands in each step, or before it if the step is empty: [S]."""
         latest = self.frame.amax(dim=0)

@@ -34,14 +34,14 @@ from lm_audio.cli.recipe import run_recipe
 from lm_audio.data.synthetic import synthetic_clips
 from lm_audio.evaluation.clips import KNOWN, ClipFile, pair_clips, read_clips, write_clips
 from lm_audio.evaluation.judges.loading import Judges, load_judges
-from lm_audio.evaluation.measure_clips import measure_clips
-from lm_audio.evaluation.measure_codec import measure_codebooks, measure_signals, reconstruct
-from lm_audio.evaluation.measure_tokens import measure_abx, measure_pairs, read_pairs
 from lm_audio.evaluation.report import Measurement, write_report
 from lm_audio.generation.lm_stage import LMStage
 from lm_audio.loading import find_device, load
 from lm_audio.pipeline import AudioPipeline
 from lm_audio.pretrained import CODEC_FOLDER
+from measuring.clips import measure_clips
+from measuring.codec import measure_codebooks, measure_signals, reconstruct
+from measuring.tokens import measure_abx, measure_pairs, read_pairs
 
 BATCH = 32  # clips that are generated together
 

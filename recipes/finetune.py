@@ -47,7 +47,7 @@ from lm_audio.training.lora import add_adapters, merged, save_adapters
 from lm_audio.training.objective import StageObjective
 from lm_audio.training.optimization import EMA
 from lm_audio.training.processes import Processes
-from lm_audio.training.samples import NUM_SAMPLES, first_conditions, heard_frames
+from lm_audio.training.samples import NUM_SAMPLES, first_conditions, num_sample_frames
 from lm_audio.training.settings import LanguageModelSettings
 from lm_audio.training.stage_batches import Dropout, StageBatches
 from lm_audio.training.text import own_text
@@ -290,7 +290,7 @@ def log_clips(
     model: AudioPipeline, stage: LMStage, held_out: Shards, tracker: Tracker, step: int
 ) -> None:
     """Logs clips that the whole model generates for the conditions of held-out examples."""
-    duration = float(heard_frames(stage) / stage.frame_rate)
+    duration = float(num_sample_frames(stage) / stage.frame_rate)
     for index in range(min(NUM_SAMPLES, len(held_out))):
         given = first_conditions(held_out.conditions[index], model.conditions)
         text = given.pop("text", None)

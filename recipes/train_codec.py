@@ -24,7 +24,7 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
 from tqdm import tqdm
 
@@ -47,6 +47,7 @@ from lm_audio.training.discriminators import (
     discriminator_loss,
     feature_distance,
 )
+from lm_audio.training.estimate import cost_table, step_cost
 from lm_audio.training.loss_balancer import LossBalancer
 from lm_audio.training.optimization import (
     EMA,
@@ -58,7 +59,6 @@ from lm_audio.training.optimization import (
 )
 from lm_audio.training.processes import Precision, new_accelerator
 from lm_audio.training.settings import check_least
-from lm_audio.training.step_cost import cost_table, step_cost
 from lm_audio.training.tracking import Tracker
 
 EVALUATED_SECONDS = 4.0
@@ -422,12 +422,13 @@ def cost(config: Config) -> str:
     with torch.device("meta"):
         codec, discriminator = FrameCodec(codec_config), Discriminator(discriminator_config)
         num_spectra = int(config.seconds * codec.frame_rate) * codec_config.spectra_per_frame
-        truth = torch.zeros(1, num_spectra, codec_config.num_bands)
+        modules = nn.ModuleList([codec, discriminator])
     for layer in discriminator.modules():
         if is_parametrized(layer):  # torch 2.9 cannot count the norms of weights
             remove_parametrizations(layer, "weight")
 
     def loss() -> Tensor:
+        truth = torch.zeros(1, num_spectra, codec_config.num_bands)
         levels, roughness, noisiness = codec.decoder(codec.encoder(truth))
         real, fake = discriminator(truth), discriminator(levels)
         return (
@@ -439,8 +440,8 @@ def cost(config: Config) -> str:
             + feature_distance(real, fake)
         )
 
-    one = step_cost([codec, discriminator], loss, items=1)
-    return cost_table(one, batch_size=config.batch_size, steps=config.steps)
+    one = step_cost(modules, loss)
+    return cost_table(modules, one, batch_size=config.batch_size, steps=config.steps)
 
 
 if __name__ == "__main__":

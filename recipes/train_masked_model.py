@@ -42,6 +42,7 @@ from lm_audio.data.corpus import FULL_SCALE, Corpus, Recording, SegmentSampler, 
 from lm_audio.data.synthetic import synthetic_clips
 from lm_audio.training.checkpoints import Checkpoints, check_finite, check_same_settings
 from lm_audio.training.code_usage import code_usage
+from lm_audio.training.estimate import cost_table, step_cost
 from lm_audio.training.optimization import (
     EMA,
     Schedule,
@@ -51,7 +52,6 @@ from lm_audio.training.optimization import (
 )
 from lm_audio.training.processes import Precision, new_accelerator
 from lm_audio.training.settings import check_least
-from lm_audio.training.step_cost import cost_table, step_cost
 from lm_audio.training.tracking import Tracker
 
 MEASURED_BATCHES = 16
@@ -283,14 +283,14 @@ def cost(config: Config) -> str:
     with torch.device("meta"):
         model = MaskedAudioModel(MODELS[config.preset])
         prediction = MaskedPrediction(model, PredictionConfig())
-        samples = torch.zeros(1, 1, int(config.seconds * model.sample_rate))
 
     def loss() -> Tensor:
+        samples = torch.zeros(1, 1, int(config.seconds * model.sample_rate))
         hidden = model.encode_patches(model.embed(model.patches(samples)))
         return prediction.heads(hidden).logsumexp(-1).sum()
 
-    one = step_cost([prediction], loss, items=1)
-    return cost_table(one, batch_size=config.batch_size, steps=config.steps)
+    one = step_cost(prediction, loss)
+    return cost_table(prediction, one, batch_size=config.batch_size, steps=config.steps)
 
 
 if __name__ == "__main__":

@@ -45,8 +45,9 @@ from lm_audio.training.processes import Processes
 from lm_audio.training.samples import log_samples
 from lm_audio.training.settings import read_data
 from lm_audio.training.stage_batches import StageBatches
-from lm_audio.training.stage_builders.audiocraft import AudiocraftSettings, audiocraft_acoustic
-from lm_audio.training.stage_builders.audiolm import (
+from lm_audio.training.tracking import Tracker
+from stage_builders.audiocraft import AudiocraftSettings, audiocraft_acoustic
+from stage_builders.audiolm import (
     AudioLMCoarseSettings,
     AudioLMFineSettings,
     AudioLMSemanticSettings,
@@ -54,14 +55,13 @@ from lm_audio.training.stage_builders.audiolm import (
     audiolm_fine,
     audiolm_semantic,
 )
-from lm_audio.training.stage_builders.duet import (
+from stage_builders.duet import (
     DuetAcousticSettings,
     DuetSemanticSettings,
     duet_acoustic,
     duet_semantic,
 )
-from lm_audio.training.stage_builders.plan import StageData, StagePlan, StageSettings
-from lm_audio.training.tracking import Tracker
+from stage_builders.plan import StageData, StagePlan, StageSettings
 
 BUILDERS: Mapping[tuple[str, str], Callable[[Any, StageData], StagePlan]] = {
     ("duet", "semantic"): duet_semantic,

@@ -105,7 +105,7 @@ def main(config: Config) -> list[float]:
     sentences = read_sentences(config)
     learned, held_out = sentences[config.held_out :], sentences[: config.held_out]
     targets = taught(teacher, sentences, config.out / "teacher.safetensors")
-    tokenizer = SentencePieceTokenizer.train(learned, config.vocab_size, exact=False)
+    tokenizer = SentencePieceTokenizer.train(learned, config.vocab_size)
     tokens = tokenizer.encode(learned, max_length=LONGEST)
     lengths = tokens.mask.sum(dim=1)
 

@@ -81,6 +81,7 @@ def test_the_wheel_holds_both_packages_and_the_weights(tmp_path: Path) -> None:
         "audio_tokenizers/protocol.py",
         "audio_tokenizers/py.typed",
         "lm_audio/recipes/train_codec.py",
+        "lm_audio/recipes/stage_builders/plan.py",
         "lm_audio/recipes/default_model/train.sh",
         "lm_audio/recipes/default_model/corpora/effects/alarms.py",
     } <= names

@@ -84,7 +84,8 @@ def _recipes() -> dict[str, Path]:
     root = next((place for place in PLACES if place.is_dir()), None)
     if root is None:
         raise FileNotFoundError("This installation has no recipes. Reinstall lm-audio.")
-    folders = [root, *sorted(path for path in root.iterdir() if path.is_dir())]
+    packages = {path.parent for path in root.glob("*/__init__.py")}  # of the recipes beside them
+    folders = [root, *sorted({path for path in root.iterdir() if path.is_dir()} - packages)]
     return {
         path.relative_to(root).as_posix(): path
         for folder in folders

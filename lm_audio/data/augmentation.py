@@ -1,4 +1,4 @@
-"""Augmentation of clips: two mixed into one with a caption for both, gain, crop, codec artefacts.
+"""Augmentation of clips: two mixed into one with a caption for both, passages, no silent ends.
 
 Mixing is that of AudioGen (arXiv 2209.15352): two clips that overlap, at a signal-to-noise ratio
 drawn uniformly from -5 to 5 dB, teach a model scenes of which there is no recording.
@@ -15,8 +15,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-from audio_tokenizers.protocol import AcousticTokenizer
 
 PAUSE = 0.3  # seconds
 SILENCE = 10 ** (-45 / 20)  # of the peak
@@ -193,45 +191,6 @@ def join_captions(first: str, second: str, mixture: Mixture, *, rng: np.random.G
         wordings += [("{} followed by {}", in_order), ("{}, then {}", in_order)]
     wording, (before, after) = wordings[int(rng.integers(len(wordings)))]
     return wording.format(before, _uncapitalised(after))
-
-
-def random_gain(
-    samples: Tensor, *, rng: np.random.Generator, low: float = -12.0, high: float = 3.0
-) -> Tensor:
-    """Samples [C, N] by a gain drawn uniformly in dB; less where the peak would be beyond 0.99."""
-    return peak_safe(samples * 10 ** (rng.uniform(low, high) / 20))
-
-
-def random_crop(samples: Tensor, num_samples: int, *, rng: np.random.Generator) -> Tensor:
-    """A piece [C, num_samples] of samples [C, N]; zeros follow a clip that is shorter."""
-    start = int(rng.integers(max(1, samples.shape[1] - num_samples + 1)))
-    piece = samples[:, start : start + num_samples]
-    return F.pad(piece, (0, num_samples - piece.shape[1]))
-
-
-@torch.no_grad()
-def through_codec(
-    samples: Tensor, codec: AcousticTokenizer, *, rng: np.random.Generator, min_codebooks: int = 1
-) -> Tensor:
-    """Samples [C, N], at the codec's rate, as they sound after a number of its codebooks.
-
-    Channels go through a mono codec one by one.
-    """
-    C, N = samples.shape
-    if codec.num_channels not in (1, C):
-        raise ValueError(
-            f"The samples have {C} channels and the codec {codec.num_channels}; give as many."
-        )
-    if not 1 <= min_codebooks <= codec.num_codebooks:
-        raise ValueError(
-            f"min_codebooks is {min_codebooks} and the codec has {codec.num_codebooks} codebooks; "
-            f"use 1 to {codec.num_codebooks}."
-        )
-    num_codebooks = int(rng.integers(min_codebooks, codec.num_codebooks + 1))
-    batch = samples[:, None] if codec.num_channels == 1 else samples[None]
-    tokens = codec.encode(batch, num_codebooks=num_codebooks)
-    decoded = codec.decode(tokens, num_samples=N, gains=codec.gains(batch))
-    return decoded.reshape(C, N)
 
 
 def peak_safe(samples: Tensor) -> Tensor:

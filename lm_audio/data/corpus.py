@@ -68,8 +68,8 @@ def load_corpus(folder: Path, *, sample_rate: int) -> Corpus:
     """
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder; give a folder of audio or of prepared audio.")
-    candidates = [folder] if _is_prepared(folder) else _folders(folder)
-    prepared = [part for part in candidates if _is_prepared(part)]
+    candidates = [folder] if _is_prepared(folder) else sorted(folder.iterdir())
+    prepared = [part for part in candidates if part.is_dir() and _is_prepared(part)]
     if not prepared:
         return _read_folder(folder, sample_rate=sample_rate)
     parts: dict[Split, list[Recording]] = {
@@ -210,10 +210,6 @@ def _pcm(samples: Tensor) -> np.ndarray:
     """[N], float32 -> [N], int16"""
     scaled = (samples * FULL_SCALE).round().clamp(-FULL_SCALE, FULL_SCALE - 1)
     return scaled.to(torch.int16).numpy()
-
-
-def _folders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir())
 
 
 def _has_shards(folder: Path) -> bool:

@@ -27,7 +27,7 @@ FORMAT = "lm-audio shard 1"
 MAX_INT16 = 2**15 - 1
 
 Conditions = dict[str, str | float | list[str]]
-"""What a model may be told of an example, by name; of a list, one is drawn each time."""
+"""The conditions of an example, by name; from a list, one is drawn each time."""
 
 
 @dataclass(frozen=True, kw_only=True)

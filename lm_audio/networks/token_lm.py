@@ -22,7 +22,7 @@ class TokenLMConfig:
     """The shape of a token language model.
 
     Args:
-        vocab_size: how many tokens the head of a stream tells apart.
+        vocab_size: the number of tokens of a stream.
         num_inputs: how many tokens its embedding knows; those that no head makes are special ones,
             such as the start and empty cells. One more than `vocab_size` by default.
     """

@@ -36,7 +36,7 @@ class Judgement:
 
 
 class Discriminator(nn.Module):
-    """2-D convolutions over levels of bands; they know which band they look at."""
+    """2-D convolutions over levels of bands; the index of the band is an input."""
 
     def __init__(self, config: DiscriminatorConfig) -> None:
         super().__init__()

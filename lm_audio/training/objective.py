@@ -14,7 +14,7 @@ from lm_audio.training.stage_batches import IGNORED, TrainingBatch
 class StageObjective(nn.Module):
     """A stage's model and conditioners as one module, whose call is the loss.
 
-    A token is told apart from those of its own codebook alone, as in sampling.
+    The softmax of a token covers its own codebook only, as in sampling.
     """
 
     def __init__(self, stage: LMStage) -> None:
@@ -25,7 +25,7 @@ class StageObjective(nn.Module):
 
     def forward(self, batch: TrainingBatch) -> Tensor:
         """The sum of the losses of each codebook's targets: [K]."""
-        fused = self.conditioners(batch.values, frames=batch.frames)
+        fused = self.conditioners(batch.conditions, frames=batch.frames)
         logits = self.model(batch.inputs, fused=fused)  # [B, J, S, V]
         codebook, targets = batch.codebook, batch.targets
         num_codebooks, size = self.stage.num_codebooks, self.stage.pattern.codebook_size

@@ -110,7 +110,8 @@ class Processes:
         self, objective: StageObjective, optimizer: torch.optim.Optimizer
     ) -> tuple[nn.Module, torch.optim.Optimizer]:
         """Moves, wraps or shards what is to be trained."""
-        _move_frozen(objective.stage, self.device)
+        for encoder in _frozen(objective.stage):
+            encoder.to(self.device)
         if self._shards:
             self._blank = _blank_copy(objective.stage)
         if self._shards and self.device.type == "cpu":  # which accelerate leaves out
@@ -295,11 +296,6 @@ def _blank_copy(stage: LMStage) -> LMStage:
     }
     copies |= {id(encoder): encoder for encoder in _frozen(stage)}
     return deepcopy(stage, copies)
-
-
-def _move_frozen(stage: LMStage, device: torch.device) -> None:
-    for encoder in _frozen(stage):
-        encoder.to(device)
 
 
 def _frozen(stage: LMStage) -> list[FrozenEncoder]:

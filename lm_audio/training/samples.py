@@ -20,12 +20,12 @@ from lm_audio.training.stage_batches import StageBatches
 from lm_audio.training.tracking import Tracker
 
 NUM_SAMPLES = 3
-HEARD_SECONDS = 5.0  # of a sample; on a CPU more takes longer than the steps between
+SAMPLE_SECONDS = 5.0  # of a sample; on a CPU more takes longer than the steps between
 
 
-def heard_frames(stage: LMStage) -> int:
-    """How long a sample of a stage is: no longer than what it sees at once."""
-    return min(stage.window_frames, round(HEARD_SECONDS * stage.frame_rate))
+def num_sample_frames(stage: LMStage) -> int:
+    """The frames of a logged sample; no more than the stage sees at once."""
+    return min(stage.window_frames, round(SAMPLE_SECONDS * stage.frame_rate))
 
 
 def first_conditions(given: Conditions, names: Sequence[str]) -> dict[str, Any]:
@@ -57,7 +57,7 @@ def log_samples(
     """
     shards, source = held_out.shards, held_out.source
     for index in range(min(NUM_SAMPLES, len(shards))):
-        num_frames, known = heard_frames(stage), None
+        num_frames, known = num_sample_frames(stage), None
         conditions = first_conditions(shards.conditions[index], stage.conditions)
         if source is not None:
             num_frames = min(num_frames, int(shards.lengths(stage.token_kind)[index]))
@@ -65,7 +65,7 @@ def log_samples(
             if known is None:
                 continue
         tokens = sample_tokens(
-            stage, num_frames=num_frames, seed=index, values=conditions, source=known
+            stage, num_frames=num_frames, seed=index, conditions=conditions, source=known
         )
         if stage.token_kind != ACOUSTIC:
             tracker.text(f"sample {index}", " ".join(map(str, tokens[0].tolist())), step=step)
@@ -73,7 +73,7 @@ def log_samples(
                 continue
             num_frames = int(num_frames / stage.frame_rate * following.frame_rate)
             tokens = sample_tokens(
-                following, num_frames=num_frames, seed=index, values=conditions, source=tokens
+                following, num_frames=num_frames, seed=index, conditions=conditions, source=tokens
             )
         elif source is not None and source.token_kind == ACOUSTIC:
             assert known is not None
@@ -88,7 +88,7 @@ def sample_tokens(
     *,
     num_frames: int,
     seed: int,
-    values: Mapping[str, Any] | None = None,
+    conditions: Mapping[str, Any] | None = None,
     source: Tensor | None = None,
     prompt: Tensor | None = None,
     sampling: Sampling | None = None,
@@ -96,7 +96,7 @@ def sample_tokens(
     """Tokens [K, T] of one item.
 
     Args:
-        values: what conditions it, by name.
+        conditions: by name.
         source: tokens [K, T] of the stage whose tokens condition this one.
         prompt: [K, T], how it begins.
         sampling: that of the stage by default.
@@ -109,7 +109,7 @@ def sample_tokens(
         Track(values=source.long(), seed=seed, sampling=sampling) if source is not None else None
     )
     track = Track(
-        values=tokens, seed=seed, sampling=sampling, conditions=values or {}, source=known
+        values=tokens, seed=seed, sampling=sampling, conditions=conditions or {}, source=known
     )
     batch = stage.new_batch()
     batch.add(track)

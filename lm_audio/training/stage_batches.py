@@ -44,14 +44,14 @@ class TrainingBatch:
         targets: [B, J, S], `IGNORED` where nothing is to be learned.
         codebook: [B, J, S], whose token a target is; -1 where there is none.
         frames: [B, S], for conditions that are added frame by frame.
-        values: B values of each condition.
+        conditions: B values of each condition.
     """
 
     inputs: Tensor
     targets: Tensor
     codebook: Tensor
     frames: Tensor
-    values: Mapping[str, Sequence[Any | None]]
+    conditions: Mapping[str, Sequence[Any | None]]
 
     def counts(self, num_codebooks: int) -> Tensor:
         """How many targets each codebook has: [K], float32."""
@@ -147,10 +147,10 @@ class StageBatches(Sequence[TrainingBatch]):
             targets=_padded(targets, IGNORED),
             codebook=_padded(codebooks, -1),
             frames=pad_sequence(frames, batch_first=True),
-            values=self._values(crops, number),
+            conditions=self._conditions(crops, number),
         )
 
-    def _values(self, crops: list[Crop], number: int) -> Mapping[str, Sequence[Any | None]]:
+    def _conditions(self, crops: list[Crop], number: int) -> Mapping[str, Sequence[Any | None]]:
         random = np.random.default_rng([self.seed, number, 1])
         # Apart from `seed_of`, with which recipes seed the model's own dropout.
         generator = torch.Generator().manual_seed(int(random.integers(2**63)))

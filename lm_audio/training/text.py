@@ -59,7 +59,12 @@ def own_text(
         transformer: two-sided, without cross-attention.
         vocab_size: the most word pieces; fewer where the captions hold no more.
     """
-    tokenizer = _tokenizer(list(captions(shards)), vocab_size)
+    if not (sentences := list(captions(shards))):
+        raise ValueError(
+            "The data has no captions to learn words from; add them when it is prepared, or "
+            "train without text."
+        )
+    tokenizer = SentencePieceTokenizer.train(sentences, vocab_size)
     config = OwnTextEncoderConfig(transformer=transformer, vocab_size=tokenizer.vocab_size)
     return lambda dim: TextConditioner(OwnTextEncoder(config, tokenizer), dim)
 
@@ -78,12 +83,3 @@ def sentence_text(folder: str | Path) -> Callable[[int], nn.Module]:
     """
     encoder = SentenceEncoder.load(folder)
     return lambda dim: TextConditioner(encoder, dim, word_dropout=WORD_DROPOUT)
-
-
-def _tokenizer(sentences: list[str], vocab_size: int) -> SentencePieceTokenizer:
-    if not sentences:
-        raise ValueError(
-            "The data has no captions to learn words from; add them when it is prepared, or "
-            "train without text."
-        )
-    return SentencePieceTokenizer.train(sentences, vocab_size, exact=False)

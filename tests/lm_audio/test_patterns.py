@@ -124,31 +124,6 @@ def test_any_pattern_is_the_walk_and_has_an_inverse(pattern, T, seed):
     assert torch.equal(layout.revert(sequence), tokens)
 
 
-@given(pattern=any_pattern(), T=st.integers(1, 20))
-@settings(max_examples=40, deadline=None)
-def test_logits_come_back_to_the_token_that_they_predict(pattern, T):
-    K = pattern.num_codebooks
-    layout = pattern.layout(T)
-    V = 5 if pattern.codebook_size is None else K * pattern.codebook_size + 1
-    logits = torch.rand(1, layout.num_streams, layout.num_steps, V)
-    reverted = layout.revert_logits(logits)
-    assert reverted.shape == (1, K, T, pattern.codebook_size or 5)
-    for s, cells in enumerate(walk(pattern, T)):
-        for k, t in cells:
-            size = pattern.codebook_size
-            expected = logits[0, k, s] if size is None else logits[0, 0, s, k * size :][:size]
-            assert torch.equal(reverted[0, k, t], expected)
-
-
-def test_reverted_logits_carry_gradients_even_when_first_used_for_inference():
-    with torch.inference_mode():
-        layout = delayed([0, 2]).layout(11)
-        layout.build(torch.zeros(1, 2, 11, dtype=torch.int64), empty=EMPTY)
-    logits = torch.rand(1, 2, layout.num_steps, 3, requires_grad=True)
-    layout.revert_logits(logits).sum().backward()
-    assert torch.equal(logits.grad[0, :, :, 0], (layout.codebook >= 0).float())
-
-
 @pytest.mark.parametrize(
     ("pattern", "T", "order"),
     [
@@ -274,14 +249,6 @@ def test_an_impossible_pattern_says_what_is_wrong(make, message):
         (
             lambda x: x.revert(torch.zeros(1, 1, 9)),
             r"a sequence of shape \[1, 1, 9\]; expected \[B, 1, 10\]",
-        ),
-        (
-            lambda x: x.revert_logits(torch.zeros(1, 1, 10)),
-            r"logits of shape .*; expected \[B, 1, 10, V\]",
-        ),
-        (
-            lambda x: x.revert_logits(torch.zeros(1, 1, 10, 7)),
-            "Got logits of 7 tokens; expected 8 or more",
         ),
         (lambda x: x.complete_frames(11), "Got 11 steps; expected 0 to 10"),
         (lambda _: patterns.interleave_channels(torch.zeros(2, 3, 4)), r"expected \[B, C, K, T\]"),

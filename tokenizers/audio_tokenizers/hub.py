@@ -3,7 +3,6 @@
 import functools
 import re
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -51,14 +50,14 @@ def hub_access(source: str | Path) -> Iterator[None]:
 
 
 def is_reachable() -> bool:
-    """Whether the hub answers within seconds; asks at most once a minute."""
+    """Whether the hub answers within seconds; it is asked once in a process."""
     from huggingface_hub import constants
 
-    return _is_reachable(int(time.monotonic() // 60), constants.ENDPOINT)
+    return _is_reachable(constants.ENDPOINT)
 
 
-@functools.lru_cache(maxsize=1)
-def _is_reachable(*_: object) -> bool:
+@functools.cache
+def _is_reachable(_: str) -> bool:
     return any(_answers() for _ in range(TRIES))
 
 

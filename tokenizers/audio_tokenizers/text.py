@@ -90,14 +90,12 @@ class SentencePieceTokenizer:
         self._model = model
 
     @classmethod
-    def train(
-        cls, sentences: Iterable[str], vocab_size: int, *, exact: bool = True
-    ) -> "SentencePieceTokenizer":
+    def train(cls, sentences: Iterable[str], vocab_size: int) -> "SentencePieceTokenizer":
         """Trains on `sentences`, all in memory; the same ones give the same tokenizer.
 
         Args:
-            vocab_size: the number of text tokens, with the 4 special ones and the 256 bytes.
-            exact: False takes fewer where the text has not the words for so many.
+            vocab_size: the most text tokens, with the 4 special ones and the 256 bytes; fewer where
+                the text has too few words.
         """
         texts = [text for text in sentences if text.strip()]
         if not texts:
@@ -108,7 +106,7 @@ class SentencePieceTokenizer:
                 sentence_iterator=iter(texts),
                 model_writer=model,
                 vocab_size=vocab_size,
-                hard_vocab_limit=exact,
+                hard_vocab_limit=False,
                 model_type="unigram",
                 byte_fallback=True,
                 character_coverage=0.9995,
@@ -270,11 +268,6 @@ def _without_special(tokens: Tensor, tokenizer: TextTokenizer) -> list[list[int]
 
 def _vocab_size_error(vocab_size: int, error: RuntimeError) -> ValueError:
     """Says in one sentence what sentencepiece says about a vocabulary that does not fit."""
-    if most := re.search(r"value <= (\d+)", str(error)):
-        return ValueError(
-            f"vocab_size is {vocab_size} and the text has too few words for it; "
-            f"use at most {most[1]}, or more text."
-        )
     if least := re.search(r"required_chars\. \d+ vs (\d+)", str(error)):
         return ValueError(
             f"vocab_size is {vocab_size} and the bytes and characters alone need {least[1]}; "

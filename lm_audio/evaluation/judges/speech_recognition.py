@@ -27,7 +27,7 @@ class SpeechRecognizer(Protocol):
 
 
 def load_recognizer(source: str | Path, *, device: str = "cpu") -> SpeechRecognizer:
-    """Loads a recogniser from a folder or by hub id; the kind is told by what it holds.
+    """Loads a recogniser from a folder or by hub id, detecting its kind.
 
     A folder with `model.bin` and no `config.json` that names a model type is one of CTranslate2,
     read by faster-whisper.
@@ -64,14 +64,10 @@ class Whisper:
         windows = [x.cpu().numpy() for x in samples.split(self._extractor.n_samples)]
         inputs = self._extractor(windows, sampling_rate=self.sample_rate, return_tensors="pt")
         features = inputs.input_features.to(self._model.device)
-        tokens = self._model.generate(
-            features, max_new_tokens=self._room(), num_beams=1, do_sample=False
-        )
+        length = min(_MOST_TOKENS, self._model.config.max_target_positions // 2)
+        tokens = self._model.generate(features, max_new_tokens=length, num_beams=1, do_sample=False)
         texts = self._tokenizer.batch_decode(tokens, skip_special_tokens=True)
         return " ".join(text.strip() for text in texts)
-
-    def _room(self) -> int:
-        return min(_MOST_TOKENS, self._model.config.max_target_positions // 2)
 
 
 class CtcRecognizer:

@@ -25,7 +25,7 @@ _EXPECTED = "expected the file with the weights of a MusicGen or AudioGen, and t
 
 
 def holds_audiocraft(source: str | Path) -> bool:
-    """Whether some file in a folder is a language model of audiocraft, told by its keys."""
+    """Whether the keys of some file in a folder are those of a language model of audiocraft."""
     if not Path(source).is_dir():
         return False
     return any(_is_model(package) for package in _readable(Path(source)).values())

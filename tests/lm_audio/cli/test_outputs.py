@@ -250,7 +250,8 @@ def test_files_of_older_versions_are_read(
     write_audio(tmp_path / "old.wav", torch.zeros(1, 800), 8_000, comment=old)
     main(["info", str(tmp_path / "old.wav")])
     shown = capsys.readouterr().out
-    assert "prompt    a dog" in shown
+    assert "made by  lm-audio 0.1\n" in shown
+    assert "prompt   a dog\n" in shown
     assert "command" not in shown
 
 

@@ -52,6 +52,16 @@ def test_a_copy_is_the_recipe_and_runs_where_it_is(
     assert "--learning-rate" in run("other.py", "--help")
 
 
+def test_a_stage_is_trained_by_a_copy_with_its_builders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    main(["recipes", "copy", "train_stage"])
+    assert {path.name for path in tmp_path.iterdir()} == {"train_stage.py", "stage_builders"}
+    assert python_files(tmp_path / "stage_builders") == python_files(RECIPES / "stage_builders")
+    assert "--semantic-dropout" in run("train_stage.py", "--stage", "acoustic", "--help")
+
+
 def test_a_recipe_brings_the_packages_that_it_imports(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -6,19 +6,13 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from transformers import EncodecConfig, EncodecModel
 
-from audio_tokenizers.acoustic.encodec import EncodecTokenizer
-from audio_tokenizers.acoustic.frame_codec import FrameCodec, tiny
 from lm_audio.data.augmentation import (
     Mixture,
     filled,
     join_captions,
     mix,
     mixed_conditions,
-    random_crop,
-    random_gain,
-    through_codec,
     without_silent_ends,
 )
 
@@ -181,75 +175,6 @@ def test_a_mixture_has_captions_and_no_other_condition() -> None:
     assert mixed_conditions(dog, {"label": "rain"}, mixture, rng=rng) == {}
 
 
-def test_gain_and_crop_are_drawn_in_their_range() -> None:
-    samples = noise(0, 1_000, num_channels=2)
-    gains, starts = [], set()
-    for number in range(100):
-        rng = np.random.default_rng(number)
-        louder = random_gain(samples, rng=rng)
-        gains.append(20 * torch.log10(louder.norm() / samples.norm()).item())
-        piece = random_crop(samples, 900, rng=rng)
-        start = int((samples[0] == piece[0, 0]).nonzero()[0])
-        assert torch.equal(piece, samples[:, start : start + 900])
-        starts.add(start)
-    assert -12 <= min(gains) < -10 < 1 < max(gains) <= 3
-    assert len(starts) > 50
-    rng = np.random.default_rng(0)
-    assert random_gain(9 * samples / samples.abs().max(), rng=rng).abs().max() <= 0.99 + 1e-6
-    padded = random_crop(samples, 1_200, rng=rng)
-    assert torch.equal(padded, torch.nn.functional.pad(samples, (0, 200)))
-
-
-def test_codec_artefacts_are_those_of_some_of_its_codebooks() -> None:
-    torch.manual_seed(0)
-    codec = FrameCodec(tiny()).eval()
-    codec.train()(noise(5, 48_000)[None])  # starts the codebooks
-    codec.eval()
-    samples = noise(0, 5_000, num_channels=2)
-    expected = [
-        codec.decode(codec.encode(samples[:, None], num_codebooks=k), num_samples=5_000)[:, 0]
-        for k in range(1, codec.num_codebooks + 1)
-    ]
-    found = set()
-    for number in range(20):
-        changed = through_codec(samples, codec, rng=np.random.default_rng(number), min_codebooks=2)
-        matches = [k for k, answer in enumerate(expected, start=1) if torch.equal(answer, changed)]
-        found.update(matches)
-        assert matches
-    assert found == set(range(2, codec.num_codebooks + 1))
-
-
-def stereo_codec() -> EncodecTokenizer:
-    """Random weights; it divides by the loudness of its input before it encodes."""
-    torch.manual_seed(0)
-    config = EncodecConfig(
-        audio_channels=2,
-        num_filters=2,
-        hidden_size=8,
-        codebook_size=16,
-        num_lstm_layers=1,
-        normalize=True,
-        target_bandwidths=[1.2],
-    )
-    model = EncodecModel(config).eval()
-    for layer in model.quantizer.layers:
-        layer.codebook.embed.normal_()
-    return EncodecTokenizer(model)
-
-
-def test_a_stereo_codec_takes_both_channels_at_their_level() -> None:
-    codec = stereo_codec()
-    rng = np.random.default_rng(0)
-    loud, quiet = (
-        through_codec(noise(0, 2_000, num_channels=2, level=level), codec, rng=rng, min_codebooks=4)
-        for level in (0.1, 0.01)
-    )
-    assert loud.shape == (2, 2_000)
-    torch.testing.assert_close(quiet, loud / 10, rtol=1e-3, atol=1e-5)
-    with pytest.raises(ValueError, match=r"have 1 channels and the codec 2; give as many"):
-        through_codec(noise(0, 100), codec, rng=rng)
-
-
 def test_mistakes_are_told() -> None:
     rng = np.random.default_rng(0)
     two, three = noise(0, 100, num_channels=2), noise(0, 100, num_channels=3)
@@ -263,9 +188,6 @@ def test_mistakes_are_told() -> None:
         mix(two, two, rng=rng, min_overlap=0)
     with pytest.raises(ValueError, match=r"have 100 and 100 samples and the mixture may have 99"):
         mix(two, two, rng=rng, max_samples=99)
-    codec = FrameCodec(tiny())
-    with pytest.raises(ValueError, match=r"min_codebooks is 9 and the codec has 4 codebooks; use"):
-        through_codec(two, codec, rng=rng, min_codebooks=9)
 
 
 def between_silences(*seconds: float, level: float = 0.1) -> Tensor:

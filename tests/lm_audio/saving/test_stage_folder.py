@@ -46,7 +46,7 @@ def labels(dim: int) -> nn.Module:
 
 def tokens_of(stage: LMStage) -> torch.Tensor:
     source = torch.arange(30)[None] % 20
-    return sample_tokens(stage, num_frames=90, seed=5, values={"text": "rain"}, source=source)
+    return sample_tokens(stage, num_frames=90, seed=5, conditions={"text": "rain"}, source=source)
 
 
 def check_round_trip(stage: LMStage, folder: Path) -> LMStage:
@@ -72,7 +72,7 @@ def test_a_stage_comes_back_as_it_was(tmp_path: Path) -> None:
 
 
 def test_a_text_encoder_of_our_own_comes_back_with_its_words(tmp_path: Path) -> None:
-    words = SentencePieceTokenizer.train(["rain on a tent", "wind", "hail"] * 3, 400, exact=False)
+    words = SentencePieceTokenizer.train(["rain on a tent", "wind", "hail"] * 3, 400)
     reader = replace(SHAPE, causal=False, cross_attention=False)
     config = OwnTextEncoderConfig(transformer=reader, vocab_size=words.vocab_size)
     stage = make_stage(lambda dim: TextConditioner(OwnTextEncoder(config, words), dim))

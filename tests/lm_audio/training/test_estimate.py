@@ -14,7 +14,16 @@ from lm_audio.data.shards import Shards
 from lm_audio.generation.lm_stage import LMStage
 from lm_audio.networks.token_lm import TokenLM
 from lm_audio.networks.transformer import TransformerConfig
-from lm_audio.training.estimate import Weights, batch_cost, count_weights, print_estimate
+from lm_audio.training.estimate import (
+    StepCost,
+    Weights,
+    batch_cost,
+    cost_table,
+    count_weights,
+    num_crops,
+    print_estimate,
+    step_cost,
+)
 from lm_audio.training.objective import StageObjective
 from lm_audio.training.optimization import EMA, adamw
 from lm_audio.training.settings import LanguageModelSettings
@@ -111,7 +120,7 @@ def test_operations_are_those_of_a_real_step(
     batch = StageBatches(stage, shards, tokens=2400, seed=0, dropout=None)[0]
     objective = StageObjective(stage).train()
     with torch.no_grad():
-        fused = stage.conditioners(batch.values)
+        fused = stage.conditioners(batch.conditions)
     assert fused.cross is not None
     L = fused.cross.mask.shape[1]
     monkeypatch.setattr("lm_audio.training.estimate.TEXT_TOKENS", L)
@@ -124,7 +133,7 @@ def test_operations_are_those_of_a_real_step(
         attention += 2 * 2 * B * 64 * 2 * L * L * 3.5
     counted = counter.get_total_flops() + attention
     cost = batch_cost(stage, tokens=2400, precision="float32")
-    assert (cost.rows, cost.steps) == (6, 103)
+    assert num_crops(stage, tokens=2400) == B
     assert cost.flops == pytest.approx(counted, rel=0.03)
 
 
@@ -135,13 +144,15 @@ def test_operations_are_about_six_for_each_weight_and_step(audiogen_stage: LMSta
     model = stage.model
     size = sum(weight.numel() for weight in model.parameters()) - model.embedding.weight.numel()
     cost = batch_cost(stage, tokens=4000)
-    assert 6 * size * cost.rows * cost.steps == pytest.approx(cost.flops, rel=0.12)
+    steps = stage.pattern.layout(stage.window_frames).num_steps
+    rows = num_crops(stage, tokens=4000)
+    assert 6 * size * rows * steps == pytest.approx(cost.flops, rel=0.12)
     again = batch_cost(stage, tokens=4000, recompute=True)
     assert cost.flops * 1.3 < again.flops < cost.flops * 1.34
     assert again.activations < cost.activations / 2
     twice = batch_cost(stage, tokens=8000)
     assert twice.flops == pytest.approx(2 * cost.flops, rel=0.01)
-    assert twice.rows == 2 * cost.rows
+    assert num_crops(stage, tokens=8000) == 2 * rows
 
 
 def test_activations_are_those_that_a_real_step_keeps(
@@ -172,8 +183,8 @@ def test_a_prefix_counts(audiolm_stages: list[LMStage]) -> None:
     cost = batch_cost(coarse, tokens=2000, source=semantic)
     less = batch_cost(alone, tokens=2000)
     # 10 s: 500 frames of 2 codebooks, after 200 semantic tokens.
-    assert cost.steps == less.steps == 1000
-    assert cost.rows == 2
+    assert coarse.pattern.layout(coarse.window_frames).num_steps == 1000
+    assert num_crops(coarse, tokens=2000) == 2
     assert cost.flops > 1.15 * less.flops
 
 
@@ -199,3 +210,28 @@ def test_an_estimate_names_what_fits(
     assert fits[-1] == "FSDP"
     for row in table:
         assert (row[-1] == "no") == (float(row[4].replace(",", "")) > 72)
+
+
+def test_an_mlp_costs_what_its_products_do() -> None:
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Linear(100, 400, bias=False), nn.ReLU(), nn.Linear(400, 1))
+    cost = step_cost(model, lambda: model(torch.zeros(8, 100)).sum())
+    # Two a weight forwards, two for its gradient; two more for the gradient between the layers.
+    assert cost.flops == 8 * (4 * 100 * 400 + 4 * 400 + 2 * 400)
+    assert cost.activations == 8 * 4 * (100 + 400)  # both inputs; ReLU keeps its result
+
+
+def test_the_table_shares_a_batch_among_gpus() -> None:
+    with torch.device("meta"):
+        model = nn.Linear(10**5, 10**4, bias=False)
+        frozen = nn.Linear(10, 10).requires_grad_(False)
+    cost = StepCost(flops=10**15, activations=10**9)
+    modules = nn.ModuleList([model, frozen])
+    lines = cost_table(modules, cost, batch_size=4, steps=1000).splitlines()
+    assert lines[0].startswith("1000.0 M parameters")
+    assert [line.split("|")[1:4] for line in lines[4:]] == [
+        [" 1 ", " 4 ", " 24.00 "],
+        [" 2 ", " 2 ", " 26.00 "],
+        [" 4 ", " 1 ", " 25.00 "],
+    ]
+    assert float(lines[4].split("|")[4]) == round(4e18 / (0.4 * 989e12) / 3600, 2)

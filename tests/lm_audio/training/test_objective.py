@@ -56,7 +56,7 @@ def one_row(batch: TrainingBatch, b: int) -> TrainingBatch:
         targets=batch.targets[b : b + 1, :, :S],
         codebook=batch.codebook[b : b + 1, :, :S],
         frames=batch.frames[b : b + 1, :S],
-        values={name: values[b : b + 1] for name, values in batch.values.items()},
+        conditions={name: values[b : b + 1] for name, values in batch.conditions.items()},
     )
 
 
@@ -76,7 +76,7 @@ def test_the_loss_is_the_likelihood_of_the_same_tokens(
             streams = batches.shards[crop.index].streams
             given = streams[source.token_kind].long()[: source.num_codebooks]
             known = Track(values=given, seed=0, sampling=Sampling())
-        values = {name: row.values[name][0] for name in stage.conditions}
+        values = {name: row.conditions[name][0] for name in stage.conditions}
         run = Track(values=tokens, seed=0, sampling=Sampling(), conditions=values, source=known)
         expected = stage.likelihood(run, 0, tokens.shape[1])
         with torch.no_grad():
@@ -114,15 +114,16 @@ def test_each_codebook_has_the_cross_entropy_of_its_own_tokens(
         shards.read = lambda *span: read(*span) % 4  # type: ignore[method-assign]
     batches = batches_of(stage, None, shards)
     batch, objective = batches[0], StageObjective(stage)
-    fused = stage.conditioners(batch.values)
+    fused = stage.conditioners(batch.conditions)
     logits = stage.model(batch.inputs, fused=fused)
     expected = torch.zeros(4)
     for b, crop in enumerate(batches.crops[0]):
         tokens = shards.read(crop.index, "acoustic", crop.start, crop.stop).long()  # [K, T]
         layout = pattern.layout(crop.length)
-        own = layout.revert_logits(logits[b : b + 1, :, : layout.num_steps])[0]  # [K, T, v]
         for k in range(4):
-            expected[k] += F.cross_entropy(own[k], tokens[k], reduction="sum")
+            own = logits[b, layout.stream[k], layout.step[k]]  # [T, V]
+            own = own[:, 4 * k : 4 * k + 4] if shared else own
+            expected[k] += F.cross_entropy(own, tokens[k], reduction="sum")
     assert torch.allclose(objective(batch), expected, rtol=1e-5)
     assert batch.counts(4).tolist() == [71] * 4
 

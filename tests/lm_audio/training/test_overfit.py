@@ -54,7 +54,7 @@ def check_memorised(
             stage,
             num_frames=expected.shape[1],
             seed=0,
-            values={name: conditions[name] for name in names},
+            conditions={name: conditions[name] for name in names},
             source=given,
             prompt=None if names or source is not None else expected[:, :1],
             sampling=Sampling(temperature=0.0, guidance_scale=1.0),

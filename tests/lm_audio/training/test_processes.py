@@ -79,6 +79,7 @@ def load_recipe() -> ModuleType:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
+    sys.path.insert(0, str(path.parent))  # as `python recipes/train_stage.py` does
     spec.loader.exec_module(module)
     return module
 

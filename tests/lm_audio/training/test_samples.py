@@ -32,13 +32,14 @@ def test_samples_are_those_of_a_whole_cascade(duet_stages: Callable[..., list[LM
         batch.add(run)
         while batch.step():
             pass
-    first = sample_tokens(semantic, num_frames=50, seed=3, values={"text": "rain"})
+    rain = {"text": "rain"}
+    first = sample_tokens(semantic, num_frames=50, seed=3, conditions=rain)
     assert torch.equal(first, runs[0].values)
     tokens = sample_tokens(
-        acoustic, num_frames=100, seed=3, values={"text": "rain"}, source=first.to(torch.int16)
+        acoustic, num_frames=100, seed=3, conditions=rain, source=first.to(torch.int16)
     )
     assert torch.equal(tokens, runs[1].values)
-    other = sample_tokens(acoustic, num_frames=100, seed=4, values={"text": "rain"}, source=first)
+    other = sample_tokens(acoustic, num_frames=100, seed=4, conditions=rain, source=first)
     assert not torch.equal(tokens, other)
 
 
@@ -89,7 +90,7 @@ def test_a_stage_is_heard_after_the_source_tokens_of_an_example(
     log_samples(stage, batches, log, step=1, renderer=AsSound())  # type: ignore[arg-type]
     assert [sound.shape for sound in log.sounds] == [(4, 40), (4, 60)]
     for index, sound in enumerate(log.sounds):
-        given = {"values": {"text": "rain"}, "source": shards.read(index, "semantic")}
+        given = {"conditions": {"text": "rain"}, "source": shards.read(index, "semantic")}
         expected = sample_tokens(stage, num_frames=sound.shape[1], seed=index, **given)
         assert torch.equal(sound, expected)
 
@@ -101,10 +102,10 @@ def test_a_semantic_stage_is_logged_as_text_and_heard_through_the_next(
     stage = replace(semantic, window_frames=20, overlap_frames=0)
     batches, log = held_out_batches(stage, make_shards([40])), Log()
     log_samples(stage, batches, log, step=1, renderer=AsSound())  # type: ignore[arg-type]
-    tokens = sample_tokens(stage, num_frames=20, seed=0, values={"text": "rain"})
+    tokens = sample_tokens(stage, num_frames=20, seed=0, conditions={"text": "rain"})
     assert (log.texts, log.sounds) == ([" ".join(map(str, tokens[0].tolist()))], [])
     log_samples(stage, batches, log, step=1, renderer=AsSound(), following=acoustic)  # type: ignore[arg-type]
-    given = {"values": {"text": "rain"}, "source": tokens}
+    given = {"conditions": {"text": "rain"}, "source": tokens}
     assert torch.equal(log.sounds[0], sample_tokens(acoustic, num_frames=40, seed=0, **given))
 
 

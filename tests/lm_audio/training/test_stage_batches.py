@@ -141,7 +141,7 @@ def test_aligned_tokens_are_those_that_generation_adds_to_the_same_frames(
         batch = batches[number]
         for b, crop in enumerate(batches.crops[number]):
             starts.add(crop.start)
-            given = batch.values["semantic"][b]
+            given = batch.conditions["semantic"][b]
             run = run_of(shards, crop.index, with_starts=False)
             window = stage._window(run, crop.start, crop.stop)
             row = stage._row(window, frozenset(), torch.ones(len(window.frames)))
@@ -167,7 +167,7 @@ def test_a_prefix_is_the_one_that_generation_puts_before_the_same_frames(
         dropout=None,
     )
     for number in range(12):
-        values = batches[number].values[source.name]
+        values = batches[number].conditions[source.name]
         for crop, given in zip(batches.crops[number], values, strict=True):
             run = run_of(shards, crop.index, with_starts=with_starts and index == 1)
             assert run.source is not None
@@ -198,7 +198,7 @@ def test_for_measuring_nothing_is_forgotten_and_the_first_caption_taken(
         stage, make_shards(LENGTHS), source=source, tokens=1500, seed=0, dropout=None
     )
     for number in range(10):
-        values = batches[number].values
+        values = batches[number].conditions
         assert set(values["text"]) == {"rain"}
         assert all(tokens is not None for tokens in values["semantic"])
 
@@ -206,16 +206,16 @@ def test_for_measuring_nothing_is_forgotten_and_the_first_caption_taken(
 def test_in_training_captions_are_drawn(make_shards: MakeShards, audiogen_stage: LMStage) -> None:
     shards = make_shards([50] * 30)
     batches = StageBatches(audiogen_stage, shards, tokens=1000, seed=0, dropout=Dropout(joint=0.0))
-    texts = [text for number in range(60) for text in batches[number].values["text"]]
+    texts = [text for number in range(60) for text in batches[number].conditions["text"]]
     for caption in ("rain", "wind", "hail"):
         assert 0.25 < texts.count(caption) / len(texts) < 0.42
     for number in range(6):
-        found = batches[number].values["label"]
+        found = batches[number].conditions["label"]
         assert found == [shards.conditions[c.index]["label"] for c in batches.crops[number]]
 
 
 def forgotten(batches: StageBatches, name: str) -> list[bool]:
-    return [value is None for number in range(100) for value in batches[number].values[name]]
+    return [value is None for number in range(100) for value in batches[number].conditions[name]]
 
 
 def test_what_a_user_gives_is_forgotten_at_once_and_the_source_on_its_own(
@@ -250,15 +250,15 @@ def test_a_clip_too_short_for_a_token_of_its_source_has_none(
 ) -> None:
     source, stage = duet_stages()
     batches = StageBatches(stage, make_shards([1]), source=source, tokens=400, seed=0, dropout=None)
-    assert batches[0].values["semantic"] == [None]
+    assert batches[0].conditions["semantic"] == [None]
 
 
 def equal(a: TrainingBatch, b: TrainingBatch) -> bool:
     tensors = ("inputs", "targets", "codebook", "frames")
-    sources = zip(a.values["semantic"], b.values["semantic"], strict=True)
+    sources = zip(a.conditions["semantic"], b.conditions["semantic"], strict=True)
     return (
         all(torch.equal(getattr(a, name), getattr(b, name)) for name in tensors)
-        and a.values["text"] == b.values["text"]
+        and a.conditions["text"] == b.conditions["text"]
         and all(x is y is None or torch.equal(x, y) for x, y in sources)
     )
 

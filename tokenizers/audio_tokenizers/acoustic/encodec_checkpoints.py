@@ -1,4 +1,4 @@
-"""Reads EnCodec checkpoints in their three published layouts, told apart by keys.
+"""Reads EnCodec checkpoints in their three published layouts, which their keys distinguish.
 
 - transformers: a folder or hub id with `config.json` and weights;
 - original `encodec`: one file, a plain state dict;

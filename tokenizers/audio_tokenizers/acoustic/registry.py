@@ -42,7 +42,7 @@ LOADERS: dict[str, Callable[[str | Path], AcousticTokenizer]] = {
 def load_codec(name_or_path: str | Path, *, device: str = "cpu") -> AcousticTokenizer:
     """Loads a codec by a name of `NAMES`, from a local file or folder, or by its hub id.
 
-    The type is detected from the checkpoint's content, not from its name.
+    The kind is detected from the content of the checkpoint, not from its name.
     """
     source = NAMES.get(str(name_or_path), str(name_or_path))
     with hub_access(source):

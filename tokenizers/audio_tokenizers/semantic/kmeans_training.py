@@ -73,7 +73,15 @@ def train_kmeans(
             f"Got a {type(batches).__name__}, which can be read once; k-means reads the features "
             "several times, pass a list or an object whose __iter__ starts anew."
         )
-    estimator = _make_estimator(config)
+    try:
+        from sklearn.cluster import MiniBatchKMeans, kmeans_plusplus
+    except ImportError as error:
+        raise ImportError(
+            "Training k-means needs scikit-learn; install it with: pip install 'lm-audio[train]'."
+        ) from error
+    estimator = MiniBatchKMeans(
+        config.num_clusters, n_init=1, random_state=config.seed, compute_labels=False
+    )
     moments, sample = _Moments(), _Reservoir(config.sample_size, seed=config.seed)
     for rows in _read(batches, 0, on_batch):
         moments.add(rows)
@@ -84,7 +92,8 @@ def train_kmeans(
             f"{config.num_clusters} clusters."
         )
     mean, std = moments.statistics() if config.standardize else moments.neutral()
-    estimator.init = _first_centroids((sample.rows() - mean) / std, config)
+    sample_rows = (sample.rows() - mean) / std
+    estimator.init = kmeans_plusplus(sample_rows, config.num_clusters, random_state=config.seed)[0]
     for number in range(1, config.num_passes + 1):
         for rows in _in_batches(_read(batches, number, on_batch), config.batch_size):
             estimator.partial_fit((rows - mean) / std)
@@ -95,25 +104,6 @@ def train_kmeans(
         source=source,
     )
     return codebook, _measure(codebook, _read(batches, config.num_passes + 1, on_batch))
-
-
-def _make_estimator(config: KMeansConfig) -> Any:
-    try:
-        from sklearn.cluster import MiniBatchKMeans
-    except ImportError as error:
-        raise ImportError(
-            "Training k-means needs scikit-learn; install it with: pip install 'lm-audio[train]'."
-        ) from error
-    return MiniBatchKMeans(
-        config.num_clusters, n_init=1, random_state=config.seed, compute_labels=False
-    )
-
-
-def _first_centroids(sample: Rows, config: KMeansConfig) -> Rows:
-    from sklearn.cluster import kmeans_plusplus
-
-    centroids, _ = kmeans_plusplus(sample, config.num_clusters, random_state=config.seed)
-    return centroids
 
 
 def _read(

@@ -10,8 +10,8 @@ from audio_tokenizers.audio_writer import write_audio
 from lm_audio.evaluation.clips import ClipFile
 from lm_audio.evaluation.judges.embedding import LogMelStatistics
 from lm_audio.evaluation.judges.loading import Judges, load_judges
-from lm_audio.evaluation.measure_clips import measure_clips
 from lm_audio.evaluation.report import Measurement
+from measuring.clips import measure_clips
 
 RATE = 8000
 

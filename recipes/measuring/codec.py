@@ -17,8 +17,8 @@ from audio_tokenizers.audio_writer import write_audio
 from audio_tokenizers.protocol import AcousticTokenizer
 from lm_audio.evaluation.clips import ClipFile, write_clips
 from lm_audio.evaluation.metrics.codebooks import bitrate, count_tokens
-from lm_audio.evaluation.metrics.signal_quality import mel_distance, pesq, si_sdr, stoi, visqol
 from lm_audio.evaluation.report import Better, Measurement, mean_of, missing
+from measuring.signal_quality import mel_distance, pesq, si_sdr, stoi, visqol
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,7 +31,7 @@ class LogLikelihood:
 
 
 def log_likelihood(
-    stage: LMStage, tokens: Tensor, *, values: Mapping[str, Any] | None = None
+    stage: LMStage, tokens: Tensor, *, conditions: Mapping[str, Any] | None = None
 ) -> LogLikelihood:
     """How likely a stage finds tokens [K, T] from the first on, window by window.
 
@@ -39,13 +39,13 @@ def log_likelihood(
     tokens, as its training data had none.
 
     Args:
-        values: the conditions, by name.
+        conditions: by name.
     """
     tokens = tokens if not stage.deduplicated else deduplicate(tokens[0])[0][None]
     K, T = tokens.shape
     if T == 0:
         raise ValueError("Got no tokens to find likely; give at least one frame.")
-    track = Track(values=tokens, seed=0, sampling=stage.sampling, conditions=values or {})
+    track = Track(values=tokens, seed=0, sampling=stage.sampling, conditions=conditions or {})
     total, first = 0.0, 0
     while first < T:
         last = min(

@@ -2,13 +2,13 @@
 
 import pytest
 
-from lm_audio.training.stage_builders.audiocraft import (
+from stage_builders.audiocraft import (
     SHAPES,
     AudiocraftSettings,
     audiocraft_acoustic,
     labels_of,
 )
-from lm_audio.training.stage_builders.plan import StageData
+from stage_builders.plan import StageData
 
 
 def test_the_paper_s_model_has_the_published_shape() -> None:

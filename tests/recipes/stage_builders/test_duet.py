@@ -1,13 +1,13 @@
 """Duet's stages: their captions, and what is dropped."""
 
 from lm_audio.conditioners.text import OwnTextEncoder
-from lm_audio.training.stage_builders.duet import (
+from stage_builders.duet import (
     DuetAcousticSettings,
     DuetSemanticSettings,
     duet_acoustic,
     duet_semantic,
 )
-from lm_audio.training.stage_builders.plan import StageData
+from stage_builders.plan import StageData
 
 
 def test_the_text_encoder_knows_the_words_of_the_captions(data: StageData) -> None:

@@ -13,7 +13,8 @@ from lm_audio.renderers.codec import CodecRenderer
 from lm_audio.saving.stage_folder import read_stage
 from lm_audio.signals import SEMANTIC
 from lm_audio.training.stage_batches import Dropout
-from lm_audio.training.stage_builders.plan import (
+from lm_audio.training.text import chosen_text
+from stage_builders.plan import (
     VOCABULARY,
     StageData,
     StagePlan,
@@ -22,7 +23,6 @@ from lm_audio.training.stage_builders.plan import (
     whole_model,
     with_context,
 )
-from lm_audio.training.text import chosen_text
 
 READERS = {  # of captions, where they are trained with a stage
     "tiny": TransformerConfig(dim=32, num_layers=1, num_heads=2, hidden_dim=64, causal=False),

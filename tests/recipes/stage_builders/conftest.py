@@ -7,7 +7,7 @@ from audio_tokenizers.acoustic.registry import load_codec
 from lm_audio.data.shards import Shards
 from lm_audio.data.synthetic_shards import make_up_shards
 from lm_audio.pretrained import CODEC_FOLDER
-from lm_audio.training.stage_builders.plan import StageData
+from stage_builders.plan import StageData
 
 
 @pytest.fixture(scope="session")

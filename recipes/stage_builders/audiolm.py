@@ -14,7 +14,7 @@ from lm_audio.model import Model
 from lm_audio.networks import presets
 from lm_audio.renderers.codec import CodecRenderer
 from lm_audio.signals import SEMANTIC
-from lm_audio.training.stage_builders.plan import (
+from stage_builders.plan import (
     StageData,
     StagePlan,
     StageSettings,

@@ -28,14 +28,14 @@ from lm_audio.sampling import Sampling
 from lm_audio.signals import ACOUSTIC
 from lm_audio.training.checkpoints import check_identity
 from lm_audio.training.stage_batches import Dropout
-from lm_audio.training.stage_builders.plan import (
+from lm_audio.training.text import chosen_text
+from stage_builders.plan import (
     VOCABULARY,
     StageData,
     StagePlan,
     StageSettings,
     new_weights,
 )
-from lm_audio.training.text import chosen_text
 
 SHAPES = {  # of the stage, and of the text encoder that is trained with it
     "tiny": (

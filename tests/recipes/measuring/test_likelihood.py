@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from lm_audio.conditioners.fuser import Conditioners
-from lm_audio.evaluation.metrics.likelihood import LogLikelihood, log_likelihood, pair_wins
 from lm_audio.generation.lm_stage import LMStage
 from lm_audio.networks import presets
 from lm_audio.networks.token_lm import TokenLM
 from lm_audio.patterns import delayed, parallel
 from lm_audio.sampling import Sampling
+from measuring.likelihood import LogLikelihood, log_likelihood, pair_wins
 
 
 def new_stage(num_codebooks: int, *, window_frames: int = 100, repeats: bool = True) -> LMStage:

@@ -1,26 +1,24 @@
 """AudioLM's stages: tokens without repeats, and codebooks shared out between coarse and fine."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from itertools import groupby
+from pathlib import Path
 
 import pytest
 
 from lm_audio.data.shards import Shards
-from lm_audio.training.stage_builders.audiolm import (
+from stage_builders.audiolm import (
     AudioLMFineSettings,
     AudioLMSemanticSettings,
     audiolm_fine,
     audiolm_semantic,
     rate_without_repeats,
 )
-from lm_audio.training.stage_builders.plan import StageData
+from stage_builders.plan import StageData
 
 
-def test_the_rate_without_repeats_is_that_of_the_data(
-    data: StageData, make_shards: Callable[..., Shards]
-) -> None:
-    shards = make_shards([60, 80, 70])
+def test_the_rate_without_repeats_is_that_of_the_data(data: StageData, token_shards: Path) -> None:
+    shards = Shards(token_shards)
     rows = [shards.read(index, "semantic")[0].tolist() for index in range(len(shards))]
     left = sum(len(list(groupby(row))) for row in rows)
     expected = 25 * left / sum(map(len, rows))

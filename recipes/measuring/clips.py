@@ -3,12 +3,13 @@
 Whatever is lacking for a metric, a judge, real clips, or what is known of clips, is its reason in
 the report: nothing is left out silently.
 
-Shapes: n vectors, D width.
+Shapes: B clips, n vectors, D width.
 """
 
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lm_audio.evaluation.clips import ClipFile, pair_clips
@@ -20,7 +21,6 @@ from lm_audio.evaluation.judges.embedding import (
     embed_clips,
 )
 from lm_audio.evaluation.judges.loading import Judges
-from lm_audio.evaluation.metrics.clap import clap_scores
 from lm_audio.evaluation.metrics.classification import (
     kl_divergence,
     label_accuracy,
@@ -155,6 +155,16 @@ def _clap_score(generated: Sequence[ClipFile], judges: Judges) -> Measurement:
     scores = clap_scores(embed_clips(judges.clap, clips), texts)
     implementation = "audiocraft CLAPTextConsistencyMetric: mean cosine"
     return mean_of(scores, metric=metric, implementation=implementation, better="higher")
+
+
+def clap_scores(audio: Sequence[Tensor], texts: Tensor) -> Tensor:
+    """The cosine of each clip's windows [n, D], averaged, and its text [B, D]: [B].
+
+    Audiocraft's `CLAPTextConsistencyMetric` for clips of one window; scores of different CLAP
+    checkpoints cannot be compared.
+    """
+    means = torch.stack([F.normalize(windows, dim=-1).mean(dim=0) for windows in audio])
+    return F.cosine_similarity(means, texts, dim=-1)
 
 
 def _words(generated: Sequence[ClipFile], judges: Judges) -> list[Measurement]:

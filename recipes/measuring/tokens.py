@@ -14,7 +14,9 @@ from torch import Tensor
 from audio_tokenizers.audio_files import find_audio, read_audio
 from audio_tokenizers.protocol import SemanticTokenizer
 from audio_tokenizers.semantic.tokenizer import FeatureTokenizer
-from lm_audio.evaluation.metrics.abx import (
+from lm_audio.evaluation.report import Measurement, mean_of, missing
+from lm_audio.generation.lm_stage import LMStage
+from measuring.abx import (
     Distance,
     Mode,
     abx_error,
@@ -23,9 +25,7 @@ from lm_audio.evaluation.metrics.abx import (
     token_distance,
     token_edits,
 )
-from lm_audio.evaluation.metrics.likelihood import log_likelihood, pair_wins
-from lm_audio.evaluation.report import Measurement, mean_of, missing
-from lm_audio.generation.lm_stage import LMStage
+from measuring.likelihood import log_likelihood, pair_wins
 
 _MODES: tuple[Mode, ...] = ("within", "across")
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lm_audio.data.synthetic import demo_clip
-from lm_audio.evaluation.metrics.signal_quality import mel_distance, pesq, si_sdr, stoi, visqol
+from measuring.signal_quality import mel_distance, pesq, si_sdr, stoi, visqol
 
 
 @pytest.fixture(scope="module")

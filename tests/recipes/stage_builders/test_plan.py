@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from lm_audio.training.stage_builders.duet import DuetSemanticSettings, duet_semantic
-from lm_audio.training.stage_builders.plan import StageData, with_context
+from stage_builders.duet import DuetSemanticSettings, duet_semantic
+from stage_builders.plan import StageData, with_context
 
 TINY = DuetSemanticSettings(preset="tiny")
 

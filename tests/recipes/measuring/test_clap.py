@@ -2,7 +2,7 @@
 
 import torch
 
-from lm_audio.evaluation.metrics.clap import clap_scores
+from measuring.clips import clap_scores
 
 
 def test_a_score_is_the_mean_cosine_of_windows_and_text() -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lm_audio.evaluation.metrics.abx import (
+from measuring.abx import (
     Item,
     Mode,
     abx_error,

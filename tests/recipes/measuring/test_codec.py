@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from audio_tokenizers.audio_writer import write_audio
-from lm_audio.evaluation import measure_codec
 from lm_audio.evaluation.clips import ClipFile
-from lm_audio.evaluation.measure_codec import measure_signals
+from measuring import codec
+from measuring.codec import measure_signals
 
 
 def clip(path: Path, samples: torch.Tensor) -> ClipFile:
@@ -40,7 +40,7 @@ def test_signals_are_compared_in_one_length_and_silence_has_no_pesq(tmp_path: Pa
 def test_a_package_that_is_missing_is_the_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(measure_codec, "find_spec", lambda _: None)
+    monkeypatch.setattr(codec, "find_spec", lambda _: None)
     noise = clip(tmp_path / "a.wav", 0.1 * torch.ones(9000))
     rows = measure_signals([(noise, noise)], sample_rate=16_000, speech=True, visqol_mode="audio")
     reasons = {row.metric: row.note for row in rows if row.value is None}
