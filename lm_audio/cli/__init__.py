@@ -21,11 +21,13 @@ def main(arguments: list[str] | None = None) -> None:
 
             _stop(reason(error), 2)
         except (RuntimeError, OverflowError) as error:
+            if isinstance(error.__cause__, KeyboardInterrupt):  # while a class was being made
+                raise KeyboardInterrupt from None
             if isinstance(error, RuntimeError) and "memory" not in str(error):
                 raise
             _stop("Out of memory. Try a shorter duration or a smaller --batch-size.", 2)
     except KeyboardInterrupt:
-        _stop("interrupted; no incomplete files were left.", 130)
+        _stop("interrupted; no partial files were left behind.", 130)
 
 
 def _stop(message: str, status: int) -> None:

@@ -98,5 +98,5 @@ def test_ctrl_c_during_imports_gets_one_line_and_status_130(delay: float) -> Non
         process.send_signal(signal.SIGINT)
         shown = process.stderr.read().decode()
         process.wait()
-    assert process.returncode == 130
-    assert shown == "lm-audio: interrupted; no incomplete files were left.\n"
+    assert process.returncode in (130, -signal.SIGINT)  # both are 130 to a shell
+    assert shown == "lm-audio: interrupted; no partial files were left behind.\n"

@@ -335,7 +335,7 @@ def test_stopping_leaves_no_file_and_status_130(
     with pytest.raises(SystemExit) as stopped:
         run("generate", "rain", "--duration", 600, "-o", out, model=model_folder)
     assert stopped.value.code == 130
-    assert "lm-audio: interrupted; no incomplete files were left." in capsys.readouterr().err
+    assert "lm-audio: interrupted; no partial files were left behind." in capsys.readouterr().err
     assert not out.exists()
 
 
