@@ -1,12 +1,11 @@
 """What comes out of a pipeline: sound, and the tokens that it was made of."""
 
 import base64
+import html
 import io
-import math
 import shutil
 import subprocess
 import tempfile
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from audio_tokenizers.atomic import replacing
 from audio_tokenizers.audio_writer import write_audio
-from audio_tokenizers.spectra import mel_filterbank
 from lm_audio.origin import origin_comment
+from lm_audio.picture import draw_sound
+from lm_audio.picture import new_figure as new_figure  # the command line checks a path by it
 
 # Programs that play a WAV file and then end, with the options to do so without a window or a word.
 PLAYERS = {
@@ -28,14 +27,6 @@ PLAYERS = {
     "play": ("-q",),  # of SoX
     "ffplay": ("-nodisp", "-autoexit", "-loglevel", "error"),
 }
-
-PICTURES = (".png", ".jpg", ".svg", ".pdf")
-
-NUM_MELS = 128
-FFT_LENGTH = 2048
-MAX_COLUMNS = 2000
-DYNAMIC_RANGE = 80.0  # dB
-SILENCE = -40.0  # dB; what is softer all through is no peak
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -68,8 +59,7 @@ class Clip:
             )
 
     def __repr__(self) -> str:
-        C = len(self.samples)
-        channels = {1: "mono", 2: "stereo"}.get(C, f"{C} channels")
+        channels = _channels(len(self.samples))
         return f"Clip({self.duration:.3f} s, {self.sample_rate} Hz, {channels}, seed {self.seed})"
 
     @property
@@ -80,15 +70,15 @@ class Clip:
     def save(self, path: str | Path) -> None:
         """Writes a .wav, .flac, .ogg, .opus or .mp3 file, whole or not at all.
 
-        The file says in its metadata which prompt, seed and model made it. A clip with samples
-        beyond full scale is turned down to it, with a warning.
+        Its metadata hold the prompt, seed and model. Samples beyond full scale, which only raw
+        clips have, are clipped, with a warning.
         """
-        write_audio(path, self._turned_down(), self.sample_rate, comment=self._origin())
+        write_audio(path, self.samples, self.sample_rate, comment=self._origin())
 
     def encoded(self, format: str = "wav") -> bytes:  # noqa: A002 - the word for it
         """The bytes of such a file: wav, flac, ogg, opus or mp3."""
         file = io.BytesIO()
-        samples, rate = self._turned_down(), self.sample_rate
+        samples, rate = self.samples, self.sample_rate
         write_audio(file, samples, rate, format=format, comment=self._origin())
         return file.getvalue()
 
@@ -106,43 +96,33 @@ class Clip:
             raise OSError(f"{player} could not play the clip: {reason}")
 
     def plot(self, path: str | Path) -> None:
-        """Writes a picture of the waveform and log-mel spectrogram: .png, .jpg, .svg or .pdf.
+        """Writes a .png, .jpg, .svg or .pdf picture of the waveform and its log-mel spectrogram.
 
         Needs matplotlib: pip install 'lm-audio[plot]'.
         """
-        path = Path(path)
-        figure = new_figure(path)
-        wave, spectrogram = figure.subplots(2, sharex=True)
-        N = self.samples.shape[1]
-        seconds = torch.arange(N) / self.sample_rate
-        wave.plot(seconds.numpy(), self.samples.T.numpy(), linewidth=0.5)
-        wave.set(title=repr(self), ylabel="sample", ylim=(-1.05, 1.05))
-        mels = log_mels(self.samples, self.sample_rate)
-        extent = (0, self.duration, 0, len(mels))
-        spectrogram.imshow(mels.numpy(), origin="lower", aspect="auto", extent=extent, cmap="magma")
-        spectrogram.set(xlabel="seconds", ylabel="mel band", xlim=(0, self.duration))
-        with replacing(path) as temporary:
-            figure.savefig(temporary, dpi=120)
+        draw_sound(path, self.samples, self.sample_rate, title=self._title)
+
+    @property
+    def _title(self) -> str:
+        """The prompt and the seed."""
+        words = "Clip" if self.prompt is None else " ".join(self.prompt.split()) or "Clip"
+        return f"{words} (seed {self.seed})"
 
     def _origin(self) -> str:
         made_by = {"model": self.model, "prompt": self.prompt, "seed": self.seed}
         return origin_comment(self.settings or made_by)
 
-    def _turned_down(self) -> Tensor:
-        peak = float(self.samples.abs().max()) if self.samples.numel() else 0.0
-        if not peak > 1:
-            return self.samples
-        over = 20 * math.log10(peak)
-        warnings.warn(
-            f"The clip was turned down by {over:.2f} dB, for its peak was beyond full scale.",
-            stacklevel=3,
-        )
-        return self.samples / peak
-
     def _repr_html_(self) -> str:
-        """A player for notebooks, with the sound inside."""
+        """A player for notebooks: title, sound, then how it was made."""
         data = base64.b64encode(self.encoded("flac")).decode()
-        return f'<audio controls title="{self!r}" src="data:audio/flac;base64,{data}"></audio>'
+        title = html.escape(self._title)
+        facts = [f"{self.duration:.2f} s", f"{self.sample_rate} Hz", _channels(len(self.samples))]
+        facts += [f"model {self.model}"] if self.model else []
+        return (
+            f"<figure><figcaption><strong>{title}</strong></figcaption>"
+            f'<audio controls preload="auto" title="{title}" src="data:audio/flac;base64,{data}">'
+            f"</audio><div><small>{html.escape(', '.join(facts))}</small></div></figure>"
+        )
 
 
 def find_player() -> str:
@@ -155,31 +135,5 @@ def find_player() -> str:
     return player
 
 
-def new_figure(path: Path) -> Any:
-    """An empty figure of matplotlib, if a picture can be written there."""
-    if path.suffix.lower() not in PICTURES:
-        raise ValueError(f"{path} has no suffix of a picture; use one of {', '.join(PICTURES)}.")
-    try:
-        from matplotlib.figure import Figure  # type: ignore[import-not-found,unused-ignore]
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "A plot needs matplotlib; install it with: pip install 'lm-audio[plot]'."
-        ) from error
-    return Figure(figsize=(10, 6), layout="constrained")
-
-
-def log_mels(samples: Tensor, sample_rate: int) -> Tensor:
-    """The mel spectrogram of the mean of samples [C, N], in dB below its peak: [bands, columns]."""
-    mono = samples.mean(dim=0)
-    hop = max(FFT_LENGTH // 8, -(-len(mono) // MAX_COLUMNS))
-    window = torch.hann_window(FFT_LENGTH)
-    spectrum = torch.stft(
-        mono, FFT_LENGTH, hop, window=window, pad_mode="constant", return_complex=True
-    )
-    bands = mel_filterbank(
-        num_mels=NUM_MELS, num_bins=FFT_LENGTH // 2, sample_rate=sample_rate
-    )  # [bands, bins]
-    power = bands @ spectrum[:-1].abs().square()  # without Nyquist
-    decibels = 10 * power.clamp(min=1e-20).log10()
-    peak = decibels.max().clamp(min=SILENCE)
-    return (decibels - peak).clamp(min=-DYNAMIC_RANGE)
+def _channels(count: int) -> str:
+    return {1: "mono", 2: "stereo"}.get(count, f"{count} channels")

@@ -4,7 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from audio_tokenizers.protocol import SemanticTokenizer
+from lm_audio.conditioners.description import text_encoders
+from lm_audio.conditioners.frozen import FrozenEncoder, shared
+from lm_audio.conditioners.known_prompts import KnownPrompts
 from lm_audio.generation.clip_job import needed
+from lm_audio.generation.lm_stage import LMStage
 from lm_audio.generation.track import Stage
 from lm_audio.renderers.protocol import Renderer
 from lm_audio.signals import SEMANTIC
@@ -16,11 +20,17 @@ class ModelCard:
 
     Args:
         licence: of the weights, by its SPDX name, such as CC-BY-NC-4.0.
+        known: the prompts that it was trained on.
     """
 
     name: str | None = None
     licence: str | None = None
     description: str | None = None
+    known: KnownPrompts | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.known, dict):  # as config.json has it
+            object.__setattr__(self, "known", KnownPrompts(**self.known))
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +57,16 @@ class Model:
         _check_renderer(self.stages, self.renderer, output_stages=self.output_stages)
         if self.semantic_tokenizer is not None:
             _check_semantic_tokenizer(self.stages, self.semantic_tokenizer)
+
+    @property
+    def text_encoder(self) -> FrozenEncoder | None:
+        """The untrained encoder that reads the text of all stages, if there is one."""
+        return shared(
+            encoder
+            for stage in self.stages
+            if isinstance(stage, LMStage)
+            for encoder in text_encoders(stage.conditioners).values()
+        )
 
     def with_stage(self, stage: Stage) -> "Model":
         """The same model with another stage in the place of the one of that name."""

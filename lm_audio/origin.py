@@ -49,6 +49,9 @@ def command(origin: Mapping[str, Any]) -> str | None:
             continue
         for one in value if isinstance(value, list) else [value]:
             option = f"--{name.replace('_', '-')}"
+            if one is True:
+                words.append(option)
+                continue
             words += [f"{option}={one}"] if str(one).startswith("-") else [option, str(one)]
     if place is not None and place.startswith("-"):
         words += ["--", place]

@@ -3,8 +3,10 @@
 Shapes: C channels, N samples, K codebooks, T frames.
 """
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack, overload
 
@@ -12,6 +14,8 @@ from torch import Tensor
 
 from audio_tokenizers.protocol import SemanticTokenizer
 from lm_audio.clip import Clip
+from lm_audio.conditioners.known_prompts import PromptCheck
+from lm_audio.conditioners.sentence import SentenceEncoder
 from lm_audio.families.audiocraft.exporting import export_model
 from lm_audio.generation.clip_job import ClipJob, make_tracks
 from lm_audio.generation.inpainting import inpaint
@@ -28,6 +32,7 @@ from lm_audio.generation.request import (
 from lm_audio.generation.session import Session
 from lm_audio.generation.track import Stage
 from lm_audio.model import Model, ModelCard
+from lm_audio.networks.packing import num_parameters
 from lm_audio.renderers.protocol import Renderer
 from lm_audio.sampling import Sampling
 from lm_audio.saving.folder import push_model, save_model
@@ -42,11 +47,14 @@ class Settings(TypedDict, total=False):
     sampling: one for all stages, or a dict of them by stage name; the stages' own by default.
     negative: what the sound should not be like, for models with guidance.
     conditions: prompts other than the text, by name, such as a label or a voice.
+    raw: keep the level that the model made. By default new sound has a loudness of -16 LUFS, or
+        that of the audio that it joins, and true peaks of at most -1 dB.
     """
 
     sampling: Sampling | Mapping[str, Sampling] | None
     negative: str | None
     conditions: Mapping[str, Any] | None
+    raw: bool
 
 
 class StreamSettings(Settings, total=False):
@@ -80,6 +88,29 @@ class AudioPipeline:
     def __init__(self, model: Model) -> None:
         self.model = model
 
+    def __repr__(self) -> str:
+        stages = ", ".join(f"{name} ({_size(stage)})" for name, stage in self.stages.items())
+        channels = {1: "mono", 2: "stereo"}.get(self.num_channels, f"{self.num_channels} channels")
+        return (
+            f"AudioPipeline({self.card.name or 'unnamed'}: {stages}; {self.sample_rate} Hz "
+            f"{channels}; {self.model.stages[0].device})"
+        )
+
+    @staticmethod
+    def from_pretrained(
+        source: str | Path | None = None,
+        *,
+        device: str | None = None,
+        dtype: str = "float32",
+        text_encoder: str | Path | None = None,
+    ) -> "AudioPipeline":
+        """`lm_audio.load` by the name that transformers and diffusers give it."""
+        # Loading makes pipelines, so it stands above them. Only this alias, which users expect on
+        # the class, points up; import-linter knows of it, and nothing is imported before the call.
+        from lm_audio.loading import load
+
+        return load(source, device=device, dtype=dtype, text_encoder=text_encoder)
+
     @property
     def stages(self) -> dict[str, Stage]:
         """By name, in the order in which they condition each other."""
@@ -110,6 +141,21 @@ class AudioPipeline:
         """What the model takes: `text` is the prompt, all others go into `conditions`."""
         names = [name for stage in self.model.stages for name in stage.conditions]
         return tuple(dict.fromkeys(names))
+
+    def notice(self, prompt: str | None) -> str | None:
+        """One sentence if the model was not trained on prompts like this one, else None.
+
+        `generate` and its relatives give it as a warning. None as well for models whose card does
+        not say what they were trained on.
+        """
+        return None if prompt is None or self._check is None else self._check.notice(prompt)
+
+    @cached_property
+    def _check(self) -> PromptCheck | None:
+        known, encoder = self.card.known, self.model.text_encoder
+        if known is None or not isinstance(encoder, SentenceEncoder):
+            return None
+        return PromptCheck(known, encoder)
 
     @overload
     def generate(
@@ -144,8 +190,8 @@ class AudioPipeline:
         Args:
             duration: seconds, exact to the sample.
             seed: the same one gives the same clip, alone or in any list; None draws one.
-            **settings: sampling, negative, conditions, tokens, rows_per_pass, progress; see
-                `GenerateSettings`.
+            **settings: sampling, negative, conditions, raw, tokens, rows_per_pass; see
+                `GenerateSettings`. progress: a function called with the share done, from 0 to 1.
         """
         _check_settings("generate", settings, GenerateSettings)
         requests = self._requests(prompt, duration=duration, seed=seed, settings=settings)
@@ -163,7 +209,7 @@ class AudioPipeline:
         """Yields samples [C, N] as they are made: the clip that `generate` returns, in pieces.
 
         Args:
-            **settings: sampling, negative, conditions, tokens; see `StreamSettings`.
+            **settings: sampling, negative, conditions, raw, tokens; see `StreamSettings`.
         """
         _check_settings("stream", settings, StreamSettings)
         check_single(prompt=prompt, duration=duration, seed=seed)
@@ -204,7 +250,7 @@ class AudioPipeline:
         """Continues audio: a clip of its own samples, then `duration` seconds of new sound.
 
         Args:
-            **settings: sampling, negative, conditions, rows_per_pass, progress; see
+            **settings: sampling, negative, conditions, raw, rows_per_pass, progress; see
                 `BatchSettings`.
         """
         _check_settings("continue_from", settings, BatchSettings)
@@ -241,7 +287,7 @@ class AudioPipeline:
             num_candidates: fillings per stage; it keeps the one that the sound after the span
                 follows best.
             progress: called with the share that is done, from 0 to 1.
-            **settings: sampling, negative, conditions; see `Settings`.
+            **settings: sampling, negative, conditions, raw; see `Settings`.
         """
         _check_settings("inpaint", settings, Settings)
         check_single(audio=audio, text=text, seed=seed)
@@ -270,15 +316,17 @@ class AudioPipeline:
         """
         save_model(self.model, folder, half=half)
 
-    def push(self, repo_id: str, *, private: bool = True, half: bool = False) -> str:
+    def push_to_hub(self, repo_id: str, *, private: bool = True, half: bool = False) -> str:
         """Writes the model to the Hugging Face hub, as "owner/name", and returns its address."""
         return push_model(self.model, repo_id, private=private, half=half)
+
+    push = push_to_hub  # its old name
 
     def export(
         self,
         folder: str | Path,
         *,
-        layout: Literal["transformers", "audiocraft"],
+        layout: Literal["transformers", "audiocraft"] = "transformers",
         t5_name: str | None = None,
     ) -> None:
         """Writes a model of MusicGen's shape as others load it, whole or not at all.
@@ -326,7 +374,7 @@ class AudioPipeline:
         settings: Mapping[str, Any],
         count: int | None = None,
     ) -> list[Request]:
-        return make_requests(
+        requests = make_requests(
             prompt,
             duration=duration,
             seed=seed,
@@ -334,6 +382,10 @@ class AudioPipeline:
             count=count,
             **{name: settings[name] for name in StreamSettings.__annotations__ if name in settings},
         )
+        for text in dict.fromkeys(request.prompt for request in requests):
+            if notice := self.notice(text):
+                warnings.warn(notice, stacklevel=3)
+        return requests
 
     def _prompt(self, samples: Tensor) -> Prompt:
         return read_prompt(
@@ -372,6 +424,11 @@ class AudioPipeline:
             )
         stages = [self.stages[name] for name in job.tracks]
         return Session(stages, rows_per_pass=rows_per_pass)
+
+
+def _size(stage: Stage) -> str:
+    model: Any = stage.model  # type: ignore[attr-defined]  # each kind has its own
+    return f"{num_parameters(model) / 1e6:.3g} M parameters"
 
 
 def _check_settings(verb: str, given: Mapping[str, Any], known: type) -> None:

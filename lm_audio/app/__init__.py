@@ -1,1 +1,1 @@
-"""The web page: Create, Continue, Inpaint and Listen in a browser."""
+"""The web page: Create, Continue, Inpaint and History in a browser."""

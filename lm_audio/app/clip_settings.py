@@ -1,4 +1,4 @@
-"""One clip that somebody asks for: made step by step, and told as a command and as Python.
+"""The settings of one clip: how it is made step by step, and its command line and Python code.
 
 Shapes: C channels, N samples.
 """
@@ -15,7 +15,7 @@ from lm_audio.catalogue import DEFAULT
 from lm_audio.clip import Clip
 from lm_audio.generation.request import as_audio, make_requests
 from lm_audio.pipeline import AudioPipeline
-from lm_audio.sampling import Sampling
+from lm_audio.sampling import Sampling, random_seed
 
 Verb = Literal["generate", "continue", "inpaint"]
 PYTHON_VERBS: dict[Verb, str] = {
@@ -25,15 +25,25 @@ PYTHON_VERBS: dict[Verb, str] = {
 }
 
 
+def read_seed(text: str | None) -> int:
+    """The seed in a text field; a random one if it is empty."""
+    text = (text or "").strip()
+    if not text:
+        return random_seed()
+    if not text.isdecimal():
+        raise ValueError(f"Got the seed {text!r}; use a whole number from 0, or leave it empty.")
+    return int(text)
+
+
 @dataclass(frozen=True, kw_only=True)
 class ClipSettings:
     """The settings of a clip.
 
     Args:
-        model: what loads it.
+        model: what `load` takes.
         audio: a file to continue or to inpaint.
-        duration: seconds of new sound, but of an inpainting.
-        span: seconds, from and to, of an inpainting.
+        duration: seconds of new sound; unused by an inpainting.
+        span: start and end of an inpainting, in seconds.
         guidance_scale: the model's own by default.
     """
 
@@ -49,11 +59,11 @@ class ClipSettings:
 
     @property
     def title(self) -> str:
-        """What a history calls it."""
+        """The name of the clip in a history."""
         name = "" if self.audio is None else self.audio.name
-        what = {"generate": "", "continue": f"{name}, continued", "inpaint": f"{name}, mended"}
-        said = [part for part in (what[self.verb], self.text) if part]
-        return f"{': '.join(said) or 'anything'} (seed {self.seed})"
+        what = {"generate": "", "continue": f"{name}, continued", "inpaint": f"{name}, inpainted"}
+        words = [part for part in (what[self.verb], self.text) if part]
+        return f"{': '.join(words) or 'anything'} (seed {self.seed})"
 
     def next(self) -> "ClipSettings":
         """The same with the next seed."""
@@ -100,6 +110,8 @@ class ClipSettings:
         self, model: AudioPipeline, progress: Callable[[float], None]
     ) -> Iterator[Tensor | Clip]:
         """The new samples [C, N] as they come, then the clip; an inpainting comes whole."""
+        if self.verb != "generate" and self.audio is None:
+            raise ValueError("There is no sound yet; upload a file or record one.")
         if self.verb == "inpaint":
             yield self._inpainted(model, progress)
             return
@@ -122,12 +134,10 @@ class ClipSettings:
         yield job.clip(pieces)
 
     def _inpainted(self, model: AudioPipeline, progress: Callable[[float], None]) -> Clip:
-        samples = self._samples(model)
-        if samples is None:
-            raise ValueError("There is no sound yet; upload a file or record one.")
+        assert self.audio is not None
         start, end = self.span
         return model.inpaint(
-            (samples, model.sample_rate),
+            self.audio,
             start=start,
             end=end,
             text=self.text,
@@ -150,7 +160,7 @@ class ClipSettings:
         return {n: replace(s.sampling, guidance_scale=scale) for n, s in model.stages.items()}
 
     def _settings(self) -> dict[str, Any]:
-        """What both the command and the lines say."""
+        """The settings that command and Python code share."""
         of_verb: dict[str, Any] = {"duration": self.duration}
         if self.verb == "inpaint":
             of_verb = dict(zip(("start", "end"), self.span, strict=True))

@@ -1,4 +1,4 @@
-"""Sound that is played while it is made: a WAV of unknown length for each clip in the making.
+"""Playback during generation: one WAV stream of unknown length per clip.
 
 Shapes: C channels, N samples.
 """
@@ -14,12 +14,12 @@ from torch import Tensor
 
 from audio_tokenizers.wav_stream import pcm16, wav_header
 
-MOST = 64  # streams that are kept: browsers ask several times, and late
-PATIENCE = 60.0  # seconds without a sound until a listener is sent away
+MOST = 64  # streams kept, because browsers request each one several times, and late
+PATIENCE = 60.0  # seconds without new samples until a response ends
 
 
 class LiveSound:
-    """The streams of all clips in the making, each under a name that nobody guesses."""
+    """The streams of recent clips, each under a random name."""
 
     def __init__(self, *, sample_rate: int, num_channels: int) -> None:
         self._header = wav_header(sample_rate, num_channels)
@@ -33,18 +33,18 @@ class LiveSound:
         return self._streams[name]
 
     def add_to(self, app: FastAPI) -> None:
-        """Serves each as live/NAME.wav."""
+        """Serves each stream as live/NAME.wav."""
 
         @app.get("/live/{name}.wav", include_in_schema=False)
         def live(name: str) -> StreamingResponse:
             stream = self._streams.get(name)
             if stream is None:
-                raise HTTPException(404, "There is no such sound any more.")
+                raise HTTPException(404, "This stream has expired.")
             return StreamingResponse(stream.read(), media_type="audio/wav")
 
 
 class LiveStream:
-    """That of one clip, for any number of listeners, each from its beginning."""
+    """The stream of one clip; every reader gets it from the beginning."""
 
     def __init__(self, name: str, header: bytes) -> None:
         self.path = f"live/{name}.wav"
@@ -59,20 +59,20 @@ class LiveStream:
             self._changed.notify_all()
 
     def close(self) -> None:
-        """There is no more."""
+        """Ends the stream."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
 
     def read(self) -> Iterator[bytes]:
-        """All of it, waiting for what is not made yet."""
-        heard = 0
-        while new := self._after(heard):
-            heard += len(new)
+        """Yields the whole stream, waiting for samples that are still to come."""
+        count = 0
+        while new := self._after(count):
+            count += len(new)
             yield b"".join(new)
 
-    def _after(self, heard: int) -> list[bytes]:
-        """The pieces after so many; none if there are no more."""
+    def _after(self, count: int) -> list[bytes]:
+        """The pieces after the first `count`; empty at the end of the stream."""
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or len(self._pieces) > heard, PATIENCE)
-            return self._pieces[heard:]
+            self._changed.wait_for(lambda: self._closed or len(self._pieces) > count, PATIENCE)
+            return self._pieces[count:]

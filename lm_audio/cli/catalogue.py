@@ -143,6 +143,8 @@ def _of_config(folder: Path, config: dict[str, Any]) -> Lines:
             source = (stage["source"] or {}).get("condition")
             names |= dict.fromkeys(name for name in stage["conditioners"] if name != source)
         yield "conditions", ", ".join(names) or "none"
+        if known := config["about"].get("known"):
+            yield "prompts", ", ".join(known["examples"])
         for stage in config["stages"]:
             count = num_stage_parameters(folder / stage["name"])
             rate, width = Fraction(stage["frame_rate"]), stage["pattern"]["num_codebooks"]
@@ -160,6 +162,8 @@ def _of_pipeline(model: "AudioPipeline", kind: str) -> Lines:
     signal = renderer.signal
     yield "codec", f"{renderer.identity}, {signal.width} codebooks of {signal.num_tokens}"
     yield "conditions", ", ".join(model.conditions) or "none"
+    if model.card.known is not None:
+        yield "prompts", ", ".join(model.card.known.kinds)
     for stage in model.stages.values():
         yield "stage", f"{stage.name}: {_of_stage(stage)}"
 

@@ -89,6 +89,8 @@ class RequestOptions:
     """Negative prompt: what the sound should not contain."""
     condition: Annotated[tuple[str, ...], Arg("NAME=VALUE")] = ()
     """Another condition of the model, such as voice=v2/en_speaker_6; repeatable."""
+    raw: bool = False
+    """Keep the level that the model made, without loudness normalisation and limiter."""
 
     def first_seed(self) -> int:
         return secrets.randbelow(2**32) if self.seed is None else self.seed
@@ -193,6 +195,7 @@ class Generate:
                     sampling=self.sampling.of(model),
                     negative=self.request.negative,
                     conditions=self.request.conditions(model),
+                    raw=self.request.raw,
                     progress=partial(_share_of, progress, start, len(some), len(left)),
                 )
                 self.out.deliver(clips, [places[i] for i in some], [settings[i] for i in some])
@@ -328,6 +331,7 @@ def _edit(
             sampling=verb.sampling.of(model),
             negative=verb.request.negative,
             conditions=verb.request.conditions(model),
+            raw=verb.request.raw,
             progress=progress,
         )
         verb.out.deliver([clip], places, [settings])
@@ -352,6 +356,7 @@ def _settings(verb: Generate | Continue | Inpaint, name: str, **given: Any) -> S
         **given,
         "negative": verb.request.negative,
         "condition": list(verb.request.condition) or None,
+        "raw": verb.request.raw or None,
         **asdict(verb.sampling),
         **asdict(verb.model),
         "watermark": verb.out.watermark,

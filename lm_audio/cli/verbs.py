@@ -9,7 +9,7 @@ from lm_audio.cli.console import show_warnings
 from lm_audio.cli.deprecated import RENAMED, with_new_names
 from lm_audio.cli.generate import Continue, Generate, Inpaint
 from lm_audio.cli.recipes import RECIPES
-from lm_audio.cli.serving import App, Serve
+from lm_audio.cli.serving import App, Mcp, Serve
 from lm_audio.version import __version__
 
 VERBS: Verbs = {
@@ -22,6 +22,7 @@ VERBS: Verbs = {
     "info": Info,
     "serve": Serve,
     "app": App,
+    "mcp": Mcp,
     "recipes": RECIPES,
 }
 DESCRIPTION = "Generate sound from text or from other sound."

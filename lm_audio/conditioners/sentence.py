@@ -146,6 +146,14 @@ class SentenceEncoder:
         """Embeds each text: [1 + L, E], the whole sentence and then its word pieces."""
         return [self._encode(text) for text in texts]
 
+    def sentences(self, texts: Sequence[str]) -> Tensor:
+        """Embeds whole sentences alone, in one batch: [B, E] of length 1. Long texts are cut."""
+        device = self.model.head.weight.device
+        with torch.inference_mode(), torch.autocast(device.type, enabled=False):
+            read = self.tokenizer.encode(texts, max_length=self.max_length)
+            mask = read.mask.to(device)
+            return sentence_embeddings(self.model(read.tokens.to(device), mask), mask)
+
     def _encode(self, text: str) -> Tensor:
         device = self.model.head.weight.device
         # What is kept serves later calls in any mode: training takes no inference tensors, and

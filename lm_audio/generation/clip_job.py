@@ -14,8 +14,8 @@ from lm_audio.clip import Clip
 from lm_audio.generation.prompt import Prompt
 from lm_audio.generation.request import Request, check_given, check_request, sampling_of
 from lm_audio.generation.track import Stage, Track, unknown_values
+from lm_audio.renderers.mastering import Mastering
 from lm_audio.renderers.protocol import Renderer
-from lm_audio.renderers.seam import Continuation
 
 
 def make_tracks(
@@ -100,9 +100,15 @@ class ClipJob:
         self._renderer = renderer
         self._prompt = prompt
         self._model = model
-        tail = None if prompt is None else prompt[:, prompt.shape[1] - prompt_tail :]
-        self._seam = None if tail is None else Continuation(tail, renderer.sample_rate)
+        self._mastering = Mastering(
+            renderer.sample_rate,
+            num_channels=renderer.num_channels,
+            prompt=prompt,
+            prompt_tail=prompt_tail,
+            raw=request.raw,
+        )
         self._pushed = 0
+        self._to_render = prompt_tail + request.num_samples
         self._samples_left = request.num_samples
         self._ended = False
 
@@ -153,12 +159,11 @@ class ClipJob:
         return torch.cat([track.values[:, start:stop] for track in self._output])
 
     def _new(self, samples: Tensor) -> Tensor:
-        samples = samples.cpu().float()
-        if self._seam is not None:
-            samples = self._seam.push(samples)
-            if self._ended:
-                samples = torch.cat([samples, self._seam.finish()], dim=1)
-        samples = samples[:, : self._samples_left]
+        samples = samples.cpu().float()[:, : self._to_render]
+        self._to_render -= samples.shape[1]
+        samples = self._mastering.push(samples)
+        if self._ended:
+            samples = torch.cat([samples, self._mastering.finish()], dim=1)
         if self._ended:  # what a stage ended early is silent to the end
             missing = self._samples_left - samples.shape[1]
             samples = torch.nn.functional.pad(samples, (0, missing))

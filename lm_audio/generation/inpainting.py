@@ -20,8 +20,8 @@ from lm_audio.generation.lm_stage import LMStage
 from lm_audio.generation.prompt import Prompt, tail_length
 from lm_audio.generation.request import Request
 from lm_audio.generation.track import Stage, Track
+from lm_audio.renderers.mastering import fill_span
 from lm_audio.renderers.protocol import Renderer
-from lm_audio.renderers.seam import inpainted
 
 RIGHT_SHARE = 4  # a quarter of what a model sees beside the span lies behind it
 JUDGED_SECONDS = 1.0  # of the sound behind the span
@@ -69,12 +69,13 @@ def inpaint(
             raise ValueError(f"The {stage.name} stage of this model cannot fill a span.")
     values = torch.cat([chosen[name].values for name in output_stages])
     sound = renderer.render(values, num_samples=right - left).cpu().float()
-    filled = inpainted(
+    filled = fill_span(
         samples[:, left:right],
         sound,
         start=first - left,
         end=last - left,
         sample_rate=renderer.sample_rate,
+        raw=request.raw,
     )
     return Clip(
         samples=torch.cat([samples[:, :left], filled, samples[:, right:]], dim=1),

@@ -35,6 +35,7 @@ class Request:
         conditions: by name; negative: what stands in for those that guidance drops.
         sampling: for all stages, or by the name of the stage; the stages' own by default.
         tokens: values of stages that need not be run, [K, T] by name.
+        raw: keep the level that the model made, peaks beyond full scale included.
     """
 
     num_samples: int
@@ -44,6 +45,7 @@ class Request:
     negative: Mapping[str, Any] = field(default_factory=dict)
     sampling: Sampling | Mapping[str, Sampling] | None = None
     tokens: Mapping[str, Tensor] = field(default_factory=dict)
+    raw: bool = False
 
 
 def make_requests(
@@ -56,6 +58,7 @@ def make_requests(
     conditions: Mapping[str, Any] | None = None,
     sampling: Sampling | Mapping[str, Sampling] | None = None,
     tokens: Mapping[str, Tensor] | None = None,
+    raw: bool = False,
     count: int | None = None,
 ) -> list[Request]:
     """One request for each of the prompts, durations and seeds, whichever are lists.
@@ -84,6 +87,7 @@ def make_requests(
             negative={} if negative is None else {"text": negative},
             sampling=sampling,
             tokens=tokens or {},
+            raw=raw,
         )
         for text, one_duration, one_seed in zip(prompts, durations, seeds, strict=True)
     ]

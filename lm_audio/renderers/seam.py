@@ -38,7 +38,8 @@ class Continuation:
     """
 
     def __init__(self, prompt: Tensor, sample_rate: int) -> None:
-        self._history_length, self._fade_length = _lengths(sample_rate)
+        self._history_length = history_length(sample_rate)
+        self._fade_length = round(FADE_SECONDS * sample_rate)
         self._prompt = prompt[:, -self._history_length :].clone()
         self._rendered = prompt[:, :0]  # [C, L], the last that stand for the prompt
         self._to_skip = prompt.shape[1]
@@ -87,8 +88,8 @@ def inpainted(
             f"Got a span from {start} to {end}; expected one within the {samples.shape[1]} samples "
             f"and the {rendered.shape[1]} rendered ones."
         )
-    history, fade = _lengths(sample_rate)
-    fade = min(fade, end - start)
+    history = history_length(sample_rate)
+    fade = min(round(FADE_SECONDS * sample_rate), end - start)
     left = slice(max(0, start - history), start)
     right = slice(end, min(end + history, samples.shape[1], rendered.shape[1]))
     filled = rendered[:, start:end].clone()
@@ -125,6 +126,11 @@ def correction(original: Tensor, rendered: Tensor, *, length: int) -> Tensor:
     return (extended[:, P:].clamp(-peak, peak) * fade).to(original.dtype)
 
 
+def history_length(sample_rate: int) -> int:
+    """How many samples before a seam are looked at."""
+    return round(HISTORY_SECONDS * sample_rate)
+
+
 def burg(x: Tensor, *, order: int) -> Tensor:
     """The linear predictor of x [C, L] by Burg's method, which is always stable: taps [C, order].
 
@@ -158,8 +164,3 @@ def _residual(x: Tensor, taps: Tensor) -> Tensor:
 
 def _power(x: Tensor) -> Tensor:
     return x.square().sum(1)
-
-
-def _lengths(sample_rate: int) -> tuple[int, int]:
-    """Samples of the history and of the fade."""
-    return round(HISTORY_SECONDS * sample_rate), round(FADE_SECONDS * sample_rate)

@@ -26,8 +26,7 @@ from audio_tokenizers.semantic.tokenizer import (
     load_feature_tokenizer,
     save_feature_tokenizer,
 )
-from lm_audio.conditioners.description import text_encoders
-from lm_audio.conditioners.frozen import FrozenEncoder, describe_frozen, load_frozen, shared
+from lm_audio.conditioners.frozen import describe_frozen, load_frozen
 from lm_audio.model import Model, ModelCard
 from lm_audio.networks.packing import Kind
 from lm_audio.renderers.codec import CodecRenderer
@@ -63,7 +62,7 @@ def save_model(model: Model, folder: str | Path, *, half: bool = False) -> None:
         if isinstance(semantic, FeatureTokenizer):
             save_features(semantic.extractor, new / _SEMANTIC / _FEATURES, half=half)
             save_feature_tokenizer(semantic, new / _SEMANTIC, model=_FEATURES)
-        if frozen := _shared_encoder(model):
+        if frozen := model.text_encoder:
             frozen.save(new / _TEXT_ENCODER)
         files = sorted(path for path in new.rglob("*") if path.is_file())
         config["files"] = {path.relative_to(new).as_posix(): path.stat().st_size for path in files}
@@ -190,7 +189,7 @@ def _describe(model: Model) -> dict[str, Any]:
             f"The semantic tokenizer is a {type(semantic).__name__}; only a FeatureTokenizer can "
             "be saved."
         )
-    frozen = _shared_encoder(model)
+    frozen = model.text_encoder
     token_sets = renderer.num_channels // renderer.codec.num_channels
     return {
         "model_type": MODEL_TYPE,
@@ -205,14 +204,6 @@ def _describe(model: Model) -> dict[str, Any]:
         "text_encoder": None if frozen is None else describe_frozen(frozen),
         "semantic_tokenizer": semantic is not None,
     }
-
-
-def _shared_encoder(model: Model) -> FrozenEncoder | None:
-    return shared(
-        encoder
-        for stage in model.stages
-        for encoder in text_encoders(stage.conditioners).values()  # type: ignore[attr-defined]
-    )
 
 
 def _check_names(names: list[str]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lm_audio.clip import DYNAMIC_RANGE, log_mels
+from lm_audio.picture import DYNAMIC_RANGE, log_mels
 
 _COLOURS = torch.tensor(
     [[0.0, 0.0, 0.05], [0.3, 0.05, 0.5], [0.85, 0.25, 0.35], [1.0, 0.65, 0.2], [1.0, 1.0, 0.8]]

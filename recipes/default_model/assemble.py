@@ -6,8 +6,10 @@
 `--model` is a complete model, as recipes/train_stage.py writes it. Its language models are
 rounded to float16. The codec and the semantic tokenizer are not, because the language models were
 trained on their tokens: round them before training, as train.sh does, or they take twice the space.
-The default sampling settings are stored with the model. `--out` is replaced as a whole or not at
-all, but files at its top level, such as the model card, are kept. It takes seconds and 0.5 GB.
+The default sampling settings are stored with the model, and so are the kinds of sound that it was
+trained on, with examples and the threshold that check_prompts.py measures. `--out` is replaced as a
+whole or not at all, but files at its top level, such as the model card, are kept. It takes seconds
+and 0.5 GB.
 """
 
 import dataclasses
@@ -21,7 +23,9 @@ from typing import Any, Literal
 from audio_tokenizers.acoustic.frame_codec import FrameCodec, tiny
 from audio_tokenizers.atomic import replacing_folder
 from lm_audio.cli.recipe import run_recipe
+from lm_audio.conditioners.known_prompts import KnownPrompts
 from lm_audio.conditioners.label import LabelConditioner
+from lm_audio.conditioners.sentence import SentenceEncoder
 from lm_audio.families.duet.stages import duet
 from lm_audio.generation.lm_stage import LMStage
 from lm_audio.loading import load
@@ -34,6 +38,7 @@ from lm_audio.sampling import Sampling
 
 MOST_BYTES = 64 * 10**6
 """The size limit of the weights in the package."""
+EXAMPLES = Path(__file__).parent / "prompts" / "examples.json"
 PARTS = {"codec", "semantic_tokenizer", "text_encoder", "__pycache__"}
 """Folders of a model besides those of its stages."""
 
@@ -72,6 +77,7 @@ def main(config: Config) -> Path:
                 name=config.name,
                 licence=config.licence,
                 description="Sound from text or from sound.",
+                known=known_prompts(model),
             ),
         )
     )
@@ -111,6 +117,13 @@ def read_model(config: Config) -> AudioPipeline:
         frame_rate=Fraction(codec.sample_rate, codec.hop_length),
     )
     return AudioPipeline(Model(stages, CodecRenderer(codec)))
+
+
+def known_prompts(model: AudioPipeline) -> KnownPrompts | None:
+    """The kinds of sound that it was trained on, if its encoder can compare prompts with them."""
+    if not isinstance(model.model.text_encoder, SentenceEncoder):
+        return None
+    return KnownPrompts(**json.loads(EXAMPLES.read_text(encoding="utf-8")))
 
 
 def sampling_of(stage: str, sampling: Sampling, config: Config) -> Sampling:

@@ -350,3 +350,20 @@ def test_a_codec_on_the_hub_is_refused_before_its_weights_are_fetched(hub: type[
     with pytest.raises(ValueError, match="of type encodec"):
         load("owner/codec")
     assert hub.asked == ["config.json"]
+
+
+def test_transformers_names_do_the_same(model_folder: Path) -> None:
+    model = lm_audio.AudioPipeline.from_pretrained(model_folder, device="cpu")
+    expected = lm_audio.load(model_folder, device="cpu")
+    clips = [one.generate("rain", duration=0.1, seed=1) for one in (model, expected)]
+    assert torch.equal(clips[0].samples, clips[1].samples)
+    with pytest.raises(ValueError, match="Unknown dtype 'int4'"):
+        lm_audio.AudioPipeline.from_pretrained(model_folder, dtype="int4")
+    assert lm_audio.AudioPipeline.push is lm_audio.AudioPipeline.push_to_hub
+
+
+def test_a_pipeline_shows_its_stages_rate_and_device() -> None:
+    assert repr(lm_audio.load(device="cpu")) == (
+        "AudioPipeline(lm-audio default: semantic (5.85 M parameters), acoustic (10.6 M "
+        "parameters); 24000 Hz mono; cpu)"
+    )

@@ -165,6 +165,14 @@ class SentencePieceTokenizer:
         _check_texts(texts, max_length)
         return _padded(self._processor.encode(list(texts)), self, max_length)
 
+    def knows(self, text: str) -> bool:
+        """Whether a text has any piece of the vocabulary besides bytes and spaces."""
+        pieces = self._processor
+        return any(
+            not pieces.is_byte(token) and pieces.id_to_piece(token) != "\u2581"  # a space
+            for token in pieces.encode(text)
+        )
+
     def decode(self, tokens: Tensor) -> list[str]:
         return [self._processor.decode(row) for row in _without_special(tokens, self)]
 

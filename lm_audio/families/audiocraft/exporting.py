@@ -17,7 +17,7 @@ def export_model(
     model: Model,
     folder: str | Path,
     *,
-    layout: ExportLayout,
+    layout: ExportLayout = "transformers",
     t5_name: str | None = None,
 ) -> None:
     """Writes a model of MusicGen's shape as others load it, whole or not at all.
@@ -30,9 +30,10 @@ def export_model(
     stages = [stage for stage in model.stages if isinstance(stage, LMStage)]
     renderer, text = model.renderer, _only_text(stages)
     if len(model.stages) > 1 or text is None or not isinstance(renderer, CodecRenderer):
+        names = ", ".join(stage.name for stage in model.stages)
         raise ValueError(
-            f"The layout of {layout} holds one stage, conditioned on text, and a codec; "
-            "save this model in our own format."
+            f"The {layout} layout holds one stage, conditioned on text, and a codec; got the "
+            f"stages {names}. Use save() for lm-audio's own layout."
         )
     (stage,) = stages
     parts = MusicGenParts(

@@ -5,6 +5,7 @@ With LM_AUDIO_SCREENSHOTS=docs/images in the environment it writes the pictures 
 
 import io
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -33,6 +34,11 @@ RATE = 24_000
 Found = TypeVar("Found")
 SEEN = """return [...document.querySelectorAll(arguments[0])].filter(
     each => each.offsetParent !== null && (each.innerText ?? '').includes(arguments[1]))"""
+COLOURS = """let behind = arguments[0];
+    const colour = element => getComputedStyle(element).backgroundColor;
+    while (colour(behind) === 'rgba(0, 0, 0, 0)') behind = behind.parentElement;
+    return [getComputedStyle(arguments[0]).color, colour(behind)]"""
+OVERFLOW = "return arguments[0].scrollWidth - arguments[0].clientWidth"
 
 pytestmark = [
     pytest.mark.browser,
@@ -126,6 +132,31 @@ class Visit:
         field.send_keys(str(value), "\ue004")  # and Tab, to leave it
         self.until(lambda: float(field.get_attribute("value")) == value)
 
+    def field(self, label: str) -> Any:
+        """The text field under a label."""
+        (label_of, *_) = self.until(lambda: self.seen("label", label))
+        return label_of.find_element("css selector", "textarea, input")
+
+    def write(self, label: str, text: str) -> None:
+        self.field(label).send_keys(text, "\ue004")
+
+    def titles(self) -> list[str]:
+        """The titles of finished clips."""
+        return [found.text for found in self.seen("strong", "(seed ")]
+
+    def enabled(self, button: str) -> bool:
+        return bool(self.seen("button", button)[-1].is_enabled())
+
+    def width(self) -> float:
+        width = "return document.querySelector('main').getBoundingClientRect().width"
+        return float(self.driver.execute_script(width))
+
+    def contrast(self, element: Any) -> float:
+        """WCAG's ratio of the luminance of a text and of what is behind it."""
+        colours = self.driver.execute_script(COLOURS, element)
+        light, dark = sorted(map(luminance, colours), reverse=True)
+        return (light + 0.05) / (dark + 0.05)
+
     def sound(self, verb: str, title: str) -> Tensor:
         """The samples [C, N] of the clip that came, as its download has it."""
         self.until(lambda: self.seen("strong", title))
@@ -144,15 +175,22 @@ class Visit:
             self.driver.save_screenshot(str(Path(SCREENSHOTS) / f"{name}.png"))
 
 
+def luminance(colour: str) -> float:
+    """WCAG's relative luminance of rgb(...)."""
+    shares = [int(number) / 255 for number in re.findall(r"\d+", colour)[:3]]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in shares]
+    return sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
 def as_16_bits(samples: Tensor) -> Tensor:
     return (samples * 2**15).round().clamp(-(2**15), 2**15 - 1) / 2**15
 
 
 def test_a_prompt_becomes_sound_that_is_heard_and_seen(page: Visit, model: AudioPipeline) -> None:
-    page.unfold("More")
-    page.fill("Seed", 7)
+    page.unfold("Settings")
+    page.write("Seed", "7")
     page.fill("Seconds of new sound", 2)
-    text = page.seen("textarea")[0]
+    text = page.field("Prompt")
     text.send_keys("waves on a beach\n")  # Enter is enough
     heard = "return [...document.querySelectorAll('.live audio')].some(a => a.currentTime > 0)"
     page.until(lambda: page.driver.execute_script(heard))
@@ -161,16 +199,72 @@ def test_a_prompt_becomes_sound_that_is_heard_and_seen(page: Visit, model: Audio
         page.sound("generate", "waves on a beach (seed 7)"), as_16_bits(clip.samples)
     )
     assert page.picture_width() > 500
-    page.press("More")
+    page.press("Settings")
     page.photograph("page-create")
     page.unfold("As a command and as Python")
     command = "lm-audio generate 'waves on a beach' --duration 2 --seed 7 -o clip.wav"
     page.until(lambda: page.seen(".cm-content", command))
-    page.open("Listen")
+    page.open("History")
     page.press("More like this")
     page.until(lambda: page.seen("strong", "waves on a beach (seed 8)"))
     assert page.seen("strong", "waves on a beach (seed 7)")
-    page.photograph("page-listen")
+    page.photograph("page-history")
+
+
+def test_an_empty_seed_is_a_new_one_each_time_after_the_settings_were_open(page: Visit) -> None:
+    page.unfold("Settings")
+    page.fill("Seconds of new sound", 0.5)
+    seeds = []
+    for _ in range(2):
+        page.press("Create")
+        (title,) = page.until(lambda: [e for e in page.titles() if e not in seeds])
+        seeds.append(title)
+    assert "anything (seed 0)" not in seeds
+    page.write("Seed", "-1")
+    page.press("Create")
+    page.until(lambda: page.seen("p", "Got the seed '-1'; use a whole number from 0"))
+
+
+def test_an_unknown_prompt_gets_a_notice_and_examples_fill_the_field(page: Visit) -> None:
+    page.fill("Seconds of new sound", 0.5)
+    page.field("Prompt").send_keys("jazz\n")
+    page.until(lambda: page.seen("p", "The model was not trained on prompts like 'jazz'"))
+    page.press("a dog barking")
+    page.until(lambda: page.field("Prompt").get_attribute("value") == "a dog barking")
+    page.press("Create")
+    page.until(lambda: page.seen("strong", "a dog barking (seed"))
+    assert not page.seen("p", "The model was not trained on")
+
+
+def test_stop_is_active_only_while_a_clip_is_made_and_nothing_moves(page: Visit) -> None:
+    widths = [page.width()]
+    assert not page.enabled("Stop")
+    page.fill("Seconds of new sound", 60)
+    page.press("Create")
+    page.until(lambda: page.enabled("Stop"))
+    widths.append(page.width())
+    page.press("Stop")
+    page.until(lambda: page.seen("p", "Stopped."))
+    page.until(lambda: not page.enabled("Stop"))
+    page.fill("Seconds of new sound", 0.5)
+    page.press("Create")
+    page.until(page.titles)
+    page.until(lambda: not page.enabled("Stop"))
+    assert page.picture_width() > 500
+    assert widths == [page.width()] * 2
+    page.unfold("As a command and as Python")
+    (line,) = page.until(lambda: page.seen(".cm-content", "lm-audio generate"))
+    assert page.driver.execute_script(OVERFLOW, line) <= 0  # wrapped
+
+
+def test_text_has_contrast(page: Visit) -> None:
+    for theme in ("light", "dark"):
+        page.driver.get(f"{page.address}/?__theme={theme}")
+        page.until(lambda: page.seen("textarea"))
+        texts = page.seen("button.primary", "Create") + page.seen("button[role=tab]", "Create")[:1]
+        assert len(texts) == 2
+        for text in texts:
+            assert page.contrast(text) >= 4.5, (theme, text.text)
 
 
 def test_an_upload_is_continued_and_a_span_of_it_made_anew(page: Visit, tmp_path: Path) -> None:
@@ -185,19 +279,22 @@ def test_an_upload_is_continued_and_a_span_of_it_made_anew(page: Visit, tmp_path
     continued = page.sound("continue", "noise.wav, continued")
     assert continued.shape == (1, RATE + RATE // 2)
     assert torch.equal(continued[:, :RATE], sound)
+    assert not page.seen("[aria-label=Share], [title=Share]")  # for Hugging Face Spaces alone
     page.photograph("page-continue")
     page.open("Inpaint")
-    page.until(lambda: page.seen("button.primary", "Fill the span"))
+    page.until(lambda: page.seen("button.primary", "Fill"))
     upload(page, tmp_path / "noise.wav")
     page.until(lambda: page.seen("input[type=number][max='1']"))  # sliders fit the sound
-    page.press("Fill the span")
-    mended = page.sound("inpaint", "noise.wav, mended")
-    changed = (mended != sound)[0].nonzero()
-    assert mended.shape == sound.shape
+    page.press("Fill")
+    filled = page.sound("inpaint", "noise.wav, inpainted")
+    changed = (filled != sound)[0].nonzero()
+    assert filled.shape == sound.shape
     assert 0.3 <= int(changed.min()) / RATE < int(changed.max()) / RATE <= 0.7
 
 
-def test_a_broken_file_gets_a_readable_message(page: Visit, tmp_path: Path) -> None:
+def test_a_broken_file_gets_a_readable_message(
+    page: Visit, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "broken.wav").write_bytes(b"RIFF and nothing else")
     page.open("Continue")
     page.press("Continue")
@@ -206,13 +303,15 @@ def test_a_broken_file_gets_a_readable_message(page: Visit, tmp_path: Path) -> N
     page.press("Continue")
     (toast, *_) = page.until(lambda: page.seen(".toast-body", "broken.wav"))
     assert "/" not in toast.text  # no path of the machine
-    assert "Traceback" not in toast.text
+    page.until(lambda: page.seen("p", "Error: "))  # which stays when the toast is gone
+    shown = capfd.readouterr()
+    assert "Traceback" not in toast.text + shown.out + shown.err
 
 
 def test_it_fits_a_phone_and_asks_nobody_else(page: Visit, address: str) -> None:
     page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", PHONE)
     page.arrive()
-    for tab in ("Create", "Continue", "Inpaint", "Listen"):
+    for tab in ("Create", "Continue", "Inpaint", "History"):
         page.open(tab)
         time.sleep(0.5)
         width = page.driver.execute_script("return document.documentElement.scrollWidth")

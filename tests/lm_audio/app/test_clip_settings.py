@@ -11,7 +11,7 @@ from torch import Tensor
 import lm_audio
 from audio_tokenizers.audio_files import read_audio
 from audio_tokenizers.audio_writer import write_audio
-from lm_audio.app.clip_settings import ClipSettings
+from lm_audio.app.clip_settings import ClipSettings, read_seed
 from lm_audio.cli import main
 from lm_audio.clip import Clip
 from lm_audio.pipeline import AudioPipeline
@@ -72,3 +72,18 @@ def test_the_model_in_the_package_needs_no_name() -> None:
     ]
     assert settings.title == "rain on a roof (seed 7)"
     assert settings.next().seed == 8
+
+
+def test_a_seed_is_read_from_text_and_drawn_where_there_is_none() -> None:
+    assert read_seed(" 42 ") == 42
+    drawn = {read_seed(text) for text in ("", "  ", None, "")}
+    assert len(drawn) > 1
+    for text in ("-1", "1.5", "seven", "1e3"):
+        with pytest.raises(ValueError, match="use a whole number from 0, or leave it empty"):
+            read_seed(text)
+
+
+@pytest.mark.parametrize("verb", ["continue", "inpaint"])
+def test_without_a_sound_there_is_nothing_to_go_on_from(verb: Any, model: AudioPipeline) -> None:
+    with pytest.raises(ValueError, match="There is no sound yet; upload a file or record one"):
+        next(ClipSettings(verb=verb, seed=1).make(model, print))

@@ -14,8 +14,8 @@ from audio_tokenizers.audio_writer import write_audio
 from audio_tokenizers.token_file import load_encoded
 from lm_audio import __version__
 from lm_audio.cli import main
-from lm_audio.clip import log_mels
 from lm_audio.data.synthetic import demo_clip
+from lm_audio.picture import log_mels
 
 
 @pytest.fixture

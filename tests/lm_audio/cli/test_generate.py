@@ -21,6 +21,7 @@ from audio_tokenizers.audio_files import read_audio
 from audio_tokenizers.audio_writer import write_audio
 from lm_audio import pretrained
 from lm_audio.cli import generate, main
+from lm_audio.origin import command, read_origin
 from lm_audio.pipeline import AudioPipeline
 
 Fails = Callable[[list[str]], str]
@@ -121,6 +122,19 @@ def test_sampling_options_change_only_what_is_given(
     others = replace(lm_audio.Sampling(), guidance_scale=1.5, min_p=0.01)
     made = model.generate("a dog", duration=0.4, seed=1, sampling=others)
     assert not torch.equal(samples(out), as_written(made, tmp_path))
+
+
+def test_raw_keeps_the_level_that_the_model_made(
+    model: AudioPipeline, model_folder: Path, out: Path, tmp_path: Path
+) -> None:
+    options = ["--duration", 0.4, "--seed", 1, "-o", out]
+    run("generate", "a dog", *options, "--raw", model=model_folder)
+    raw, mastered = (
+        model.generate("a dog", duration=0.4, seed=1, raw=raw) for raw in (True, False)
+    )
+    assert torch.equal(samples(out), as_written(raw, tmp_path))
+    assert not torch.equal(samples(out), as_written(mastered, tmp_path))
+    assert "--raw" in str(command(read_origin(out)))
 
 
 def test_conditions_are_numbers_where_the_model_takes_numbers(

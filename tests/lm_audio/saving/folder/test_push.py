@@ -80,7 +80,7 @@ def test_what_is_pushed_is_what_is_saved(small: AudioPipeline, hub: Path) -> Non
     small.model = replace(
         small.model, card=ModelCard(name="Small", licence="CC-BY-NC-4.0", description="It barks.")
     )
-    assert small.push("me/small").endswith("/me/small")
+    assert small.push_to_hub("me/small").endswith("/me/small")
     created = json.loads((hub / "created.json").read_text())
     assert (created["organization"], created["name"]) == ("me", "small")
     assert created.get("private") or created["visibility"] == "private"
@@ -97,4 +97,4 @@ def test_what_is_pushed_is_what_is_saved(small: AudioPipeline, hub: Path) -> Non
 def test_a_hub_that_refuses_gets_one_sentence(small: AudioPipeline, hub: Path) -> None:
     (hub / "closed").touch()
     with pytest.raises(ValueError, match=r"me/small cannot be written to .*log in with: hf auth"):
-        small.push("me/small")
+        small.push_to_hub("me/small")

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from lm_audio.clip import Clip
+from lm_audio.conditioners.known_prompts import KnownPrompts
 from lm_audio.conditioners.sentence import SentenceEncoder
 from lm_audio.conditioners.text import (
     T5Encoder,
@@ -164,7 +165,9 @@ def test_a_folder_can_be_moved_and_says_what_people_should_know(
     small: AudioPipeline,
     tmp_path: Path,
 ) -> None:
-    small.model = replace(small.model, card=ModelCard(name="Small", licence="CC-BY-NC-4.0"))
+    known = KnownPrompts(examples={"dog": ["a dog barks"]}, threshold=0.5)
+    card = ModelCard(name="Small", licence="CC-BY-NC-4.0", known=known)
+    small.model = replace(small.model, card=card)
     small.save(tmp_path / "model")
     moved = (tmp_path / "model").rename(tmp_path / "elsewhere")
     assert load_pipeline(moved).card == small.card

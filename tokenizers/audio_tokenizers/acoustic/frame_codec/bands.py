@@ -30,6 +30,7 @@ class Bands(nn.Module):
     window: Tensor
     measure: Tensor
     draw: Tensor
+    ceiling: Tensor
 
     def __init__(self, *, num_bands: int, num_linear: int, hop: int) -> None:
         super().__init__()
@@ -41,6 +42,7 @@ class Bands(nn.Module):
         self.register_buffer("window", window / window.square().sum().sqrt(), persistent=False)
         self.register_buffer("measure", measure, persistent=False)
         self.register_buffer("draw", draw, persistent=False)
+        self.register_buffer("ceiling", self._sine_levels(), persistent=False)
 
     @property
     def margin(self) -> int:
@@ -95,6 +97,10 @@ class Bands(nn.Module):
     ) -> Tensor:
         """What sounds like this: magnitudes [B, J, bins].
 
+        A language model can choose tokens that no sound has, for which the decoder predicts levels
+        that no sound within -1..1 has either. So no band is louder than a sine at full scale, and
+        no spectrum than a square wave.
+
         Args:
             levels, roughness, noisiness: [B, J, bands]. A band is smooth inside where its roughness
                 is 0, and as noise is where 1; its level varies with that of the noise as much as
@@ -103,9 +109,18 @@ class Bands(nn.Module):
         """
         louder = self.noise_levels(noise)
         inside = (noise.abs() / NOISE_LEVEL + FLOOR).log() - row_linear(louder, self.draw)
-        varied = row_linear(levels + noisiness * louder, self.draw)
+        varied = row_linear(levels.minimum(self.ceiling) + noisiness * louder, self.draw)
         drawn = varied + row_linear(roughness, self.draw) * inside
-        return (drawn.exp() - FLOOR).clamp(min=0)
+        magnitudes = (drawn.exp() - FLOOR).clamp(min=0)
+        power = row_linear(magnitudes.square(), torch.ones_like(self.draw[:, :1]).T)
+        power = power * (2 / len(self.window))  # the mean square of the samples under the window
+        return magnitudes / power.sqrt().clamp(min=1)
+
+    def _sine_levels(self) -> Tensor:
+        """The level of each band [bands] for a sine at full scale in it."""
+        main = torch.eye(self.measure.shape[1]) * (self.window.sum() / 2)
+        side = (main.roll(1, 0) + main.roll(-1, 0)) / 2  # of a Hann window
+        return ((main + side) @ self.measure.T + FLOOR).amax(0).log()
 
     def _unevenness(self, spectra: Tensor) -> Tensor:
         """How far the mean logarithm of a band's bins lies below the logarithm of their mean."""

@@ -1,0 +1,219 @@
+"""Brings rendered sound to one loudness while it streams.
+
+The gain changes slowly and looks a second ahead: it is chosen so that what was returned and what is
+in sight together reach the target loudness, the effect of the limiter included. Work is done in
+hops at fixed places, so the result is the same to the bit however samples are pushed. Loudness
+follows ITU-R BS.1770-4.
+
+Shapes: C channels, N samples, P parts of a hop.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lm_audio.renderers.limiter import CEILING
+
+TARGET = -16.0  # LUFS
+SILENCE = -50.0  # LUFS; softer hops do not move the gain
+LOOK_AHEAD = 10  # hops of about 100 ms
+MEMORY = 100  # hops, over which loudness is integrated
+GAINS = (-40.0, 40.0)  # dB
+RISE, FALL = 1.0, 3.0  # dB a hop
+DEEPEST = 18.0  # dB that the limiter may take off a peak
+CORRECTION = 10.0  # dB around the gain that fits all known sound
+STEADY_HOPS, STEADY = 5, 6.0  # a sound is steady if its last hops are so near to all, in dB
+PARTS = 100  # of a hop
+ATTACK = 5  # parts that the limiter's gain falls ahead of a peak
+BLOCK = 4  # hops: the 400 ms of the standard
+SHELF = 3.999843853973347  # dB, of the standard's first filter
+TINY = 1e-12
+
+Samples = NDArray[np.float32]
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Hop:
+    """Samples [C, N], the K-weighted power of each part and the peak around it, [P] each."""
+
+    samples: Samples
+    power: Array
+    peaks: Array
+
+    def power_at(self, gain: float) -> float:
+        return float(limited(self.power[None], self.peaks[None], gain)[0])
+
+    @property
+    def is_silent(self) -> bool:
+        return loudness(float(self.power.mean())) < SILENCE
+
+
+class Leveller:
+    """Takes samples in a stream, returns them at the target loudness. Memory does not grow.
+
+    Args:
+        before: samples [C, N] that come before and stay as they are: the target is their loudness.
+        overlap: how many of the first samples stand for the last of those before. They are not
+            measured and get the first gain.
+    """
+
+    def __init__(
+        self,
+        sample_rate: int,
+        *,
+        num_channels: int,
+        before: Tensor | None = None,
+        overlap: int = 0,
+    ) -> None:
+        self._hop = PARTS * max(1, round(sample_rate / (10 * PARTS)))
+        self._response = k_weighting(sample_rate, num_bins=self._hop + 1)
+        self._last: Samples = np.zeros((num_channels, self._hop), np.float32)
+        self._overlap = overlap
+        self._waiting = self._last[:, :0]
+        self._in_sight: list[Hop] = []
+        self._past: list[Hop] = []  # hops that were returned, as they came
+        self._made: list[float] = []  # and their power as they were returned
+        self._gain: float | None = None  # dB, of the last hop
+        self._target = TARGET
+        self._first_sight = LOOK_AHEAD + 1  # hops that decide the first gain
+        if before is not None:
+            self._follow(before.numpy())
+
+    def push(self, samples: Tensor) -> Tensor:
+        """Takes the next samples [C, n >= 0], returns those that are final."""
+        self._waiting = np.concatenate([self._waiting, samples.numpy()], axis=1)
+        levelled = [self._last[:, :0]]
+        while self._waiting.shape[1] >= self._overlap + self._hop:
+            self._see(self._overlap + self._hop)
+            if len(self._in_sight) > LOOK_AHEAD:
+                levelled.append(self._level())
+        return torch.from_numpy(np.concatenate(levelled, axis=1))
+
+    def finish(self) -> Tensor:
+        """Ends the stream; returns the samples that are left."""
+        rest = self._waiting.shape[1]
+        num_left = rest + sum(hop.samples.shape[1] for hop in self._in_sight)
+        if rest:
+            missing = self._overlap + self._hop - rest
+            self._waiting = np.pad(self._waiting, ((0, 0), (0, missing)))
+            self._see(rest + missing)
+        levelled = [self._last[:, :0]]
+        while self._in_sight:
+            levelled.append(self._level())
+        return torch.from_numpy(np.concatenate(levelled, axis=1)[:, :num_left])
+
+    def _follow(self, before: Samples) -> None:
+        """Takes the loudness of these samples as the target, unless they are silent."""
+        power = []
+        for i in range(-min(MEMORY, before.shape[1] // self._hop), 0):
+            stop = before.shape[1] + (i + 1) * self._hop
+            power.append(self._measured(before[:, stop - self._hop : stop]).power_at(0.0))
+        if power and (target := integrated(np.array(power))) > SILENCE:
+            self._target = target
+            # The first gain is the one that is heard as a step, if the sound is steady.
+            if abs(integrated(np.array(power[-STEADY_HOPS:])) - target) < STEADY:
+                self._first_sight = STEADY_HOPS
+
+    def _see(self, num_samples: int) -> None:
+        samples, self._waiting = np.split(self._waiting, [num_samples], axis=1)
+        hop = self._measured(samples[:, self._overlap :])
+        self._in_sight.append(Hop(samples=samples, power=hop.power, peaks=hop.peaks))
+        self._overlap = 0
+
+    def _measured(self, samples: Samples) -> Hop:
+        """The next hop [C, N], filtered together with the one before."""
+        spectrum = np.fft.rfft(np.concatenate([self._last, samples], axis=1))
+        self._last = samples
+        weighted = np.fft.irfft(spectrum * self._response)[:, self._hop :]
+        power = np.square(weighted).reshape(len(samples), PARTS, -1).mean(2).sum(0)
+        peaks = np.abs(samples).reshape(len(samples), PARTS, -1).max(axis=(0, 2))
+        around = np.pad(peaks.astype(np.float64), ATTACK)
+        around = np.lib.stride_tricks.sliding_window_view(around, 2 * ATTACK + 1).max(1)
+        return Hop(samples=samples, power=power, peaks=around)
+
+    def _level(self) -> Samples:
+        """The next hop at its gain, which it reaches in a straight line."""
+        gain = self._next_gain()
+        before = gain if self._gain is None else self._gain
+        hop = self._in_sight.pop(0)
+        self._made = [*self._made[1 - MEMORY :], hop.power_at(gain)]
+        self._past = [*self._past[1 - MEMORY :], hop]
+        self._gain = gain
+        first, last = 10 ** (before / 20), 10 ** (gain / 20)
+        length = hop.samples.shape[1]
+        factors = first + (last - first) * (np.arange(length) + 1) / length
+        return (hop.samples * factors).astype(np.float32)
+
+    def _next_gain(self) -> float:
+        """The gain of the next hop: the one that all known sound needs, corrected for what was
+        returned at other gains, and reached slowly."""
+        coming = self._in_sight if self._gain is not None else self._in_sight[: self._first_sight]
+        if all(hop.is_silent for hop in coming):
+            return 0.0 if self._gain is None else self._gain
+        hops = [*self._past, *coming]
+        power = np.stack([hop.power for hop in hops])
+        peaks = np.stack([hop.peaks for hop in hops])
+        new = slice(len(self._past), None)
+        peak = float(peaks[new].max())
+        most = min(GAINS[1], DEEPEST + 20 * math.log10(CEILING / max(peak, TINY)))
+        even = self._solve(np.zeros(0), power, peaks, low=GAINS[0], high=max(GAINS[0], most))
+        low, high = even - CORRECTION, min(most, even + CORRECTION)
+        made = np.array(self._made)
+        gain = self._solve(made, power[new], peaks[new], low=low, high=max(low, high))
+        if self._gain is None:
+            return gain
+        return min(max(gain, self._gain - FALL), self._gain + RISE)
+
+    def _solve(self, made: Array, power: Array, peaks: Array, *, low: float, high: float) -> float:
+        """The gain between two that brings hops, with those that were made, to the target."""
+        while high - low > 0.05:
+            middle = (low + high) / 2
+            known = np.concatenate([made, limited(power, peaks, middle)])
+            low, high = (middle, high) if integrated(known) < self._target else (low, middle)
+        return high
+
+
+def limited(power: Array, peaks: Array, gain: float) -> Array:
+    """The mean power [hops] of parts [hops, P] behind a gain in dB and the limiter, estimated."""
+    factors = np.minimum(10 ** (gain / 20), CEILING / np.maximum(peaks, TINY))
+    return (power * factors * factors).sum(1) / PARTS
+
+
+def integrated(power: Array) -> float:
+    """The loudness in LUFS of hops with this weighted power [hops], gated twice."""
+    sums = np.convolve(power, np.ones(min(BLOCK, len(power))), mode="valid")
+    loud = sums[sums > BLOCK * power_of(-70.0)]
+    if not len(loud):
+        return -math.inf
+    loud = loud[loud > loud.mean() / 10]
+    return loudness(float(loud.mean()) / min(BLOCK, len(power)))
+
+
+def loudness(power: float) -> float:
+    """LUFS of a weighted power."""
+    return -0.691 + 10 * math.log10(max(power, TINY))
+
+
+def power_of(lufs: float) -> float:
+    return 10 ** ((lufs + 0.691) / 10)
+
+
+def k_weighting(sample_rate: int, *, num_bins: int) -> NDArray[np.complex128]:
+    """The response of the standard's two filters from 0 to half the sample rate: [num_bins]."""
+    delay = np.exp(-1j * math.pi * np.arange(num_bins) / (num_bins - 1))  # of one sample
+    square = delay * delay
+    k, q = math.tan(math.pi * 1681.974450955533 / sample_rate), 0.7071752369554196
+    high, middle = 10 ** (SHELF / 20), 10 ** (SHELF * 0.4996667741545416 / 20)
+    even, odd = high + k * k, middle * k / q
+    shelf = even + odd + 2 * (k * k - high) * delay + (even - odd) * square
+    shelf /= 1 + k * k + k / q + 2 * (k * k - 1) * delay + (1 + k * k - k / q) * square
+    k, q = math.tan(math.pi * 38.13547087602444 / sample_rate), 0.5003270373238773
+    poles = 1 + k * k + k / q + 2 * (k * k - 1) * delay + (1 + k * k - k / q) * square
+    high_pass = (1 - delay) ** 2 * (1 + k * k + k / q) / poles
+    response: NDArray[np.complex128] = shelf * high_pass
+    return response
