@@ -4,7 +4,7 @@
     python benchmarks/bench_tokenizers.py --output benchmarks/results/tokenizers.md
 
 Times are seconds per second of audio, medians over rounds that visit the codecs in turn in one
-process: on a shared machine only their ratios hold. Peak memory is what a round trip adds to a
+process; the ratios are more stable than the times. Peak memory is what a round trip adds to a
 fresh process that has the codec loaded. Parameters are without codebooks that are not trained by
 gradients.
 """
@@ -130,7 +130,7 @@ def preamble(config: Config) -> str:
     return (
         "# Codecs: speed, size, memory\n\nRandom weights, one thread, "
         f"{config.seconds:g} s of audio a call, medians of {config.rounds} interleaved rounds. "
-        "On a shared machine only the ratios hold.\n\n"
+        "The ratios are more stable than the times.\n\n"
         f"- command: `python benchmarks/bench_tokenizers.py --output {config.output}`\n"
         f"- commit {commit}, torch {torch.__version__}, Python {platform.python_version()}, "
         f"{cpu_name()}"

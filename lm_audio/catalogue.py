@@ -1,4 +1,4 @@
-"""The models that can be loaded by name: the embedded one, and public ones by their cards."""
+"""The models that can be loaded by name: the bundled one, and public ones by their cards."""
 
 import json
 from math import prod
@@ -11,16 +11,16 @@ from lm_audio.families.family import ModelInfo
 from lm_audio.families.table import MODELS
 
 DEFAULT = "default"
-"""The name of the embedded model."""
+"""The name of the bundled model."""
 
 
 def models() -> list[ModelInfo]:
-    """The models that `lm_audio.load` knows by name, the embedded one first."""
+    """The models that `lm_audio.load` knows by name, the bundled one first."""
     return [*_in_package(), *MODELS]
 
 
 def _in_package() -> list[ModelInfo]:
-    """The embedded model, if this copy of the package has it."""
+    """The bundled model, if this copy of the package has it."""
     folder = pretrained.DEFAULT_FOLDER
     if not (folder / "config.json").is_file():
         return []

@@ -38,7 +38,7 @@ def load(
 
     Args:
         source: a folder, a name from `models()`, or a hub id, in this order. By default the
-            embedded model.
+            bundled model.
         device: such as "cpu", "cuda:1" or "mps"; by default CUDA if available, else the CPU.
         dtype: of the language models: float32 (exact), bfloat16 or float16; int8 (CPU only) is the
             fastest and least exact; auto picks the fastest one that passes an accuracy check on
@@ -106,7 +106,7 @@ def find_checkpoint(source: str | Path | None) -> Checkpoint:
         path, source = pretrained.DEFAULT_FOLDER, None
     if source is None and not (path / "config.json").is_file():
         raise ValueError(
-            "This copy of lm-audio has no embedded model. Give a folder, a hub id, or a name from "
+            "This copy of lm-audio has no bundled model. Give a folder, a hub id, or a name from "
             "lm_audio.models() (lm-audio models)."
         )
     if path.is_dir():

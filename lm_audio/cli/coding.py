@@ -124,7 +124,7 @@ class Decode:
 
 
 def load(name: str, device: str) -> "AcousticTokenizer":
-    """A codec by name; `default` is the embedded one."""
+    """A codec by name; `default` is the bundled one."""
     quiet_libraries()
     from audio_tokenizers.acoustic.registry import load_codec
     from lm_audio.loading import find_device

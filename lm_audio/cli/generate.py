@@ -37,7 +37,7 @@ class ModelOptions:
     """Model"""
 
     model: Annotated[str | None, Arg("MODEL")] = None
-    """Folder, name from `lm-audio models`, or Hugging Face id (default: the embedded model)."""
+    """Folder, name from `lm-audio models`, or Hugging Face id (default: the bundled model)."""
     device: Annotated[str | None, Arg("DEVICE")] = None
     """Device such as cpu, cuda or cuda:1 (default: CUDA if available, else CPU)."""
     dtype: Annotated[str, Arg("TYPE", choices=DTYPES)] = "float32"

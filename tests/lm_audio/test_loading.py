@@ -108,7 +108,7 @@ def test_without_a_model_in_the_package_a_name_is_asked_for(
     monkeypatch.setattr(pretrained, "DEFAULT_FOLDER", tmp_path)
     assert {model.place for model in lm_audio.models()} == {"hub"}
     for source in (None, "default"):
-        with pytest.raises(ValueError, match=r"has no embedded model.*lm_audio.models\(\)"):
+        with pytest.raises(ValueError, match=r"has no bundled model.*lm_audio.models\(\)"):
             load(source)
 
 

@@ -320,7 +320,7 @@ def test_without_a_model_one_is_asked_for(
     fails_with: Fails, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pretrained, "DEFAULT_FOLDER", tmp_path)
-    assert "has no embedded model. Give a folder, a hub id" in fails_with(["generate", "a dog"])
+    assert "has no bundled model. Give a folder, a hub id" in fails_with(["generate", "a dog"])
 
 
 @pytest.fixture
