@@ -1,4 +1,4 @@
-"""How a file was made: its settings as JSON in the metadata, in letters that all formats keep."""
+"""How a clip was made: its settings as JSON in the metadata of a file, in ASCII for all formats."""
 
 import json
 import shlex

@@ -128,7 +128,17 @@ class RequestOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Generate:
+class ClipOptions:
+    """What all verbs that make a clip share."""
+
+    request: RequestOptions = field(default_factory=RequestOptions)
+    out: OutputOptions = field(default_factory=OutputOptions)
+    sampling: SamplingOptions = field(default_factory=SamplingOptions)
+    model: ModelOptions = field(default_factory=ModelOptions)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generate(ClipOptions):
     """Generate sound from a text, a file of texts, or no prompt."""
 
     EXAMPLES: ClassVar = (
@@ -149,10 +159,6 @@ class Generate:
     """Clips per prompt, with seeds SEED, SEED + 1 and so on."""
     batch_size: Annotated[int, Arg("N", at_least=1)] = 8
     """Clips per batch. Does not change the results."""
-    request: RequestOptions = field(default_factory=RequestOptions)
-    out: OutputOptions = field(default_factory=OutputOptions)
-    sampling: SamplingOptions = field(default_factory=SamplingOptions)
-    model: ModelOptions = field(default_factory=ModelOptions)
 
     def run(self) -> None:
         if self.prompt is not None and self.prompts is not None:
@@ -177,9 +183,8 @@ class Generate:
         left = self.out.missing(places, settings)
         screen = self.out.screen
         if not left:
-            what = counted(len(wanted), "clip")
-            print(f"Nothing to do: {self.out.folder} already has {what} with these settings.",
-                  file=screen)  # fmt: skip
+            what = f"{counted(len(wanted), 'clip')} with these settings"
+            print(f"Nothing to do: {self.out.folder} already has {what}.", file=screen)
             return
         if len(left) < len(wanted):
             done = counted(len(wanted) - len(left), "clip")
@@ -213,7 +218,7 @@ class Generate:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Continue:
+class Continue(ClipOptions):
     """Continue an audio file: its own samples, then new sound."""
 
     EXAMPLES: ClassVar = (
@@ -230,10 +235,6 @@ class Continue:
     """Description of the new sound."""
     overwrite: bool = False
     """Allow the output to replace the input file."""
-    request: RequestOptions = field(default_factory=RequestOptions)
-    out: OutputOptions = field(default_factory=OutputOptions)
-    sampling: SamplingOptions = field(default_factory=SamplingOptions)
-    model: ModelOptions = field(default_factory=ModelOptions)
 
     def run(self) -> None:
         from audio_tokenizers.audio_files import audio_info
@@ -250,7 +251,7 @@ class Continue:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Inpaint:
+class Inpaint(ClipOptions):
     """Regenerate a span of an audio file; all other samples are kept."""
 
     EXAMPLES: ClassVar = (
@@ -270,10 +271,6 @@ class Inpaint:
     """Fillings to generate; the one that fits best is kept."""
     overwrite: bool = False
     """Allow the output to replace the input file."""
-    request: RequestOptions = field(default_factory=RequestOptions)
-    out: OutputOptions = field(default_factory=OutputOptions)
-    sampling: SamplingOptions = field(default_factory=SamplingOptions)
-    model: ModelOptions = field(default_factory=ModelOptions)
 
     def run(self) -> None:
         from audio_tokenizers.audio_files import audio_info
@@ -350,7 +347,7 @@ def _text(prompt: str | None) -> str | None:
     return prompt if prompt and prompt.strip() else None
 
 
-def _settings(verb: Generate | Continue | Inpaint, name: str, **given: Any) -> Settings:
+def _settings(verb: ClipOptions, name: str, **given: Any) -> Settings:
     """All that reproduces a clip; options that were not given are the model's own."""
     options = {
         **given,

@@ -1,6 +1,6 @@
-"""Looks into containers: whether a file was cut short, and formats that only ffmpeg reads.
+"""Inspects audio files: whether one is truncated, and formats that need ffmpeg.
 
-libsndfile reads a truncated file without notice. These are the signs:
+libsndfile does not report truncation. A file is truncated if:
 
 - WAV: the header's data size exceeds the file. Programs that write to a pipe leave a huge number
   there; such a file counts as complete.
@@ -43,7 +43,7 @@ class BinarySource(Protocol):
 
 @contextmanager
 def converted(file: BinarySource, name: str) -> Iterator[tuple[BinarySource, str | None]]:
-    """The file, or, for formats that only ffmpeg reads, a WAV file and the name of the format."""
+    """The file itself, or a WAV file from ffmpeg and the name of the original format."""
     file.seek(0)
     container = _container(file.read(12))
     file.seek(0)
@@ -60,7 +60,7 @@ def converted(file: BinarySource, name: str) -> Iterator[tuple[BinarySource, str
         source, target = Path(folder, "source"), Path(folder, "target.wav")
         with source.open("wb") as copy:
             shutil.copyfileobj(file, copy)
-        # The reader is named, and reads files alone: nothing in the file can make ffmpeg open more.
+        # With a fixed reader that may only open files, the content cannot make ffmpeg fetch others.
         reading = ["-protocol_whitelist", "file", "-f", _READERS[container], "-i", f"file:{source}"]
         writing = ["-map", "0:a:0", "-c:a", "pcm_f32le", "-rf64", "auto", f"file:{target}"]
         command: list[Any] = [ffmpeg, "-nostdin", "-v", "error", *reading, *writing]
@@ -75,14 +75,14 @@ def converted(file: BinarySource, name: str) -> Iterator[tuple[BinarySource, str
 
 
 def _container(head: bytes) -> str | None:
-    """The format of a file that only ffmpeg reads, from its first bytes."""
+    """The name of a format that needs ffmpeg, from the first bytes of a file."""
     if head[4:8] == b"ftyp":
         return "mp4"
     if head[:4] == b"\x1aE\xdf\xa3":
         return "webm"
     if head[:4] == b"0&\xb2u":
         return "wma"
-    # An MP3 frame starts alike, but its two bits of the layer are not zero.
+    # An MP3 frame starts with the same bits, except that its layer is not zero.
     return "aac" if len(head) > 1 and head[0] == 0xFF and head[1] & 0xF6 == 0xF0 else None
 
 
