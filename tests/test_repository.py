@@ -130,7 +130,7 @@ def test_importing_the_packages_is_quiet_and_changes_no_global_state() -> None:
         "import os, random, threading, torch, logging\n"
         "before = (dict(os.environ), torch.initial_seed(), torch.get_num_threads(),\n"
         "          threading.active_count(), logging.getLogger().handlers[:])\n"
-        "import lm_audio, lm_audio.cli, audio_tokenizers.coding\n"
+        "import lm_audio, lm_audio.cli.verbs, audio_tokenizers.coding\n"
         "import audio_tokenizers.acoustic.frame_codec, audio_tokenizers.acoustic.registry\n"
         "after = (dict(os.environ), torch.initial_seed(), torch.get_num_threads(),\n"
         "         threading.active_count(), logging.getLogger().handlers[:])\n"

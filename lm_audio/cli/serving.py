@@ -8,11 +8,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
-
-import tyro
+from typing import Annotated, Any, ClassVar
 
 from lm_audio.catalogue import DEFAULT
+from lm_audio.cli.arguments import Arg
 from lm_audio.cli.generate import ModelOptions
 
 PAGE_PORT = 7860
@@ -20,25 +19,35 @@ KEYS = "LM_AUDIO_API_KEYS"
 """The environment variable with the API keys, which keeps them off the command line."""
 
 
+Seconds = Annotated[float, Arg("SECONDS")]
 PORTS_TRIED = 100
 MAX_SOCKET_MESSAGE = 2**17  # bytes
 
 
 @dataclass(frozen=True, kw_only=True)
 class Serve:
-    """Serve a model over HTTP: OpenAI's speech API, vLLM-Omni's, and more (docs/serving.md)."""
+    """Serve a model over HTTP: OpenAI's speech API, vLLM-Omni's, and more.
 
-    model: Annotated[ModelOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=ModelOptions)
-    host: str = "127.0.0.1"
+    See docs/serving.md.
+    """
+
+    EXAMPLES: ClassVar = (
+        "lm-audio serve --port 8000",
+        "lm-audio serve --model facebook/musicgen-small --api-keys-file keys.txt",
+        "lm-audio serve --web-ui --dtype int8",
+    )
+
+    model: ModelOptions = field(default_factory=ModelOptions)
+    host: Annotated[str, Arg("ADDRESS")] = "127.0.0.1"
     """Address to listen on; 0.0.0.0 listens on all networks."""
     port: int = 8000
     """Port to listen on; 0 picks a free one."""
-    served_model_name: str | None = None
-    """The model name that clients use; defaults to --model."""
-    api_keys_file: Path | None = None
+    served_model_name: Annotated[str | None, Arg("NAME")] = None
+    """Model name that clients use (default: --model)."""
+    api_keys_file: Annotated[Path | None, Arg("FILE")] = None
     """File with accepted API keys, one per line, beside those in LM_AUDIO_API_KEYS
     (comma-separated). Without keys the server is open to everyone who can reach it."""
-    cors: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    cors: Annotated[tuple[str, ...], Arg("ORIGIN")] = ()
     """Origin whose web pages may call the server, such as https://example.org, or * for any;
     repeatable."""
     strict: bool = False
@@ -47,13 +56,13 @@ class Serve:
     """Maximum clips in the running batch. Does not change the results."""
     max_queue: int = 64
     """Maximum queued requests; beyond this the server returns 429."""
-    max_duration: float = 120.0
+    max_duration: Seconds = 120.0
     """Maximum duration of new sound per request, in seconds."""
-    max_stream: float = 3600.0
+    max_stream: Seconds = 3600.0
     """Maximum duration of a live stream, in seconds."""
-    max_upload: float = 32.0
+    max_upload: Annotated[float, Arg("MB")] = 32.0
     """Maximum size of a request body, in megabytes."""
-    timeout: float = 300.0
+    timeout: Seconds = 300.0
     """Maximum time per request, in seconds; after this the server returns 504."""
     web_ui: bool = False
     """Also serve the web page at /. It is open to everyone, so it cannot be combined with keys."""
@@ -119,8 +128,10 @@ class Serve:
 class App:
     """Open a web page that creates, continues and inpaints sound."""
 
-    model: Annotated[ModelOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=ModelOptions)
-    host: str = "127.0.0.1"
+    EXAMPLES: ClassVar = ("lm-audio app", "lm-audio app --port 7900 --no-open-browser")
+
+    model: ModelOptions = field(default_factory=ModelOptions)
+    host: Annotated[str, Arg("ADDRESS")] = "127.0.0.1"
     """Address to listen on; 0.0.0.0 listens on all networks and opens the page to everyone."""
     port: int = PAGE_PORT
     """Port to listen on; if the default is taken, the next free one is used."""
@@ -146,10 +157,15 @@ class App:
 
 @dataclass(frozen=True, kw_only=True)
 class Mcp:
-    """Give an assistant tools that make audio files, over the Model Context Protocol (stdio)."""
+    """Offer audio tools to an assistant over the Model Context Protocol.
 
-    model: Annotated[ModelOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=ModelOptions)
-    output_dir: Path = Path("~/lm-audio")
+    Communicates over stdio.
+    """
+
+    EXAMPLES: ClassVar = ("lm-audio mcp --output-dir sounds/",)
+
+    model: ModelOptions = field(default_factory=ModelOptions)
+    output_dir: Annotated[Path, Arg("FOLDER")] = Path("~/lm-audio")
     """Folder for clips without a path of their own."""
 
     def run(self) -> None:

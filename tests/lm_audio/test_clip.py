@@ -117,7 +117,17 @@ def test_what_a_failing_player_says_is_passed_on(
     stereo: Clip, player_saying: Callable[[str], Path]
 ) -> None:
     player_saying("echo no sound card >&2; exit 1")
-    with pytest.raises(OSError, match=r"aplay could not play the clip \(no sound card\)"):
+    with pytest.raises(OSError, match=r"aplay could not play the clip: no sound card"):
+        stereo.play()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the player is a shell script")
+def test_ffplay_without_a_sound_device_is_an_error(
+    stereo: Clip, tmp_path: Path, player_saying: Callable[[str], Path]
+) -> None:
+    player_saying("echo 'ALSA lib x.c: no card\n\naudio open failed' >&2; exit 0")
+    (tmp_path / "bin/aplay").rename(tmp_path / "bin/ffplay")
+    with pytest.raises(OSError, match="ffplay could not play the clip: audio open failed"):
         stereo.play()
 
 
@@ -125,7 +135,7 @@ def test_without_a_player_the_error_names_some(
     stereo: Clip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", os.fspath(tmp_path))
-    with pytest.raises(FileNotFoundError, match="install one of: afplay, paplay, aplay, ffplay"):
+    with pytest.raises(FileNotFoundError, match="Install one of: afplay, paplay, aplay, play"):
         stereo.play()
 
 

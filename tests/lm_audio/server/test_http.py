@@ -315,10 +315,10 @@ def test_malformed_json_gets_one_line(shared: Any, raw: bytes) -> None:
 @pytest.mark.parametrize(
     "upload",
     [
-        b"", b"RIFF", b"no sound at all" * 100, wav_upload(torch.zeros(1, 8_000), 8_000)[:60],
-        wav_upload(0.1 * torch.ones(1, 8_000), 8_000)[:9_000], b"\x00" * 5_000, b"fLaC\xff",
+        b"", b"RIFF", b"no sound at all" * 100, wav_upload(torch.zeros(1, 8_000), 8_000)[:40],
+        b"\x00" * 5_000, b"fLaC\xff",
     ],
-    ids=range(7),
+    ids=range(6),
 )  # fmt: skip
 def test_an_upload_that_is_not_audio_gets_one_line(shared: Any, upload: bytes) -> None:
     complain(shared.client.post("/v1/audio/continuations", files={"file": ("a.wav", upload)}))
