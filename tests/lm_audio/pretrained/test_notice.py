@@ -48,4 +48,4 @@ def test_the_command_line_warns_and_lists_the_kinds(
         capsys.readouterr().err
     )
     main(["info"])
-    assert "knows       sea waves, helicopter, fire" in capsys.readouterr().out
+    assert "prompts     sea waves, helicopter, fire" in capsys.readouterr().out
