@@ -204,11 +204,11 @@ def test_tokens_are_measured_by_abx_and_by_pairs(
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({}, "There is nothing to measure; give --codec"),
-        ({"codec": "dac-16khz"}, "--codec has no effect alone; give --real, too"),
-        ({"abx": Path("dev.item")}, "--abx has no effect alone; give --audio, too"),
-        ({"num_codebooks": (1,)}, "--num-codebooks has no effect alone; give --codec, too"),
-        ({"model": "m"}, "The model has nothing to do; give --prompts"),
+        ({}, "Nothing to measure; pass --codec"),
+        ({"codec": "dac-16khz"}, "--codec has no effect alone; also pass --real"),
+        ({"abx": Path("dev.item")}, "--abx has no effect alone; also pass --audio"),
+        ({"num_codebooks": (1,)}, "--num-codebooks has no effect alone; also pass --codec"),
+        ({"model": "m"}, "--model needs something to measure; pass --prompts"),
     ],
 )
 def test_settings_without_effect_are_refused(
@@ -226,10 +226,10 @@ def test_prompts_and_pairs_that_cannot_be_read_are_told(
     recipe = load_recipe("evaluate")
     bad = tmp_path / "bad.jsonl"
     bad.write_text("rain\n")
-    with pytest.raises(ValueError, match=r"bad.jsonl has a line that is no JSON object; write"):
+    with pytest.raises(ValueError, match=r"bad.jsonl has a line that is not a JSON object"):
         recipe.main(recipe.Config(model=str(model_folder), prompts=bad, out=tmp_path / "out"))
     bad.write_text('{"name": "a"}\n{"name": "a"}\n')
-    with pytest.raises(ValueError, match=r"bad.jsonl names 2 prompts 'a'; give each its own"):
+    with pytest.raises(ValueError, match=r"bad.jsonl has 2 prompts named 'a'; use unique names"):
         recipe.main(recipe.Config(model=str(model_folder), prompts=bad, out=tmp_path / "out"))
     bad.write_text("rain\n")
     with pytest.raises(ValueError, match=r"Line 1 of .*bad.jsonl is no JSON object"):
@@ -241,8 +241,8 @@ def test_prompts_and_pairs_that_cannot_be_read_are_told(
     config = recipe.Config(
         model=str(model_folder), real=tmp_path / "real", out=tmp_path / "out", device="cpu"
     )
-    with pytest.raises(ValueError, match="has no captions to generate from; give --prompts"):
+    with pytest.raises(ValueError, match="has no captions to generate from; pass --prompts"):
         recipe.main(config)
     (tmp_path / "real" / "clips.jsonl").write_text('{"audio": "a.wav", "text": "rain"}\n')
-    with pytest.raises(ValueError, match="takes no text; give --prompts, with lines such as"):
+    with pytest.raises(ValueError, match="takes no text; pass --prompts with audio to continue"):
         recipe.main(config)
