@@ -3,10 +3,9 @@
     python benchmarks/bench_tokenizers.py
     python benchmarks/bench_tokenizers.py --output benchmarks/results/tokenizers.md
 
-Times are seconds per second of audio, medians over rounds that visit the codecs in turn in one
-process: on a shared machine only their ratios hold. Peak memory is what a round trip adds to a
-fresh process that has the codec loaded. Parameters are without codebooks that are not trained by
-gradients.
+Times are seconds per second of audio: medians over interleaved rounds in one process, because on a
+busy machine only ratios are meaningful. Peak memory is what a round trip adds to a fresh process
+that has loaded the codec. Parameter counts exclude codebooks that are not trained by gradients.
 """
 
 import gc
@@ -33,10 +32,10 @@ from audio_tokenizers.atomic import replacing
 @dataclass(frozen=True, kw_only=True)
 class Config:
     seconds: float = 5.0
-    """Of audio in each call."""
+    """Seconds of audio per call."""
     rounds: int = 5
     output: Path | None = None
-    """Also writes the table there."""
+    """Markdown file for the table, in addition to stdout."""
     memory_of: str | None = None
     """Internal: print the peak memory of one codec, in MB."""
 
@@ -129,8 +128,8 @@ def preamble(config: Config) -> str:
     ).stdout.strip()
     return (
         "# Codecs: speed, size, memory\n\nRandom weights, one thread, "
-        f"{config.seconds:g} s of audio a call, medians of {config.rounds} interleaved rounds. "
-        "On a shared machine only the ratios hold.\n\n"
+        f"{config.seconds:g} s of audio per call, medians of {config.rounds} interleaved rounds. "
+        "On a busy machine only ratios are meaningful.\n\n"
         f"- command: `python benchmarks/bench_tokenizers.py --output {config.output}`\n"
         f"- commit {commit}, torch {torch.__version__}, Python {platform.python_version()}, "
         f"{cpu_name()}"
@@ -175,7 +174,7 @@ def encodec_32khz() -> EncodecTokenizer:
 
 
 def filled(model: Any) -> Any:
-    """A random EnCodec's codebooks are zeros, which would make the search no work."""
+    """Fills the codebooks of a new EnCodec, which are zeros and would make the search trivial."""
     for layer in model.quantizer.layers:
         layer.codebook.embed.normal_()
     return model

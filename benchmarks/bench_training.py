@@ -1,4 +1,4 @@
-"""Speed and memory of a training step, beside that of MusicGen in transformers; speed of the data.
+"""Speed and memory of a training step, compared with transformers' MusicGen; speed of the data.
 
     python benchmarks/bench_training.py                                  # about two minutes
     python benchmarks/bench_training.py --output benchmarks/results/training.md
@@ -7,8 +7,8 @@
 Both models have the same shape and number of weights, read the same delayed tokens, attend to the
 same text states, clip their gradients and take a step of AdamW: ours by `StageObjective` and
 `adamw`, theirs by `MusicgenForCausalLM`, with the fused AdamW that transformers' Trainer takes and
-with torch's default one. The steps are taken in turn in one process and medians are given: on a
-shared machine only their ratios hold. Peak memory is what two steps add to a new process.
+with torch's default one. Times are medians of interleaved steps in one process, because on a busy
+machine only ratios are meaningful. Peak memory is what two steps add to a new process.
 """
 
 import platform
@@ -64,7 +64,7 @@ class Config:
     rounds: int = 4
     threads: int = 1
     output: Path | None = None
-    """Also writes the tables there."""
+    """Markdown file for the tables, in addition to stdout."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,14 +123,14 @@ STEP_HEADER = (
     "| training step | shape | precision | M weights | step, s | tokens/s | lm-audio is faster by "
     "| peak memory, MB |\n|---|---|---|---|---|---|---|---|"
 )
-DATA_HEADER = "| data, one process | per second | share that is no padding |\n|---|---|---|"
+DATA_HEADER = "| data, one process | per second | share without padding |\n|---|---|---|"
 
 
 def step_rows(config: Config, shape: Shape, memory: Mapping[Any, float]) -> list[str]:
-    """The table of steps; those of all contestants are taken in turn.
+    """The table of training steps; the implementations take turns.
 
     Args:
-        memory: of each contestant, precision and shape, in MB.
+        memory: MB by implementation, precision and shape.
     """
     rows = []
     size = f"{shape.num_layers} x {shape.dim}, {shape.rows} x {shape.frames} frames"
@@ -158,7 +158,7 @@ def step_rows(config: Config, shape: Shape, memory: Mapping[Any, float]) -> list
 
 
 def data_rows(folder: Path, shape: Shape) -> list[str]:
-    """The table of the data: batches of tokens, and segments of sound."""
+    """The table of data loading: batches of tokens, and segments of audio."""
     write_clips(folder, shape)
     stage = make_stage(shape, window_frames=10 * FRAME_RATE, states=torch.zeros(1, shape.dim))
     shards = Shards(folder)
@@ -186,14 +186,14 @@ def data_rows(folder: Path, shape: Shape) -> list[str]:
     return [
         f"| StageBatches, clips of 1 to 10 s | {crops / seconds:,.0f} crops, "
         f"{real / seconds:,.0f} tokens | {real / cells:.0%} |",
-        f"| batches of as many clips, drawn whatever their length | | {naive:.0%} |",
+        f"| batches of as many clips, drawn regardless of length | | {naive:.0%} |",
         f"| SegmentSampler, 1 s at {SAMPLE_RATE // 1000} kHz from shards | "
         f"{segments:,.0f} segments | |",
     ]
 
 
 def make(name: Contestant, shape: Shape) -> tuple[nn.Module, Callable[[Precision], None]]:
-    """A contestant, and what takes one step with it."""
+    """An implementation, and a function that takes one training step with it."""
     torch.manual_seed(0)
     batch, states = training_batch(shape)
     if name == "lm-audio":
@@ -249,7 +249,7 @@ def training_batch(shape: Shape) -> tuple[TrainingBatch, Tensor]:
 
 
 class GivenStates(nn.Module):
-    """A text conditioner whose encoder has done its work already.
+    """A text conditioner with precomputed encoder states.
 
     Args:
         states: [L, D], of every text.
@@ -330,7 +330,7 @@ def memory_in_new_process(name: Contestant, precision: Precision, shape: Shape) 
 
 
 def peak_memory(name: Contestant, precision: Precision, shape: Shape) -> float:
-    """MB that two steps need at most, beside what is in memory when the modules are imported."""
+    """Peak MB of two steps, in addition to the memory in use after importing the modules."""
     Path("/proc/self/clear_refs").write_text("5")  # resets the peak; Linux only
     before = memory_status("VmRSS")
     _, step = make(name, shape)
@@ -354,8 +354,8 @@ def preamble(config: Config) -> str:
         "# Training: speed and memory of a step, speed of the data\n\n"
         f"{NUM_CODEBOOKS} delayed codebooks, cross-attention to {TEXT_TOKENS} text states, "
         f"{threads}; medians of {config.rounds} interleaved rounds. "
-        "MusicGen is `MusicgenForCausalLM`, with the fused AdamW unless it says otherwise. On a "
-        "shared machine only the ratios hold.\n\n"
+        "MusicGen is `MusicgenForCausalLM`, with the fused AdamW unless stated otherwise. On a "
+        "busy machine only ratios are meaningful.\n\n"
         f"- command: `python benchmarks/bench_training.py --output {config.output}`\n"
         f"- commit {commit}, torch {torch.__version__}, transformers {transformers.__version__}, "
         f"Python {platform.python_version()}, {cpu_name()}"
