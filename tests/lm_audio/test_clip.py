@@ -93,7 +93,7 @@ def test_a_clip_that_cannot_be_saved_leaves_the_older_file(stereo: Clip, tmp_pat
 
 
 def test_an_unknown_suffix_is_refused_with_the_known_ones(stereo: Clip, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"known suffix; use one of: \.wav, \.flac"):
+    with pytest.raises(ValueError, match=r"supported audio suffix; use one of: \.wav, \.flac"):
         stereo.save(tmp_path / "clip.xyz")
 
 
