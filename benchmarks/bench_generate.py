@@ -5,12 +5,12 @@
     python benchmarks/bench_generate.py --batches 1 --positions 100 --dtypes int8
     python benchmarks/bench_generate.py --device cuda --preset medium --batches 1 64 --positions 750
 
-A step generates one frame per item with guidance 3 (two rows per item), sampling included. For
-transformers it is the time between two calls of a logits processor in `generate`, for lm-audio the
-time of `DecodingBatch.step`. Implementations take turns in one process. The table has the median
-and the 20th percentile of all steps, and the ratio of the latter; settings whose prompts take
-minutes run in a single round. The floor is the time to read the weights and the cached keys and
-values of a step at the measured memory bandwidth.
+A step decides one frame of each item with guidance 3 (two rows per item), sampling included: in
+transformers' `generate` the time between two calls of a logits processor, in lm-audio that of
+`DecodingBatch.step`. The contenders take turns in one process. The table shows the median and the
+20th percentile over all steps, and the ratio of the latter. There is one round where a position
+takes minutes to reach. The floor is the time needed to read the weights, keys and values of a step
+at the measured memory bandwidth.
 """
 
 import gc
@@ -125,8 +125,7 @@ def report(config: Config) -> list[str]:
         "",
     ]
     lines = [
-        "| items | position | variant | ms/step, median | 20th percentile | x transformers "
-        "| x floor |",
+        "| items | position | engine | ms/step, p50 | 20th percentile | x transformers | x floor |",
         "|---|---|---|---|---|---|---|",
     ]
     best: dict[tuple[int, int, str], float] = {}
@@ -161,7 +160,7 @@ def growth(best: dict[tuple[int, int, str], float], config: Config) -> list[str]
     """How many times longer a step takes at the last position than at the first."""
     first, last = config.positions[0], config.positions[-1]
     return [
-        f"- {name}, {items} at once: a step at position {last} takes "
+        f"- {name}, batch of {items}: a step at position {last} takes "
         f"{best[items, last, name] / best[items, first, name]:.2f} times one at {first}."
         for items in config.batches
         for name in config.dtypes
@@ -177,7 +176,7 @@ def guidance_cost(model: TokenLM, dtype: str, config: Config) -> str:
         for rows, steps in racers.items():
             taken[rows] += steps(items, position)
     share = percentile(taken[1]) / percentile(taken[2])
-    return f"- {dtype}, {items} at once: throughput with guidance is {share:.2f} of that without."
+    return f"- {dtype}, batch of {items}: guided items reach {share:.2f} of the unguided speed."
 
 
 def whole_clip(model: TokenLM, dtype: str, config: Config) -> str:

@@ -44,7 +44,7 @@ PARTS = 10  # of a soak; memory is reported at the start of each
 GOOD_CLIPS = 12  # distinct valid requests in a soak
 BAD_BODIES: tuple[Any, ...] = (
     {"duration": -1}, {"duration": 1e9}, {"prompt": 5}, {"n": 99}, {"seed": -1}, [], "rain",
-    {"response_format": "aac"}, {"sampling": {"none": {}}},
+    {"response_format": "m4a"}, {"sampling": {"none": {}}},
 )  # fmt: skip
 
 

@@ -3,9 +3,10 @@
     python benchmarks/bench_tokenizers.py
     python benchmarks/bench_tokenizers.py --output benchmarks/results/tokenizers.md
 
-Times are seconds per second of audio: medians over interleaved rounds in one process, because on a
-busy machine only ratios are meaningful. Peak memory is what a round trip adds to a fresh process
-that has loaded the codec. Parameter counts exclude codebooks that are not trained by gradients.
+Times are seconds per second of audio, medians over rounds that visit the codecs in turn in one
+process; the ratios are more stable than the times. Peak memory is what a round trip adds to a
+fresh process that has the codec loaded. Parameters are without codebooks that are not trained by
+gradients.
 """
 
 import gc
@@ -128,8 +129,8 @@ def preamble(config: Config) -> str:
     ).stdout.strip()
     return (
         "# Codecs: speed, size, memory\n\nRandom weights, one thread, "
-        f"{config.seconds:g} s of audio per call, medians of {config.rounds} interleaved rounds. "
-        "On a busy machine only ratios are meaningful.\n\n"
+        f"{config.seconds:g} s of audio a call, medians of {config.rounds} interleaved rounds. "
+        "The ratios are more stable than the times.\n\n"
         f"- command: `python benchmarks/bench_tokenizers.py --output {config.output}`\n"
         f"- commit {commit}, torch {torch.__version__}, Python {platform.python_version()}, "
         f"{cpu_name()}"

@@ -7,8 +7,8 @@
 Both models have the same shape and number of weights, read the same delayed tokens, attend to the
 same text states, clip their gradients and take a step of AdamW: ours by `StageObjective` and
 `adamw`, theirs by `MusicgenForCausalLM`, with the fused AdamW that transformers' Trainer takes and
-with torch's default one. Times are medians of interleaved steps in one process, because on a busy
-machine only ratios are meaningful. Peak memory is what two steps add to a new process.
+with torch's default one. They take turns in one process, and medians are reported; the ratios are
+more stable than the times. Peak memory is what two steps add to a new process.
 """
 
 import platform
@@ -123,7 +123,7 @@ STEP_HEADER = (
     "| training step | shape | precision | M weights | step, s | tokens/s | lm-audio is faster by "
     "| peak memory, MB |\n|---|---|---|---|---|---|---|---|"
 )
-DATA_HEADER = "| data, one process | per second | share without padding |\n|---|---|---|"
+DATA_HEADER = "| data, one process | per second | share that is not padding |\n|---|---|---|"
 
 
 def step_rows(config: Config, shape: Shape, memory: Mapping[Any, float]) -> list[str]:
@@ -186,7 +186,7 @@ def data_rows(folder: Path, shape: Shape) -> list[str]:
     return [
         f"| StageBatches, clips of 1 to 10 s | {crops / seconds:,.0f} crops, "
         f"{real / seconds:,.0f} tokens | {real / cells:.0%} |",
-        f"| batches of as many clips, drawn regardless of length | | {naive:.0%} |",
+        f"| batches of the same number of clips, lengths mixed | | {naive:.0%} |",
         f"| SegmentSampler, 1 s at {SAMPLE_RATE // 1000} kHz from shards | "
         f"{segments:,.0f} segments | |",
     ]
@@ -354,8 +354,8 @@ def preamble(config: Config) -> str:
         "# Training: speed and memory of a step, speed of the data\n\n"
         f"{NUM_CODEBOOKS} delayed codebooks, cross-attention to {TEXT_TOKENS} text states, "
         f"{threads}; medians of {config.rounds} interleaved rounds. "
-        "MusicGen is `MusicgenForCausalLM`, with the fused AdamW unless stated otherwise. On a "
-        "busy machine only ratios are meaningful.\n\n"
+        "MusicGen is `MusicgenForCausalLM`, with the fused AdamW unless stated otherwise. The "
+        "ratios are more stable than the times.\n\n"
         f"- command: `python benchmarks/bench_training.py --output {config.output}`\n"
         f"- commit {commit}, torch {torch.__version__}, transformers {transformers.__version__}, "
         f"Python {platform.python_version()}, {cpu_name()}"

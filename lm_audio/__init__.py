@@ -1,11 +1,11 @@
 """Generate sound with language models over audio tokens."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
 from lm_audio.version import __version__
 
+TYPE_CHECKING = False  # checkers take it for true; importing typing would delay Ctrl-C
 if TYPE_CHECKING:
+    from typing import Any
+
     from lm_audio.catalogue import models
     from lm_audio.clip import Clip
     from lm_audio.loading import load
@@ -23,8 +23,10 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    """Imports what needs torch when it is asked for: the command line's help does not wait."""
+def __getattr__(name: str) -> "Any":
+    """Imports modules that need torch on first use, so that the command line starts fast."""
+    from importlib import import_module
+
     if name not in _HOMES:
         raise AttributeError(f"module 'lm_audio' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)

@@ -1,4 +1,4 @@
-"""What can be loaded by name: the model in the package, and public ones as their cards tell."""
+"""The models that can be loaded by name: the bundled one, and public ones by their cards."""
 
 import json
 from math import prod
@@ -11,16 +11,16 @@ from lm_audio.families.family import ModelInfo
 from lm_audio.families.table import MODELS
 
 DEFAULT = "default"
-"""The name of the model in the package."""
+"""The name of the bundled model."""
 
 
 def models() -> list[ModelInfo]:
-    """The models that `lm_audio.load` knows by name, the one in the package first."""
+    """The models that `lm_audio.load` knows by name, the bundled one first."""
     return [*_in_package(), *MODELS]
 
 
 def _in_package() -> list[ModelInfo]:
-    """The embedded default, if this copy of the package has it."""
+    """The bundled model, if this copy of the package has it."""
     folder = pretrained.DEFAULT_FOLDER
     if not (folder / "config.json").is_file():
         return []
@@ -30,7 +30,7 @@ def _in_package() -> list[ModelInfo]:
         name=DEFAULT,
         source=str(folder),
         place="package",
-        num_parameters=sum(_num_parameters(folder / s["name"]) for s in config["stages"]),
+        num_parameters=sum(num_stage_parameters(folder / s["name"]) for s in config["stages"]),
         size=sum(config["files"].values()),
         licence=config["about"]["licence"],
         sample_rate=codec["sample_rate"],
@@ -40,8 +40,8 @@ def _in_package() -> list[ModelInfo]:
     return [info]
 
 
-def _num_parameters(stage: Path) -> int:
-    """Those of a stage's language model, told by the head of its file."""
+def num_stage_parameters(stage: Path) -> int:
+    """The parameters of a stage's language model, from the header of its file."""
     with safe_open(stage / "model.safetensors", framework="numpy") as weights:
         names = [name for name in weights.keys() if name.startswith("model.")]  # noqa: SIM118
         return sum(prod(weights.get_slice(name).get_shape()) for name in names)

@@ -7,8 +7,9 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,6 +24,7 @@ PLAYERS = {
     "afplay": (),
     "paplay": (),
     "aplay": ("-q",),
+    "play": ("-q",),  # of SoX
     "ffplay": ("-nodisp", "-autoexit", "-loglevel", "error"),
 }
 
@@ -37,6 +39,7 @@ class Clip:
             only those of the part that the model saw. None where it renders something else.
         stage_values: what each stage made, by its name: tokens, or latents [D, T].
         model: the name of the one that made it, if it has one.
+        settings: what else reproduces it; `save` stores them in the file.
     """
 
     samples: Tensor
@@ -46,6 +49,7 @@ class Clip:
     seed: int
     prompt: str | None
     model: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.samples.ndim != 2 or self.samples.dtype != torch.float32:
@@ -86,9 +90,10 @@ class Clip:
             self.save(path)
             command = [player, *PLAYERS[player], str(path)]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            said = " ".join(done.stderr.split()) or f"exit status {done.returncode}"
-            raise OSError(f"{player} could not play the clip ({said}); save it instead.")
+        lines = [x for x in done.stderr.splitlines() if x.strip() and not x.startswith("ALSA lib")]
+        if done.returncode or (lines and player == "ffplay"):  # it exits with 0 without a device
+            reason = lines[0].strip() if lines else f"exit status {done.returncode}"
+            raise OSError(f"{player} could not play the clip: {reason}")
 
     def plot(self, path: str | Path) -> None:
         """Writes a .png, .jpg, .svg or .pdf picture of the waveform and its log-mel spectrogram.
@@ -104,7 +109,8 @@ class Clip:
         return f"{words} (seed {self.seed})"
 
     def _origin(self) -> str:
-        return origin_comment(prompt=self.prompt, seed=self.seed, model=self.model)
+        made_by = {"model": self.model, "prompt": self.prompt, "seed": self.seed}
+        return origin_comment(self.settings or made_by)
 
     def _repr_html_(self) -> str:
         """A player for notebooks: title, sound, then how it was made."""
@@ -124,8 +130,7 @@ def find_player() -> str:
     player = next((name for name in PLAYERS if shutil.which(name)), None)
     if player is None:
         raise FileNotFoundError(
-            f"Found no program that plays sound; install one of: {', '.join(PLAYERS)}, or "
-            "save the clip."
+            f"Found no program that plays sound. Install one of: {', '.join(PLAYERS)}."
         )
     return player
 

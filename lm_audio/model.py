@@ -8,6 +8,7 @@ from lm_audio.conditioners.description import text_encoders
 from lm_audio.conditioners.frozen import FrozenEncoder, shared
 from lm_audio.conditioners.known_prompts import KnownPrompts
 from lm_audio.generation.clip_job import needed
+from lm_audio.generation.lm_stage import LMStage
 from lm_audio.generation.track import Stage
 from lm_audio.renderers.protocol import Renderer
 from lm_audio.signals import SEMANTIC
@@ -63,7 +64,8 @@ class Model:
         return shared(
             encoder
             for stage in self.stages
-            for encoder in text_encoders(stage.conditioners).values()  # type: ignore[attr-defined]
+            if isinstance(stage, LMStage)
+            for encoder in text_encoders(stage.conditioners).values()
         )
 
     def with_stage(self, stage: Stage) -> "Model":

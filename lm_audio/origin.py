@@ -1,33 +1,58 @@
-"""What a file says of how it was made: JSON in its metadata, in letters that all formats keep."""
+"""How a clip was made: its settings as JSON in the metadata of a file, in ASCII for all formats."""
 
 import json
+import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from audio_tokenizers.audio_files import audio_info
-from audio_tokenizers.audio_writer import LONGEST_COMMENT
 from lm_audio.version import __version__
 
 MAKER = "lm-audio"
+_CUT = "\N{HORIZONTAL ELLIPSIS}"
+_PLACES = ("prompt", "audio")  # given by their place, not as an option
+_DEFAULTS = {"model": "default", "dtype": "float32"}
 
 
-def origin_comment(*, prompt: str | None, seed: int, model: str | None) -> str:
-    """A comment for a file; only a prompt that is longer than that can be is cut."""
+def origin_comment(settings: Mapping[str, Any]) -> str:
+    """A comment for a file; the longest texts are cut if it would be too long."""
+    from audio_tokenizers.audio_writer import LONGEST_COMMENT
 
-    def comment(text: str | None) -> str:
-        facts = {MAKER: __version__, "model": model, "prompt": text, "seed": seed}
-        return json.dumps({name: value for name, value in facts.items() if value is not None})
-
-    kept = prompt
-    while kept and len(comment(kept)) > LONGEST_COMMENT:
-        kept = f"{kept[: len(kept) * 9 // 10 - 1]}\N{HORIZONTAL ELLIPSIS}"
-    return comment(kept)
+    facts = {MAKER: __version__, **{k: v for k, v in settings.items() if v is not None}}
+    while len(comment := json.dumps(facts)) > LONGEST_COMMENT:
+        name = max(facts, key=lambda name: len(json.dumps(facts[name])))
+        text = str(facts[name]).rstrip(_CUT)
+        facts[name] = text[: len(text) * 9 // 10] + _CUT
+    return comment
 
 
 def read_origin(path: str | Path) -> dict[str, Any]:
-    """What a file says of how it was made; nothing if this product did not make it."""
+    """The settings in a file; none if lm-audio did not make it."""
     try:
         facts = json.loads(audio_info(path).comment)
     except json.JSONDecodeError:
         return {}
     return facts if isinstance(facts, dict) and MAKER in facts else {}
+
+
+def command(origin: Mapping[str, Any]) -> str | None:
+    """The command line that makes the clip again; None if the settings are not complete."""
+    if "verb" not in origin or any(str(value).endswith(_CUT) for value in origin.values()):
+        return None
+    words = ["lm-audio", str(origin["verb"])]
+    place = next((str(origin[name]) for name in _PLACES if name in origin), None)
+    if place is not None and not place.startswith("-"):
+        words.append(place)
+    for name, value in origin.items():
+        if name in (MAKER, "verb", *_PLACES) or _DEFAULTS.get(name) == value:
+            continue
+        for one in value if isinstance(value, list) else [value]:
+            option = f"--{name.replace('_', '-')}"
+            if one is True:
+                words.append(option)
+                continue
+            words += [f"{option}={one}"] if str(one).startswith("-") else [option, str(one)]
+    if place is not None and place.startswith("-"):
+        words += ["--", place]
+    return shlex.join(words)

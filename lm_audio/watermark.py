@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from audio_tokenizers.hub import hub_access
 from audio_tokenizers.resampling import resample
 from lm_audio.clip import Clip
 from lm_audio.saving.pickles import read_pickle
@@ -102,15 +103,16 @@ def _file(source: str | Path) -> Path:
         return path
     if str(source) != HUB_ID:
         raise ValueError(
-            f"Found no file {source}; give the weights of AudioSeal's generator, or {HUB_ID}."
+            f"No such file: {source}; give the weights of AudioSeal's generator, or {HUB_ID}."
         )
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return Path(hf_hub_download(HUB_ID, HUB_FILE))
+        with hub_access(HUB_ID):
+            return Path(hf_hub_download(HUB_ID, HUB_FILE))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise ValueError(
-            f"{HUB_ID} is not whole in the cache, and the hub cannot be reached; connect, or give "
-            f"the file {HUB_FILE}."
+            f"{HUB_ID} is not in the cache, and the hub is not reachable. Go online, or give the "
+            f"path of {HUB_FILE}."
         ) from error

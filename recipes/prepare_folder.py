@@ -53,6 +53,7 @@ from lm_audio.data.synthetic import synthetic_clips
 SOUNDS = {".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".caf"}
 # Some versions of libsndfile cannot read these; unreadable files must be reported.
 OTHER_SOUNDS = {".w64", ".rf64", ".m4a", ".aac", ".wma"}
+NO_CAPTION = "no caption"
 TEXTS = {"label", "speaker", "transcript", "group"}
 """Columns that are text even if all their values are numbers."""
 
@@ -110,7 +111,7 @@ def main(config: Config) -> dict[Split, int]:
     for path in paths:
         conditions = describe(path, folder, described.get(path, Described()), config)
         if conditions is None:
-            skipped.append((path.relative_to(folder).as_posix(), "no caption"))
+            skipped.append((path.relative_to(folder).as_posix(), NO_CAPTION))
         else:
             captioned.append((path, conditions))
     with ThreadPoolExecutor(config.num_workers) as pool:  # decoding releases the GIL
@@ -141,12 +142,35 @@ def main(config: Config) -> dict[Split, int]:
     )
     if config.shar:
         write_shar(config.out)
-    tqdm.write(
-        f"{config.out}: {len(cuts):,} clips, {seconds / 3600:.2f} h; {counts['train']:,} to train "
-        f"on, {counts['held_out']:,} held out; {len(skipped):,} skipped (see skipped.txt).\n"
-        f"Next: python recipes/tokenize_dataset.py --data {config.out}"
-    )
+    tqdm.write(summary(config, counts, seconds=seconds, skipped=skipped))
     return counts
+
+
+def summary(
+    config: Config,
+    counts: dict[Split, int],
+    *,
+    seconds: float,
+    skipped: list[tuple[str, str]],
+) -> str:
+    """The size of the corpus, its problems, and the next command."""
+    held_out, total = counts["held_out"], sum(counts.values())
+    clips = f"{total:,} clip{'' if total == 1 else 's'}"
+    lines = [f"{config.out}: {clips}, {seconds / 3600:.2f} h, {held_out:,} of them held out."]
+    if skipped:
+        lines.append(f"Skipped {len(skipped):,}; for the reasons see {config.out / 'skipped.txt'}.")
+    uncaptioned = sum(why == NO_CAPTION for _, why in skipped)
+    if uncaptioned and config.captions is not None:
+        lines.append(
+            f"{uncaptioned:,} of these are not in {config.captions}; pass --uncaptioned name to use "
+            "their names as captions."
+        )
+    if not held_out and config.held_out:
+        lines.append(
+            "Nothing is held out, since all clips are in one group. Training needs at least two."
+        )
+    lines.append(f"Next: python recipes/tokenize_dataset.py --data {config.out}")
+    return "\n".join(lines)
 
 
 def find_audio(folder: Path, *, besides: Path | None) -> list[Path]:

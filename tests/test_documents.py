@@ -1,5 +1,7 @@
 """The Python code in the documents runs as it is printed, but for the names of downloads."""
 
+import ast
+import json
 import re
 from dataclasses import replace
 from fractions import Fraction
@@ -13,6 +15,7 @@ from audio_tokenizers.acoustic.frame_codec import FrameCodec, tiny
 from audio_tokenizers.audio_writer import write_audio
 from audio_tokenizers.text import SentencePieceTokenizer
 from lm_audio import pretrained
+from lm_audio.clip import Clip
 from lm_audio.conditioners.fuser import Conditioners
 from lm_audio.conditioners.text import OwnTextEncoder, OwnTextEncoderConfig, TextConditioner
 from lm_audio.families.audiocraft.stages import audiogen
@@ -90,8 +93,11 @@ def test_the_code_of_the_readme(
 ) -> None:
     monkeypatch.setattr(pretrained, "DEFAULT_FOLDER", model_folder)
     write_audio(workplace / "prompt.wav", 0.1 * torch.randn(1, 24_000), 24_000)
-    scope = run_code_of("README.md", {"facebook/audiogen-medium": str(model_folder), **SHORT})
-    assert (workplace / "again.wav").exists()
+    span = {"start=1.0, end=2.0": "start=0.2, end=0.4"}
+    scope = run_code_of(
+        "README.md", {"facebook/audiogen-medium": str(model_folder), **SHORT, **span}
+    )
+    assert scope["other"].duration == 1.0
     assert (workplace / "dog.wav").exists()
     assert (workplace / "models/audiogen/config.json").exists()
     assert [clip.seed for clip in scope["clips"]] == [1, 2]
@@ -103,6 +109,29 @@ def test_the_code_of_generation(workplace: Path, model_folder: Path) -> None:
     changes = SHORT | {"[5.0, 8.0]": "[0.2, 0.4]", "facebook/audiogen-medium": str(model_folder)}
     scope = run_code_of("docs/generation.md", changes)
     assert scope["other"].duration == 2.5
+
+
+def test_the_code_of_the_notebook(
+    workplace: Path, model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pretrained, "DEFAULT_FOLDER", model_folder)
+    notebook = json.loads((ROOT / "docs/notebook.ipynb").read_text())
+    cells = ["".join(c["source"]) for c in notebook["cells"] if c["cell_type"] == "code"]
+    scope: dict[str, Any] = {"__name__": "notebook"}
+    shown = []
+    for cell in cells:
+        for text, replacement in (SHORT | {"start=1.0, end=2.0": "start=0.1, end=0.2"}).items():
+            cell = cell.replace(text, replacement)
+        *body, last = ast.parse(cell).body
+        exec(compile(ast.Module(body, []), "notebook.ipynb", "exec"), scope)
+        if isinstance(last, ast.Expr):
+            shown.append(eval(ast.unparse(last), scope))
+        else:
+            exec(ast.unparse(last), scope)
+    players = [clip._repr_html_() for clip in shown if isinstance(clip, Clip)]
+    assert len(players) == 6
+    assert all("<audio" in player for player in players)
+    assert (workplace / "dog.mp3").exists()
 
 
 def test_the_code_of_semantic_tokens(workplace: Path) -> None:
@@ -131,5 +160,7 @@ def test_the_code_of_semantic_tokens(workplace: Path) -> None:
         },
     )
     assert (workplace / "hubert-km500" / "centroids.safetensors").exists()
+    assert (workplace / "again.wav").exists()
+    assert scope["bundled"].encode(scope["audio"].samples[None]).shape == (1, 1, 25)
     assert scope["tokenizer"].num_tokens == 5
     assert scope["tokenizer"].encode(scope["audio"].samples[None]).max() < 5

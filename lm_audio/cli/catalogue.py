@@ -1,28 +1,36 @@
-"""The verbs that tell of models: models, info."""
+"""The verbs about models and clips: models, info."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-import tyro
-
-from lm_audio.catalogue import DEFAULT, models
+from lm_audio.catalogue import DEFAULT, models, num_stage_parameters
+from lm_audio.cli.arguments import Arg
 from lm_audio.cli.console import in_words
 from lm_audio.cli.generate import ModelOptions
+from lm_audio.cli.inputs import sound
 from lm_audio.families.family import ModelInfo
+from lm_audio.pretrained import DEFAULT_FOLDER
 
 if TYPE_CHECKING:
     from lm_audio.generation.track import Stage
     from lm_audio.pipeline import AudioPipeline
+
+OWN_FORMAT = "lm-audio"
+Lines = Iterator[tuple[str, str]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Models:
     """List the models that can be loaded by name."""
 
+    EXAMPLES: ClassVar = ("lm-audio models", "lm-audio models | grep stereo")
+
     def run(self) -> None:
-        titles = ("name", "from", "parameters", "size", "sound", "makes sound from", "licence")
+        titles = ("name", "from", "parameters", "size", "sound", "abilities", "licence")
         rows = [titles, *(_row(model) for model in models())]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         for row in rows:
@@ -32,34 +40,50 @@ class Models:
 
 @dataclass(frozen=True, kw_only=True)
 class Info:
-    """Show a model's details, or the prompt, seed and model stored in an audio file."""
+    """Show a model's details, or the settings stored in an audio file."""
 
-    model: tyro.conf.Positional[str] = DEFAULT
-    """A folder, a name that `lm-audio models` lists, or a hub id; else the one in the package. Or a
-    sound file of this program."""
-    text_encoder: str | None = None
-    """A folder or hub id of what reads the text, for files that lack it."""
+    EXAMPLES: ClassVar = (
+        "lm-audio info",
+        "lm-audio info dog.wav",
+        "lm-audio info musicgen-small",
+        "lm-audio info runs/model",
+    )
+
+    model: Annotated[str, Arg("MODEL|FILE", positional=True)] = DEFAULT
+    """Folder, name from `lm-audio models`, Hugging Face id, or audio file."""
+    text_encoder: Annotated[str | None, Arg("MODEL")] = None
+    """Folder or Hugging Face id of the text encoder, for checkpoints that do not include one."""
 
     def run(self) -> None:
         from audio_tokenizers.audio_files import SUFFIXES
 
         path = Path(self.model)
-        is_sound = path.is_file() and path.suffix.lower() in SUFFIXES
-        for title, text in _of_file(path) if is_sound else self._lines():
-            print(f"{title:10}  {text}")
+        if not path.exists() and path.suffix.lower() in SUFFIXES:
+            raise ValueError(f"No such file: {path}")
+        lines = list(_of_file(path) if path.is_file() else self._of_model(path))
+        width = max(len(title) for title, _ in lines)
+        for title, text in lines:
+            print(f"{title:{width}}  {text}")
 
-    def _lines(self) -> list[tuple[str, str]]:
-        known = [m for m in models() if self.model in (m.name, m.source)]
-        info = known[0] if known and not Path(self.model).is_dir() else None
-        lines = [] if info is None else _of_card(info)
-        if info is None or info.place == "package":
-            from lm_audio.loading import find_checkpoint
+    def _of_model(self, path: Path) -> Lines:
+        known = {model.name: model for model in models()} | {m.source: m for m in models()}
+        info = None if path.is_dir() else known.get(self.model)
+        if info is not None:
+            titles = ("name", "from", "parameters", "size", "sound", "abilities", "licence")
+            yield from zip(titles, _row(info), strict=True)
+            if info.place == "hub":
+                return
+            path = DEFAULT_FOLDER
+        config = _own_config(path)
+        if config is not None:
+            about = {"sound", "licence"} if info is not None else set[str]()
+            yield from (line for line in _of_config(path, config) if line[0] not in about)
+            return
+        from lm_audio.loading import find_checkpoint
 
-            kind = find_checkpoint(self.model).format
-            options = ModelOptions(model=self.model, device="cpu", text_encoder=self.text_encoder)
-            told = {title for title, _ in lines}
-            lines += [line for line in _of_model(options.load(), kind) if line[0] not in told]
-        return lines
+        kind = find_checkpoint(self.model).format
+        options = ModelOptions(model=self.model, device="cpu", text_encoder=self.text_encoder)
+        yield from _of_pipeline(options.load(), kind)
 
 
 def _row(model: ModelInfo) -> tuple[str, ...]:
@@ -68,62 +92,96 @@ def _row(model: ModelInfo) -> tuple[str, ...]:
         model.source if model.place == "hub" else "this package",
         "?" if model.num_parameters is None else in_words(model.num_parameters),
         _bytes(model.size),
-        _sound(model.sample_rate, model.num_channels),
+        sound(model.sample_rate, model.num_channels),
         ", ".join(model.abilities),
         model.licence,
     )
 
 
-def _of_file(path: Path) -> Iterator[tuple[str, str]]:
+def _of_file(path: Path) -> Lines:
     from audio_tokenizers.audio_files import audio_info
-    from lm_audio.origin import read_origin
+    from lm_audio.origin import MAKER, command, read_origin
 
     info = audio_info(path)
-    yield "sound", f"{info.duration:.2f} s, {_sound(info.sample_rate, info.num_channels)}"
+    cut = ", truncated" if info.is_truncated else ""
+    length = f"{info.duration:.2f} s, {sound(info.sample_rate, info.num_channels)}{cut}"
+    yield "sound", length
     origin = read_origin(path)
-    for title, text in origin.items():
-        yield title, str(text)
+    if origin:
+        yield "made by", f"{MAKER} {origin[MAKER]}"
+    for title, value in ((t, v) for t, v in origin.items() if t != MAKER):
+        yield title, ", ".join(map(str, value)) if isinstance(value, list) else str(value)
     if not origin:
-        yield "made by", "not said"
+        yield "made by", "unknown"
+    again = command(origin)
+    if again is not None:
+        yield "command", again
 
 
-def _of_card(model: ModelInfo) -> list[tuple[str, str]]:
-    """A title and a text for each line."""
-    titles = ("name", "from", "parameters", "size", "sound", "takes", "licence")
-    return list(zip(titles, _row(model), strict=True))
+def _own_config(folder: Path) -> dict[str, Any] | None:
+    """The config.json of a folder in lm-audio's own format, else None."""
+    try:
+        config = json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError):
+        return None
+    is_own = isinstance(config, dict) and config.get("model_type") == OWN_FORMAT
+    return config if is_own else None
 
 
-def _of_model(model: "AudioPipeline", kind: str) -> Iterator[tuple[str, str]]:
+def _of_config(folder: Path, config: dict[str, Any]) -> Lines:
+    """The details of a model that are in its files, without loading it."""
+    try:
+        codec = json.loads((folder / "codec" / "config.json").read_text())
+        rate = codec.get("sample_rate") or codec["sampling_rate"]
+        yield "format", OWN_FORMAT
+        yield "licence", config["about"]["licence"] or "not stated"
+        yield "sound", sound(rate, config["renderer"]["channels"])
+        codebooks = f"{config['renderer']['codebooks']} codebooks of {codec['codebook_size']}"
+        yield "codec", f"{codec['model_type']}, {codebooks}"
+        names: dict[str, None] = {}
+        for stage in config["stages"]:
+            source = (stage["source"] or {}).get("condition")
+            names |= dict.fromkeys(name for name in stage["conditioners"] if name != source)
+        yield "conditions", ", ".join(names) or "none"
+        if known := config["about"].get("known"):
+            yield "prompts", ", ".join(known["examples"])
+        for stage in config["stages"]:
+            count = num_stage_parameters(folder / stage["name"])
+            rate, width = Fraction(stage["frame_rate"]), stage["pattern"]["num_codebooks"]
+            text = _stage(count, width, float(rate), stage["context"] / float(rate))
+            yield "stage", f"{stage['name']}: {text}"
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{folder} is not a complete lm-audio model: {error}") from error
+
+
+def _of_pipeline(model: "AudioPipeline", kind: str) -> Lines:
     renderer = model.renderer
     yield "format", kind
     yield "licence", model.card.licence or "not stated"
-    yield "sound", _sound(model.sample_rate, model.num_channels)
+    yield "sound", sound(model.sample_rate, model.num_channels)
     signal = renderer.signal
-    tokens = f"{signal.width} codebooks of {signal.num_tokens}"
-    yield "codec", f"{renderer.identity}, {tokens}"
-    yield "takes", ", ".join(model.conditions) or "no condition"
+    yield "codec", f"{renderer.identity}, {signal.width} codebooks of {signal.num_tokens}"
+    yield "conditions", ", ".join(model.conditions) or "none"
     if model.card.known is not None:
-        yield "knows", ", ".join(model.card.known.kinds)
+        yield "prompts", ", ".join(model.card.known.kinds)
     for stage in model.stages.values():
-        yield "stage", f"{stage.name}: {_stage(stage)}"
+        yield "stage", f"{stage.name}: {_of_stage(stage)}"
 
 
-def _stage(stage: "Stage") -> str:
+def _of_stage(stage: "Stage") -> str:
     from lm_audio.networks.packing import num_parameters
 
     model: Any = stage.model  # type: ignore[attr-defined]  # each kind has its own
-    count = num_parameters(model)
     signal = stage.makes
-    seconds = stage.window_frames / float(signal.rate) if signal.rate else 0.0
-    return (
-        f"{in_words(count)} parameters, {signal.width} codebooks at "
-        f"{float(signal.rate):g} Hz, sees {seconds:.1f} s at once"
-    )
+    rate = float(signal.rate or 0)
+    seconds = stage.window_frames / rate if rate else 0.0
+    return _stage(num_parameters(model), signal.width, rate, seconds)
 
 
-def _sound(sample_rate: int, num_channels: int) -> str:
-    channels = {1: "mono", 2: "stereo"}.get(num_channels, f"{num_channels} channels")
-    return f"{sample_rate} Hz {channels}"
+def _stage(count: int, width: int, rate: float, seconds: float) -> str:
+    codebooks = f"{width} codebook{'' if width == 1 else 's'}"
+    size = f"{in_words(count)} parameters"
+    return f"{size}, {codebooks} at {rate:g} Hz, window of {seconds:.1f} s"
 
 
 def _bytes(size: int | None) -> str:

@@ -1,49 +1,69 @@
 """The verbs over tokens: encode, decode."""
 
-import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
-import tyro
-
-from lm_audio.cli.console import progress_bar
+from lm_audio.cli.arguments import Arg
+from lm_audio.cli.console import progress_bar, quiet_libraries
+from lm_audio.cli.inputs import audio_source, conversion
+from lm_audio.cli.outputs import check_suffix, check_writable, writing
 
 if TYPE_CHECKING:
     from audio_tokenizers.protocol import AcousticTokenizer
 
-# What needs torch is imported where it runs, so that --help answers at once.
+# What needs torch is imported where it runs, so that --help and checks are fast.
+
+TOKENS = ".safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Encode:
     """Encode an audio file as tokens."""
 
-    audio: tyro.conf.Positional[Path]
-    """Any WAV, FLAC, OGG, Opus or MP3 file."""
-    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
-    """The tokens: a .safetensors file."""
-    codec: str = "default"
-    """A name (default, encodec-24khz, dac-44khz, mimi ...), a file, a folder or a hub id."""
-    num_codebooks: int | None = None
-    """How many codebooks to use, the coarsest first; all by default."""
-    cache: Path | None = None
-    """A folder of tokens from earlier runs. A file with the same content, codec and number of
-    codebooks is not encoded again. No cache by default."""
-    device: str = "cpu"
-    """Such as cpu, cuda or cuda:1."""
+    EXAMPLES: ClassVar = (
+        "lm-audio encode song.wav -o song.safetensors",
+        "lm-audio encode song.wav -o song.safetensors --codec encodec-24khz --num-codebooks 4",
+    )
+
+    audio: Annotated[Path, Arg("AUDIO", positional=True)]
+    """Audio file, or - for stdin. Formats other than WAV, FLAC, OGG, Opus and MP3 need ffmpeg."""
+    output: Annotated[Path, Arg("FILE", short="-o")]
+    """File for the tokens, ending in .safetensors."""
+    codec: Annotated[str, Arg("CODEC")] = "default"
+    """Name (default, encodec-24khz, dac-44khz, mimi ...), file, folder or Hugging Face id."""
+    num_codebooks: Annotated[int | None, Arg("N", at_least=1)] = None
+    """Codebooks to use, from the coarsest (default: all)."""
+    cache: Annotated[Path | None, Arg("FOLDER")] = None
+    """Folder of tokens from earlier runs; a file with the same content, codec and number of
+    codebooks is not encoded again (default: no cache)."""
+    device: Annotated[str, Arg("DEVICE")] = "cpu"
+    """Device such as cpu, cuda or cuda:1."""
+    quiet: Annotated[bool, Arg(short="-q")] = False
+    """Print warnings and errors only."""
 
     def run(self) -> None:
         from audio_tokenizers.audio_files import audio_info
+
+        if self.output.suffix != TOKENS:
+            raise ValueError(f"{self.output} must end in {TOKENS}.")
+        source = audio_source(self.audio)
+        info = audio_info(source)
+        check_writable(self.output)
+
         from audio_tokenizers.cache import TokenCache
         from audio_tokenizers.coding import encode_file
         from audio_tokenizers.token_file import save_encoded
 
-        seconds = audio_info(self.audio).duration
         codec = load(self.codec, self.device)
-        with progress_bar("encoding", seconds) as progress:
+        notice = conversion(
+            self.audio, info, sample_rate=codec.sample_rate, num_channels=codec.num_channels
+        )
+        if notice is not None and not self.quiet:
+            print(notice)
+        with progress_bar("encoding", info.duration, quiet=self.quiet) as progress:
             encoded = encode_file(
-                self.audio,
+                source,
                 codec,
                 codec_name=self.codec,
                 num_codebooks=self.num_codebooks,
@@ -51,25 +71,40 @@ class Encode:
                 cache=None if self.cache is None else TokenCache(self.cache),
                 progress=progress,
             )
-        save_encoded(encoded, self.output)
+        with writing(self.output):
+            save_encoded(encoded, self.output)
         K, T = encoded.tokens.shape
-        print(f"{self.output}: {encoded.duration:.2f} s as {K} x {T} tokens of {encoded.identity}")
+        if not self.quiet:
+            made_by = encoded.identity
+            print(f"{self.output}: {encoded.duration:.2f} s as {K} x {T} tokens of {made_by}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Decode:
     """Decode tokens to an audio file."""
 
-    tokens: tyro.conf.Positional[Path]
-    """A file that `lm-audio encode` wrote."""
-    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
-    """The suffix says the format: .wav, .flac, .ogg, .opus or .mp3."""
-    codec: str | None = None
-    """The codec that made the tokens; the one that the file names by default."""
-    device: str = "cpu"
-    """Such as cpu, cuda or cuda:1."""
+    EXAMPLES: ClassVar = (
+        "lm-audio decode song.safetensors -o song.wav",
+        "lm-audio decode song.safetensors -o song.flac --codec runs/codec",
+    )
+
+    tokens: Annotated[Path, Arg("TOKENS", positional=True)]
+    """File from `lm-audio encode`."""
+    output: Annotated[Path, Arg("FILE", short="-o")]
+    """Audio file (.wav, .flac, .ogg, .opus or .mp3)."""
+    codec: Annotated[str | None, Arg("CODEC")] = None
+    """Codec that made the tokens (default: the one that the file names)."""
+    device: Annotated[str, Arg("DEVICE")] = "cpu"
+    """Device such as cpu, cuda or cuda:1."""
+    quiet: Annotated[bool, Arg(short="-q")] = False
+    """Print warnings and errors only."""
 
     def run(self) -> None:
+        check_suffix(str(self.output))
+        if not self.tokens.is_file():
+            raise ValueError(f"No such file: {self.tokens}")
+        check_writable(self.output)
+
         from audio_tokenizers.coding import decode_to_file
         from audio_tokenizers.token_file import load_encoded
 
@@ -77,20 +112,23 @@ class Decode:
         try:
             codec = load(self.codec or encoded.codec, self.device)
         except ValueError as error:
-            hint = "" if self.codec else " The tokens name it so; give its place with --codec."
+            hint = "" if self.codec else " If the codec of these tokens moved, use --codec."
             raise ValueError(f"{error}{hint}") from None
-        with progress_bar("decoding", encoded.duration) as progress:
+        with (
+            writing(self.output),
+            progress_bar("decoding", encoded.duration, quiet=self.quiet) as progress,
+        ):
             decode_to_file(encoded, codec, self.output, device=self.device, progress=progress)
-        print(f"{self.output}: {encoded.duration:.2f} s at {encoded.sample_rate} Hz")
+        if not self.quiet:
+            print(f"{self.output}: {encoded.duration:.2f} s at {encoded.sample_rate} Hz")
 
 
 def load(name: str, device: str) -> "AcousticTokenizer":
-    """A codec by name, `default` being the one in this package."""
+    """A codec by name; `default` is the bundled one."""
+    quiet_libraries()
     from audio_tokenizers.acoustic.registry import load_codec
     from lm_audio.loading import find_device
     from lm_audio.pretrained import CODEC_FOLDER
 
     device = find_device(device)
-    # Its retries are no news to a user: what comes of them is one sentence.
-    logging.getLogger("huggingface_hub.utils._http").setLevel(logging.CRITICAL)
     return load_codec(CODEC_FOLDER if name == "default" else name, device=device)

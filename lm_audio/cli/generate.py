@@ -1,43 +1,56 @@
 """The verbs that make sound: generate, continue, inpaint."""
 
+import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-import tyro
-
-from lm_audio.cli.console import in_words, quiet_libraries, share_bar, waiting_for
-from lm_audio.cli.outputs import OutputOptions, Settings, read_prompts
+from lm_audio.cli.arguments import Arg
+from lm_audio.cli.console import counted, in_words, quiet_libraries, share_bar, waiting_for
+from lm_audio.cli.inputs import audio_source, conversion, stem
+from lm_audio.cli.manifest import Settings, earlier_seed, only_run
+from lm_audio.cli.outputs import OutputOptions, read_prompts
 from lm_audio.version import __version__
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from audio_tokenizers.audio_files import AudioInfo
+    from lm_audio.clip import Clip
     from lm_audio.pipeline import AudioPipeline
     from lm_audio.sampling import Sampling
 
-# What needs torch is imported where it runs, so that --help answers at once.
+# What needs torch is imported where it runs, so that --help and checks are fast.
+
+DTYPES = ("float32", "bfloat16", "float16", "int8", "auto")
+Seconds = Annotated[float, Arg("SECONDS", at_least=0.01, at_most=86_400)]
+AudioPath = Annotated[Path, Arg("AUDIO", positional=True)]
+Place = Annotated[float, Arg("SECONDS", at_least=0)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelOptions:
-    model: str | None = None
-    """Folder, name from `lm-audio models`, or Hugging Face id (default: the embedded model)."""
-    device: str | None = None
+    """Model"""
+
+    model: Annotated[str | None, Arg("MODEL")] = None
+    """Folder, name from `lm-audio models`, or Hugging Face id (default: the bundled model)."""
+    device: Annotated[str | None, Arg("DEVICE")] = None
     """Device such as cpu, cuda or cuda:1 (default: CUDA if available, else CPU)."""
-    dtype: str = "float32"
+    dtype: Annotated[str, Arg("TYPE", choices=DTYPES)] = "float32"
     """Precision of the language models: float32 (exact), bfloat16, float16, int8 (CPU only), or
     auto for the fastest one that passes an accuracy check on this model."""
-    text_encoder: str | None = None
-    """Folder or hub id of the text encoder, for checkpoints that do not include one."""
+    text_encoder: Annotated[str | None, Arg("MODEL")] = None
+    """Folder or Hugging Face id of the text encoder, for checkpoints that do not include one."""
 
-    def load(self) -> "AudioPipeline":
+    def load(self, *, quiet: bool = False) -> "AudioPipeline":
+        quiet_libraries()
         from lm_audio.loading import load
 
-        quiet_libraries()
-        with waiting_for(self.model or "the default model"):
+        with waiting_for(self.model or "the default model", quiet=quiet):
             return load(
                 self.model, device=self.device, dtype=self.dtype, text_encoder=self.text_encoder
             )
@@ -45,19 +58,19 @@ class ModelOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingOptions:
-    """Options that are not given keep the model's defaults."""
+    """Sampling (defaults come from the model)"""
 
-    guidance_scale: float | None = None
+    guidance_scale: Annotated[float | None, Arg("X", at_least=0)] = None
     """How closely to follow the prompt; 1 disables guidance."""
-    temperature: float | None = None
+    temperature: Annotated[float | None, Arg("X", at_least=0)] = None
     """Sampling temperature; 0 is greedy."""
-    top_k: int | None = None
+    top_k: Annotated[int | None, Arg("K", at_least=0, at_most=10**6)] = None
     """Sample from the k most likely tokens (0 disables)."""
-    top_p: float | None = None
+    top_p: Annotated[float | None, Arg("P", at_least=0, at_most=1)] = None
     """Nucleus sampling: keep the smallest set of tokens with total probability p (0 disables)."""
-    min_p: float | None = None
+    min_p: Annotated[float | None, Arg("P", at_least=0, at_most=1)] = None
     """Drop tokens less likely than min_p times the most likely one (0 disables)."""
-    repetition_penalty: float | None = None
+    repetition_penalty: Annotated[float | None, Arg("X", at_least=0.01)] = None
     """Values above 1 make recent tokens less likely."""
 
     def of(self, model: "AudioPipeline") -> "dict[str, Sampling]":
@@ -68,20 +81,33 @@ class SamplingOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class RequestOptions:
-    seed: int | None = None
+    """Generation"""
+
+    seed: Annotated[int | None, Arg("N", at_least=0)] = None
     """Random seed; the same seed gives the same clip (default: random, printed)."""
-    negative: str | None = None
+    negative: Annotated[str | None, Arg("TEXT")] = None
     """Negative prompt: what the sound should not contain."""
-    condition: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """Further condition as NAME=VALUE, such as voice=v2/en_speaker_6; repeatable."""
+    condition: Annotated[tuple[str, ...], Arg("NAME=VALUE")] = ()
+    """Another condition of the model, such as voice=v2/en_speaker_6; repeatable."""
+    raw: bool = False
+    """Keep the level that the model made, without loudness normalisation and limiter."""
 
-    def seeds(self, count: int) -> list[int]:
-        from lm_audio.sampling import random_seed
+    def first_seed(self) -> int:
+        return secrets.randbelow(2**32) if self.seed is None else self.seed
 
-        if count < 1:
-            raise ValueError(f"Got --num-clips {count}; use 1 or more.")
-        first = random_seed() if self.seed is None else self.seed
-        return list(range(first, first + count))
+    def pairs(self) -> dict[str, str]:
+        """The conditions by name, as text."""
+        values: dict[str, str] = {}
+        for given in self.condition:
+            name, equals, value = given.partition("=")
+            if not (name and equals):
+                raise ValueError(f"--condition takes NAME=VALUE; got {given!r}.")
+            if name == "text":
+                raise ValueError("--condition cannot set the text; give it as the prompt.")
+            if name in values:
+                raise ValueError(f"--condition {name} was given twice.")
+            values[name] = value
+        return values
 
     def conditions(self, model: "AudioPipeline") -> dict[str, Any]:
         """The conditions by name; numbers where the model takes numbers."""
@@ -95,63 +121,78 @@ class RequestOptions:
             for name, conditioner in stage.conditioners.items()
             if isinstance(conditioner, NumberConditioner)
         }
-        values: dict[str, Any] = {}
-        for given in self.condition:
-            name, equals, value = given.partition("=")
-            if not (name and equals) or name in values or name == "text":
-                raise ValueError(
-                    f"Got --condition {given!r}; give NAME=VALUE, each name once, the text apart."
-                )
-            values[name] = _number(name, value) if name in numbers else value
-        return values
+        return {
+            name: _number(name, value) if name in numbers else value
+            for name, value in self.pairs().items()
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
-class Generate:
+class ClipOptions:
+    """What all verbs that make a clip share."""
+
+    request: RequestOptions = field(default_factory=RequestOptions)
+    out: OutputOptions = field(default_factory=OutputOptions)
+    sampling: SamplingOptions = field(default_factory=SamplingOptions)
+    model: ModelOptions = field(default_factory=ModelOptions)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generate(ClipOptions):
     """Generate sound from a text, a file of texts, or no prompt."""
 
-    prompt: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="PROMPT")] = None
-    """Description of the sound."""
-    prompts: Path | None = None
-    """File with one prompt per line, or - for stdin. An interrupted run resumes: clips that are
-    already in the output folder's manifest are skipped."""
-    duration: float = 5.0
-    """Seconds of sound."""
-    num_clips: int = 1
+    EXAMPLES: ClassVar = (
+        'lm-audio generate "a dog barking" -o dog.wav',
+        'lm-audio generate "rain on a roof" --duration 10 --seed 7 --num-clips 3 -o rain/',
+        "lm-audio generate --prompts prompts.txt -o clips/",
+        'lm-audio generate "church bells" --guidance-scale 5 --negative wind --play',
+    )
+
+    prompt: Annotated[str | None, Arg("PROMPT", positional=True)] = None
+    """Description of the sound; put one that starts with a dash after --."""
+    prompts: Annotated[Path | None, Arg("FILE")] = None
+    """File with one prompt per line, or - for stdin; lines that start with # are ignored. The same
+    command resumes an interrupted run: clips in the manifest of the output folder are skipped."""
+    duration: Seconds = 5.0
+    """Length of the sound in seconds."""
+    num_clips: Annotated[int, Arg("N", at_least=1)] = 1
     """Clips per prompt, with seeds SEED, SEED + 1 and so on."""
-    batch_size: int = 8
+    batch_size: Annotated[int, Arg("N", at_least=1)] = 8
     """Clips per batch. Does not change the results."""
-    model: Annotated[ModelOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=ModelOptions)
-    request: Annotated[RequestOptions, tyro.conf.OmitArgPrefixes] = field(
-        default_factory=RequestOptions
-    )
-    sampling: Annotated[SamplingOptions, tyro.conf.OmitArgPrefixes] = field(
-        default_factory=SamplingOptions
-    )
-    out: Annotated[OutputOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=OutputOptions)
 
     def run(self) -> None:
         if self.prompt is not None and self.prompts is not None:
-            raise ValueError("Got a prompt and --prompts; give one of them.")
-        if self.batch_size < 1:
-            raise ValueError(f"Got --batch-size {self.batch_size}; use 1 or more.")
-        texts = [self.prompt] if self.prompts is None else read_prompts(self.prompts)
-        wanted = [(text, seed) for text in texts for seed in self.request.seeds(self.num_clips)]
+            raise ValueError("PROMPT and --prompts cannot be combined.")
+        self.request.pairs()
+        texts: list[str | None] = [_text(self.prompt)]
+        if self.prompts is not None:
+            texts = [*read_prompts(self.prompts)]
+        with only_run(None if self.prompts is None else self._checked_folder()):
+            self._run(texts)
+
+    def _checked_folder(self) -> Path | None:
+        self.out.places([""], [0])
+        return self.out.folder
+
+    def _run(self, texts: list[str | None]) -> None:
+        first = self._first_seed(texts)
+        seeds = range(first, first + self.num_clips)
+        wanted = [(text, seed) for text in texts for seed in seeds]
         places = self.out.places([text or "sound" for text, _ in wanted], [s for _, s in wanted])
-        settings = [
-            _settings(self, "generate", prompt=text, seed=seed, duration=self.duration)
-            for text, seed in wanted
-        ]
+        settings = [self._settings(text, seed) for text, seed in wanted]
         left = self.out.missing(places, settings)
+        screen = self.out.screen
         if not left:
-            print(
-                f"All {len(wanted)} clips are in {self.out.folder} already.", file=self.out.screen
-            )
+            what = f"{counted(len(wanted), 'clip')} with these settings"
+            print(f"Nothing to do: {self.out.folder} already has {what}.", file=screen)
             return
-        model = _load(self.model, self.out.screen)
-        with _making("generating", self.duration * len(left), self.out.screen) as progress:
-            for first in range(0, len(left), self.batch_size):
-                some = left[first : first + self.batch_size]
+        if len(left) < len(wanted):
+            done = counted(len(wanted) - len(left), "clip")
+            print(f"Resuming: {done} of {len(wanted)} already in {self.out.folder}.", file=screen)
+        model = _load(self.model, self.out)
+        with _making("generating", self.duration * len(left), self.out) as progress:
+            for start in range(0, len(left), self.batch_size):
+                some = left[start : start + self.batch_size]
                 clips = model.generate(
                     [wanted[i][0] for i in some],
                     duration=self.duration,
@@ -159,108 +200,160 @@ class Generate:
                     sampling=self.sampling.of(model),
                     negative=self.request.negative,
                     conditions=self.request.conditions(model),
-                    progress=partial(_share_of, progress, first, len(some), len(left)),
+                    raw=self.request.raw,
+                    progress=partial(_share_of, progress, start, len(some), len(left)),
                 )
                 self.out.deliver(clips, [places[i] for i in some], [settings[i] for i in some])
 
+    def _first_seed(self, texts: list[str | None]) -> int:
+        """The seed that was given, or that of the run to resume, or a random one."""
+        if self.request.seed is None and self.prompts is not None and self.out.folder is not None:
+            earlier = earlier_seed(self.out.folder, [self._settings(text, 0) for text in texts])
+            if earlier is not None:
+                return earlier
+        return self.request.first_seed()
+
+    def _settings(self, text: str | None, seed: int) -> Settings:
+        return _settings(self, "generate", prompt=text, seed=seed, duration=self.duration)
+
 
 @dataclass(frozen=True, kw_only=True)
-class Continue:
+class Continue(ClipOptions):
     """Continue an audio file: its own samples, then new sound."""
 
-    audio: tyro.conf.Positional[Path]
-    """WAV, FLAC, OGG, Opus or MP3 file."""
-    duration: float = 5.0
-    """Seconds of new sound."""
-    text: str | None = None
+    EXAMPLES: ClassVar = (
+        "lm-audio continue piano.wav --duration 10 -o longer.wav",
+        'lm-audio continue walk.m4a --text "footsteps on gravel" --seed 3',
+        "sox in.wav -t wav - | lm-audio continue - -o - > out.wav",
+    )
+
+    audio: AudioPath
+    """Audio file, or - for stdin. Formats other than WAV, FLAC, OGG, Opus and MP3 need ffmpeg."""
+    duration: Seconds = 5.0
+    """Length of the new sound in seconds."""
+    text: Annotated[str | None, Arg("TEXT")] = None
     """Description of the new sound."""
-    model: Annotated[ModelOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=ModelOptions)
-    request: Annotated[RequestOptions, tyro.conf.OmitArgPrefixes] = field(
-        default_factory=RequestOptions
-    )
-    sampling: Annotated[SamplingOptions, tyro.conf.OmitArgPrefixes] = field(
-        default_factory=SamplingOptions
-    )
-    out: Annotated[OutputOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=OutputOptions)
+    overwrite: bool = False
+    """Allow the output to replace the input file."""
 
     def run(self) -> None:
         from audio_tokenizers.audio_files import audio_info
 
-        audio_info(self.audio)  # what is wrong with it is told before the model is loaded
-        (seed,) = self.request.seeds(1)
-        places = self.out.places([f"{self.audio.stem} continued"], [seed])
-        given = {"audio": str(self.audio), "text": self.text, "duration": self.duration}
-        settings = _settings(self, "continue", seed=seed, **given)
-        model = _load(self.model, self.out.screen)
-        with _making("continuing", self.duration, self.out.screen) as progress:
-            clip = model.continue_from(
-                self.audio,
-                duration=self.duration,
-                text=self.text,
-                seed=seed,
-                sampling=self.sampling.of(model),
-                negative=self.request.negative,
-                conditions=self.request.conditions(model),
-                progress=progress,
-            )
-            self.out.deliver([clip], places, [settings])
+        source = audio_source(self.audio)
+        _edit(
+            self,
+            audio_info(source),
+            source,
+            given={"text": _text(self.text), "duration": self.duration},
+            seconds=self.duration,
+            make=lambda model, audio, **options: model.continue_from(audio, **options),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Inpaint:
+class Inpaint(ClipOptions):
     """Regenerate a span of an audio file; all other samples are kept."""
 
-    audio: tyro.conf.Positional[Path]
-    """WAV, FLAC, OGG, Opus or MP3 file."""
-    start: float
-    """Start of the span, in seconds."""
-    end: float
-    """End of the span, in seconds."""
-    text: str | None = None
+    EXAMPLES: ClassVar = (
+        "lm-audio inpaint song.wav --start 12.5 --end 14 -o mended.wav",
+        'lm-audio inpaint street.mp3 --start 1 --end 3 --text "a car horn" --num-candidates 8',
+    )
+
+    audio: AudioPath
+    """Audio file, or - for stdin. Formats other than WAV, FLAC, OGG, Opus and MP3 need ffmpeg."""
+    start: Place
+    """Start of the span in seconds."""
+    end: Place
+    """End of the span in seconds."""
+    text: Annotated[str | None, Arg("TEXT")] = None
     """Description of the new sound."""
-    num_candidates: int = 4
+    num_candidates: Annotated[int, Arg("N", at_least=1)] = 4
     """Fillings to generate; the one that fits best is kept."""
-    model: Annotated[ModelOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=ModelOptions)
-    request: Annotated[RequestOptions, tyro.conf.OmitArgPrefixes] = field(
-        default_factory=RequestOptions
-    )
-    sampling: Annotated[SamplingOptions, tyro.conf.OmitArgPrefixes] = field(
-        default_factory=SamplingOptions
-    )
-    out: Annotated[OutputOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=OutputOptions)
+    overwrite: bool = False
+    """Allow the output to replace the input file."""
 
     def run(self) -> None:
         from audio_tokenizers.audio_files import audio_info
 
-        audio_info(self.audio)
-        (seed,) = self.request.seeds(1)
-        places = self.out.places([f"{self.audio.stem} inpainted"], [seed])
-        given = {"audio": str(self.audio), "text": self.text, "start": self.start, "end": self.end}
-        given["num_candidates"] = self.num_candidates
-        settings = _settings(self, "inpaint", seed=seed, **given)
-        model = _load(self.model, self.out.screen)
-        with _making("inpainting", self.end - self.start, self.out.screen) as progress:
-            clip = model.inpaint(
-                self.audio,
-                start=self.start,
-                end=self.end,
-                text=self.text,
-                seed=seed,
-                sampling=self.sampling.of(model),
-                negative=self.request.negative,
-                conditions=self.request.conditions(model),
-                num_candidates=self.num_candidates,
-                progress=progress,
+        source = audio_source(self.audio)
+        info = audio_info(source)
+        if not self.start < self.end <= info.duration + 0.001:
+            raise ValueError(
+                f"The span from {self.start:g} to {self.end:g} s is not within the "
+                f"{info.duration:.2f} s of {self.audio}."
             )
-            self.out.deliver([clip], places, [settings])
+        span = {"start": self.start, "end": self.end, "num_candidates": self.num_candidates}
+        _edit(
+            self,
+            info,
+            source,
+            given={"text": _text(self.text), **span},
+            seconds=self.end - self.start,
+            make=lambda model, audio, **options: model.inpaint(audio, **options),
+        )
 
 
-def _settings(verb: Generate | Continue | Inpaint, name: str, **given: Any) -> Settings:
+def _edit(
+    verb: Continue | Inpaint,
+    info: "AudioInfo",
+    source: Any,
+    *,
+    given: Mapping[str, Any],
+    seconds: float,
+    make: "Callable[..., Clip]",
+) -> None:
+    """Makes and delivers a clip from an audio file; `make` gets the model, audio and settings."""
+    name, past, making = (
+        ("continue", "continued", "continuing")
+        if isinstance(verb, Continue)
+        else ("inpaint", "inpainted", "inpainting")
+    )
+    verb.request.pairs()
+    seed = verb.request.first_seed()
+    kept = None if verb.overwrite else verb.audio
+    places = verb.out.places([f"{stem(verb.audio)} {past}"], [seed], source=kept)
+    settings = _settings(verb, name, audio=str(verb.audio), seed=seed, **given)
+    model = _load(verb.model, verb.out)
+    notice = conversion(
+        verb.audio, info, sample_rate=model.sample_rate, num_channels=model.num_channels
+    )
+    if notice is not None:
+        print(notice, file=verb.out.screen)
+    with _making(making, seconds, verb.out) as progress:
+        clip = make(
+            model,
+            _samples(source, model),
+            **given,
+            seed=seed,
+            sampling=verb.sampling.of(model),
+            negative=verb.request.negative,
+            conditions=verb.request.conditions(model),
+            raw=verb.request.raw,
+            progress=progress,
+        )
+        verb.out.deliver([clip], places, [settings])
+
+
+def _samples(source: Any, model: "AudioPipeline") -> "tuple[Tensor, int]":
+    from audio_tokenizers.audio_files import read_audio
+
+    rate = model.sample_rate
+    audio = read_audio(source, sample_rate=rate, num_channels=model.num_channels)
+    return audio.samples, rate
+
+
+def _text(prompt: str | None) -> str | None:
+    """A prompt; a blank one is none."""
+    return prompt if prompt and prompt.strip() else None
+
+
+def _settings(verb: ClipOptions, name: str, **given: Any) -> Settings:
     """All that reproduces a clip; options that were not given are the model's own."""
     options = {
         **given,
         "negative": verb.request.negative,
         "condition": list(verb.request.condition) or None,
+        "raw": verb.request.raw or None,
         **asdict(verb.sampling),
         **asdict(verb.model),
         "watermark": verb.out.watermark,
@@ -277,35 +370,34 @@ def _share_of(
     progress((done + share * count) / total)
 
 
-def _load(options: ModelOptions, screen: TextIO) -> "AudioPipeline":
+def _load(options: ModelOptions, out: OutputOptions) -> "AudioPipeline":
     """Loads the model and prints its name, size and loading time."""
+    start = time.perf_counter()
+    model = options.load(quiet=out.quiet)
+    took = time.perf_counter() - start
+
     from lm_audio.networks.packing import num_parameters
 
-    began = time.perf_counter()
-    model = options.load()
-    took = time.perf_counter() - began
     stages: Any = model.stages.values()  # each kind has its own model
-    count = sum(num_parameters(stage.model) for stage in stages)
-    name = options.model or "the model in this package"
-    said = f"loaded {name}: {in_words(count)} parameters in {took:.1f} s"
-    print(said, file=screen, flush=True)
+    count = in_words(sum(num_parameters(stage.model) for stage in stages))
+    name = options.model or "the default model"
+    print(f"Loaded {name} ({count} parameters) in {took:.1f} s", file=out.screen, flush=True)
     return model
 
 
 @contextmanager
-def _making(what: str, seconds: float, screen: TextIO) -> Iterator[Callable[[float], None]]:
+def _making(what: str, seconds: float, out: OutputOptions) -> Iterator[Callable[[float], None]]:
     """Shows a progress bar, then the time taken and the real-time factor."""
-    began = time.perf_counter()
-    with share_bar(what) as progress:
+    start = time.perf_counter()
+    with share_bar(what, quiet=out.quiet) as progress:
         yield progress
-    took = time.perf_counter() - began
-    factor = took / seconds
-    said = f"made {seconds:.2f} s of sound in {took:.1f} s: a real-time factor of {factor:.2f}"
-    print(said, file=screen)
+    took = time.perf_counter() - start
+    made = f"Generated {seconds:.2f} s of audio in {took:.1f} s"
+    print(f"{made} (real-time factor {took / seconds:.2f})", file=out.screen)
 
 
 def _number(name: str, value: str) -> float:
     try:
         return float(value)
     except ValueError:
-        raise ValueError(f"Got --condition {name}={value}; the model takes a number.") from None
+        raise ValueError(f"--condition {name} takes a number; got {value!r}.") from None

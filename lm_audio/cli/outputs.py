@@ -1,35 +1,36 @@
 """Where clips go: files, a folder with a manifest, or the standard output."""
 
+import io
 import json
+import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, TextIO
 
-import tyro
-from tqdm import tqdm
+from lm_audio.cli.arguments import Arg
+from lm_audio.cli.console import say
+from lm_audio.cli.manifest import Settings, add_to_manifest, read_manifest
 
 if TYPE_CHECKING:
     from lm_audio.clip import Clip
     from lm_audio.watermark import Watermark
 
-# What needs torch is imported where it runs, so that --help answers at once.
+# What needs torch is imported where it runs, so that --help and checks are fast.
 
 LONGEST_SLUG = 40  # characters of a prompt in a file name
 FOLDER = Path("out")
 STDOUT = Path("-")
-MANIFEST = "manifest.jsonl"
-
-Settings = Mapping[str, Any]
-"""What it takes to make a clip again, ready for JSON."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where a clip goes, and its picture, if one is asked for."""
+    """The file of a clip, and that of its picture."""
 
     sound: Path
     picture: Path | None
@@ -37,47 +38,72 @@ class Place:
 
 @dataclass(frozen=True, kw_only=True)
 class OutputOptions:
-    output: Annotated[str | None, tyro.conf.arg(aliases=["-o"])] = None
-    """Output file (.wav, .flac, .ogg, .opus or .mp3), a folder ending in / (with a manifest.jsonl
-    of all settings), or - for WAV on stdout (default: a file in out/)."""
-    plot: Path | None = None
-    """Also write a PNG of the waveform and mel spectrogram (extra: plot)."""
+    """Output"""
+
+    output: Annotated[str | None, Arg("PATH", short="-o")] = None
+    """File (.wav, .flac, .ogg, .opus or .mp3), folder (gets a manifest.jsonl with all settings), or
+    - for WAV on stdout (default: a file in out/)."""
+    plot: Annotated[Path | None, Arg("FILE")] = None
+    """Also save a picture of the waveform and mel spectrogram (.png, .jpg, .svg or .pdf)."""
     play: bool = False
     """Play the result."""
-    watermark: str | None = None
-    """Watermark the clips with AudioSeal: its weights file, or facebook/audioseal (extra:
-    watermark)."""
+    watermark: Annotated[str | None, Arg("PATH")] = None
+    """Watermark the clips with AudioSeal: its weights file, or facebook/audioseal."""
     json: bool = False
-    """Print one JSON object per clip instead of text."""
+    """Print one JSON object per clip; everything else goes to stderr."""
+    quiet: Annotated[bool, Arg(short="-q")] = False
+    """Print warnings and errors only."""
 
     @property
     def folder(self) -> Path | None:
-        """The folder for all clips, if one was asked for."""
-        if self.output is None or not (self.output.endswith("/") or Path(self.output).is_dir()):
+        """The folder for all clips, if the output is one."""
+        if self.output is None or self.output in ("", str(STDOUT)):
             return None
-        return Path(self.output)
+        path = Path(self.output)
+        is_new = not path.suffix and not path.exists() and not path.name.startswith(".")
+        return path if self.output.endswith("/") or path.is_dir() or is_new else None
 
     @property
     def screen(self) -> TextIO:
-        """Where people read on: what machines read is not mixed with it."""
+        """Where messages for people go: never into the output of a program."""
+        if self.quiet:
+            return io.StringIO()
         return sys.stderr if self.json or self.output == str(STDOUT) else sys.stdout
 
-    def places(self, texts: Sequence[str], seeds: Sequence[int]) -> list[Place]:
-        """Where the clips of these texts and seeds go, once it is sure that they can go there."""
-        from lm_audio.clip import find_player, new_figure
+    def places(
+        self, texts: Sequence[str], seeds: Sequence[int], *, source: Path | None = None
+    ) -> list[Place]:
+        """The files of the clips of these texts and seeds, after a check that they can be written.
 
+        Args:
+            source: a file that must not be replaced.
+        """
+        sounds = self._sounds(texts, seeds)
+        places = [Place(sound=sound, picture=None) for sound in sounds]
+        if self.plot is not None:
+            are_apart = len(set(seeds)) == len(seeds)
+            added = [str(seed) for seed in seeds] if are_apart else [s.stem for s in sounds]
+            pictures = _each(self.plot, added)
+            places = [replace(place, picture=p) for place, p in zip(places, pictures, strict=True)]
+        for path in {p for place in places for p in (place.sound, place.picture)} - {None, STDOUT}:
+            if path is not None and source is not None and path.resolve() == source.resolve():
+                raise ValueError(
+                    f"{path} is the input. Choose another output with -o, or add --overwrite."
+                )
+        for folder in {place.sound.parent for place in places if place.sound != STDOUT}:
+            check_writable(folder / "clip")
+        if self.plot is not None:
+            from lm_audio.clip import new_figure
+
+            new_figure(self.plot)
+            check_writable(self.plot)
+        if self.play:
+            from lm_audio.clip import find_player
+
+            find_player()
         if self.watermark is not None:
             self._load_watermark(self.watermark)
-        sounds = self._sounds(texts, seeds)
-        if self.play:
-            find_player()
-        if self.plot is None:
-            return [Place(sound=sound, picture=None) for sound in sounds]
-        new_figure(self.plot)
-        are_apart = len(set(seeds)) == len(seeds)
-        added = [str(seed) for seed in seeds] if are_apart else [sound.stem for sound in sounds]
-        pictures = _each(self.plot, added)
-        return [Place(sound=s, picture=p) for s, p in zip(sounds, pictures, strict=True)]
+        return places
 
     @staticmethod
     @cache
@@ -87,24 +113,22 @@ class OutputOptions:
         return Watermark.load(source)
 
     def _sounds(self, texts: Sequence[str], seeds: Sequence[int]) -> list[Path]:
-        from audio_tokenizers.audio_writer import AudioWriter
-
         if self.output is None or self.folder is not None:
             pairs = zip(texts, seeds, strict=True)
             names = _apart([f"{slug(text)}-{seed}" for text, seed in pairs])
             return [(self.folder or FOLDER) / f"{name}.wav" for name in names]
         if self.output == str(STDOUT):
             if len(seeds) > 1:
-                raise ValueError("The standard output takes one clip; give -o a folder for more.")
+                raise ValueError("stdout takes a single clip; give -o a folder for several.")
             return [STDOUT]
         path = Path(self.output)
-        AudioWriter(path, 24_000)  # its suffix is one that can be written
+        check_suffix(self.output)
         if len(set(texts)) > 1:
-            raise ValueError(f"{path} is for one prompt; give -o a folder, such as {path.stem}/.")
+            raise ValueError(f"{path} takes one prompt; for several, give -o a folder.")
         return _each(path, [str(seed) for seed in seeds])
 
     def missing(self, places: Sequence[Place], settings: Sequence[Settings]) -> list[int]:
-        """Which clips are still to be made: those that the folder's manifest does not have."""
+        """The numbers of the clips that are not in the folder's manifest."""
         known = {} if self.folder is None else read_manifest(self.folder)
         return [
             index
@@ -115,69 +139,104 @@ class OutputOptions:
     def deliver(
         self, clips: "Sequence[Clip]", places: Sequence[Place], settings: Sequence[Settings]
     ) -> None:
-        """Marks, writes, notes, draws and plays clips."""
+        """Watermarks, saves, lists, plots and plays clips."""
         if self.watermark is not None:
             mark = self._load_watermark(self.watermark)
             clips = [mark.marked(clip) for clip in clips]
         for clip, place, made_with in zip(clips, places, settings, strict=True):
-            path = place.sound
-            if path == STDOUT:
-                _write_to_stdout(clip)
-            else:
-                clip.save(path)
-            if self.folder is not None:
-                _note(self.folder / MANIFEST, {"file": path.name, **made_with})
-            if self.json and path != STDOUT:
-                print(json.dumps({"file": str(path), **made_with}), flush=True)
-            rate = f"{clip.sample_rate} Hz"
-            said = f"{path}: {clip.duration:.2f} s at {rate}, seed {clip.seed}"
-            tqdm.write(said, file=self.screen)  # above the bar, if one is shown
-            if place.picture is not None:
-                clip.plot(place.picture)
+            self._deliver(replace(clip, settings=made_with), place, made_with)
         if self.play:
             for clip in clips:
                 clip.play()
 
+    def _deliver(self, clip: "Clip", place: Place, settings: Settings) -> None:
+        path = place.sound
+        if path == STDOUT:
+            sys.stdout.buffer.write(clip.encoded("wav"))
+            sys.stdout.buffer.flush()
+        else:
+            with writing(path):
+                clip.save(path)
+        if self.folder is not None:
+            with writing(self.folder):
+                add_to_manifest(self.folder, path.name, settings)
+        length = f"{clip.duration:.2f} s at {clip.sample_rate} Hz"
+        say(f"{path}: {length}, seed {clip.seed}", self.screen)
+        if self.json:
+            row = json.dumps({"file": str(path), **settings})
+            print(row, file=sys.stderr if path == STDOUT else sys.stdout, flush=True)
+        if place.picture is not None:
+            with writing(place.picture):
+                clip.plot(place.picture)
+            say(f"{place.picture}: picture of {path}", self.screen)
+
+
+def check_suffix(output: str) -> None:
+    """Raises ValueError unless a name ends in the suffix of an audio format."""
+    from audio_tokenizers.audio_files import SUFFIXES
+
+    if not output:
+        raise ValueError("-o is empty; give a file such as clip.wav, or a folder.")
+    if output.lower() in SUFFIXES:
+        raise ValueError(f"{output} is only a suffix; use a file name such as clip{output}.")
+    if Path(output).suffix.lower() not in SUFFIXES:
+        raise ValueError(
+            f"{output} has no suffix of an audio format; use one of {', '.join(sorted(SUFFIXES))}, "
+            "or end the name of a folder with /."
+        )
+
+
+def check_writable(path: Path) -> None:
+    """Raises ValueError unless a new file can be written there; leaves nothing behind."""
+    folder = path.parent
+    while not folder.exists():
+        folder = folder.parent
+    if not folder.is_dir():
+        raise ValueError(f"Cannot write to {path.parent}: {folder} is not a folder.")
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        reason = str(error.strerror).lower()
+        raise ValueError(f"Cannot write to {path.parent}: {reason}.") from None
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Names the file in errors of the system and of libsndfile, such as a full disk."""
+    import soundfile
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (soundfile.LibsndfileError, SafetensorError) as error:
+        status = os.statvfs(path.parent) if hasattr(os, "statvfs") else None
+        is_full = status is not None and status.f_bavail * status.f_frsize < 1 << 20
+        reason = "no space left on device" if is_full else " ".join(str(error).split())
+        raise ValueError(f"Cannot write {path}: {reason.rstrip('.')}.") from error
+    except OSError as error:
+        raise ValueError(f"Cannot write {path}: {str(error.strerror).lower()}.") from error
+
 
 def read_prompts(path: Path) -> list[str]:
-    """The prompts of a file, or of the standard input as -, one a line."""
+    """The prompts of a file, or of stdin for -: one a line, without comments."""
     try:
         text = sys.stdin.read() if path == STDOUT else path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
-        raise ValueError(f"{path} is not text; give a file with a prompt on each line.") from None
-    prompts = [line.strip() for line in text.split("\n")]
-    if not any(prompts):
-        raise ValueError(f"{path} holds no prompt; give a file with one on each line.")
-    return [prompt for prompt in prompts if prompt]
-
-
-def read_manifest(folder: Path) -> dict[str, Settings]:
-    """What made each clip of a folder, by the name of its file; the last word on each counts."""
-    found = {}
-    path = folder / MANIFEST
-    for line in path.read_text(encoding="utf-8").split("\n") if path.exists() else []:
-        try:
-            row = json.loads(line)
-            found[row.pop("file")] = row
-        except (ValueError, TypeError, KeyError, AttributeError):
-            continue  # a line that was cut off when a run was killed; its clip is made again
-    return found
+        raise ValueError(f"{path} is not UTF-8 text.") from None
+    except FileNotFoundError:
+        raise ValueError(f"No such file: {path}") from None
+    lines = [line.strip() for line in text.split("\n")]
+    prompts = [line for line in lines if line and not line.startswith("#")]
+    if not prompts:
+        raise ValueError(f"{path} contains no prompts; put one on each line.")
+    return prompts
 
 
 def slug(text: str) -> str:
     """A text as a part of a file name."""
     words = re.findall(r"\w+", text.lower())
     return "-".join(words)[:LONGEST_SLUG].rstrip("-") or "sound"
-
-
-def _note(path: Path, row: Mapping[str, Any]) -> None:
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row, ensure_ascii=False) + "\n")
-
-
-def _write_to_stdout(clip: "Clip") -> None:
-    sys.stdout.buffer.write(clip.encoded("wav"))
-    sys.stdout.buffer.flush()
 
 
 def _apart(names: Sequence[str]) -> list[str]:
@@ -191,7 +250,7 @@ def _apart(names: Sequence[str]) -> list[str]:
 
 
 def _each(path: Path, added: Sequence[str]) -> list[Path]:
-    """The file that was named, or, for several clips, files with something added."""
+    """The path, or, for several clips, paths with something added to the name."""
     if len(added) == 1:
         return [path]
     return [path.with_stem(f"{path.stem}-{one}") for one in added]

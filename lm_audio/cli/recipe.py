@@ -1,6 +1,6 @@
 """The command line of a recipe, made from its settings: a user's mistake gets one line.
 
-With LM_AUDIO_TRACEBACK=1 in the environment it gets the traceback, for those who change a recipe.
+LM_AUDIO_TRACEBACK=1 in the environment shows the traceback instead, to debug a recipe.
 """
 
 import argparse
@@ -30,25 +30,25 @@ def run_recipe(
 
     Args:
         settings: their type, or the defaults of each preset, which the command line overrides.
-        options: what chooses the defaults. With several, `settings` holds mappings in mappings: the
-            first option is a key of the outermost one.
+        options: the options that choose the defaults. With several, `settings` is a nested mapping,
+            and the first option is a key of the outermost one.
         description: the recipe's docstring.
-        renamed: new names of options by their old ones, which still work; see cli/deprecated.py.
+        renamed: new option names by old ones, which still work; see cli/deprecated.py.
     """
     if renamed:
         sys.argv[1:] = with_new_names(sys.argv[1:], renamed, program=_name())
     try:
         main(_read(settings, options, description))
         sys.stdout.flush()
-    except BrokenPipeError:  # whoever reads the output has enough, as `head` does
+    except BrokenPipeError:  # the reader of the output, such as head, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     # SafetensorError may mean a full disk, ModuleNotFoundError a missing extra.
     except (ValueError, OSError, SafetensorError, ModuleNotFoundError) as error:
         _stop(error, status=2)
-    except FloatingPointError as error:  # a run that has gone astray
+    except FloatingPointError as error:  # a run that diverged
         _stop(error, status=1)
     except KeyboardInterrupt:
-        print(f"{_name()}: stopped; start it again to go on.", file=sys.stderr)
+        print(f"{_name()}: interrupted. Run the same command again to resume.", file=sys.stderr)
         sys.exit(130)
 
 

@@ -1,15 +1,14 @@
-"""The verbs that hand out recipes, which are made to be copied: recipes list, recipes copy."""
+"""The verbs over recipes, the scripts that train models: recipes list, recipes copy."""
 
 import ast
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
-
-import tyro
+from typing import Annotated, ClassVar
 
 import lm_audio
 from audio_tokenizers.atomic import replacing, replacing_folder
+from lm_audio.cli.arguments import Arg, VerbGroup
 
 PACKAGE = Path(lm_audio.__file__).parent
 PLACES = (PACKAGE / "recipes", PACKAGE.parent / "recipes")
@@ -25,6 +24,8 @@ SUFFIXES = {".py", ".sh", ".yaml"}
 class List:
     """List the recipes and what each makes."""
 
+    EXAMPLES: ClassVar = ("lm-audio recipes list",)
+
     def run(self) -> None:
         known = _recipes()
         width = max(map(len, known))
@@ -36,56 +37,53 @@ class List:
 class Copy:
     """Copy a recipe, or a folder of recipes, to edit it."""
 
-    name: tyro.conf.Positional[str]
-    """A name from `recipes list`, or a folder in it, such as `default_model`."""
-    output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
-    """The new file, or a folder to copy into. Default: the same name in the current folder."""
+    EXAMPLES: ClassVar = (
+        "lm-audio recipes copy train_stage -o my_stage.py",
+        "lm-audio recipes copy default_model",
+    )
+
+    name: Annotated[str, Arg("NAME", positional=True)]
+    """Name from `lm-audio recipes list`, or a folder in it, such as default_model."""
+    output: Annotated[Path | None, Arg("PATH", short="-o")] = None
+    """File to write, or folder to copy into (default: the same name in the current folder)."""
 
     def run(self) -> None:
         known = _recipes()
         if new := RENAMED.get(self.name.removesuffix(".py")):
-            raise ValueError(f"The recipe {self.name} is now {new}.py; copy {new} instead.")
+            raise ValueError(f"The recipe {self.name} was renamed to {new}.py; copy {new}.")
         folders = {path.parent.name: path.parent for name, path in known.items() if "/" in name}
         name = self.name.rstrip("/")
         source = known.get(name) or known.get(f"{name}.py") or folders.get(name)
         if source is None:
             choices = ", ".join([*known, *folders])
-            raise ValueError(f"There is no recipe {self.name!r}; choose one of: {choices}.")
+            raise ValueError(f"Unknown recipe {self.name!r}. Choose one of: {choices}.")
         target = self.output or Path()
         target = target / source.name if target.is_dir() else target
         if target.exists():
-            raise FileExistsError(f"{target} exists; choose another name with -o.")
+            raise FileExistsError(f"{target} exists. Choose another name with -o.")
         if source.is_dir():
             _copy_folder(source, target)
-            print(f"{target}: a copy of the recipes in {name}.")
+            print(f"{target}: copied the recipes in {name}.")
             return
         with replacing(target) as temporary:
             shutil.copyfile(source, temporary)
         hint = f"; python {target} --help shows its settings" if target.suffix == ".py" else ""
-        print(f"{target}: a copy of {source.name}{hint}.")
+        print(f"{target}: copied {source.name}{hint}.")
         for package in _packages_beside(source):
             _bring(package, target.parent / package.name)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Recipes:
-    """Hands out the scripts that train models: recipes list, recipes copy NAME."""
-
-    verb: Annotated[
-        Annotated[List, tyro.conf.subcommand("list")]
-        | Annotated[Copy, tyro.conf.subcommand("copy")],
-        tyro.conf.arg(name=""),
-    ]
-
-    def run(self) -> None:
-        self.verb.run()
+RECIPES = VerbGroup(
+    help="List and copy recipes, the scripts that train models.",
+    verbs={"list": List, "copy": Copy},
+)
 
 
 def _recipes() -> dict[str, Path]:
-    """All recipes by file name; those in a folder by `folder/file`."""
+    """All recipes by file name, or by `folder/file`."""
     root = next((place for place in PLACES if place.is_dir()), None)
     if root is None:
-        raise FileNotFoundError("This installation came without its recipes; install it again.")
+        raise FileNotFoundError("This installation has no recipes. Reinstall lm-audio.")
     packages = {path.parent for path in root.glob("*/__init__.py")}  # of the recipes beside them
     folders = [root, *sorted({path for path in root.iterdir() if path.is_dir()} - packages)]
     return {
@@ -97,7 +95,7 @@ def _recipes() -> dict[str, Path]:
 
 
 def _packages_beside(recipe: Path) -> list[Path]:
-    """The packages in the recipe's own folder that it imports."""
+    """The packages beside a recipe that it imports."""
     if recipe.suffix != ".py":
         return []
     tree = ast.parse(recipe.read_text(encoding="utf-8"))
@@ -109,11 +107,11 @@ def _packages_beside(recipe: Path) -> list[Path]:
 
 
 def _bring(package: Path, target: Path) -> None:
-    if target.exists():  # of a recipe copied earlier, and perhaps edited since
-        print(f"{target}/: kept as it is.")
+    if target.exists():  # from a recipe copied earlier, and perhaps edited since
+        print(f"{target}/: exists, not copied.")
         return
     _copy_folder(package, target)
-    print(f"{target}/: the package that it imports.")
+    print(f"{target}/: copied the package that it imports.")
 
 
 def _copy_folder(source: Path, target: Path) -> None:

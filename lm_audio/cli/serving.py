@@ -1,57 +1,74 @@
-"""The verbs that run a server: serve, over HTTP, and app, a web page."""
+"""The verbs that run a server: serve, over HTTP, app, a web page, and mcp, for assistants."""
 
+import errno
 import os
-import threading
+import socket
 import webbrowser
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
-
-import tyro
+from typing import Annotated, Any, ClassVar
 
 from lm_audio.catalogue import DEFAULT
+from lm_audio.cli.arguments import Arg
 from lm_audio.cli.generate import ModelOptions
 
+PAGE_PORT = 7860
 KEYS = "LM_AUDIO_API_KEYS"
 """The environment variable with the API keys, which keeps them off the command line."""
 
 
+Seconds = Annotated[float, Arg("SECONDS")]
+PORTS_TRIED = 100
+MAX_SOCKET_MESSAGE = 2**17  # bytes
+
+
 @dataclass(frozen=True, kw_only=True)
 class Serve:
-    """Serve a model over HTTP, with OpenAI's speech API and a fuller one; see docs/serving.md.
+    """Serve a model over HTTP: OpenAI's speech API, vLLM-Omni's, and more.
 
-    API keys come from LM_AUDIO_API_KEYS (comma-separated) or --api-keys-file (one per line).
-    Without keys the server is open to everyone who can reach it.
+    See docs/serving.md.
     """
 
-    model: Annotated[ModelOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=ModelOptions)
-    host: str = "127.0.0.1"
+    EXAMPLES: ClassVar = (
+        "lm-audio serve --port 8000",
+        "lm-audio serve --model facebook/musicgen-small --api-keys-file keys.txt",
+        "lm-audio serve --web-ui --dtype int8",
+    )
+
+    model: ModelOptions = field(default_factory=ModelOptions)
+    host: Annotated[str, Arg("ADDRESS")] = "127.0.0.1"
     """Address to listen on; 0.0.0.0 listens on all networks."""
     port: int = 8000
-    """Port to listen on."""
-    served_model_name: str | None = None
-    """The model name that clients use; defaults to --model."""
-    api_keys_file: Path | None = None
-    """File with accepted API keys, one per line."""
+    """Port to listen on; 0 picks a free one."""
+    served_model_name: Annotated[str | None, Arg("NAME")] = None
+    """Model name that clients use (default: --model)."""
+    api_keys_file: Annotated[Path | None, Arg("FILE")] = None
+    """File with accepted API keys, one per line, beside those in LM_AUDIO_API_KEYS
+    (comma-separated). Without keys the server is open to everyone who can reach it."""
+    cors: Annotated[tuple[str, ...], Arg("ORIGIN")] = ()
+    """Origin whose web pages may call the server, such as https://example.org, or * for any;
+    repeatable."""
+    strict: bool = False
+    """Refuse request fields that have no effect, instead of naming them in a header."""
     max_batch_size: int = 8
     """Maximum clips in the running batch. Does not change the results."""
     max_queue: int = 64
     """Maximum queued requests; beyond this the server returns 429."""
-    max_duration: float = 120.0
+    max_duration: Seconds = 120.0
     """Maximum duration of new sound per request, in seconds."""
-    max_upload: float = 32.0
+    max_stream: Seconds = 3600.0
+    """Maximum duration of a live stream, in seconds."""
+    max_upload: Annotated[float, Arg("MB")] = 32.0
     """Maximum size of a request body, in megabytes."""
-    timeout: float = 300.0
+    timeout: Seconds = 300.0
     """Maximum time per request, in seconds; after this the server returns 504."""
     web_ui: bool = False
     """Also serve the web page at /. It is open to everyone, so it cannot be combined with keys."""
 
     def run(self) -> None:
         with extra("serve", "lm-audio serve"):
-            import uvicorn
-
             from lm_audio.server.http import create_app
         if self.web_ui:
             with extra("app", "The web page"):
@@ -60,26 +77,46 @@ class Serve:
         from lm_audio.server.guard import Limits
 
         keys = self._keys()
-        if keys and self.web_ui:
-            raise ValueError("--web-ui cannot be combined with API keys: the page is open to all.")
+        self._check(keys)
+        listener = bind(self.host, self.port)
         pipeline = self.model.load()
         engine = Engine(pipeline, max_batch_size=self.max_batch_size, max_queue=self.max_queue)
         name = self.served_model_name or self.model.model or DEFAULT
         limits = Limits(
             max_duration=self.max_duration,
+            max_stream=self.max_stream,
             max_upload=int(self.max_upload * 1e6),
             timeout=self.timeout,
         )
-        app = create_app(engine, name=name, keys=keys, limits=limits)
+        app = create_app(
+            engine,
+            name=name,
+            keys=keys,
+            limits=limits,
+            cors=self.cors,
+            strict=self.strict,
+            index=not self.web_ui,
+        )
         if self.web_ui:
             app = add_page(app, pipeline, name=name)
         access = "API key required" if keys else "no API key required"
-        print(f"Serving {name!r} at http://{self.host}:{self.port}/v1 ({access})", flush=True)
-        uvicorn.run(app, host=self.host, port=self.port, log_level="warning")
+        address = f"{_address(self.host, listener)}/v1"
+        run(app, listener, lambda: print(f"Serving {name!r} at {address} ({access})", flush=True))
+
+    def _check(self, keys: list[str]) -> None:
+        if keys and self.web_ui:
+            raise ValueError("--web-ui cannot be combined with API keys: the page is open to all.")
+        for name in ("max_batch_size", "max_duration", "max_stream", "max_upload", "timeout"):
+            value = getattr(self, name)
+            if not value > 0:
+                option = name.replace("_", "-")
+                raise ValueError(f"--{option} must be above 0, got {value:g}.")
 
     def _keys(self) -> list[str]:
         lines = os.environ.get(KEYS, "").split(",")
         if self.api_keys_file is not None:
+            if not self.api_keys_file.is_file():
+                raise ValueError(f"There is no file {self.api_keys_file} with API keys.")
             lines += self.api_keys_file.read_text(encoding="utf-8").split("\n")
         keys = [line.strip() for line in lines if line.strip()]
         if self.api_keys_file is not None and not keys:
@@ -91,26 +128,117 @@ class Serve:
 class App:
     """Open a web page that creates, continues and inpaints sound."""
 
-    model: Annotated[ModelOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=ModelOptions)
-    host: str = "127.0.0.1"
+    EXAMPLES: ClassVar = ("lm-audio app", "lm-audio app --port 7900 --no-open-browser")
+
+    model: ModelOptions = field(default_factory=ModelOptions)
+    host: Annotated[str, Arg("ADDRESS")] = "127.0.0.1"
     """Address to listen on; 0.0.0.0 listens on all networks and opens the page to everyone."""
-    port: int = 7860
-    """Port to listen on."""
+    port: int = PAGE_PORT
+    """Port to listen on; if the default is taken, the next free one is used."""
     open_browser: bool = True
     """Open the page in the default browser."""
 
     def run(self) -> None:
         with extra("app", "The web page"):
-            import uvicorn
             from fastapi import FastAPI
 
             from lm_audio.app.page import add_page
+        listener = bind(self.host, self.port, or_next=self.port == PAGE_PORT)
         app = add_page(FastAPI(), self.model.load(), name=self.model.model or DEFAULT)
-        address = f"http://{self.host}:{self.port}"
-        print(f"Web page at {address} (press Ctrl-C to stop)", flush=True)
-        if self.open_browser:
-            threading.Timer(1.0, webbrowser.open, [address]).start()
-        uvicorn.run(app, host=self.host, port=self.port, log_level="warning")
+        address = _address(self.host, listener)
+
+        def announce() -> None:
+            print(f"Web page at {address} (press Ctrl-C to stop)", flush=True)
+            if self.open_browser:
+                webbrowser.open(address)
+
+        run(app, listener, announce)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mcp:
+    """Offer audio tools to an assistant over the Model Context Protocol.
+
+    Communicates over stdio.
+    """
+
+    EXAMPLES: ClassVar = ("lm-audio mcp --output-dir sounds/",)
+
+    model: ModelOptions = field(default_factory=ModelOptions)
+    output_dir: Annotated[Path, Arg("FOLDER")] = Path("~/lm-audio")
+    """Folder for clips without a path of their own."""
+
+    def run(self) -> None:
+        with extra("mcp", "lm-audio mcp"):
+            from lm_audio.mcp_server import create_server
+        create_server(self.model.load, output_dir=self.output_dir.expanduser()).run("stdio")
+
+
+def bind(host: str, port: int, *, or_next: bool = False) -> socket.socket:
+    """Reserves an address before a model is loaded, so that a taken port is known at once.
+
+    Args:
+        or_next: use the next free port if this one is taken.
+    """
+    if not 0 <= port <= 65535:
+        raise ValueError(f"--port must be 1 to 65535, or 0 for any free port, got {port}.")
+    try:
+        return _bound(host, port)
+    except socket.gaierror:
+        problem = f"Unknown host {host!r}. Use an address of this machine, such as 127.0.0.1."
+    except PermissionError:
+        problem = f"Port {port} needs administrator rights; try --port 8080."
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            problem = f"{host} is not an address of this machine; try --host 127.0.0.1."
+        else:
+            other = _next_free(host, port)
+            if other is not None and or_next:
+                return other
+            hint = "another --port" if other is None else f"--port {other.getsockname()[1]}"
+            problem = f"Port {port} is already in use; try {hint}."
+    raise ValueError(problem)
+
+
+def _next_free(host: str, port: int) -> socket.socket | None:
+    for other in range(port + 1, min(port + PORTS_TRIED, 65536)):
+        with suppress(OSError):
+            return _bound(host, other)
+    return None
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    # localhost may stand for ::1 first; clients try 127.0.0.1 as well, but not all try ::1.
+    family, kind, protocol, _, address = min(found, key=lambda one: one[0] != socket.AF_INET)
+    listener = socket.socket(family, kind, protocol)
+    if os.name == "posix":  # a port whose last connections are closing is free
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(address)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def _address(host: str, listener: socket.socket) -> str:
+    name = f"[{host}]" if ":" in host else host
+    return f"http://{name}:{listener.getsockname()[1]}"
+
+
+def run(app: Any, listener: socket.socket, announce: Callable[[], None]) -> None:
+    """Serves until interrupted; announces itself once it listens."""
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            announce()
+
+    config = uvicorn.Config(app, log_level="warning", ws_max_size=MAX_SOCKET_MESSAGE)
+    with suppress(KeyboardInterrupt):
+        Server(config).run(sockets=[listener])
 
 
 @contextmanager

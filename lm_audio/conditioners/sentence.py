@@ -21,7 +21,7 @@ from audio_tokenizers.atomic import replacing_folder
 from audio_tokenizers.config_file import read_config, write_config
 from audio_tokenizers.identity import hash_model
 from audio_tokenizers.text import SentencePieceTokenizer
-from audio_tokenizers.weights import check_weights, fits_float16, read_safetensors
+from audio_tokenizers.weights import check_weights, fits_float16, read_safetensors, unfilled
 from lm_audio.conditioners.text import tokens_of
 from lm_audio.networks.transformer import Transformer, TransformerConfig
 
@@ -110,7 +110,7 @@ class SentenceEncoder:
             raise ValueError(
                 f"{path} lacks layers of {config.transformer.num_layers}; fetch it again."
             )
-        with torch.device("meta"):
+        with unfilled():
             model = SentenceModel(config)
         check_weights(weights, model.state_dict(), source=path)
         here = {name: weight.to(device, torch.float32) for name, weight in weights.items()}

@@ -34,7 +34,7 @@ class Limiter:
         self._ceiling = ceiling * MARGIN
         self._samples = np.zeros((num_channels, REACH), np.float32)  # those before the block first
         self._recovering = 1.0  # the gain that the release has reached
-        self._recent = np.ones(ATTACK - 1)  # gains [P] that the attack still averages
+        self._recent: NDArray[np.float64] | None = None  # gains [P] that the attack still averages
         self._edge = 1.0  # the gain at the end of the last block
 
     def push(self, samples: Tensor) -> Tensor:
@@ -66,6 +66,8 @@ class Limiter:
             gain = released[i] = min(lowest, 1 - (1 - gain) * rate)
             if i == PARTS - 1:
                 self._recovering = gain
+        if self._recent is None:  # a peak at the very beginning finds the gain already low
+            self._recent = np.full(ATTACK - 1, released[0])
         averaged = np.concatenate([self._recent, released])
         smooth = np.lib.stride_tricks.sliding_window_view(averaged, ATTACK).mean(1)  # [P + 1]
         self._recent = released[PARTS - ATTACK + 1 : PARTS].copy()

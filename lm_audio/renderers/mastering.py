@@ -74,7 +74,8 @@ def fill_span(
     """
     if raw:
         return inpainted(samples, rendered, start=start, end=end, sample_rate=sample_rate)
-    C, before = len(samples), samples[:, :start] if start else samples[:, end:]
+    C, num_behind = len(samples), samples.shape[1] - end
+    before = samples[:, :start] if start >= num_behind else samples[:, end:]
     overlap = min(start, history_length(sample_rate))
     first = start - overlap
     leveller = Leveller(sample_rate, num_channels=C, before=before, overlap=overlap)

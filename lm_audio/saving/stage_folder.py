@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from audio_tokenizers.atomic import replacing_folder
 from audio_tokenizers.config_file import read_config, write_config
 from audio_tokenizers.text import SentencePieceTokenizer
-from audio_tokenizers.weights import check_weights, read_safetensors
+from audio_tokenizers.weights import check_weights, read_safetensors, unfilled
 from lm_audio.conditioners.condition import Null
 from lm_audio.conditioners.description import (
     build_conditioners,
@@ -100,7 +100,7 @@ def load_stage(
     path = folder / _WEIGHTS
     weights = read_safetensors(path)
     config = read_config(folder, TokenLMConfig, model_type=MODEL_TYPE)
-    with fitting(folder), torch.device("meta"):
+    with fitting(folder), unfilled():
         settings = dict(description)
         if config.transformer.num_layers > len(weights):  # or building them could take for ever
             raise ValueError(

@@ -4,6 +4,9 @@ A worker thread steps the batch, and routes read the sound while it is made. Tok
 the rest of the batch. After a failure the engine therefore restarts each clip of the batch on its
 own and skips the sound that it already delivered; only a clip that also fails alone is lost.
 
+Inpaintings compare complete fillings of each stage, so they share no steps with other requests:
+they run beside the batch, one at a time.
+
 Shapes: C channels, N samples.
 """
 
@@ -14,6 +17,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import torch
@@ -27,6 +31,9 @@ from lm_audio.system import release_omp_threads, trim_malloc
 
 logger = logging.getLogger(__name__)
 
+Work = Callable[..., Clip]
+"""Makes a clip; takes a `progress` callback, which it calls at each step."""
+
 
 class BusyError(Exception):
     """The queue is full."""
@@ -38,6 +45,10 @@ class StoppedError(Exception):
 
 class DeadlineError(Exception):
     """The request timed out."""
+
+
+class CancelledJobError(Exception):
+    """The job was cancelled; there is no reader to inform."""
 
 
 class Job:
@@ -270,3 +281,63 @@ class Engine:
                 self._end(job, own)
             else:
                 self._suspects.append(job)
+
+
+class Inpainter:
+    """Runs inpainting jobs on its own thread.
+
+    Args:
+        max_queue: queued jobs; further ones are refused.
+    """
+
+    def __init__(self, *, max_queue: int) -> None:
+        self.max_queue = max_queue
+        self._lock = threading.Lock()
+        self._num_open = 0
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="inpainter")
+
+    @property
+    def num_open(self) -> int:
+        """Jobs that are queued or running."""
+        return self._num_open
+
+    def submit(self, job: Job, work: Work) -> None:
+        """Queues a job; raises `BusyError` or `StoppedError`."""
+        self._count(1)
+        try:
+            self._pool.submit(self._run, job, work)
+        except RuntimeError as error:
+            self._count(-1)
+            raise StoppedError("The server is shutting down. Try again later.") from error
+
+    def close(self) -> None:
+        """Accepts no more jobs, and returns when the open ones are done."""
+        self._pool.shutdown()
+
+    def _run(self, job: Job, work: Work) -> None:
+        def check(_: float) -> None:
+            if job.cancelled:
+                raise CancelledJobError
+            if job.expired:
+                raise DeadlineError(
+                    f"Request timed out after {job.timeout:g} s. "
+                    "Try fewer candidates or a shorter span."
+                )
+
+        try:
+            check(0.0)
+            job.finish(work(progress=check))
+        except CancelledJobError:
+            pass
+        except Exception as error:
+            if not isinstance(error, ValueError | DeadlineError):
+                logger.exception("An inpainting failed.")
+            job.finish(error)
+        finally:
+            self._count(-1)
+
+    def _count(self, change: int) -> None:
+        with self._lock:
+            if change > 0 and self._num_open > self.max_queue:
+                raise BusyError(f"The queue is full ({self.max_queue} requests). Try again later.")
+            self._num_open += change

@@ -1,4 +1,4 @@
-"""The routes: OpenAI's speech API and a fuller one, in front of an engine.
+"""The routes: OpenAI's speech API, vLLM-Omni's, and a fuller one, in front of an engine.
 
 No path in a request is ever opened, uploads are decoded by the checked reader, and a failing
 request does not affect others.
@@ -9,113 +9,75 @@ Shapes: C channels, N samples.
 import asyncio
 import base64
 import io
-import logging
+import json
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass
-from functools import partial
 from typing import Annotated, Any
 
-from fastapi import Depends, FastAPI, File, Form, Request, Response, UploadFile, params
+from fastapi import Depends, FastAPI, File, Form, Request, Response, UploadFile, WebSocket, params
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
+from fastapi_offline import FastAPIOffline
 from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from torch import Tensor
 
 from audio_tokenizers.audio_files import audio_info, read_audio
 from lm_audio.clip import Clip
-from lm_audio.generation.request import make_requests
 from lm_audio.pipeline import AudioPipeline
-from lm_audio.server.engine import BatchJob, BusyError, DeadlineError, Engine, Job, StoppedError
-from lm_audio.server.guard import BodyLimit, Limits, Metrics, RequestCounter, require_key
-from lm_audio.server.inpainting import Inpainter
+from lm_audio.server.backend import Backend
+from lm_audio.server.engine import Engine, Job, StoppedError
+from lm_audio.server.guard import (
+    KEY_PROTOCOL,
+    WRONG_KEY,
+    BodyLimit,
+    Limits,
+    RequestCounter,
+    is_allowed_origin,
+    may_connect,
+    require_key,
+)
+from lm_audio.server.live import close, serve_live
 from lm_audio.server.wire import (
     MEDIA_TYPES,
+    STATUSES,
     STREAMED,
+    AudioGenerateBody,
     ClipAnswer,
     ClipsAnswer,
-    CommonFields,
     ErrorAnswer,
     Format,
     GenerationBody,
-    GenerationFields,
     InpaintingBody,
+    RequestError,
     SpeechBody,
+    check_format,
     encoded,
     error_body,
+    error_of,
     streamed,
 )
 from lm_audio.system import releases_omp_threads
 from lm_audio.version import __version__
 
-logger = logging.getLogger(__name__)
-
 RETRY_SECONDS = 2
 MAX_PROMPT_SECONDS = 600.0
 POLL_SECONDS = 0.25  # between checks whether the client is still connected
-
-
-@dataclass(frozen=True, kw_only=True)
-class Backend:
-    """What the routes share."""
-
-    engine: Engine
-    inpainter: Inpainter
-    metrics: Metrics
-    limits: Limits
-    name: str
-
-    async def generate(
-        self, body: GenerationFields, *, prompt: str | None, seed: int, audio: Tensor | None = None
-    ) -> Job:
-        """Queues a clip, after the samples [C, N] of `audio` if there are any."""
-        self._check(body, seconds=body.duration)
-        pipeline = self.engine.pipeline
-        (request,) = make_requests(
-            prompt,
-            duration=body.duration,
-            seed=seed,
-            sample_rate=pipeline.sample_rate,
-            negative=body.negative,
-            conditions=body.conditions,
-            sampling=body.sampling_of(pipeline.stages),
-        )
-        job = BatchJob(request, prompt=audio, timeout=self.limits.timeout)
-        await run_in_threadpool(self.engine.submit, job)
-        return job
-
-    def inpaint(self, body: InpaintingBody, audio: Tensor) -> Job:
-        """Queues the samples [C, N] with a span of them replaced."""
-        self._check(body, seconds=body.end - body.start)
-        pipeline = self.engine.pipeline
-        job = Job(seed=body.seed_or_random(), timeout=self.limits.timeout)
-        work = partial(
-            pipeline.inpaint,
-            (audio, pipeline.sample_rate),
-            start=body.start,
-            end=body.end,
-            text=body.prompt,
-            seed=job.seed,
-            sampling=body.sampling_of(pipeline.stages),
-            negative=body.negative,
-            conditions=body.conditions,
-            num_candidates=body.candidates,
-        )
-        self.inpainter.submit(job, work)
-        return job
-
-    def close(self) -> None:
-        """Finishes all open jobs."""
-        self.engine.close()
-        self.inpainter.close()
-
-    def _check(self, body: CommonFields, *, seconds: float) -> None:
-        if body.model not in (None, self.name):
-            raise HTTPException(404, f"Unknown model {body.model!r}. Use {self.name!r}.")
-        self.limits.check_duration(seconds)
+EVENT_BYTES = 48 * 1024  # of audio in one server-sent event
+LINKS = {
+    "docs": "/docs",
+    "openapi": "/openapi.json",
+    "models": "/v1/models",
+    "voices": "/v1/audio/voices",
+    "speech": "/v1/audio/speech",
+    "generations": "/v1/audio/generations",
+    "live stream": "/v1/audio/stream",
+    "health": "/health",
+    "metrics": "/metrics",
+}
 
 
 def create_app(
@@ -124,47 +86,65 @@ def create_app(
     name: str,
     keys: Sequence[str] = (),
     limits: Limits | None = None,
+    cors: Sequence[str] = (),
+    strict: bool = False,
+    index: bool = True,
 ) -> FastAPI:
     """The HTTP application for an engine.
 
     Args:
         name: the model name that clients use.
         keys: accepted API keys; without any, no key is required.
+        cors: the origins whose pages may call the server, such as https://example.org; * is any.
+        strict: refuse fields that have no effect, which are otherwise named in a header.
+        index: answer / with links; False leaves / to a page.
     """
-    inpainter = Inpainter(max_queue=engine.max_queue)
-    backend = Backend(
-        engine=engine,
-        inpainter=inpainter,
-        metrics=Metrics(engine, inpainter),
-        limits=limits or Limits(),
-        name=name,
-    )
+    backend = Backend(engine, name=name, limits=limits or Limits(), strict=strict)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
         await run_in_threadpool(backend.close)
 
-    app = FastAPI(
+    app = FastAPIOffline(  # its /docs loads nothing from other hosts
         title="lm-audio",
         version=__version__,
         description="Generates audio from text and from audio.",
-        docs_url=None,  # these pages load scripts from a CDN
         redoc_url=None,
+        swagger_ui_parameters={"validatorUrl": None},
         lifespan=lifespan,
         responses={"default": {"model": ErrorAnswer, "description": "An error."}},
     )
     app.add_middleware(BodyLimit, max_bytes=backend.limits.max_upload)
     app.add_middleware(RequestCounter, metrics=backend.metrics)
+    if cors:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(cors),
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=["x-seed", "x-ignored-fields", "retry-after"],
+        )
     _add_error_handlers(app)
     auth = [Depends(require_key(keys))] if keys else []
-    _add_status_routes(app, backend, auth)
+    _add_status_routes(app, backend, auth, index=index)
+    _add_speech_routes(app, backend, auth)
     _add_generation_routes(app, backend, auth)
-    _add_upload_routes(app, backend, auth)
+    _add_live_route(app, backend, keys=keys, origins=cors)
     return app
 
 
-def _add_status_routes(app: FastAPI, backend: Backend, auth: Sequence[params.Depends]) -> None:
+def _add_status_routes(
+    app: FastAPI, backend: Backend, auth: Sequence[params.Depends], *, index: bool
+) -> None:
+    @app.get("/v1", include_in_schema=False)
+    async def links() -> dict[str, str]:
+        """Where to go."""
+        return {"name": "lm-audio", "version": __version__, "model": backend.name, **LINKS}
+
+    if index:
+        app.add_api_route("/", links, include_in_schema=False)
+
     @app.get("/health")
     async def health() -> dict[str, str]:
         """Whether the process is alive."""
@@ -182,37 +162,80 @@ def _add_status_routes(app: FastAPI, backend: Backend, auth: Sequence[params.Dep
         """Metrics in Prometheus' text format."""
         return Response(backend.metrics.text(), media_type="text/plain; version=0.0.4")
 
+    def model_named(name: str) -> dict[str, Any]:
+        return {
+            "id": name, "object": "model", "created": backend.created, "owned_by": "lm-audio"
+        }  # fmt: skip
+
     @app.get("/v1/models", dependencies=auth)
     async def models() -> dict[str, Any]:
         """The served model."""
-        model = {"id": backend.name, "object": "model", "created": 0, "owned_by": "lm-audio"}
-        return {"object": "list", "data": [model]}
+        return {"object": "list", "data": [model_named(backend.name)]}
+
+    @app.get("/v1/models/{name:path}", dependencies=auth)
+    async def model(name: str) -> dict[str, Any]:
+        """The served model, by its name or that of one of OpenAI's speech models."""
+        backend.check_model(name)
+        return model_named(name)
+
+    @app.get("/v1/audio/voices", dependencies=auth)
+    async def voices() -> dict[str, list[str]]:
+        """The voices of the model, in vLLM-Omni's format."""
+        return {"voices": list(backend.voices) or ["default"], "uploaded_voices": []}
 
 
 SOUND: dict[int | str, Any] = {
     200: {"description": "Audio.", "content": {kind: {} for kind in MEDIA_TYPES.values()}}
 }
+SPEECH: dict[int | str, Any] = {
+    200: {**SOUND[200], "content": {**SOUND[200]["content"], "text/event-stream": {}}}
+}
 CLIPS: dict[str, Any] = {"response_model": ClipsAnswer, "responses": SOUND}
 """Responses in the OpenAPI document."""
 
 
-def _add_generation_routes(app: FastAPI, backend: Backend, auth: Sequence[params.Depends]) -> None:
-    @app.post("/v1/audio/speech", dependencies=auth, response_class=Response, responses=SOUND)
+def _add_speech_routes(app: FastAPI, backend: Backend, auth: Sequence[params.Depends]) -> None:
+    @app.post("/v1/audio/speech", dependencies=auth, response_class=Response, responses=SPEECH)
     async def speech(body: SpeechBody, http: Request) -> Response:
-        """OpenAI's speech API: audio from text; wav and pcm are sent while they are made."""
-        if "voice" in backend.engine.pipeline.conditions:
-            if body.voice is not None:
-                body.conditions.setdefault("voice", body.voice)
-        elif body.voice not in (None, "default"):
-            raise ValueError(f"Unknown voice {body.voice!r}. This model only has 'default'.")
-        job = await backend.generate(body, prompt=body.input, seed=body.seed_or_random())
-        return await _audio_answer(job, body.response_format, http, backend)
+        """OpenAI's speech API: audio from text; wav and pcm are sent while they are made.
 
+        The header X-Ignored-Fields names the fields that have no effect on the model.
+        """
+        unused = body.without_effect()
+        if body.voice_name in backend.voices:
+            body.conditions.setdefault("voice", body.voice_name)
+        elif body.voice_name not in (None, "default"):
+            unused = ["voice", *unused]
+        form = body.response_format or "mp3"
+        check_format(form)
+        headers = backend.ignored(unused)
+        job = await backend.generate(body, prompt=body.input, seed=body.seed_or_random())
+        if body.stream_format == "sse":
+            return await _event_answer(job, form, http, backend, text=body.input, headers=headers)
+        return await _audio_answer(job, form, http, backend, headers=headers)
+
+    @app.post("/v1/audio/generate", dependencies=auth, response_class=Response, responses=SOUND)
+    async def generate(body: AudioGenerateBody, http: Request) -> Response:
+        """vLLM-Omni's API: audio from text.
+
+        The header X-Ignored-Fields names the fields that have no effect on the model.
+        """
+        stages = backend.pipeline.stages
+        form = body.response_format or "wav"
+        check_format(form)
+        headers = backend.ignored(body.without_effect(stages))
+        fields = body.generation(stages)
+        job = await backend.generate(fields, prompt=body.input, seed=fields.seed_or_random())
+        return await _audio_answer(job, form, http, backend, headers=headers)
+
+
+def _add_generation_routes(app: FastAPI, backend: Backend, auth: Sequence[params.Depends]) -> None:
     @app.post("/v1/audio/generations", dependencies=auth, **CLIPS)
     async def generations(body: GenerationBody, http: Request) -> Any:
         """One or more clips, with or without a text prompt."""
         if body.stream and body.n > 1:
             raise ValueError(f"n must be 1 when stream is true, got {body.n}.")
+        check_format(body.response_format)
         first = body.seed_or_random()
         jobs: list[Job] = []
         try:
@@ -225,8 +248,6 @@ def _add_generation_routes(app: FastAPI, backend: Backend, auth: Sequence[params
             return await _audio_answer(jobs[0], body.response_format, http, backend)
         return await _json_answer(jobs, body.response_format, http, backend)
 
-
-def _add_upload_routes(app: FastAPI, backend: Backend, auth: Sequence[params.Depends]) -> None:
     @app.post("/v1/audio/continuations", dependencies=auth, **CLIPS)
     async def continuations(
         file: Annotated[UploadFile, File()],
@@ -235,9 +256,10 @@ def _add_upload_routes(app: FastAPI, backend: Backend, auth: Sequence[params.Dep
     ) -> Any:
         """The uploaded audio, followed by new sound; `settings` is the JSON of a generation."""
         body = GenerationBody.model_validate_json(settings)
+        check_format(body.response_format)
         if body.n > 1:
             raise ValueError(f"n must be 1 for a continuation, got {body.n}.")
-        audio = await run_in_threadpool(_read, await file.read(), backend.engine.pipeline)
+        audio = await run_in_threadpool(_read, await file.read(), backend.pipeline)
         seed = body.seed_or_random()
         job = await backend.generate(body, prompt=body.prompt, seed=seed, audio=audio)
         if body.stream:
@@ -253,9 +275,28 @@ def _add_upload_routes(app: FastAPI, backend: Backend, auth: Sequence[params.Dep
         """The uploaded audio with one span replaced; `settings` is JSON with `start` and `end`,
         and optionally `prompt`, `seed`, `sampling` and `candidates`."""
         body = InpaintingBody.model_validate_json(settings)
-        audio = await run_in_threadpool(_read, await file.read(), backend.engine.pipeline)
+        check_format(body.response_format)
+        audio = await run_in_threadpool(_read, await file.read(), backend.pipeline)
         job = backend.inpaint(body, audio)
         return await _json_answer([job], body.response_format, http, backend)
+
+
+def _add_live_route(
+    app: FastAPI, backend: Backend, *, keys: Sequence[str], origins: Sequence[str]
+) -> None:
+    @app.websocket("/v1/audio/stream")
+    async def stream(socket: WebSocket) -> None:
+        """Sound without end whose prompt may change (docs/serving.md)."""
+        named = [name for name in socket.scope["subprotocols"] if not name.startswith(KEY_PROTOCOL)]
+        # Refused after the handshake: pages are not shown the status of one that fails.
+        await socket.accept(named[0] if named else None)
+        if not is_allowed_origin(socket.headers, allowed=origins):
+            message = "This origin may not connect. Start the server with --cors ORIGIN."
+            await close(socket, RequestError(message, status=403, code="origin_not_allowed"))
+        elif not may_connect(socket.headers, keys=keys):
+            await close(socket, RequestError(WRONG_KEY, status=401, code="invalid_api_key"))
+        else:
+            await serve_live(socket, backend)
 
 
 async def _clip(job: Job, sound: AsyncGenerator[Tensor]) -> Clip:
@@ -287,14 +328,14 @@ def _read(data: bytes, pipeline: AudioPipeline) -> Tensor:
     return audio.samples
 
 
-async def _audio_answer(job: Job, form: Format, http: Request, backend: Backend) -> Response:
-    """The audio of a clip, sent while it is made if the format allows it."""
-    seed = {"x-seed": str(job.seed)}
+async def _audio_bytes(
+    job: Job, form: Format, http: Request, backend: Backend
+) -> bytes | AsyncIterator[bytes]:
+    """The audio of a clip, in pieces if the format allows sending it while it is made."""
     sound = backend.metrics.timed(job)
     if form not in STREAMED:
         clip = await _unless_disconnected(_clip(job, sound), http)
-        data = await run_in_threadpool(encoded, clip, form)
-        return Response(data, media_type=MEDIA_TYPES[form], headers=seed)
+        return await run_in_threadpool(encoded, clip, form)
     first = await _unless_disconnected(anext(sound), http)  # errors so far get a proper status
 
     async def pieces() -> AsyncIterator[Tensor]:
@@ -303,11 +344,68 @@ async def _audio_answer(job: Job, form: Format, http: Request, backend: Backend)
             async for samples in sound:
                 yield samples
 
-    pipeline = backend.engine.pipeline
-    body = streamed(
+    pipeline = backend.pipeline
+    return streamed(
         pieces(), form, sample_rate=pipeline.sample_rate, num_channels=pipeline.num_channels
     )
-    return StreamingResponse(body, media_type=MEDIA_TYPES[form], headers=seed)
+
+
+async def _audio_answer(
+    job: Job,
+    form: Format,
+    http: Request,
+    backend: Backend,
+    *,
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    audio = await _audio_bytes(job, form, http, backend)
+    all_headers = {"x-seed": str(job.seed), **(headers or {})}
+    kind = MEDIA_TYPES[form]
+    if isinstance(audio, bytes):
+        return Response(audio, media_type=kind, headers=all_headers)
+    return StreamingResponse(audio, media_type=kind, headers=all_headers)
+
+
+async def _event_answer(
+    job: Job,
+    form: Format,
+    http: Request,
+    backend: Backend,
+    *,
+    text: str,
+    headers: Mapping[str, str],
+) -> Response:
+    """The audio as OpenAI's server-sent events: deltas in base64, then the usage."""
+    audio = await _audio_bytes(job, form, http, backend)
+
+    async def events() -> AsyncIterator[bytes]:
+        try:
+            async for piece in _cut(audio):
+                yield _event("delta", audio=base64.b64encode(piece).decode())
+        except Exception as error:  # too late for another status
+            yield _event("error", **error_of(error)[1])
+            return
+        tokens = job.clip.tokens if job.clip is not None else None
+        used = {"input_tokens": len(text.split())}
+        used["output_tokens"] = 0 if tokens is None else tokens.numel()
+        yield _event("done", usage={**used, "total_tokens": sum(used.values())})
+
+    all_headers = {"x-seed": str(job.seed), "cache-control": "no-cache", **headers}
+    return StreamingResponse(events(), media_type="text/event-stream", headers=all_headers)
+
+
+def _event(kind: str, **content: Any) -> bytes:
+    name = f"speech.audio.{kind}"
+    return f"event: {name}\ndata: {json.dumps({'type': name, **content})}\n\n".encode()
+
+
+async def _cut(audio: bytes | AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    if isinstance(audio, bytes):
+        for start in range(0, len(audio), EVENT_BYTES):
+            yield audio[start : start + EVENT_BYTES]
+        return
+    async for piece in audio:
+        yield piece
 
 
 async def _json_answer(
@@ -348,34 +446,19 @@ async def _unless_disconnected(work: Awaitable[Any], http: Request) -> Any:
 def _add_error_handlers(app: FastAPI) -> None:
     """Errors in OpenAI's format, as one line."""
 
-    def answer(status: int, message: str, *, param: str | None = None) -> JSONResponse:
+    async def answer(http: Request, error: Exception) -> JSONResponse:
+        if isinstance(error, HTTPException):
+            status, message = error.status_code, str(error.detail)
+            if status in (404, 405):
+                message = f"{message}: {http.method} {http.url.path}. See /docs for all routes."
+            body = error_body(message, status=status)
+        else:
+            uploaded = isinstance(error, ValidationError)
+            status, body = error_of(error, what="The field 'settings'" if uploaded else "The body")
         headers = {"retry-after": str(RETRY_SECONDS)} if status in (429, 503) else {}
         if status == 401:
             headers["www-authenticate"] = "Bearer"
-        body = error_body(" ".join(message.split()), status=status, param=param)
         return JSONResponse(body, status, headers=headers)
 
-    @app.exception_handler(RequestValidationError)
-    @app.exception_handler(ValidationError)
-    async def invalid(_: Request, error: Any) -> JSONResponse:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"] if part != "body")
-        reason = first["msg"].rstrip(".")
-        message = f"{where}: {reason}." if where else f"{reason}."
-        return answer(400, message, param=where or None)
-
-    @app.exception_handler(HTTPException)
-    async def refused(_: Request, error: HTTPException) -> JSONResponse:
-        return answer(error.status_code, str(error.detail))
-
-    statuses = {ValueError: 400, BusyError: 429, StoppedError: 503, DeadlineError: 504}
-    for kind, status in statuses.items():
-
-        @app.exception_handler(kind)
-        async def known(_: Request, error: Exception, status: int = status) -> JSONResponse:
-            return answer(status, str(error))
-
-    @app.exception_handler(Exception)
-    async def unknown(_: Request, error: Exception) -> JSONResponse:
-        logger.error("A request failed.", exc_info=error)
-        return answer(500, "Internal server error. See the server log for details.")
+    for kind in (RequestValidationError, RequestError, HTTPException, *STATUSES, Exception):
+        app.add_exception_handler(kind, answer)

@@ -1,27 +1,44 @@
-"""What goes over the wire: request and response bodies, and audio as bytes.
+"""What goes over the wire: request and response bodies, errors, and audio as bytes.
 
 Shapes: C channels, N samples.
 """
 
+import logging
+import shutil
+import subprocess
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat
+from fastapi.exceptions import RequestValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    ValidationError,
+)
 from torch import Tensor
 
 from audio_tokenizers.wav_stream import pcm16, wav_header
 from lm_audio.clip import Clip
 from lm_audio.generation.track import Stage
+from lm_audio.pipeline import DEFAULT_SECONDS
 from lm_audio.sampling import Sampling, random_seed
+from lm_audio.server.engine import BusyError, DeadlineError, StoppedError
 from lm_audio.system import releases_omp_threads
 
-Format = Literal["wav", "flac", "opus", "mp3", "pcm"]
+logger = logging.getLogger(__name__)
+
+Format = Literal["wav", "flac", "opus", "mp3", "aac", "pcm"]
 MEDIA_TYPES: dict[Format, str] = {
     "wav": "audio/wav",
     "flac": "audio/flac",
     "opus": "audio/ogg",
     "mp3": "audio/mpeg",
+    "aac": "audio/aac",
     "pcm": "audio/pcm",
 }
 STREAMED = {"wav", "pcm"}
@@ -34,6 +51,32 @@ def _integral(value: Any) -> Any:
 
 
 INTEGRAL = BeforeValidator(_integral)
+
+
+def _not_blank(text: str) -> str:
+    if not text.strip():
+        raise ValueError("Text must not be empty")
+    return text
+
+
+Input = Annotated[str, Field(min_length=1, max_length=MAX_TEXT), AfterValidator(_not_blank)]
+Speed = Annotated[FiniteFloat, Field(ge=0.25, le=4, strict=False)]  # some clients send a string
+Seed = Annotated[int, Field(ge=0, lt=2**63), INTEGRAL]
+
+
+class RequestError(Exception):
+    """A refused request.
+
+    Args:
+        code: what OpenAI's clients test, such as `model_not_found`.
+        param: the field that is wrong.
+    """
+
+    def __init__(
+        self, message: str, *, code: str, status: int = 400, param: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.code, self.status, self.param = code, status, param
 
 
 class Body(BaseModel):
@@ -51,22 +94,34 @@ class SamplingBody(Body):
     min_p: Annotated[FiniteFloat, Field(ge=0, le=1)] | None = None
     guidance_scale: Annotated[FiniteFloat, Field(ge=0, le=100)] | None = None
     repetition_penalty: Annotated[FiniteFloat, Field(ge=1, le=10)] | None = None
+    steps: Annotated[int, Field(ge=1, le=1000), INTEGRAL] | None = Field(
+        default=None, description="For stages that denoise."
+    )
 
-    def over(self, default: Sampling) -> Sampling:
-        """The default with the given options replaced."""
-        return replace(default, **self.model_dump(exclude_none=True))
+    def over(self, stage: Stage) -> Sampling:
+        """The stage's own sampling with the given options replaced."""
+        given = self.model_dump(exclude_none=True)
+        if unknown := given.keys() - sampling_options(stage):
+            raise ValueError(f"The {stage.name} stage has no {min(unknown)}.")
+        return replace(stage.sampling, **given)
+
+
+def sampling_options(stage: Stage) -> set[str]:
+    """The names of the options that a stage has."""
+    return {option.name for option in fields(stage.sampling)}
 
 
 class CommonFields(Body):
     """Fields of all requests."""
 
     model: str | None = Field(default=None, description="The name of the served model.")
-    seed: Annotated[int, Field(ge=0, lt=2**63), INTEGRAL] | None = None
+    seed: Seed | None = None
     negative: str | None = Field(default=None, max_length=MAX_TEXT)
     conditions: dict[str, str | FiniteFloat] = Field(default_factory=dict)
     sampling: dict[str, SamplingBody] = Field(
         default_factory=dict, description='Options by stage name; "*" applies to all other stages.'
     )
+    raw: bool = Field(default=False, description="Keep the level as generated.")
 
     def seed_or_random(self) -> int:
         return random_seed() if self.seed is None else self.seed
@@ -78,7 +133,7 @@ class CommonFields(Body):
             choices = ", ".join([*stages, "*"])
             raise ValueError(f"Unknown stage {min(unknown)!r}. Choose one of: {choices}.")
         changed = {
-            name: given.over(stage.sampling)
+            name: given.over(stage)
             for name, stage in stages.items()
             if (given := self.sampling.get(name, self.sampling.get("*"))) is not None
         }
@@ -88,7 +143,9 @@ class CommonFields(Body):
 class GenerationFields(CommonFields):
     """Fields of requests for new sound of a given duration."""
 
-    duration: FiniteFloat = Field(default=5.0, gt=0, description="Seconds of new sound.")
+    duration: FiniteFloat = Field(
+        default=DEFAULT_SECONDS, gt=0, description="Seconds of new sound."
+    )
 
 
 class GenerationBody(GenerationFields):
@@ -107,18 +164,107 @@ class GenerationBody(GenerationFields):
     )
 
 
-class SpeechBody(GenerationFields):
-    """OpenAI's speech request; `input` is the prompt."""
+class VoiceId(BaseModel):
+    """OpenAI's reference to a custom voice."""
 
-    input: str = Field(max_length=MAX_TEXT)
-    voice: str | None = Field(
-        default=None,
-        max_length=200,
-        description='For models with voices; omit it or send "default" otherwise.',
+    id: str = Field(max_length=200)
+
+
+class SpeechBody(GenerationFields):
+    """OpenAI's speech request; `input` is the prompt. Unknown fields are ignored."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    input: Input
+    voice: Annotated[str, Field(max_length=200)] | VoiceId | None = Field(
+        default=None, description="A voice of GET /v1/audio/voices; others are ignored."
     )
-    response_format: Format = "mp3"
-    speed: Annotated[FiniteFloat, Field(ge=1, le=1)] = 1.0
-    stream_format: Literal["audio"] = "audio"
+    instructions: Annotated[str, Field(max_length=MAX_TEXT)] | None = Field(
+        default=None, description="Ignored."
+    )
+    response_format: Format | None = Field(default=None, description="mp3 by default.")
+    speed: Speed | None = Field(default=None, description="Ignored unless it is 1.")
+    stream_format: Literal["audio", "sse"] | None = Field(
+        default=None, description="Audio (the default), or OpenAI's server-sent events."
+    )
+    stream: bool | None = Field(
+        default=None, description="Changes nothing: wav and pcm are sent while they are made."
+    )
+
+    @property
+    def voice_name(self) -> str | None:
+        return self.voice.id if isinstance(self.voice, VoiceId) else self.voice
+
+    def without_effect(self) -> list[str]:
+        """The fields that no model uses; a voice depends on the model."""
+        unused = {"instructions": self.instructions, "speed": self.speed not in (None, 1.0)}
+        return [name for name, given in unused.items() if given] + [*(self.model_extra or {})]
+
+
+class AudioGenerateBody(Body):
+    """vLLM-Omni's request for sound. Unknown fields are ignored."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    input: Input
+    model: str | None = None
+    response_format: Format | None = Field(default=None, description="wav by default.")
+    audio_length: Annotated[FiniteFloat, Field(gt=0)] | None = Field(
+        default=None, description=f"Seconds of sound; {DEFAULT_SECONDS:g} by default."
+    )
+    audio_start: FiniteFloat | None = Field(default=None, description="Ignored unless it is 0.")
+    negative_prompt: Annotated[str, Field(max_length=MAX_TEXT)] | None = None
+    guidance_scale: Annotated[FiniteFloat, Field(ge=0, le=100)] | None = None
+    num_inference_steps: Annotated[int, Field(ge=1, le=1000), INTEGRAL] | None = Field(
+        default=None, description="Ignored by models without such steps."
+    )
+    seed: Seed | None = None
+    speed: Speed | None = Field(default=None, description="Ignored unless it is 1.")
+
+    def without_effect(self, stages: Mapping[str, Stage]) -> list[str]:
+        """The fields that the model does not use."""
+        unused = {
+            "audio_start": bool(self.audio_start),
+            "num_inference_steps": self.num_inference_steps is not None and not _denoising(stages),
+            "speed": self.speed not in (None, 1.0),
+        }
+        return [name for name, given in unused.items() if given] + [*(self.model_extra or {})]
+
+    def generation(self, stages: Mapping[str, Stage]) -> GenerationFields:
+        """The same request in our own terms."""
+        steps = set(_denoising(stages)) if self.num_inference_steps is not None else set()
+        return GenerationFields(
+            model=self.model,
+            seed=self.seed,
+            duration=DEFAULT_SECONDS if self.audio_length is None else self.audio_length,
+            negative=self.negative_prompt or None,
+            sampling={
+                name: SamplingBody(
+                    guidance_scale=self.guidance_scale,
+                    steps=self.num_inference_steps if name in steps else None,
+                )
+                for name in stages
+                if self.guidance_scale is not None or name in steps
+            },
+        )
+
+
+def _denoising(stages: Mapping[str, Stage]) -> list[str]:
+    return [name for name, stage in stages.items() if "steps" in sampling_options(stage)]
+
+
+class LiveBody(CommonFields):
+    """A message of a client of the live stream: new settings from the next window on, or stop."""
+
+    type: Literal["prompt", "stop"] = "prompt"
+    prompt: str | None = Field(default=None, max_length=MAX_TEXT)
+    window: FiniteFloat = Field(default=2.0, ge=0.5, le=10, description="Seconds.")
+    ahead: FiniteFloat = Field(
+        default=4.0, ge=0, le=3600, description="Seconds of sound sent before they are played."
+    )
+    duration: Annotated[FiniteFloat, Field(gt=0)] | None = Field(
+        default=None, description="Seconds of sound in all; the server's maximum by default."
+    )
 
 
 class InpaintingBody(CommonFields):
@@ -153,23 +299,96 @@ class Error(BaseModel):
     message: str
     type: Literal["invalid_request_error", "server_error"]
     param: str | None
-    code: None = None
+    code: str | None
 
 
 class ErrorAnswer(BaseModel):
     error: Error
 
 
-def error_body(message: str, *, status: int, param: str | None = None) -> dict[str, Any]:
+CODES = {
+    400: "invalid_value",
+    401: "invalid_api_key",
+    404: "unknown_url",
+    405: "method_not_allowed",
+    413: "request_too_large",
+    429: "rate_limit_exceeded",
+    500: "internal_error",
+    503: "server_shutting_down",
+    504: "timeout",
+}
+"""The code of an error that has no more precise one, by status."""
+
+
+def error_body(
+    message: str, *, status: int, param: str | None = None, code: str | None = None
+) -> dict[str, Any]:
     kind: Literal["invalid_request_error", "server_error"]
     kind = "invalid_request_error" if status < 500 else "server_error"
-    return ErrorAnswer(error=Error(message=message, type=kind, param=param)).model_dump()
+    message, code = " ".join(message.split()), code or CODES.get(status)
+    return ErrorAnswer(error=Error(message=message, type=kind, param=param, code=code)).model_dump()
+
+
+STATUSES = {ValueError: 400, BusyError: 429, StoppedError: 503, DeadlineError: 504}
+PYDANTIC_CODES = {
+    "missing": "missing_required_parameter",
+    "extra_forbidden": "unknown_parameter",
+    "string_too_long": "string_above_max_length",
+    "string_too_short": "string_below_min_length",
+}
+
+
+def error_of(error: Exception, *, what: str = "The body") -> tuple[int, dict[str, Any]]:
+    """The status and the body for an error; `what` is what a client sent as JSON."""
+    if isinstance(error, RequestValidationError | ValidationError):
+        return 400, _invalid(error.errors()[0], what=what)
+    if isinstance(error, RequestError):
+        status = error.status
+        return status, error_body(str(error), status=status, param=error.param, code=error.code)
+    for kind, status in STATUSES.items():
+        if isinstance(error, kind):
+            return status, error_body(str(error), status=status)
+    logger.error("A request failed.", exc_info=error)
+    return 500, error_body("Internal server error. See the server log for details.", status=500)
+
+
+def _invalid(first: Mapping[str, Any], *, what: str) -> dict[str, Any]:
+    """From the first complaint of pydantic."""
+    kind = str(first["type"])
+    if kind == "json_invalid":
+        return error_body(f"{what} is not valid JSON.", status=400, code="invalid_json")
+    where = ".".join(str(part) for part in first["loc"] if part != "body")
+    reason = str(first["msg"]).removeprefix("Value error, ").rstrip(".")
+    code = "invalid_type" if kind.endswith("_type") else PYDANTIC_CODES.get(kind)
+    said = {"missing": f"Missing field {where!r}.", "extra_forbidden": f"Unknown field {where!r}."}
+    message = said.get(kind, f"{where}: {reason}." if where else f"{reason}.")
+    return error_body(message, status=400, param=where or None, code=code)
+
+
+def check_format(form: Format) -> None:
+    """Refuses a format that this machine cannot write."""
+    if form == "aac" and shutil.which("ffmpeg") is None:
+        raise RequestError(
+            "response_format 'aac' needs ffmpeg, which is not installed on the server. "
+            "Use mp3 or opus.",
+            code="unsupported_value",
+            param="response_format",
+        )
 
 
 @releases_omp_threads
 def encoded(clip: Clip, form: Format) -> bytes:
     """A clip as a file, or as 16-bit little-endian samples."""
-    return pcm16(clip.samples) if form == "pcm" else clip.encoded(form)
+    if form == "pcm":
+        return pcm16(clip.samples)
+    if form != "aac":
+        return clip.encoded(form)
+    options = ["-i", "pipe:0", "-c:a", "aac", "-f", "adts", "pipe:1"]
+    wav = clip.encoded("wav")
+    done = subprocess.run(["ffmpeg", "-v", "error", *options], input=wav, capture_output=True)
+    if done.returncode:
+        raise RuntimeError(f"ffmpeg failed: {done.stderr.decode(errors='replace')}")
+    return done.stdout
 
 
 async def streamed(

@@ -4,6 +4,8 @@ import io
 import math
 import shutil
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -190,7 +192,7 @@ def test_wav_from_a_pipe_that_states_no_samples_is_refused(clips: Path) -> None:
     data = bytearray((clips / "clip.wav").read_bytes())
     position = data.index(b"data") + 4
     data[4:8] = data[position : position + 4] = bytes(4)
-    with pytest.raises(ValueError, match="or was written to a pipe without its length"):
+    with pytest.raises(ValueError, match="has no samples, or its header does not state"):
         read_audio(io.BytesIO(data))
 
 
@@ -206,30 +208,113 @@ def test_flac_from_a_pipe_is_read_to_its_end(clips: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
-@pytest.mark.parametrize("kept", [0.3, 0.7, 0.95])
-def test_truncated_file_is_refused(clips: Path, suffix: str, kept: float) -> None:
+@pytest.mark.parametrize("kept", [0.7, 0.95])
+def test_a_truncated_file_is_read_up_to_its_end_with_a_warning(
+    clips: Path, suffix: str, kept: float
+) -> None:
     data = (clips / f"clip.{suffix}").read_bytes()
     cut = io.BytesIO(data[: int(len(data) * kept)])
+    whole = read_audio(clips / f"clip.{suffix}").samples
 
-    with pytest.raises(ValueError, match=r"is truncated: .*get the whole file"):
+    info = audio_info(cut)
+    with pytest.warns(UserWarning, match=r"is truncated; using the \d\.\d\d s that are left"):
+        samples = read_audio(cut).samples
+    with pytest.warns(UserWarning, match="is truncated"):
+        streamed = torch.cat(list(stream_audio(cut)), dim=-1)
+
+    assert info.is_truncated
+    assert samples.shape[-1] == info.num_samples
+    assert (kept - 0.3) * 50_321 < info.num_samples < 50_321
+    assert torch.equal(streamed, samples)
+    same = info.num_samples - 5_000  # a lossy decoder needs the next block for its last samples
+    torch.testing.assert_close(samples[:, :same], whole[:, :same], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_a_file_cut_off_in_its_header_is_refused(clips: Path, suffix: str) -> None:
+    cut = io.BytesIO((clips / f"clip.{suffix}").read_bytes()[:45])
+
+    with pytest.raises(ValueError, match=r"is truncated: no|has no samples"):
         audio_info(cut)
-    with pytest.raises(ValueError, match="is truncated"):
-        next(stream_audio(cut))
 
 
 @pytest.mark.parametrize("suffix", ["ogg", "opus"])
-def test_ogg_that_lacks_its_last_page_is_refused(clips: Path, suffix: str) -> None:
+def test_an_ogg_file_without_its_last_page_is_truncated(clips: Path, suffix: str) -> None:
     data = (clips / f"clip.{suffix}").read_bytes()
 
-    with pytest.raises(ValueError, match="is truncated: its last page does not end it"):
-        audio_info(io.BytesIO(data[: data.rindex(b"OggS")]))
+    assert audio_info(io.BytesIO(data[: data.rindex(b"OggS")])).is_truncated
+    assert not audio_info(io.BytesIO(data)).is_truncated
+
+
+FFMPEG = shutil.which("ffmpeg")
+
+
+@pytest.mark.skipif(FFMPEG is None, reason="ffmpeg is not installed")
+@pytest.mark.parametrize(
+    ("suffix", "options", "name"),
+    [
+        ("m4a", ["-c:a", "aac"], "mp4"),
+        ("mp4", ["-c:a", "aac", "-movflags", "+faststart"], "mp4"),
+        ("aac", ["-c:a", "aac"], "aac"),
+        ("webm", ["-c:a", "libopus"], "webm"),
+    ],
+)
+def test_files_of_phones_and_browsers_are_read_through_ffmpeg(
+    tmp_path: Path, suffix: str, options: list[str], name: str
+) -> None:
+    time = torch.arange(48_000) / 48_000
+    tone = 0.3 * torch.sin(2 * math.pi * 440 * time).repeat(2, 1)
+    write_audio(tmp_path / "tone.wav", tone, 48_000)
+    path = tmp_path / f"tone.{suffix}"
+    command = [str(FFMPEG), "-v", "error", "-i", str(tmp_path / "tone.wav"), *options, str(path)]
+    subprocess.run(command, check=True)
+
+    info, audio = audio_info(path), read_audio(path, num_channels=1)
+
+    assert (info.format, info.sample_rate, info.num_channels) == (name, 48_000, 2)
+    assert audio.duration == pytest.approx(1.0, abs=0.1)
+    middle = audio.samples[0, 12_000:36_000]
+    spectrum = torch.fft.rfft(middle).abs()
+    assert int(spectrum.argmax()) == 220  # 440 Hz in half a second
+    assert float(middle.abs().max()) == pytest.approx(0.3, abs=0.03)
+    from_memory = read_audio(io.BytesIO(path.read_bytes()), num_channels=1)
+    assert torch.equal(from_memory.samples, audio.samples)
+
+
+def test_a_format_for_ffmpeg_without_ffmpeg_is_refused_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "phone.m4a").write_bytes(bytes(4) + b"ftypM4A " + bytes(99))
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    with pytest.raises(ValueError, match=r"phone\.m4a is MP4 audio, which needs ffmpeg"):
+        audio_info(tmp_path / "phone.m4a")
+
+
+@pytest.mark.skipif(FFMPEG is None, reason="ffmpeg is not installed")
+def test_a_damaged_file_for_ffmpeg_is_refused_without_a_temporary_name(tmp_path: Path) -> None:
+    (tmp_path / "phone.m4a").write_bytes(bytes(4) + b"ftypM4A " + bytes(99))
+
+    with pytest.raises(ValueError, match=r"ffmpeg cannot decode .*phone\.m4a: ") as caught:
+        audio_info(tmp_path / "phone.m4a")
+    assert "source" not in str(caught.value)
+
+
+def test_a_header_is_read_without_torch(clips: Path) -> None:
+    code = (
+        "import sys; from audio_tokenizers.audio_files import audio_info\n"
+        "print(audio_info(sys.argv[1]).num_samples); assert 'torch' not in sys.modules"
+    )
+    command = [sys.executable, "-c", code, str(clips / "clip.wav")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == "50321\n"
 
 
 def test_file_damaged_in_the_middle_is_refused(clips: Path) -> None:
     data = bytearray((clips / "clip.flac").read_bytes())
     data[60_000:80_000] = bytes(20_000)
 
-    with pytest.raises(ValueError, match=r"damaged or truncated|is truncated"):
+    with pytest.raises(ValueError, match="is damaged: decoding failed after"):
         read_audio(io.BytesIO(data))
 
 
@@ -245,12 +330,12 @@ def test_mp3_without_a_length_is_read() -> None:
 
 
 def test_missing_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"gone\.wav does not exist; give the path"):
+    with pytest.raises(ValueError, match=r"No such file: .*gone\.wav"):
         read_audio(tmp_path / "gone.wav")
 
 
 def test_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="is not a file; give the path"):
+    with pytest.raises(ValueError, match="is a folder; expected an audio file"):
         read_audio(tmp_path)
 
 
@@ -258,7 +343,7 @@ def test_folder_is_refused(tmp_path: Path) -> None:
 def test_empty_file_is_refused(tmp_path: Path, suffix: str) -> None:
     (tmp_path / f"empty.{suffix}").touch()
 
-    with pytest.raises(ValueError, match=r"is empty \(0 bytes\)"):
+    with pytest.raises(ValueError, match="is empty"):
         read_audio(tmp_path / f"empty.{suffix}")
 
 
@@ -267,14 +352,14 @@ def test_empty_file_is_refused(tmp_path: Path, suffix: str) -> None:
 def test_other_file_is_refused(tmp_path: Path, suffix: str, data: bytes) -> None:
     (tmp_path / f"text.{suffix}").write_bytes(data)
 
-    with pytest.raises(ValueError, match="is not audio that can be read"):
+    with pytest.raises(ValueError, match="is not an audio file"):
         read_audio(tmp_path / f"text.{suffix}")
 
 
 def test_audio_of_zero_length_is_refused(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "none.wav", np.zeros((0, 1)), 16_000)
 
-    with pytest.raises(ValueError, match="holds no samples"):
+    with pytest.raises(ValueError, match="has no samples"):
         read_audio(tmp_path / "none.wav")
 
 
@@ -283,7 +368,7 @@ def test_wav_of_zero_length_before_other_chunks_is_refused() -> None:
     format_chunk = b"fmt " + struct.pack("<IHHIIHH", 16, 1, 1, 16_000, 32_000, 2, 16)
     body = b"WAVE" + format_chunk + b"data" + bytes(4) + b"LIST" + struct.pack("<I", 4) + b"INFO"
 
-    with pytest.raises(ValueError, match="holds no samples"):
+    with pytest.raises(ValueError, match="has no samples"):
         audio_info(io.BytesIO(b"RIFF" + struct.pack("<I", len(body)) + body))
 
 
@@ -291,9 +376,9 @@ def test_wav_of_zero_length_before_other_chunks_is_refused() -> None:
 def test_samples_that_are_not_finite_are_refused(tmp_path: Path, value: float) -> None:
     soundfile.write(tmp_path / "nan.wav", np.array([0.1, value]), 16_000, subtype="FLOAT")
 
-    with pytest.raises(ValueError, match="holds NaN or infinite samples"):
+    with pytest.raises(ValueError, match="contains NaN or infinite samples"):
         read_audio(tmp_path / "nan.wav")
-    with pytest.raises(ValueError, match="holds NaN or infinite samples"):
+    with pytest.raises(ValueError, match="contains NaN or infinite samples"):
         list(stream_audio(tmp_path / "nan.wav"))
 
 
@@ -302,7 +387,7 @@ def test_more_than_64_channels_are_refused(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "65.wav", np.zeros((5, 65)), 16_000)
 
     assert read_audio(tmp_path / "64.wav").samples.shape == (64, 5)
-    with pytest.raises(ValueError, match="has 65 channels; give a file with 1 to 64"):
+    with pytest.raises(ValueError, match="has 65 channels; the maximum is 64"):
         read_audio(tmp_path / "65.wav")
 
 
@@ -323,26 +408,26 @@ def test_absurd_rates_are_refused(tmp_path: Path, sample_rate: int) -> None:
 
 @pytest.mark.parametrize("start", [-0.1, math.nan, math.inf])
 def test_segment_before_the_start_is_refused(clips: Path, start: float) -> None:
-    with pytest.raises(ValueError, match=r"The segment starts at .*; start at 0 or later"):
+    with pytest.raises(ValueError, match="A segment must start at 0 s or later"):
         read_audio(clips / "clip.wav", start=start)
 
 
 @pytest.mark.parametrize("duration", [0.0, -1.0, math.nan])
 def test_segment_without_duration_is_refused(clips: Path, duration: float) -> None:
-    with pytest.raises(ValueError, match=r"The segment lasts .* s; ask for more than 0"):
+    with pytest.raises(ValueError, match="A segment must be longer than 0 s"):
         read_audio(clips / "clip.wav", duration=duration)
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
 def test_segment_beyond_the_end_is_refused(clips: Path, suffix: str) -> None:
-    with pytest.raises(ValueError, match=r"lasts 2\.097 s and the segment starts at 2\.2 s"):
+    with pytest.raises(ValueError, match=r"is 2\.097 s long, but the segment starts at 2\.2 s"):
         read_audio(clips / f"clip.{suffix}", start=2.2)
 
 
 def test_channels_that_cannot_be_made_are_refused(clips: Path) -> None:
-    with pytest.raises(ValueError, match="has 2 channels and 3 were asked for; ask for 1 or 2"):
+    with pytest.raises(ValueError, match="has 2 channels and cannot be read with 3; choose 1 or 2"):
         read_audio(clips / "clip.wav", num_channels=3)
-    with pytest.raises(ValueError, match="has 2 channels and 0 were asked for"):
+    with pytest.raises(ValueError, match="has 2 channels and cannot be read with 0"):
         list(stream_audio(clips / "clip.wav", num_channels=0))
 
 

@@ -29,7 +29,9 @@ def test_a_clip_reads_back_the_same(tmp_path: Path, gains: torch.Tensor | None) 
     assert (again.gains is None) == (gains is None)
     if gains is not None:
         assert torch.equal(again.gains, gains)
-    assert dataclasses.replace(again, tokens=CLIP.tokens, gains=None) == CLIP
+    scalar = torch.tensor(0)  # from Python 3.13 on, == compares even identical fields
+    same = [dataclasses.replace(clip, tokens=scalar, gains=None) for clip in (again, CLIP)]
+    assert same[0] == same[1]
     assert again.duration == 0.12
 
 

@@ -1,4 +1,4 @@
-"""An application that answers on a port of this machine."""
+"""Runs an application on a port of this machine."""
 
 import socket
 import threading
@@ -11,16 +11,21 @@ from fastapi import FastAPI
 
 
 @contextmanager
-def answering(app: FastAPI) -> Iterator[str]:
-    """Its address, for as long as it is asked."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="error"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    yield f"http://127.0.0.1:{port}"
-    server.should_exit = True
-    thread.join()
+def answering(app: FastAPI, *, send_buffer: int | None = None) -> Iterator[str]:
+    """Runs the application on a free port; yields its address.
+
+    Args:
+        send_buffer: bytes that the system takes from a connection before the client reads them.
+    """
+    with socket.socket() as listener:
+        if send_buffer is not None:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
+        listener.bind(("127.0.0.1", 0))
+        server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        while not server.started:
+            time.sleep(0.01)
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        server.should_exit = True
+        thread.join()

@@ -2,7 +2,9 @@
 
 import json
 import shutil
+import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -13,6 +15,8 @@ import torch
 from huggingface_hub import constants, file_download
 
 import lm_audio
+from audio_tokenizers.acoustic.registry import load_codec
+from audio_tokenizers.semantic.features import load_features
 from lm_audio import pretrained
 from lm_audio.loading import find_checkpoint, find_device, load
 from lm_audio.pipeline import AudioPipeline
@@ -104,7 +108,7 @@ def test_without_a_model_in_the_package_a_name_is_asked_for(
     monkeypatch.setattr(pretrained, "DEFAULT_FOLDER", tmp_path)
     assert {model.place for model in lm_audio.models()} == {"hub"}
     for source in (None, "default"):
-        with pytest.raises(ValueError, match=r"No model comes with .*lm_audio.models\(\) lists"):
+        with pytest.raises(ValueError, match=r"has no bundled model.*lm_audio.models\(\)"):
             load(source)
 
 
@@ -144,13 +148,13 @@ def test_int8_is_near_and_repeats_itself_in_any_batch(own_folder: Path, tmp_path
 
 def test_int8_is_refused_where_it_cannot_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lm_audio.loading.find_device", lambda _: "cuda:0")
-    with pytest.raises(ValueError, match="int8 is for a CPU, and this is cuda:0"):
+    with pytest.raises(ValueError, match="int8 runs on the CPU only, not on cuda:0"):
         load("musicgen-small", device="cuda:0", dtype="int8")
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:99", "meta"])
 def test_devices_that_cannot_be_used_are_refused(device: str) -> None:
-    with pytest.raises(ValueError, match=f"'{device}' cannot be used here"):
+    with pytest.raises(ValueError, match=f"Unknown device '{device}'. Choose one of: cpu"):
         find_device(device)
 
 
@@ -159,10 +163,36 @@ def test_the_device_is_found_when_not_given() -> None:
 
 
 def test_a_name_that_is_nearly_right_is_mended() -> None:
-    with pytest.raises(ValueError, match="did you mean musicgen-small"):
+    with pytest.raises(ValueError, match="Did you mean musicgen-small"):
         load("musicgen-smal")
-    with pytest.raises(ValueError, match=r"names are .*audiogen-medium, musicgen-small"):
-        load("/no/such/folder")
+    with pytest.raises(ValueError, match=r"Known names: .*audiogen-medium, musicgen-small"):
+        load("nothing")
+
+
+@pytest.mark.parametrize("source", ["/no/folder", "./no", "../no", "~/no", "runs/no", "there/no"])
+def test_a_path_is_never_a_name_on_the_hub(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "there").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("audio_tokenizers.hub.is_reachable", lambda: pytest.fail("asked the hub"))
+    for read in (load, load_codec, load_features):
+        with pytest.raises(ValueError, match=f"No such (file or )?folder: {source}"):
+            read(source)
+
+
+def test_an_unreachable_hub_is_given_up_within_seconds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as silent:  # accepts, never answers
+        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+        start = time.monotonic()
+        for read in (load, load_codec, load_features):
+            with pytest.raises(ValueError, match="hub is not reachable"):
+                read("owner/name")
+        assert time.monotonic() - start < 8  # the hub is asked once for all
+        assert not constants.HF_HUB_OFFLINE
 
 
 def test_a_file_in_the_place_of_a_folder_is_refused(audiocraft_folder: Path) -> None:
@@ -173,10 +203,10 @@ def test_a_file_in_the_place_of_a_folder_is_refused(audiocraft_folder: Path) -> 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"model_type": "enco', "is no whole JSON file"),
-        ('["musicgen"]', "names no model_type"),
-        ('{"model_type": "encodec"}', "type encodec; models that can be loaded are of type"),
-        ('{"model_type": "musicgen_melody"}', "type musicgen_melody; models that can be loaded"),
+        ('{"model_type": "enco', "is not valid JSON"),
+        ('["musicgen"]', "has no model_type"),
+        ('{"model_type": "encodec"}', "type encodec, which is not supported"),
+        ('{"model_type": "musicgen_melody"}', "type musicgen_melody, which is not supported"),
     ],
 )
 def test_a_config_of_something_else_is_refused(content: str, message: str, tmp_path: Path) -> None:
@@ -187,7 +217,7 @@ def test_a_config_of_something_else_is_refused(content: str, message: str, tmp_p
 
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
     torch.save({"best_state": 1}, tmp_path / "state_dict.bin")
-    with pytest.raises(ValueError, match=r"Found no model in .*expected a folder of lm-audio"):
+    with pytest.raises(ValueError, match=r"Found no model in .*expected the files of an"):
         load(tmp_path)
 
 
@@ -199,6 +229,9 @@ class Hub(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         parts = self.path.split("?")[0].strip("/").split("/")
+        if parts == [""]:  # a look at whether the hub answers
+            self._send(b"")
+            return
         if parts[0] == "api":
             self._list("/".join(parts[2:4]), tree="tree" in parts)
             return
@@ -292,10 +325,10 @@ def test_what_the_hub_cannot_give_is_told_in_one_sentence(
     hub.folder.mkdir()
     with pytest.raises(ValueError, match="Found no model 'owner/nothing'"):
         load("owner/nothing")
-    with pytest.raises(ValueError, match=r"accept its conditions; do so at .*gated/model"):
+    with pytest.raises(ValueError, match=r"is gated. Accept its conditions at .*gated/model"):
         load("gated/model")
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # nobody answers there
-    with pytest.raises(ValueError, match="the hub cannot be reached; connect, or give"):
+    with pytest.raises(ValueError, match=r"the hub is not reachable\. Go online"):
         load("musicgen-small")
 
 

@@ -44,6 +44,26 @@ def test_the_tiny_preset_makes_its_own_sounds(load_recipe: LoadRecipe, tmp_path:
     assert "| sounds |" in (tmp_path / "LICENCES.md").read_text()
 
 
+def test_files_that_a_table_lacks_are_counted_with_the_remedy(
+    load_recipe: LoadRecipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sounds = make_folder(tmp_path / "sounds", "dog.wav", "cat.wav", "cow.wav")
+    table = tmp_path / "captions.csv"
+    table.write_text("file,caption\ndog.wav,a dog\n")
+    out = tmp_path / "corpus"
+    prepare(load_recipe("prepare_folder"), sounds, out, captions=table)
+    shown = capsys.readouterr().out
+    assert f"{out}: 1 clip, 0.00 h, 0 of them held out.\n" in shown
+    assert f"Skipped 2; for the reasons see {out}/skipped.txt.\n" in shown
+    assert f"2 of these are not in {table}; with --uncaptioned name" in shown
+    assert "Nothing is held out, since all clips are in one group." in shown
+    prepare(load_recipe("prepare_folder"), sounds, out, captions=table, uncaptioned="name")
+    shown = capsys.readouterr().out
+    assert f"{out}: 3 clips, 0.00 h, 1 of them held out.\n" in shown
+    assert "Skipped" not in shown
+    assert "Nothing is held out" not in shown
+
+
 def test_names_are_captions_and_bad_files_are_listed(
     load_recipe: LoadRecipe, tmp_path: Path
 ) -> None:

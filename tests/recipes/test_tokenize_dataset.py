@@ -117,7 +117,7 @@ def test_bad_files_of_a_plain_folder_are_listed(load_recipe: LoadRecipe, tmp_pat
     assert shards["train"].conditions[0] == {}
     name, why = (tmp_path / "out" / "skipped.txt").read_text().strip().split("\t")
     assert name == "bad.wav"
-    assert "is not audio that can be read" in why
+    assert "is not an audio file" in why
 
 
 def test_a_plain_folder_is_held_out_from_as_where_it_trains_tokenizers(

@@ -1,27 +1,34 @@
-"""Reads audio files: WAV, FLAC, OGG (Vorbis, Opus), MP3 and what else libsndfile knows.
+"""Reads audio files: WAV, FLAC, OGG (Vorbis, Opus), MP3 and all others that libsndfile knows.
 
-A segment is read without the rest of the file, and a file of any length in constant memory. What
-cannot be read raises ValueError. Writing is in `audio_writer`.
+AAC, MP4, WebM and WMA are read through ffmpeg, if it is on the PATH. A segment is read without the
+rest of the file, and a file of any length in constant memory. A truncated file is read up to its
+last sample, with a warning. Other files raise ValueError. Writing is in `audio_writer`.
 """
 
+import warnings
+from bisect import bisect
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from math import gcd, isfinite
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import soundfile
-import torch
-from torch import Tensor
 
+from audio_tokenizers.containers import BinarySource, converted, is_truncated
 from audio_tokenizers.resampling import (
     StreamResampler,
     check_sample_rate,
     resample,
     resampled_length,
 )
-from audio_tokenizers.truncation import BinarySource, check_complete
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# torch is imported where it runs: a header is read without it.
 
 SUFFIXES = {".wav", ".flac", ".ogg", ".opus", ".mp3"}
 MAX_CHANNELS = 64
@@ -39,7 +46,7 @@ UNKNOWN_LENGTH = 1 << 62
 class Audio:
     """A waveform: samples [C, N], float32, nominally within -1..1."""
 
-    samples: Tensor
+    samples: "Tensor"
     sample_rate: int
 
     @property
@@ -50,10 +57,12 @@ class Audio:
 
 @dataclass(frozen=True, kw_only=True)
 class AudioInfo:
-    """What the header of an audio file says; `format` is wav, flac, ogg, opus, mp3 or another.
+    """The properties of an audio file; `format` is wav, flac, ogg, opus, mp3 or another.
 
-    `num_samples` is per channel. It is an estimate for an MP3 without a Xing or Info header.
-    `comment` is what whoever made it wrote into its metadata.
+    Args:
+        num_samples: per channel; an estimate for an MP3 without a Xing or Info header.
+        comment: from the metadata.
+        is_truncated: whether samples that the header states are missing.
     """
 
     sample_rate: int
@@ -61,6 +70,7 @@ class AudioInfo:
     num_samples: int
     format: str
     comment: str = ""
+    is_truncated: bool = False
 
     @property
     def duration(self) -> float:
@@ -69,13 +79,13 @@ class AudioInfo:
 
 
 def audio_info(path: str | Path | BinarySource) -> AudioInfo:
-    """Reads the header of an audio file, and checks that the file is whole."""
-    with _opened(path) as file:
-        return _info(file)
+    """Reads the properties of an audio file, without torch."""
+    with _opened(path) as (_, info):
+        return info
 
 
 def find_audio(folder: Path) -> list[Path]:
-    """The files below a folder whose names are those of audio, in order."""
+    """The files below a folder with a suffix of `SUFFIXES`, sorted."""
     return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
 
 
@@ -96,24 +106,26 @@ def read_audio(
         path: a path, or a seekable binary file such as `io.BytesIO`.
         start: seconds.
         duration: seconds; to the end by default.
-        sample_rate: resamples to this rate; that of the file by default.
-        num_channels: 1 mixes all channels down to their mean, and one channel is repeated.
+        sample_rate: resamples to this rate; by default the rate of the file.
+        num_channels: 1 mixes all channels down to their mean; a single channel is repeated.
     """
+    import torch
+
     _check_segment(start, duration)
-    with _opened(path) as file:
+    with _opened(path) as (file, info):
+        _warn(info, _name(path))
         target_rate = file.samplerate if sample_rate is None else sample_rate
         check_sample_rate(target_rate)
         first = round(start * target_rate)
         last = None if duration is None else first + max(1, round(duration * target_rate))
         begin, end = _source_range(first, last, file.samplerate, target_rate)
-        info = _info(file)
         if first >= resampled_length(info.num_samples, file.samplerate, target_rate):
             raise ValueError(
-                f"{_name(path)} lasts {info.duration:.3f} s and the segment starts at {start} s; "
-                "start before the end."
+                f"{_name(path)} is {info.duration:.3f} s long, but the segment starts at {start} s."
             )
-        blocks = list(_blocks(file, _name(path), begin=begin, end=end))
-        samples = _to_channels(torch.cat(blocks, dim=-1), num_channels, _name(path))
+        blocks = list(_blocks(file, info, _name(path), begin=begin, end=end))
+        whole = torch.from_numpy(np.ascontiguousarray(np.concatenate(blocks).T))
+        samples = _to_channels(whole, num_channels, _name(path))
         resampled = resample(samples, file.samplerate, target_rate)
         offset = first - begin * target_rate // file.samplerate
         stop = None if last is None else offset + last - first
@@ -126,27 +138,31 @@ def stream_audio(
     sample_rate: int | None = None,
     num_channels: int | None = None,
     block_seconds: float = 10.0,
-) -> Iterator[Tensor]:
+) -> "Iterator[Tensor]":
     """Yields the samples of `read_audio` in pieces [C, n], in constant memory.
 
     Bad input raises ValueError at the first step of the iteration. Pieces last about
     `block_seconds`.
     """
+    import torch
+
     if not (isfinite(block_seconds) and block_seconds > 0):
         raise ValueError(f"block_seconds is {block_seconds}; use a positive number of seconds.")
-    with _opened(path) as file:
+    with _opened(path) as (file, info):
+        _warn(info, _name(path))
         target_rate = file.samplerate if sample_rate is None else sample_rate
         name = _name(path)
         resampler: StreamResampler | None = None
         size = max(1, round(block_seconds * file.samplerate))
-        for block in _blocks(file, name, block_samples=size):
-            samples = _to_channels(block, num_channels, name)
+        for block in _blocks(file, info, name, block_samples=size):
+            whole = torch.from_numpy(np.ascontiguousarray(block.T))
+            samples = _to_channels(whole, num_channels, name)
             if resampler is None:
                 resampler = StreamResampler(file.samplerate, target_rate, num_channels=len(samples))
             resampled = resampler.push(samples)
             if resampled.shape[-1]:
                 yield resampled
-        assert resampler is not None  # a file without samples was refused
+        assert resampler is not None  # _opened refuses a file without samples
         rest = resampler.finish()
         if rest.shape[-1]:
             yield rest
@@ -164,82 +180,113 @@ class _LinearFile(soundfile.SoundFile):  # type: ignore[misc]  # it is untyped
 
 
 @contextmanager
-def _opened(path: str | Path | BinarySource) -> Iterator[Any]:  # soundfile is untyped
-    """Opens a file that is audio, whole, not empty and within limits; else raises ValueError."""
+def _opened(path: str | Path | BinarySource) -> Iterator[tuple[Any, AudioInfo]]:
+    """Opens an audio file that has samples; raises ValueError for all others."""
     name = _name(path)
     if isinstance(path, str | Path):
         if not Path(path).exists():
-            raise ValueError(f"{name} does not exist; give the path of an audio file.")
+            raise ValueError(f"No such file: {name}")
         if not Path(path).is_file():
-            raise ValueError(f"{name} is not a file; give the path of an audio file.")
-    with Path(path).open("rb") if isinstance(path, str | Path) else nullcontext(path) as raw:
-        check_complete(raw, name)
+            raise ValueError(f"{name} is a folder; expected an audio file.")
+    with ExitStack() as stack:
+        raw: Any = path
+        if isinstance(path, str | Path):
+            raw = stack.enter_context(Path(path).open("rb"))
+        if raw.seek(0, 2) == 0:
+            raise ValueError(f"{name} is empty.")
+        raw, container = stack.enter_context(converted(raw, name))
+        truncated = is_truncated(raw)
         try:
-            file = _LinearFile(raw)
+            file = stack.enter_context(_LinearFile(raw))
         except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: a name in .raw
+            if truncated:
+                raise ValueError(f"{name} is truncated: no samples are left.") from error
             raise ValueError(
-                f"{name} is not audio that can be read, or is damaged; "
-                "give a WAV, FLAC, OGG, Opus or MP3 file."
+                f"{name} is not an audio file, or its format is not supported."
             ) from error
-        with file:
-            _check_header(file, name)
-            yield file
+        num_samples = file.frames
+        if file.format == "FLAC" and not _decodes(file, num_samples - 1):
+            truncated = True  # libsndfile states the number in the header, and fails for good
+            raw.seek(0)
+            num_samples = bisect(range(num_samples), False, key=lambda n: not _reaches(raw, n))
+            raw.seek(0)
+            file = stack.enter_context(_LinearFile(raw))
+        yield file, _info(file, name, container, num_samples, truncated)
 
 
-def _check_header(file: Any, name: str) -> None:
+def _info(
+    file: Any, name: str, container: str | None, num_samples: int, truncated: bool
+) -> AudioInfo:
+    """The properties of an open file; raises ValueError if it is empty or beyond the limits."""
     if file.frames == 0:
-        raise ValueError(
-            f"{name} holds no samples, or was written to a pipe without its length; give a file "
-            "with sound in it."
-        )
+        raise ValueError(f"{name} has no samples, or its header does not state their number.")
     if not 1 <= file.channels <= MAX_CHANNELS:
-        raise ValueError(
-            f"{name} has {file.channels} channels; give a file with 1 to {MAX_CHANNELS}."
-        )
+        raise ValueError(f"{name} has {file.channels} channels; the maximum is {MAX_CHANNELS}.")
     try:
         check_sample_rate(file.samplerate)
     except ValueError as error:
         raise ValueError(f"{name} cannot be used: {error}") from error
-    if file.format == "FLAC" and file.frames < UNKNOWN_LENGTH:
-        try:
-            file.seek(file.frames - 1)
-            is_whole = len(file.read(1)) == 1
-            file.seek(0)
-        except soundfile.LibsndfileError:
-            is_whole = False
-        if not is_whole:
-            raise ValueError(
-                f"{name} is truncated: its header promises {file.frames} samples that do not "
-                "all follow; get the whole file."
-            )
-
-
-def _info(file: Any) -> AudioInfo:
-    num_samples = file.frames
-    if num_samples >= UNKNOWN_LENGTH:  # FLAC written to a pipe: count, then start again
-        num_samples = sum(block.shape[-1] for block in _blocks(file, "The FLAC file"))
-        file.seek(0)
-    return AudioInfo(
+    info = AudioInfo(
         sample_rate=file.samplerate,
         num_channels=file.channels,
         num_samples=num_samples,
-        format="opus" if file.subtype == "OPUS" else file.format.lower(),
+        format=container or ("opus" if file.subtype == "OPUS" else file.format.lower()),
         comment=file.comment.rstrip("\0"),
+        is_truncated=truncated,
     )
+    # Of FLAC from a pipe nothing states the length, and of a cut MP3 only that of the whole.
+    if num_samples >= UNKNOWN_LENGTH or (truncated and file.format == "MP3"):
+        num_samples = sum(len(block) for block in _blocks(file, info, name))
+        file.seek(0)
+        info = replace(info, num_samples=num_samples)
+    if num_samples == 0:
+        raise ValueError(f"{name} is truncated: no samples are left.")
+    return info
+
+
+def _decodes(file: Any, position: int) -> bool:
+    """Whether a FLAC file can be decoded up to a position; returns to the start if it can."""
+    if position >= UNKNOWN_LENGTH:
+        return True
+    try:
+        file.seek(position)
+        is_there = len(file.read(1)) == 1
+        file.seek(0)
+    except soundfile.LibsndfileError:
+        return False
+    return is_there
+
+
+def _reaches(raw: BinarySource, position: int) -> bool:
+    """As `_decodes`, with a new decoder: an error leaves the old one unusable."""
+    raw.seek(0)
+    with _LinearFile(raw) as file:
+        return _decodes(file, position)
+
+
+def _warn(info: AudioInfo, name: str) -> None:
+    if info.is_truncated:
+        warnings.warn(
+            f"{name} is truncated; using the {info.duration:.2f} s that are left.", stacklevel=3
+        )
 
 
 def _blocks(
     file: Any,
+    info: AudioInfo,
     name: str,
     *,
     begin: int = 0,
     end: int | None = None,
     block_samples: int = BLOCK_SAMPLES,
-) -> Iterator[Tensor]:
-    """Decodes the samples from `begin` to `end`, or to the end of the file: pieces [C, n]."""
-    promised = file.frames if end is None else min(end, file.frames)
-    last_page = file.frames - OGG_LAST_PAGE_SECONDS * file.samplerate
-    must_decode_from_start = file.format == "OGG" and promised > last_page
+) -> Iterator["np.ndarray[Any, Any]"]:
+    """Decodes the samples from `begin` to `end`, or to the end of the file: pieces [n, C]."""
+    # libsndfile may only guess the length of an MP3: it is read to its end.
+    is_estimate = info.format == "mp3" or info.num_samples >= UNKNOWN_LENGTH
+    if not is_estimate:
+        end = info.num_samples if end is None else min(end, info.num_samples)
+    last_page = info.num_samples - OGG_LAST_PAGE_SECONDS * file.samplerate
+    must_decode_from_start = file.format == "OGG" and (end or info.num_samples) > last_page
     position = 0
     try:
         if not must_decode_from_start and begin > 0:
@@ -255,37 +302,28 @@ def _blocks(
                 break
             position += len(frames)
             if position > begin:
-                yield _checked(torch.from_numpy(frames.T.copy()), name)
+                if not np.isfinite(frames).all():
+                    raise ValueError(f"{name} contains NaN or infinite samples.")
+                yield frames
     except soundfile.LibsndfileError as error:
+        raise ValueError(f"{name} is damaged: decoding failed after {position} samples.") from error
+    if position <= begin or (end is not None and not is_estimate and position < end):
         raise ValueError(
-            f"{name} cannot be decoded after {position} samples; it is damaged or truncated, "
-            "get it again."
-        ) from error
-    # libsndfile may only guess the length of an MP3; `check_complete` reads it off the header.
-    if position <= begin or (position < promised < UNKNOWN_LENGTH and file.format != "MP3"):
-        raise ValueError(
-            f"{name} is truncated: it ends after {position} of {promised} samples; "
-            "get the whole file."
+            f"{name} is damaged: it ends after {position} of {info.num_samples} samples."
         )
-
-
-def _checked(samples: Tensor, name: str) -> Tensor:
-    if not bool(torch.isfinite(samples).all()):
-        raise ValueError(f"{name} holds NaN or infinite samples; repair the file.")
-    return samples
 
 
 def _check_segment(start: float, duration: float | None) -> None:
     if not (isfinite(start) and start >= 0):
-        raise ValueError(f"The segment starts at {start} s; start at 0 or later.")
+        raise ValueError(f"A segment must start at 0 s or later; got {start}.")
     if duration is not None and not (isfinite(duration) and duration > 0):
-        raise ValueError(f"The segment lasts {duration} s; ask for more than 0.")
+        raise ValueError(f"A segment must be longer than 0 s; got {duration}.")
 
 
 def _source_range(
     first: int, last: int | None, from_rate: int, to_rate: int
 ) -> tuple[int, int | None]:
-    """The source samples that decide the resampled samples from `first` to `last`.
+    """The source samples that determine the resampled samples from `first` to `last`.
 
     They begin where a source and a resampled sample coincide, so that the grid of the segment is
     that of the whole file.
@@ -298,7 +336,7 @@ def _source_range(
     return begin, None if last is None else -(-last * from_rate // to_rate) + margin
 
 
-def _to_channels(samples: Tensor, num_channels: int | None, name: str) -> Tensor:
+def _to_channels(samples: "Tensor", num_channels: int | None, name: str) -> "Tensor":
     """Mixes or repeats the channels of [C, N]."""
     C, N = samples.shape
     if num_channels is None or num_channels == C:
@@ -307,11 +345,11 @@ def _to_channels(samples: Tensor, num_channels: int | None, name: str) -> Tensor
         return samples.mean(dim=0, keepdim=True)
     if C == 1 and 1 < num_channels <= MAX_CHANNELS:
         return samples.expand(num_channels, N)
+    choices = f"1 to {MAX_CHANNELS}" if C == 1 else f"1 or {C}"
     raise ValueError(
-        f"{name} has {C} channels and {num_channels} were asked for; ask for 1"
-        + (f" to {MAX_CHANNELS}." if C == 1 else f" or {C}.")
+        f"{name} has {C} channels and cannot be read with {num_channels}; choose {choices}."
     )
 
 
 def _name(path: str | Path | BinarySource) -> str:
-    return str(path) if isinstance(path, str | Path) else "The audio given"
+    return str(path) if isinstance(path, str | Path) else "The audio"

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from audio_tokenizers.audio_files import stream_audio
 from audio_tokenizers.audio_writer import AudioWriter, Encoding
 from audio_tokenizers.cache import TokenCache
+from audio_tokenizers.containers import BinarySource
 from audio_tokenizers.protocol import AcousticTokenizer
 from audio_tokenizers.token_file import EncodedAudio
 
@@ -19,7 +21,7 @@ Progress = Callable[[float], None]
 
 @torch.no_grad()
 def encode_file(
-    path: str | Path,
+    path: str | Path | BinarySource,
     codec: AcousticTokenizer,
     *,
     codec_name: str,
@@ -41,8 +43,8 @@ def encode_file(
     if cache is None:
         stored = encode()
     else:
-        with Path(path).open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        with Path(path).open("rb") if isinstance(path, str | Path) else nullcontext(path) as file:
+            digest = hashlib.sha256(file.read()).hexdigest()
         stored = cache.get(["file", digest, identity, num_codebooks or codec.num_codebooks], encode)
     return EncodedAudio(
         tokens=stored["tokens"],
@@ -55,7 +57,7 @@ def encode_file(
 
 
 def _encode(
-    path: str | Path,
+    path: str | Path | BinarySource,
     codec: AcousticTokenizer,
     *,
     num_codebooks: int | None,

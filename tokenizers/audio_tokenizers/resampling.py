@@ -4,17 +4,24 @@ N samples at `from_rate` become round(N * to_rate / from_rate) samples, halves r
 least one. Equal rates return the samples untouched.
 """
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import soxr  # type: ignore[import-untyped]
-import torch
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# torch is imported where it runs: the header of an audio file is read without it.
 
 MIN_SAMPLE_RATE = 1_000
 MAX_SAMPLE_RATE = 768_000
 
 
-def resample(samples: Tensor, from_rate: int, to_rate: int) -> Tensor:
+def resample(samples: "Tensor", from_rate: int, to_rate: int) -> "Tensor":
     """Resamples the last axis of `samples` [..., N], float32; the result is [..., N'], float32."""
+    import torch
+
     check_sample_rate(from_rate)
     check_sample_rate(to_rate)
     if from_rate == to_rate:
@@ -59,20 +66,24 @@ class StreamResampler:
             else soxr.ResampleStream(from_rate, to_rate, num_channels, dtype="float32")
         )
 
-    def push(self, samples: Tensor) -> Tensor:
+    def push(self, samples: "Tensor") -> "Tensor":
         """Takes the next samples [C, N], returns final resampled ones [C, N' >= 0]."""
         self._num_in += samples.shape[-1]
         return samples if self._stream is None else self._advance(samples, last=False)
 
-    def finish(self) -> Tensor:
+    def finish(self) -> "Tensor":
         """Ends the waveform and returns the remaining samples [C, N']."""
+        import torch
+
         rest = torch.zeros(self._num_channels, 0)
         if self._stream is None:
             return rest
         missing = resampled_length(self._num_in, *self._rates) - self._num_out
         return _fit(self._advance(rest, last=True), missing)
 
-    def _advance(self, samples: Tensor, *, last: bool) -> Tensor:
+    def _advance(self, samples: "Tensor", *, last: bool) -> "Tensor":
+        import torch
+
         assert self._stream is not None
         frames = np.ascontiguousarray(samples.numpy().T, dtype=np.float32)  # [N, C]
         resampled = self._stream.resample_chunk(frames, last=last)
@@ -80,7 +91,9 @@ class StreamResampler:
         return torch.from_numpy(np.ascontiguousarray(resampled.T))  # [C, N']
 
 
-def _fit(samples: Tensor, num_samples: int) -> Tensor:
+def _fit(samples: "Tensor", num_samples: int) -> "Tensor":
     """Cuts or zero-pads [C, N] to `num_samples`; soxr's own rounding may be one sample off."""
+    import torch
+
     missing = num_samples - samples.shape[-1]
     return torch.nn.functional.pad(samples, (0, missing))  # a negative pad cuts

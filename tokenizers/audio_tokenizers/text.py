@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from audio_tokenizers.atomic import replacing
+from audio_tokenizers.hub import hub_access
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -192,7 +193,10 @@ class T5TextTokenizer:
         from transformers import AutoTokenizer
 
         try:
-            tokenizer = AutoTokenizer.from_pretrained(str(name_or_path), trust_remote_code=False)
+            with hub_access(name_or_path):
+                tokenizer = AutoTokenizer.from_pretrained(
+                    str(name_or_path), trust_remote_code=False
+                )
         except (OSError, ValueError, ImportError) as error:
             raise ValueError(
                 f"Found no T5 tokenizer at {name_or_path}; pass a folder with tokenizer.json (or "

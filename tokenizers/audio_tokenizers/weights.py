@@ -2,7 +2,8 @@
 
 import pickle
 import zipfile
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,25 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from audio_tokenizers.hub import hub_access
+
+
+@contextmanager
+def unfilled() -> Iterator[None]:
+    """Builds modules without values, for weights that are assigned to them."""
+    with torch.device("meta"), _NoNormal():
+        yield
+
+
+class _NoNormal(TorchFunctionMode):
+    """Leaves out normal_, for which torch imports its compiler on the meta device: 2 seconds."""
+
+    def __torch_function__(self, func: Any, _: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.__name__ == "normal_":  # of a tensor, or of nn.init with the tensor by name
+            return (*args, *(kwargs or {}).values())[0]
+        return func(*args, **(kwargs or {}))
 
 
 def read_safetensors(path: str | Path) -> dict[str, Tensor]:
@@ -79,19 +99,20 @@ def load_transformers(cls: Any, source: str | Path, *, kind: str) -> Any:
     Args:
         kind: the `model_type` that its config must state.
     """
-    found = cls.config_class.get_config_dict(source)[0].get("model_type")
-    if found != kind:
-        raise ValueError(f"Got {source}, a model of type {found}; expected type {kind}.")
-    try:
-        model, info = cls.from_pretrained(
-            source,
-            dtype=torch.float32,  # transformers 5 defaults to the file's dtype
-            use_safetensors=True,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # reported below with all others
-        )
-    except SafetensorError as error:
-        raise _not_whole(source) from error
+    with hub_access(source):
+        found = cls.config_class.get_config_dict(source)[0].get("model_type")
+        if found != kind:
+            raise ValueError(f"Got {source}, a model of type {found}; expected type {kind}.")
+        try:
+            model, info = cls.from_pretrained(
+                source,
+                dtype=torch.float32,  # transformers 5 defaults to the file's dtype
+                use_safetensors=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # reported below with all others
+            )
+        except SafetensorError as error:
+            raise _not_whole(source) from error
     # transformers 5 adds the two shapes to each name
     misshapen = [x if isinstance(x, str) else x[0] for x in info["mismatched_keys"]]
     wrong = {*info["missing_keys"], *info["unexpected_keys"]} - set(misshapen)

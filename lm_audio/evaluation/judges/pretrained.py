@@ -5,6 +5,8 @@ from typing import Any
 
 import torch
 
+from audio_tokenizers.hub import hub_access
+
 # Some public checkpoints of the wav2vec 2 family lack it: only training uses it.
 _ONLY_FOR_TRAINING = "masked_spec_embed"
 
@@ -12,9 +14,10 @@ _ONLY_FOR_TRAINING = "masked_spec_embed"
 def load_pretrained(cls: Any, source: str | Path, *, device: str = "cpu") -> Any:
     """A model of a class of transformers, in float32, with all of its weights in safetensors."""
     try:
-        model, info = cls.from_pretrained(
-            source, dtype=torch.float32, use_safetensors=True, output_loading_info=True
-        )
+        with hub_access(source):
+            model, info = cls.from_pretrained(
+                source, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+            )
     except (OSError, ValueError) as error:  # of the hub: no such id, or none that is valid
         raise ValueError(
             f"Found no model with safetensors at {source}; give a folder or a hub id that has one."
@@ -32,4 +35,5 @@ def load_feature_extractor(source: str | Path) -> Any:
     from transformers import AutoFeatureExtractor
 
     extractor: Any = AutoFeatureExtractor
-    return extractor.from_pretrained(source)
+    with hub_access(source):
+        return extractor.from_pretrained(source)

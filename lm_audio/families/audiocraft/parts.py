@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from audio_tokenizers.protocol import AcousticTokenizer
-from audio_tokenizers.weights import check_weights
+from audio_tokenizers.weights import check_weights, unfilled
 from lm_audio.conditioners.fuser import Conditioners
 from lm_audio.conditioners.text import T5Encoder, TextConditioner
 from lm_audio.networks.packing import Kind, fill
@@ -124,7 +124,7 @@ def build_model(
         settings: what gives the shapes, for messages.
         device, dtype, packing: of the model.
     """
-    with torch.device("meta"):
+    with unfilled():
         model = TokenLM(config)
     text = TextConditioner(encoder, config.transformer.dim, project=project)
     rows = {name: len(weight) for name, weight in _state(model, text).items()}

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from audio_tokenizers.acoustic.encodec_checkpoints import build_encodec
 from audio_tokenizers.text import T5TextTokenizer
-from audio_tokenizers.weights import check_weights
+from audio_tokenizers.weights import check_weights, unfilled
 from lm_audio.conditioners.text import T5Encoder
 from lm_audio.families.audiocraft.parts import MusicGenParts, build_model
 from lm_audio.networks.packing import Kind
@@ -140,7 +140,7 @@ def _build_t5(config: Any, state: dict[str, Tensor], folder: Path) -> T5Encoder:
     for name, other in (tied, tied[::-1]):
         if other in state:
             state.setdefault(name, state[other])
-    with torch.device("meta"):
+    with unfilled():
         model: Any = T5EncoderModel(config)
     check_weights(state, model.state_dict(), source=folder)
     model.load_state_dict(state, assign=True)

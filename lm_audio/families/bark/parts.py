@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from audio_tokenizers.hub import hub_access
 from audio_tokenizers.protocol import AcousticTokenizer
-from audio_tokenizers.weights import check_weights
+from audio_tokenizers.weights import check_weights, unfilled
 from lm_audio.families.bark.fine_model import FineModel, FineModelConfig
 from lm_audio.families.bark.voices import BarkVoices
 from lm_audio.networks.token_lm import TokenLM, TokenLMConfig
@@ -196,7 +197,7 @@ def _token_lm(weights: Mapping[str, Tensor], shape: Shape, *, source: object) ->
         vocab_size=shape.vocab_size,
         num_inputs=shape.num_inputs,
     )
-    with torch.device("meta"):
+    with unfilled():
         model = TokenLM(config)
     return _filled(model, weights, source=source)
 
@@ -214,7 +215,7 @@ def build_fine_model(state: Mapping[str, Tensor], shape: Shape, *, source: objec
         num_given=shape.num_given,
         vocab_size=shape.vocab_size,
     )
-    with torch.device("meta"):
+    with unfilled():
         model = FineModel(config)
     return _filled(model, _tied(renamed(state), shape, source=source), source=source)
 
@@ -267,7 +268,8 @@ def load_text_tokenizer(source: str | Path) -> "PreTrainedTokenizerBase":
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(source), trust_remote_code=False)
+        with hub_access(source):
+            tokenizer = AutoTokenizer.from_pretrained(str(source), trust_remote_code=False)
         if not set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens):
             raise ValueError("an empty one is what transformers 5 gives where there is none")
     except (OSError, ValueError, TypeError, ImportError) as error:  # TypeError: transformers 4.57

@@ -55,7 +55,7 @@ def test_a_clip_is_made_again_by_what_is_said_of_it(
     words = shlex.split(settings.command())
     assert words.pop(0) == "lm-audio"
     main([*words, "--device", "cpu"])
-    assert Path("clip.wav").read_bytes() == Path("made.wav").read_bytes()
+    assert torch.equal(read_audio("clip.wav").samples, read_audio("made.wav").samples)
     exec(settings.python(), {})
     assert torch.equal(read_audio("clip.wav").samples, read_audio("made.wav").samples)
 

@@ -21,25 +21,26 @@ def test_models_are_listed_with_size_licence_rate_and_abilities(
     assert [text for text in expected if text not in row] == []
 
 
-def test_info_tells_what_a_folder_is_made_of(
+def test_info_of_a_folder_needs_no_loading(
     model_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     main(["info", str(model_folder)])
     shown = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
     model = lm_audio.load(model_folder)
+    codec = "frame-codec"
     acoustic = model.stages["acoustic"].model.train()  # unpacked
     count = sum(weight.numel() for weight in acoustic.parameters())
     assert shown == {
         "format": "lm-audio",
         "licence": "Apache-2.0",
         "sound": "24000 Hz mono",
-        "codec": f"{model.renderer.identity}, 4 codebooks of {model.renderer.codebook_size}",
-        "takes": "text, kind, pitch",
-        "stage": f"acoustic: {count} parameters, 4 codebooks at 50 Hz, sees 2.0 s at once",
+        "codec": f"{codec}, 4 codebooks of {model.renderer.codebook_size}",
+        "conditions": "text, kind, pitch",
+        "stage": f"acoustic: {count} parameters, 4 codebooks at 50 Hz, window of 2.0 s",
     }
 
 
-def test_info_of_a_public_model_is_what_its_card_says(capsys: pytest.CaptureFixture[str]) -> None:
+def test_info_of_a_public_model_is_its_card(capsys: pytest.CaptureFixture[str]) -> None:
     main(["info", "musicgen-stereo-large"])
     by_name = capsys.readouterr().out
     assert "3.29 billion" in by_name
@@ -52,4 +53,4 @@ def test_info_of_no_model_gets_one_line(
     tmp_path: Path, fails_with: Callable[[list[str]], str]
 ) -> None:
     assert "Found no model" in fails_with(["info", str(tmp_path)])
-    assert "did you mean bark-small" in fails_with(["info", "bark-smal"])
+    assert "Did you mean bark-small" in fails_with(["info", "bark-smal"])

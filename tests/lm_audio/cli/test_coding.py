@@ -1,5 +1,6 @@
 """The command line from the outside: what it writes, prints and returns."""
 
+import io
 import subprocess
 import sys
 from pathlib import Path
@@ -57,6 +58,26 @@ def test_fewer_codebooks_can_be_asked_for(codec_folder: Path, tmp_path: Path) ->
     assert load_encoded(tokens).tokens.shape == (2, 10)
 
 
+def test_audio_from_stdin_is_encoded_and_converted_with_a_notice(
+    codec_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write_audio(tmp_path / "in.wav", 0.1 * torch.randn(2, 48_000), 48_000)
+    common = ["--codec", str(codec_folder), "--cache", str(tmp_path / "cache"), "-o"]
+    main(["encode", str(tmp_path / "in.wav"), *common, str(tmp_path / "file.safetensors")])
+    notice = "converted from 48000 Hz stereo to 24000 Hz mono\n"
+    assert f"{tmp_path}/in.wav: {notice}" in capsys.readouterr().out
+    piped = io.TextIOWrapper(io.BytesIO((tmp_path / "in.wav").read_bytes()))
+    monkeypatch.setattr(sys, "stdin", piped)
+    main(["encode", "-", *common, str(tmp_path / "stdin.safetensors")])
+    assert f"stdin: {notice}" in capsys.readouterr().out
+    file, stdin = (load_encoded(tmp_path / f"{n}.safetensors") for n in ("file", "stdin"))
+    assert torch.equal(stdin.tokens, file.tokens)
+    assert stdin.num_samples == 24_000
+
+
 def test_a_cache_saves_encoding_a_file_again(
     codec_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -70,27 +91,38 @@ def test_a_cache_saves_encoding_a_file_again(
 
 
 def test_long_audio_shows_progress_on_stderr(
-    codec_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    codec_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     write_audio(tmp_path / "in.wav", 0.1 * torch.randn(1, 24_000 * 25), 24_000)
     tokens = tmp_path / "t.safetensors"
     main(["encode", str(tmp_path / "in.wav"), "-o", str(tokens), "--codec", str(codec_folder)])
     assert "encoding: 100%" in capsys.readouterr().err
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: False)
+    main(["encode", str(tmp_path / "in.wav"), "-o", str(tokens), "--codec", str(codec_folder)])
+    assert "encoding" not in capsys.readouterr().err
 
 
 def test_mistakes_get_one_line_and_status_2(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = str(tmp_path / "t.safetensors")
-    assert "none.wav does not exist" in fails_with(["encode", "none.wav", "-o", out], capsys)
+    assert "No such file: none.wav" in fails_with(["encode", "none.wav", "-o", out], capsys)
     write_audio(tmp_path / "in.wav", torch.zeros(1, 480), 24_000)
     unknown = ["encode", str(tmp_path / "in.wav"), "-o", out, "--codec", str(tmp_path / "nothing")]
-    assert "Found no codec" in fails_with(unknown, capsys)
-    assert "none does not exist" in fails_with(["decode", "none", "-o", out], capsys)
+    assert "No such file or folder: " in fails_with(unknown, capsys)
+    wav = str(tmp_path / "out.wav")
+    assert "No such file: none" in fails_with(["decode", "none", "-o", wav], capsys)
+    text = fails_with(["encode", str(tmp_path / "in.wav"), "-o", "x.txt"], capsys)
+    assert "x.txt must end in .safetensors" in text
+    assert "x.txt has no suffix" in fails_with(["decode", wav, "-o", "x.txt"], capsys)
     assert not Path(out).exists()
     for device in ("cuda:9", "gpu"):
         wrong = ["encode", str(tmp_path / "in.wav"), "-o", out, "--device", device]
-        assert "cannot be used here" in fails_with(wrong, capsys)
+        assert "Unknown device '" in fails_with(wrong, capsys)
 
 
 def test_a_codec_that_moved_is_asked_for(
@@ -100,7 +132,9 @@ def test_a_codec_that_moved_is_asked_for(
     tokens, out = str(tmp_path / "t.safetensors"), str(tmp_path / "out.wav")
     main(["encode", str(tmp_path / "in.wav"), "-o", tokens, "--codec", str(codec_folder)])
     moved = codec_folder.rename(tmp_path / "moved")
-    assert "give its place with --codec" in fails_with(["decode", tokens, "-o", out], capsys)
+    assert "If the codec of these tokens moved, use --codec" in fails_with(
+        ["decode", tokens, "-o", out], capsys
+    )
     main(["decode", tokens, "-o", out, "--codec", str(moved)])
     assert audio_info(out).num_samples == 480
 

@@ -1,69 +1,20 @@
-"""Mistakes on the command line itself: one line, whatever tyro draws."""
+"""What is printed beside results: bars, warnings, and the last line of a run."""
 
 import io
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+import warnings
 
 import pytest
 
-from lm_audio.cli import VERBS, main
-from lm_audio.cli.console import share_bar
-
-Fails = Callable[[list[str]], str]
+from lm_audio.cli import console
+from lm_audio.cli.console import progress_bar, share_bar, show_warnings
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ([], "Got no verb. Choose one of: generate, continue, inpaint, models, info, encode"),
-        (["make"], "Unknown verb 'make'. Choose one of: generate, "),
-        (["--quick"], "Unrecognized options: --quick; see lm-audio --help."),
-        (["generate", "a", "--quick"], "--quick; see lm-audio generate --help."),
-        (["generate", "a", "b"], "Unrecognized options: b; see lm-audio generate --help."),
-        (["generate", "--duration", "long"], "Error parsing --duration: could not convert"),
-        (["generate", "--duration"], "Missing value for argument '--duration'"),
-        (["generate", "--top-k", "2.5"], "Error parsing --top-k"),
-        (["continue"], "Missing from lm-audio continue: "),
-        (["inpaint", "a.wav", "--start", "1"], "Missing from lm-audio inpaint: "),
-        (["info", "a", "b"], "Unrecognized options: b; see lm-audio info --help."),
-    ],
-)
-@pytest.mark.parametrize("width", ["40", "120"])
-def test_a_wrong_command_gets_one_line(
-    arguments: list[str],
-    message: str,
-    width: str,
-    fails_with: Fails,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setenv("COLUMNS", width)
-    shown = fails_with(arguments)
-    assert message in shown
-    assert not set(shown) & set("│─╭╰")
-    assert "---" not in shown
-
-
-def test_lines_are_drawn_with_unicode_or_without(
-    fails_with: Fails, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shown = []
-    for encoding in ("ascii", "utf-8"):
-        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding=encoding))
-        shown.append(fails_with(["generate", "--quick"]))
-    assert shown[0] == shown[1]
-
-
-def test_help_of_every_verb_is_not_a_mistake(capsys: pytest.CaptureFixture[str]) -> None:
-    for verb in VERBS:
-        with pytest.raises(SystemExit) as stopped:
-            main([verb, "--help"])
-        assert not stopped.value.code
-        assert f"usage: lm-audio {verb}" in capsys.readouterr().out
-
-
-def test_a_reader_that_has_enough_is_not_a_mistake() -> None:
+def test_a_reader_that_ends_early_is_not_a_mistake() -> None:
     reader, writer = os.pipe()
     os.close(reader)
     command = [sys.executable, "-m", "lm_audio", "models"]
@@ -72,13 +23,27 @@ def test_a_reader_that_has_enough_is_not_a_mistake() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_a_bar_that_has_not_begun_leaves_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def terminal_as_stderr(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    found = Terminal()
+    monkeypatch.setattr(sys, "stderr", found)
+    return found
+
+
+def test_a_bar_that_has_not_begun_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = terminal_as_stderr(monkeypatch)
     with share_bar("making"):
         pass
-    assert capsys.readouterr().err == ""
+    assert terminal.getvalue() == ""
 
 
-def test_a_bar_that_is_broken_off_leaves_no_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_bar_that_is_broken_off_leaves_no_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = terminal_as_stderr(monkeypatch)
+
     def fail() -> None:
         with share_bar("making") as progress:
             progress(0.5)
@@ -86,6 +51,52 @@ def test_a_bar_that_is_broken_off_leaves_no_line(capsys: pytest.CaptureFixture[s
 
     with pytest.raises(ValueError, match="wrong"):
         fail()
-    shown = capsys.readouterr().err
-    assert "making:" in shown
-    assert "\n" not in shown
+    assert "making:" in terminal.getvalue()
+    assert "\n" not in terminal.getvalue()
+
+
+def test_bars_are_drawn_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = terminal_as_stderr(monkeypatch)
+    log = io.StringIO()
+    for stream, quiet in ((terminal, False), (log, False), (Terminal(), True)):
+        monkeypatch.setattr(sys, "stderr", stream)
+        with share_bar("making", quiet=quiet) as share, progress_bar("p", 30, quiet=quiet) as add:
+            share(0.5)
+            add(3.0)
+        assert ("making:" in stream.getvalue()) == (stream is terminal)
+        assert ("p:" in stream.getvalue()) == (stream is terminal)
+
+
+def test_a_warning_gets_a_line_of_its_own_above_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = terminal_as_stderr(monkeypatch)
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # put back afterwards
+    show_warnings()
+    with warnings.catch_warnings(), share_bar("making") as progress:
+        warnings.simplefilter("always")
+        warnings.showwarning = console._show_warning
+        progress(0.5)
+        warnings.warn("It is loud.", stacklevel=1)
+        progress(1.0)
+    lines = [line.rpartition("\r")[2] for line in terminal.getvalue().split("\n")]
+    assert "lm-audio: warning: It is loud." in lines
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+@pytest.mark.parametrize("delay", [0.08, 0.15, 0.3])
+def test_ctrl_c_during_imports_gets_one_line_and_status_130(delay: float) -> None:
+    code = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from lm_audio.cli import main; print(flush=True)\n"
+        "main(['info', '/no/such/folder'])"
+    )
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        time.sleep(delay)
+        process.send_signal(signal.SIGINT)
+        shown = process.stderr.read().decode()
+        process.wait()
+    assert process.returncode in (130, -signal.SIGINT)  # both are 130 to a shell
+    assert shown == "lm-audio: interrupted; no partial files were left behind.\n"

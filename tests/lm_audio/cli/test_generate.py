@@ -1,9 +1,11 @@
 """generate, continue and inpaint, as they are typed."""
 
 import _thread
+import io
 import json
 import re
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -19,6 +21,7 @@ from audio_tokenizers.audio_files import read_audio
 from audio_tokenizers.audio_writer import write_audio
 from lm_audio import pretrained
 from lm_audio.cli import generate, main
+from lm_audio.origin import command, read_origin
 from lm_audio.pipeline import AudioPipeline
 
 Fails = Callable[[list[str]], str]
@@ -97,10 +100,11 @@ def test_several_clips_have_seeds_in_a_row_and_each_is_as_it_is_alone(
     assert torch.equal(samples(tmp_path / "x-6.flac"), alone)
 
 
-def test_no_prompt_is_unconditional(
-    model: AudioPipeline, model_folder: Path, out: Path, tmp_path: Path
+@pytest.mark.parametrize("prompt", [[], [""], [" \n"]])
+def test_no_prompt_or_a_blank_one_is_unconditional(
+    prompt: list[str], model: AudioPipeline, model_folder: Path, out: Path, tmp_path: Path
 ) -> None:
-    run("generate", "--duration", 0.2, "--seed", 1, "-o", out, model=model_folder)
+    run("generate", *prompt, "--duration", 0.2, "--seed", 1, "-o", out, model=model_folder)
     expected = as_written(model.generate(None, duration=0.2, seed=1), tmp_path)
     assert torch.equal(samples(out), expected)
 
@@ -118,6 +122,19 @@ def test_sampling_options_change_only_what_is_given(
     others = replace(lm_audio.Sampling(), guidance_scale=1.5, min_p=0.01)
     made = model.generate("a dog", duration=0.4, seed=1, sampling=others)
     assert not torch.equal(samples(out), as_written(made, tmp_path))
+
+
+def test_raw_keeps_the_level_that_the_model_made(
+    model: AudioPipeline, model_folder: Path, out: Path, tmp_path: Path
+) -> None:
+    options = ["--duration", 0.4, "--seed", 1, "-o", out]
+    run("generate", "a dog", *options, "--raw", model=model_folder)
+    raw, mastered = (
+        model.generate("a dog", duration=0.4, seed=1, raw=raw) for raw in (True, False)
+    )
+    assert torch.equal(samples(out), as_written(raw, tmp_path))
+    assert not torch.equal(samples(out), as_written(mastered, tmp_path))
+    assert "--raw" in str(command(read_origin(out)))
 
 
 def test_conditions_are_numbers_where_the_model_takes_numbers(
@@ -143,6 +160,42 @@ def test_a_continuation_begins_with_the_prompt(
     assert torch.equal(samples(out), as_written(made, tmp_path))
 
 
+def test_a_prompt_of_another_format_is_converted_with_a_notice(
+    model_folder: Path, out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stereo = tmp_path / "stereo.wav"
+    write_audio(stereo, 0.1 * torch.ones(2, 48_000), 96_000)
+    run("continue", stereo, "--duration", 0.1, "-o", out, model=model_folder)
+    notice = f"{stereo}: converted from 96000 Hz stereo to 24000 Hz mono\n"
+    assert notice in capsys.readouterr().out
+    run("continue", out, "--duration", 0.1, "-o", tmp_path / "b.wav", model=model_folder)
+    assert "converted" not in capsys.readouterr().out
+
+
+def test_audio_is_read_from_stdin(
+    model_folder: Path, prompt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    span = ("--start", 0.2, "--end", 0.3)
+    for verb, options in (("continue", ("--duration", 0.1)), ("inpaint", span)):
+        common = (*options, "--seed", 1, "-o")
+        run(verb, prompt, *common, tmp_path / "file.wav", model=model_folder)
+        piped = io.TextIOWrapper(io.BytesIO(prompt.read_bytes()))
+        monkeypatch.setattr(sys, "stdin", piped)
+        run(verb, "-", *common, tmp_path / "stdin.wav", model=model_folder)
+        assert torch.equal(samples(tmp_path / "stdin.wav"), samples(tmp_path / "file.wav"))
+
+
+def test_a_truncated_prompt_is_used_as_far_as_it_goes(
+    model_folder: Path, prompt: Path, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cut = prompt.with_name("cut.wav")
+    cut.write_bytes(prompt.read_bytes()[:-12_000])
+    run("continue", cut, "--duration", 0.1, "-o", out, model=model_folder)
+    warning = f"lm-audio: warning: {cut} is truncated; using the 0.25 s that are left.\n"
+    assert warning in capsys.readouterr().err
+    assert samples(out).shape == (1, 6_000 + 2_400)
+
+
 def test_inpainting_keeps_what_is_around_the_span(
     model_folder: Path, prompt: Path, out: Path
 ) -> None:
@@ -154,17 +207,22 @@ def test_inpainting_keeps_what_is_around_the_span(
 
 
 def test_progress_goes_to_stderr_and_results_to_stdout(
-    model_folder: Path, prompt: Path, out: Path, capsys: pytest.CaptureFixture[str]
+    model_folder: Path,
+    prompt: Path,
+    out: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     run("generate", "rain", "--duration", 0.3, "-o", out, model=model_folder)
     shown = capsys.readouterr()
-    assert "generating: 100%" in shown.err
+    assert shown.err == ""  # no terminal, no bar
     loaded, written, made = shown.out.splitlines()
-    assert re.fullmatch(rf"loaded {model_folder}: \d+ parameters in \d+\.\d s", loaded)
+    assert re.fullmatch(rf"Loaded {model_folder} \(\d+ parameters\) in \d+\.\d s", loaded)
     assert re.fullmatch(
-        r"made 0\.30 s of sound in \d+\.\d s: a real-time factor of \d+\.\d\d", made
+        r"Generated 0\.30 s of audio in \d+\.\d s \(real-time factor \d+\.\d\d\)", made
     )
     assert written.startswith(f"{out}: 0.30 s at 24000 Hz")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     run("continue", prompt, "--duration", 0.1, "-o", out, model=model_folder)
     assert "continuing: 100%" in capsys.readouterr().err
     span = ["--start", 0.1, "--end", 0.2]
@@ -172,24 +230,33 @@ def test_progress_goes_to_stderr_and_results_to_stdout(
     assert "inpainting: 100%" in capsys.readouterr().err
 
 
+def test_quiet_prints_nothing(
+    model_folder: Path,
+    prompt: Path,
+    out: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    run("generate", "rain", "--duration", 0.1, "-o", out, "-q", model=model_folder)
+    run("continue", prompt, "--duration", 0.1, "-o", out, "--quiet", model=model_folder)
+    shown = capsys.readouterr()
+    assert (shown.out, shown.err) == ("", "")
+    assert samples(out).shape == (1, 14_400)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--duration", "0"], "Got a duration of 0.0"),
-        (["--duration", "1e9"], "Got a duration of 1000000000.0; give seconds above 0"),
-        (["--num-clips", "0"], "Got --num-clips 0; use 1 or more"),
-        (["--seed", "-1"], "Got a seed of -1"),
-        (["--temperature", "-1"], "Got a temperature of -1"),
         (["--condition", "voice=me"], "This model takes no voice; it takes kind, pitch, text"),
         (["--condition", "kind=loud"], "Unknown label 'loud'"),
-        (["--condition", "pitch=high"], "Got --condition pitch=high; the model takes a number"),
-        (["--condition", "pitch"], "give NAME=VALUE"),
-        (["--condition", "text=rain"], "the text apart"),
-        (["--condition", "pitch=1", "--condition", "pitch=2"], "each name once"),
-        (["--dtype", "int4"], "Unknown dtype 'int4'"),
-        (["--device", "gpu"], "'gpu' cannot be used here"),
+        (["--condition", "pitch=high"], "--condition pitch takes a number; got 'high'"),
+        (["--condition", "pitch"], "--condition takes NAME=VALUE; got 'pitch'"),
+        (["--condition", "text=rain"], "--condition cannot set the text"),
+        (["--condition", "pitch=1", "--condition", "pitch=2"], "--condition pitch was given twice"),
+        (["--device", "gpu"], "Unknown device 'gpu'. Choose one of: cpu"),
         (["--text-encoder", "t5-base"], "text_encoder has no effect"),
-        (["-o", "clip.xyz"], "clip.xyz does not end in a known suffix"),
+        (["-o", "clip.xyz"], "clip.xyz has no suffix of an audio format; use one of .flac"),
     ],
 )
 def test_a_wrong_option_of_generate_gets_one_line_and_leaves_no_file(
@@ -206,7 +273,7 @@ def test_a_wrong_option_of_generate_gets_one_line_and_leaves_no_file(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_wrong_with_the_audio_is_told_before_the_model_is_loaded(
+def test_audio_is_checked_before_the_model_is_loaded(
     tmp_path: Path, prompt: Path, fails_with: Fails
 ) -> None:
     (tmp_path / "text.wav").write_text("no sound")
@@ -214,18 +281,29 @@ def test_what_is_wrong_with_the_audio_is_told_before_the_model_is_loaded(
     span = ["--start", "0", "--end", "1"]
     for verb, options in (("continue", []), ("inpaint", span)):
         missing = [verb, str(tmp_path / "missing.wav"), *options, *nowhere]
-        assert "missing.wav does not exist" in fails_with(missing)
+        assert "No such file: " in fails_with(missing)
         unreadable = [verb, str(tmp_path / "text.wav"), *options, *nowhere]
-        assert "is not audio that can be read" in fails_with(unreadable)
-        assert "Found no model" in fails_with([verb, str(prompt), *options, *nowhere])
+        assert "is not an audio file" in fails_with(unreadable)
+        itself = [verb, str(prompt), *options, *nowhere, "-o", str(prompt)]
+        if verb == "continue":
+            assert "is the input. Choose another output with -o, or add" in fails_with(itself)
+    late = ["inpaint", str(prompt), "--start", "0", "--end", "2", *nowhere]
+    assert "The span from 0 to 2 s is not within the 0.50 s of" in fails_with(late)
+    early = ["inpaint", str(prompt), "--start", "0.4", "--end", "0.3", *nowhere]
+    assert "The span from 0.4 to 0.3 s is not within" in fails_with(early)
+    assert "No such file or folder: " in fails_with(["continue", str(prompt), *nowhere])
 
 
-def test_a_span_outside_the_audio_is_refused(
-    model_folder: Path, prompt: Path, out: Path, fails_with: Fails
+def test_an_input_is_replaced_only_with_overwrite(
+    model_folder: Path, prompt: Path, tmp_path: Path
 ) -> None:
-    span = ["--start", "0.4", "--end", "2", "-o", str(out), "--model", str(model_folder)]
-    assert "within the 0.50 s of the audio" in fails_with(["inpaint", str(prompt), *span])
-    assert not out.exists()
+    (tmp_path / "link.wav").symlink_to(prompt)
+    before = prompt.read_bytes()
+    with pytest.raises(SystemExit):
+        run("continue", prompt, "--duration", 0.1, "-o", tmp_path / "link.wav", model=model_folder)
+    assert prompt.read_bytes() == before
+    run("continue", prompt, "--duration", 0.1, "-o", prompt, "--overwrite", model=model_folder)
+    assert samples(prompt).shape == (1, 14_400)
 
 
 def test_an_output_that_cannot_be_written_gets_one_line(model_folder: Path, tmp_path: Path) -> None:
@@ -242,7 +320,7 @@ def test_without_a_model_one_is_asked_for(
     fails_with: Fails, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pretrained, "DEFAULT_FOLDER", tmp_path)
-    assert "name one: a folder, a hub id" in fails_with(["generate", "a dog"])
+    assert "has no bundled model. Give a folder, a hub id" in fails_with(["generate", "a dog"])
 
 
 @pytest.fixture
@@ -271,15 +349,20 @@ def test_stopping_leaves_no_file_and_status_130(
     with pytest.raises(SystemExit) as stopped:
         run("generate", "rain", "--duration", 600, "-o", out, model=model_folder)
     assert stopped.value.code == 130
-    assert "stopped; nothing more was written" in capsys.readouterr().err
+    assert "lm-audio: interrupted; no partial files were left behind." in capsys.readouterr().err
     assert not out.exists()
 
 
-def test_pictures_are_drawn_beside_the_clips(model_folder: Path, out: Path, tmp_path: Path) -> None:
+def test_pictures_are_drawn_beside_the_clips(
+    model_folder: Path, out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     pytest.importorskip("matplotlib")
     asked = ("generate", "a dog", "--duration", 0.2, "--seed", 7, "-o", out)
-    run(*asked, "--plot", tmp_path / "dog.png", model=model_folder)
-    assert (tmp_path / "dog.png").read_bytes().startswith(b"\x89PNG")
+    for suffix, start in ((".png", b"\x89PNG"), (".svg", b"<?xml"), (".jpg", b"\xff\xd8")):
+        picture = tmp_path / f"pictures/dog{suffix}"
+        run(*asked, "--plot", picture, model=model_folder)
+        assert picture.read_bytes().startswith(start)
+        assert f"{picture}: picture of {out}\n" in capsys.readouterr().out
     run(*asked, "--num-clips", 2, "--plot", tmp_path / "dogs.png", model=model_folder)
     assert {path.name for path in tmp_path.glob("dogs*.png")} == {"dogs-7.png", "dogs-8.png"}
 
@@ -323,7 +406,7 @@ def test_clips_are_marked_before_they_are_written(
     [
         (["--plot", "dog.tiff"], "dog.tiff has no suffix of a picture; use one of .png"),
         (["--play"], "Found no program that plays sound"),
-        (["--watermark", "no-such.pth"], "Found no file no-such.pth"),
+        (["--watermark", "no-such.pth"], "No such file: no-such.pth"),
     ],
 )
 def test_what_cannot_be_shown_is_told_before_anything_is_made(

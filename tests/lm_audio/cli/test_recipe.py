@@ -126,7 +126,11 @@ def test_an_unknown_preset_gets_one_line(
         (SafetensorError("I/O error: No space left"), 2, "train_x.py: I/O error: No space left"),
         (ModuleNotFoundError("X needs y; install it."), 2, "train_x.py: X needs y; install it."),
         (FloatingPointError("The loss is nan."), 1, "train_x.py: The loss is nan."),
-        (KeyboardInterrupt(), 130, "train_x.py: stopped; start it again to go on."),
+        (
+            KeyboardInterrupt(),
+            130,
+            "train_x.py: interrupted. Run the same command again to resume.",
+        ),
     ],
 )
 def test_a_mistake_gets_one_line_and_a_status(

@@ -33,6 +33,7 @@ def test_all_recipes_are_listed_with_what_they_make(capsys: pytest.CaptureFixtur
     ]
     assert any(line.startswith("train_codec.py    ") and "frame codec" in line for line in lines)
     assert any(line.split()[1:4] == ["Makes", "a", "corpus"] for line in lines)
+    assert not any(word in line for line in lines for word in ("accelerate launch", "python "))
 
 
 @pytest.mark.parametrize("name", ["train_codec", "train_codec.py"])
@@ -45,7 +46,7 @@ def test_a_copy_is_the_recipe_and_runs_where_it_is(
     assert copy.read_bytes() == (RECIPES / "train_codec.py").read_bytes()
     assert [path.name for path in tmp_path.iterdir()] == ["train_codec.py"]
     copy.write_text("# mine")
-    assert "exists; choose another name with -o" in fails_with(["recipes", "copy", name])
+    assert "exists. Choose another name with -o" in fails_with(["recipes", "copy", name])
     assert copy.read_text() == "# mine"
     main(["recipes", "copy", name, "-o", "other.py"])
     assert "--learning-rate" in run("other.py", "--help")
@@ -75,7 +76,7 @@ def test_a_recipe_brings_the_packages_that_it_imports(
     edited.write_text("# mine")
     capsys.readouterr()
     main(["recipes", "copy", "default_model/prepare_music.py"])
-    assert "corpora/: kept as it is" in capsys.readouterr().out
+    assert "corpora/: exists, not copied" in capsys.readouterr().out
     assert edited.read_text() == "# mine"
 
 
@@ -93,16 +94,16 @@ def test_a_folder_of_recipes_is_copied_from_an_installed_package(
     assert (copy / "train.sh").is_file()
     assert not list(copy.rglob("__pycache__"))
     assert "--clips-per-class" in run("default_model/evaluate.py", "--help")
-    assert "exists; choose another name" in fails_with(["recipes", "copy", "default_model/"])
+    assert "exists. Choose another name" in fails_with(["recipes", "copy", "default_model/"])
 
 
 def test_a_recipe_that_is_none_gets_the_list(fails_with: Fails) -> None:
     message = fails_with(["recipes", "copy", "../setup"])
-    assert "There is no recipe '../setup'; choose one of: evaluate.py, finetune.py" in message
+    assert "Unknown recipe '../setup'. Choose one of: evaluate.py, finetune.py" in message
     assert message.rstrip().endswith("default_model/train.sh, default_model.")
 
 
 @pytest.mark.parametrize("name", ["train_semantic", "train_text_to_audio.py"])
 def test_the_old_name_of_a_recipe_leads_to_the_new_one(name: str, fails_with: Fails) -> None:
-    message = f"The recipe {name} is now train_stage.py; copy train_stage instead."
+    message = f"The recipe {name} was renamed to train_stage.py; copy train_stage."
     assert message in fails_with(["recipes", "copy", name])

@@ -226,8 +226,8 @@ def test_what_cannot_be_used_is_skipped_with_its_reason(
     (corpus / "audio" / "1.flac").unlink()
     config = TokenizingConfig(semantic=str(semantic_folder), num_mixed=1)
     skipped = dict(make_all(corpus, tmp_path / "out", config))
-    assert "is not audio that can be read" in skipped["0"]
-    assert "does not exist" in skipped["1"]
+    assert "is not an audio file" in skipped["0"]
+    assert "No such file" in skipped["1"]
     found = [example.id for example in Shards(tmp_path / "out")]
     assert sorted(found) == ["2", "2+3#0", "3", "3+2#0"]
 

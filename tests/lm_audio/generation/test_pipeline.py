@@ -45,8 +45,8 @@ def test_the_same_seed_gives_the_same_clip_alone_and_in_any_batch(pipeline: Audi
 
 
 def test_streamed_sound_is_the_whole_clip_in_pieces(pipeline: AudioPipeline) -> None:
-    clip = generate(pipeline, duration=1.03)
-    pieces = list(pipeline.stream(text_for(pipeline, "rain"), duration=1.03, seed=7))
+    clip = generate(pipeline, duration=2.03)
+    pieces = list(pipeline.stream(text_for(pipeline, "rain"), duration=2.03, seed=7))
     assert len(pieces) > 2
     assert torch.equal(torch.cat(pieces, dim=1), clip.samples)
 
@@ -67,8 +67,8 @@ def test_our_stream_starts_long_before_the_clip_is_done(duet_mono: AudioPipeline
         next(stream)
     finally:
         del duet_mono.start  # type: ignore[method-assign]
-    assert runs["acoustic"].num_done < 40  # of 200
-    assert runs["semantic"].num_done < 30  # of 100: the look-ahead, not the whole
+    assert runs["acoustic"].num_done < 80  # of 200; loudness looks ahead by a second
+    assert runs["semantic"].num_done < 50  # of 100: the look-ahead, not the whole
 
 
 @pytest.mark.parametrize("num_samples", [1, 479, 480, 24_001, 31_237])
@@ -125,10 +125,12 @@ def test_a_batch_of_continuations_mixes_lengths(duet_mono: AudioPipeline) -> Non
 
 def test_a_prompt_longer_than_the_context_is_kept_whole(audiogen_mono: AudioPipeline) -> None:
     prompt = tone(5.3)  # the model sees 2 s
-    clip = audiogen_mono.continue_from((prompt, 24_000), duration=0.5, seed=3)
+    clip = audiogen_mono.continue_from((prompt, 24_000), duration=0.5, seed=3, raw=True)
     assert torch.equal(clip.samples[:, : prompt.shape[1]], prompt)
     assert clip.samples.shape[1] == prompt.shape[1] + 12_000
-    tail = audiogen_mono.continue_from((prompt[:, -48_000:], 24_000), duration=0.5, seed=3)
+    tail = audiogen_mono.continue_from(
+        (prompt[:, -48_000:], 24_000), duration=0.5, seed=3, raw=True
+    )
     assert torch.equal(tail.samples[:, 48_000:], clip.samples[:, prompt.shape[1] :])
 
 
@@ -185,7 +187,7 @@ def test_stereo_comes_out_of_interleaved_codebooks(
     composition: str, request: pytest.FixtureRequest
 ) -> None:
     pipeline = request.getfixturevalue(f"make_{composition}")(2)
-    clip = pipeline.generate("rain", duration=0.5, seed=1)
+    clip = pipeline.generate("rain", duration=0.5, seed=1, raw=True)
     assert clip.samples.shape == (2, 12_000)
     assert clip.tokens.shape == (8, 25)
     assert not torch.equal(clip.samples[0], clip.samples[1])

@@ -1,6 +1,8 @@
 """The embedded default: what it is, how large, and the promises on its own weights."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -98,8 +100,8 @@ def test_the_command_line_needs_no_name_for_it(
     out = tmp_path / "dog.wav"
     main(["generate", "a dog barking", "--duration", "1", "--seed", "7", "-o", str(out)])
     loaded, written, made = capsys.readouterr().out.splitlines()
-    assert "the model in this package" in loaded
-    assert "made 1.00 s of sound in" in made
+    assert "Loaded the default model (16.4 million parameters)" in loaded
+    assert "Generated 1.00 s of audio in" in made
     assert written == f"{out}: 1.00 s at 24000 Hz, seed 7"
     main(["info"])
     unnamed = capsys.readouterr().out
@@ -107,6 +109,17 @@ def test_the_command_line_needs_no_name_for_it(
     assert capsys.readouterr().out == unnamed
     assert "this package" in unnamed
     assert "semantic: " in unnamed
+
+
+def test_it_is_loaded_without_the_slow_imports() -> None:
+    code = (
+        "import sys, lm_audio\n"
+        "model = lm_audio.load(device='cpu'); model.generate('rain', duration=0.2, seed=1)\n"
+        "slow = {'torch._dynamo', 'transformers', 'sympy', 'vector_quantize_pytorch', 'einx'}\n"
+        "print(slow & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
 
 
 def test_its_name_loads_it_unless_a_folder_has_that_name(
@@ -121,7 +134,7 @@ def test_its_name_loads_it_unless_a_folder_has_that_name(
 
 
 def test_what_has_no_effect_on_it_is_refused() -> None:
-    with pytest.raises(ValueError, match="default comes with what reads its text"):
+    with pytest.raises(ValueError, match="default includes its text encoder"):
         lm_audio.load(text_encoder="t5-base")
 
 

@@ -66,9 +66,9 @@ def brief(model: AudioPipeline) -> Iterator[Served]:
 
 
 @contextmanager
-def running(engine: Engine, **settings: Any) -> Iterator[Served]:
+def running(engine: Engine, *, send_buffer: int | None = None, **settings: Any) -> Iterator[Served]:
     app = create_app(engine, name="tiny", **settings)
-    with answering(app) as address:
+    with answering(app, send_buffer=send_buffer) as address:
         with httpx.Client(base_url=address, timeout=60) as client:
             yield Served(engine, client)
         engine.close(finish=False)

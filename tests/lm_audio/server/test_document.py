@@ -31,17 +31,24 @@ def wav() -> bytes:
 
 
 ROUTES = [
-    ("POST", "/v1/audio/speech"), ("POST", "/v1/audio/generations"),
+    ("POST", "/v1/audio/speech"), ("POST", "/v1/audio/generate"),
+    ("POST", "/v1/audio/generations"),
     ("POST", "/v1/audio/continuations"), ("POST", "/v1/audio/inpaintings"),
 ]  # fmt: skip
 EACH = 40  # valid requests per route, and as many invalid ones
 SHORT = {"model": "tiny", "duration": 0.05, "conditions": {}, "sampling": {}, "negative": "a dog"}
 KNOWN = {
-    "/v1/audio/speech": {**SHORT, "input": "rain", "voice": "default"},
-    "/v1/audio/generations": {**SHORT, "prompt": "rain", "stream": False},
+    "/v1/audio/speech": {**SHORT, "input": "rain", "response_format": "wav"},
+    "/v1/audio/generate": {
+        "input": "rain", "model": "tiny", "audio_length": 0.05, "negative_prompt": "a dog",
+        "guidance_scale": 2.0, "response_format": "wav",
+    },
+    "/v1/audio/generations": {
+        **SHORT, "prompt": "rain", "stream": False, "response_format": "flac",
+    },
     "/v1/audio/continuations": {"file": wav(), "settings": '{"duration": 0.05}'},
     "/v1/audio/inpaintings": {"file": wav(), "settings": '{"start": 0.1, "end": 0.2}'},
-}
+}  # fmt: skip
 """Constraints that the document cannot express, so that valid requests return audio."""
 some = settings(
     max_examples=EACH,
@@ -59,7 +66,8 @@ def document(brief: Any) -> Any:
 
 
 def test_it_lists_all_routes(document: Any) -> None:
-    status = {"/health", "/ready", "/metrics", "/v1/models"}
+    status = {"/health", "/ready", "/metrics", "/v1/audio/voices"}
+    status |= {"/v1/models", "/v1/models/{name}"}
     assert set(document) == status | {path for _, path in ROUTES}
 
 

@@ -8,6 +8,7 @@ from audio_tokenizers.acoustic.dac import DacTokenizer, load_dac
 from audio_tokenizers.acoustic.encodec import EncodecTokenizer
 from audio_tokenizers.acoustic.encodec_checkpoints import AUDIOCRAFT_FILE, load_encodec
 from audio_tokenizers.acoustic.mimi import MimiTokenizer, load_mimi
+from audio_tokenizers.hub import hub_access
 from audio_tokenizers.protocol import AcousticTokenizer
 from audio_tokenizers.weights import fits_float16
 
@@ -25,7 +26,7 @@ NAMES = {
 
 
 def load_frame_codec(folder: str | Path) -> AcousticTokenizer:
-    from audio_tokenizers.acoustic import frame_codec  # its quantiser takes a second to import
+    from audio_tokenizers.acoustic import frame_codec
 
     return frame_codec.load_frame_codec(folder)
 
@@ -44,6 +45,11 @@ def load_codec(name_or_path: str | Path, *, device: str = "cpu") -> AcousticToke
     The codec type is detected from the content of the checkpoint.
     """
     source = NAMES.get(str(name_or_path), str(name_or_path))
+    with hub_access(source):
+        return _load(source, device)
+
+
+def _load(source: str, device: str) -> AcousticTokenizer:
     path = Path(source)
     config = path / "config.json" if path.exists() else _hub_file(source, "config.json")
     weights = path if path.exists() else None
@@ -60,8 +66,8 @@ def load_codec(name_or_path: str | Path, *, device: str = "cpu") -> AcousticToke
         codec = load_encodec(weights)  # the only type that also comes without a config
     else:
         raise ValueError(
-            f"Found no codec {source!r} as a local path or on the hub (is it reachable?); pass a "
-            f"path, a hub id, or one of: {', '.join(NAMES)}."
+            f"Found no codec {source!r}: not a local file or folder, not in the cache, and not on "
+            f"the hub or the hub is not reachable. Known names: {', '.join(NAMES)}."
         )
     codec.to(device)
     return codec
@@ -88,7 +94,7 @@ def save_codec(codec: AcousticTokenizer, folder: str | Path, *, half: bool = Fal
 
 
 def _hub_file(hub_id: str, name: str) -> Path | None:
-    """The local copy of a hub file, downloaded if needed; None if it does not exist."""
+    """The local copy of a file on the hub, downloaded if needed; None if there is none."""
     from transformers.utils.hub import cached_file
 
     try:

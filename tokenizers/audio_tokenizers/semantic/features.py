@@ -11,7 +11,6 @@ Shapes: B batch, C channels, N samples, T frames, D width.
 
 import hashlib
 import json
-import re
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from audio_tokenizers.hub import hub_access, is_hub_id
 from audio_tokenizers.identity import hash_tensors
 from audio_tokenizers.semantic.extractor import (
     WINDOW_SECONDS,
@@ -195,19 +195,47 @@ def load_features(
         source: a folder, a hub id, or "fairseq2:" and a model name or checkpoint of fairseq2.
         window_seconds: as in `TransformersFeatures`; ignored by our masked model.
     """
-    import transformers
-
     if str(source).startswith(FAIRSEQ2_PREFIX):
         name = str(source).removeprefix(FAIRSEQ2_PREFIX)
         return load_fairseq2_features(name, device=device, window_seconds=window_seconds)
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)) and not Path(source).is_dir():
-        raise ValueError(f"{source} is not a folder; check the path, or pass a hub id.")
-    config, _ = transformers.Wav2Vec2Config.get_config_dict(source)
-    kind = config.get("model_type")
-    if kind == MASKED_MODEL_TYPE:
-        return load_masked_model(source).to(device)
-    if kind == FAIRSEQ2_TYPE:
-        return load_fairseq2_features(source, device=device, window_seconds=window_seconds)
+    if not is_hub_id(source) and not Path(source).is_dir():
+        raise ValueError(f"No such folder: {source}")
+    with hub_access(source):
+        kind = _model_type(source)
+        if kind == MASKED_MODEL_TYPE:
+            return load_masked_model(source).to(device)
+        if kind == FAIRSEQ2_TYPE:
+            return load_fairseq2_features(source, device=device, window_seconds=window_seconds)
+        return _load_transformers(source, kind, device=device, window_seconds=window_seconds)
+
+
+def _model_type(source: str | Path) -> str | None:
+    path = Path(source, "config.json")
+    if path.is_file():  # without transformers, which takes a second to import
+        config = json.loads(path.read_text())
+        return config.get("model_type") if isinstance(config, dict) else None
+    from transformers import Wav2Vec2Config
+
+    try:
+        return Wav2Vec2Config.get_config_dict(source)[0].get("model_type")
+    except OSError as error:
+        if Path(source).is_dir():
+            raise
+        raise ValueError(
+            f"Found no model {source!r}: not a local folder, not in the cache, and not on the hub "
+            "or the hub is not reachable."
+        ) from error
+
+
+def _load_transformers(
+    source: str | Path,
+    kind: str | None,
+    *,
+    device: torch.device | str | None,
+    window_seconds: float,
+) -> FeatureExtractor:
+    import transformers
+
     if kind not in _CLASSES:
         known = ", ".join([*_CLASSES, MASKED_MODEL_TYPE, FAIRSEQ2_TYPE])
         raise ValueError(f"Got {source}, a model of type {kind}; expected one of: {known}.")

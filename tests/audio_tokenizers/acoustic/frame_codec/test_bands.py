@@ -94,7 +94,7 @@ def test_white_noise_has_the_levels_of_the_closed_forms() -> None:
 
 
 def test_magnitudes_without_roughness_are_smooth_whatever_the_noise() -> None:
-    levels = noise(2, 7, NUM_BANDS)
+    levels = noise(2, 7, NUM_BANDS) - 4  # far below full scale
     nothing = torch.zeros_like(levels)
     first, second = (
         BANDS.magnitudes(levels, nothing, nothing, BANDS.noise(first=start, num_spectra=7))
@@ -195,3 +195,30 @@ def test_silence_is_drawn_as_silence() -> None:
     nothing = torch.zeros_like(levels)
     drawn = BANDS.magnitudes(levels, nothing, nothing, BANDS.noise(first=0, num_spectra=3))
     assert drawn.max() < 1e-8
+
+
+def test_no_band_is_louder_than_a_sine_at_full_scale() -> None:
+    silent = torch.full((1, 7, NUM_BANDS), math.log(FLOOR))
+    nothing, noisy = torch.zeros_like(silent), BANDS.noise(first=0, num_spectra=7)
+    for band in (5, 40, NUM_BANDS - 10):
+        levels = silent.clone()
+        levels[..., band] = 4.0
+        drawn = BANDS.magnitudes(levels, nothing, nothing, noisy)
+        tone = torch.sin(2 * math.pi * CENTRES[band] / (2 * NUM_BINS) * torch.arange(10 * HOP))
+        measured = BANDS.levels(BANDS.spectra(tone[None]))[0, 2:5, band].max()
+        assert BANDS.levels(drawn.to(torch.complex64))[..., band].max() <= measured + 0.15
+
+
+def test_no_spectrum_is_louder_than_a_square_wave() -> None:
+    levels = torch.full((1, 7, NUM_BANDS), 4.0)
+    nothing, noisy = torch.zeros_like(levels), BANDS.noise(first=0, num_spectra=7)
+    power = BANDS.magnitudes(levels, nothing, nothing, noisy).square().sum(-1) / NUM_BINS
+    torch.testing.assert_close(power, torch.ones(1, 7))
+
+
+def test_what_sound_has_is_drawn_as_it_was() -> None:
+    """The limits leave full-scale noise and tones alone."""
+    tone = torch.sin(2 * math.pi * 440 / 24_000 * torch.arange(20 * HOP))[None]
+    for sound in (tone, noise(1, 20 * HOP).clamp(-1, 1)):
+        levels = BANDS.levels(BANDS.spectra(sound))
+        assert (levels <= BANDS.ceiling + 0.05).all()

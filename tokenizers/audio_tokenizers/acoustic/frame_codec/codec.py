@@ -11,12 +11,12 @@ For training see recipes/train_codec.py, for the reasons docs/adr/0002-frame-cod
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from vector_quantize_pytorch import ResidualVQ
 
 from audio_tokenizers.acoustic.frame_codec.bands import Bands
 from audio_tokenizers.acoustic.frame_codec.layers import row_linear
@@ -51,29 +51,37 @@ class CodecOutput:
     commitment: Tensor
 
 
+class Codebooks(nn.Module):
+    """The codebooks of a residual quantiser without its training, by the names of its weights."""
+
+    def __init__(self, config: FrameCodecConfig) -> None:
+        super().__init__()
+        shape = (1, config.codebook_size, config.code_width)
+        levels = [nn.Module() for _ in range(config.num_codebooks)]
+        for level in levels:
+            level._codebook = nn.Module()
+            level._codebook.register_buffer("embed", torch.zeros(shape))
+            level._codebook.register_buffer("initted", torch.tensor(True))
+        self.layers = nn.ModuleList(levels)
+
+
 class FrameCodec(nn.Module):
-    """A trainable AcousticTokenizer: 24 kHz mono, 25 frames per second, 0.25 kb/s per codebook."""
+    """A trainable AcousticTokenizer: 24 kHz mono, 25 frames per second, 0.25 kb/s per codebook.
+
+    Args:
+        trainable: whether the codebooks can be trained; it takes two seconds to import what does.
+    """
 
     num_channels = 1
 
-    def __init__(self, config: FrameCodecConfig) -> None:
+    def __init__(self, config: FrameCodecConfig, *, trainable: bool = True) -> None:
         super().__init__()
         self.config = config
         self.bands = Bands(
             num_bands=config.num_bands, num_linear=config.linear_bands, hop=config.spectrum_hop
         )
         self.encoder = Encoder(config)
-        self.quantizer = ResidualVQ(
-            dim=config.code_width,
-            num_quantizers=config.num_codebooks,
-            codebook_size=config.codebook_size,
-            kmeans_init=True,
-            decay=0.99,
-            # Uses per batch, below 1 since a batch may have fewer latents than there are codes.
-            threshold_ema_dead_code=0.1,
-            quantize_dropout=True,
-            quantize_dropout_cutoff_index=1,
-        )
+        self.quantizer: Any = _residual_vq(config) if trainable else Codebooks(config)
         self.decoder = Decoder(config)
 
     @property
@@ -240,15 +248,27 @@ def save_frame_codec(codec: FrameCodec, folder: str | Path, *, half: bool = Fals
 
 
 def load_frame_codec(folder: str | Path) -> FrameCodec:
-    """Loads a codec from `save_frame_codec`."""
+    """Loads a codec from `save_frame_codec` for inference; its codebooks cannot be trained."""
     folder = Path(folder)
     config = read_config(folder, FrameCodecConfig, model_type=MODEL_TYPE)
-    codec = FrameCodec(config)
+    codec = FrameCodec(config, trainable=False)
     weights = read_safetensors(folder / "model.safetensors")
     check_weights(weights, codec.inference_weights(), source=folder)
     codec.load_state_dict({name: tensor.float() for name, tensor in weights.items()}, strict=False)
-    for layer in codec.quantizer.layers:
-        codebook = layer._codebook
-        codebook.initted.fill_(True)
-        codebook.embed_avg.copy_(codebook.embed)  # cluster sizes are 1
     return codec.eval()
+
+
+def _residual_vq(config: FrameCodecConfig) -> nn.Module:
+    from vector_quantize_pytorch import ResidualVQ
+
+    return ResidualVQ(
+        dim=config.code_width,
+        num_quantizers=config.num_codebooks,
+        codebook_size=config.codebook_size,
+        kmeans_init=True,
+        decay=0.99,
+        # Of latents in a batch; one may hold fewer than there are codes.
+        threshold_ema_dead_code=0.1,
+        quantize_dropout=True,
+        quantize_dropout_cutoff_index=1,
+    )

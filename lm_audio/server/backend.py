@@ -1,0 +1,141 @@
+"""What the routes share: bodies become jobs of the engine.
+
+Shapes: C channels, N samples.
+"""
+
+import re
+import time
+from collections.abc import Sequence
+from functools import partial
+from urllib.parse import quote
+
+from starlette.concurrency import run_in_threadpool
+from torch import Tensor
+
+from lm_audio.generation.request import Request, make_requests
+from lm_audio.pipeline import AudioPipeline
+from lm_audio.server.engine import BatchJob, Engine, Inpainter, Job
+from lm_audio.server.guard import Limits, Metrics
+from lm_audio.server.wire import CommonFields, GenerationFields, InpaintingBody, RequestError
+
+OPENAI_MODEL = re.compile(r"(tts-1|tts-1-hd|gpt-4o-mini-tts)(-\d{4}|-\d{4}-\d{2}-\d{2})?")
+"""OpenAI's speech models and their dated versions, which stand for the served model."""
+MAX_IGNORED = 20  # fields that a response names
+
+
+class Backend:
+    """The engine, the limits and the name of one server.
+
+    Args:
+        strict: refuse fields that have no effect instead of naming them in a header.
+    """
+
+    def __init__(self, engine: Engine, *, name: str, limits: Limits, strict: bool = False) -> None:
+        self.engine, self.name, self.limits, self.strict = engine, name, limits, strict
+        self.inpainter = Inpainter(max_queue=engine.max_queue)
+        self.metrics = Metrics(engine, self.inpainter)
+        self.created = int(time.time())
+        self.voices = _voices(engine.pipeline)
+
+    @property
+    def pipeline(self) -> AudioPipeline:
+        return self.engine.pipeline
+
+    def check_model(self, name: str | None) -> None:
+        if name is None or name == self.name or OPENAI_MODEL.fullmatch(name):
+            return
+        raise RequestError(
+            f"Unknown model {name!r}. Use {self.name!r}.",
+            status=404,
+            code="model_not_found",
+            param="model",
+        )
+
+    def ignored(self, fields: Sequence[str]) -> dict[str, str]:
+        """The header that names fields without effect, or none."""
+        if fields and self.strict:
+            raise RequestError(
+                f"No effect on this model: {', '.join(fields[:MAX_IGNORED])}. "
+                "Leave it out, or start the server without --strict.",
+                code="unsupported_parameter",
+                param=fields[0],
+            )
+        # Names are the client's, so nothing but letters, digits and %XX may reach the header.
+        names = [quote(name, safe="")[:80] for name in fields[:MAX_IGNORED]]
+        return {"x-ignored-fields": ", ".join(names)} if names else {}
+
+    def request(
+        self, body: CommonFields, *, prompt: str | None, seed: int, duration: float
+    ) -> Request:
+        """The engine's request for a clip; raises for what the model or the server refuses."""
+        self._check(body, seconds=duration)
+        (request,) = make_requests(
+            prompt,
+            duration=duration,
+            seed=seed,
+            sample_rate=self.pipeline.sample_rate,
+            negative=body.negative,
+            conditions=body.conditions,
+            sampling=body.sampling_of(self.pipeline.stages),
+            raw=body.raw,
+        )
+        return request
+
+    async def submit(self, request: Request, *, audio: Tensor | None = None) -> Job:
+        """Queues a clip, after the samples [C, N] of `audio` if there are any."""
+        job = BatchJob(request, prompt=audio, timeout=self.limits.timeout)
+        await run_in_threadpool(self.engine.submit, job)
+        return job
+
+    async def generate(
+        self, body: GenerationFields, *, prompt: str | None, seed: int, audio: Tensor | None = None
+    ) -> Job:
+        request = self.request(body, prompt=prompt, seed=seed, duration=body.duration)
+        return await self.submit(request, audio=audio)
+
+    def inpaint(self, body: InpaintingBody, audio: Tensor) -> Job:
+        """Queues the samples [C, N] with a span of them replaced."""
+        self._check(body, seconds=body.end - body.start)
+        job = Job(seed=body.seed_or_random(), timeout=self.limits.timeout)
+        work = partial(
+            self.pipeline.inpaint,
+            (audio, self.pipeline.sample_rate),
+            start=body.start,
+            end=body.end,
+            text=body.prompt,
+            seed=job.seed,
+            sampling=body.sampling_of(self.pipeline.stages),
+            negative=body.negative,
+            conditions=body.conditions,
+            num_candidates=body.candidates,
+            raw=body.raw,
+        )
+        self.inpainter.submit(job, work)
+        return job
+
+    def close(self) -> None:
+        """Finishes all open jobs."""
+        self.engine.close()
+        self.inpainter.close()
+
+    def _check(self, body: CommonFields, *, seconds: float) -> None:
+        self.check_model(body.model)
+        self.limits.check_duration(seconds)
+        voice = body.conditions.get("voice")
+        # The pipeline also takes the path of a file, which a client must not name.
+        if voice is not None and "voice" in self.pipeline.conditions and voice not in self.voices:
+            known = ", ".join(self.voices[:8]) or "none"
+            raise RequestError(
+                f"Unknown voice {voice!r}. Voices of this model: {known}.",
+                code="invalid_value",
+                param="conditions.voice",
+            )
+
+
+def _voices(pipeline: AudioPipeline) -> tuple[str, ...]:
+    """The names of the voices that a model brings with it."""
+    found: dict[str, None] = {}
+    for stage in pipeline.stages.values():
+        voices = getattr(stage, "voices", None)
+        found |= dict.fromkeys([] if voices is None else voices.names())
+    return tuple(found)
