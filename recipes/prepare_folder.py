@@ -158,16 +158,16 @@ def summary(
     clips = f"{total:,} clip{'' if total == 1 else 's'}"
     lines = [f"{config.out}: {clips}, {seconds / 3600:.2f} h, {held_out:,} of them held out."]
     if skipped:
-        lines.append(f"Skipped {len(skipped):,}; for the reasons see {config.out / 'skipped.txt'}.")
+        lines.append(f"Skipped {len(skipped):,}; see {config.out / 'skipped.txt'} for the reasons.")
     uncaptioned = sum(why == NO_CAPTION for _, why in skipped)
     if uncaptioned and config.captions is not None:
         lines.append(
-            f"{uncaptioned:,} of these are not in {config.captions}; pass --uncaptioned name to use "
-            "their names as captions."
+            f"{uncaptioned:,} of these are not in {config.captions}; pass --uncaptioned name to "
+            "use their names as captions."
         )
     if not held_out and config.held_out:
         lines.append(
-            "Nothing is held out, since all clips are in one group. Training needs at least two."
+            "Nothing is held out, since all clips are in one group. Training needs two groups."
         )
     lines.append(f"Next: python recipes/tokenize_dataset.py --data {config.out}")
     return "\n".join(lines)

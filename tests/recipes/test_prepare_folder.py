@@ -54,8 +54,8 @@ def test_files_that_a_table_lacks_are_counted_with_the_remedy(
     prepare(load_recipe("prepare_folder"), sounds, out, captions=table)
     shown = capsys.readouterr().out
     assert f"{out}: 1 clip, 0.00 h, 0 of them held out.\n" in shown
-    assert f"Skipped 2; for the reasons see {out}/skipped.txt.\n" in shown
-    assert f"2 of these are not in {table}; with --uncaptioned name" in shown
+    assert f"Skipped 2; see {out}/skipped.txt for the reasons.\n" in shown
+    assert f"2 of these are not in {table}; pass --uncaptioned name" in shown
     assert "Nothing is held out, since all clips are in one group." in shown
     prepare(load_recipe("prepare_folder"), sounds, out, captions=table, uncaptioned="name")
     shown = capsys.readouterr().out

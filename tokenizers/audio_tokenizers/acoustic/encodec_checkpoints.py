@@ -80,7 +80,9 @@ def _load_transformers(source: str | Path) -> EncodecTokenizer:
         file = cached_file(source, name, _raise_exceptions_for_missing_entries=False)
         if file is not None:
             return build_encodec(source, settings, read(Path(file)))
-    raise ValueError(f"Found no weights in {source}; expected model.safetensors beside its config.")
+    raise ValueError(
+        f"Found no weights in {source}; expected model.safetensors next to its config."
+    )
 
 
 def build_encodec(

@@ -69,7 +69,7 @@ class FrameCodec(nn.Module):
     """A trainable AcousticTokenizer: 24 kHz mono, 25 frames per second, 0.25 kb/s per codebook.
 
     Args:
-        trainable: whether the codebooks can be trained; it takes two seconds to import what does.
+        trainable: whether the codebooks can be trained, which takes two seconds more to import.
     """
 
     num_channels = 1
