@@ -137,7 +137,7 @@ def test_other_objects_and_unfitted_models_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="NaN or infinite centroids"):
         read_kmeans_pickle(path)
     path.write_bytes(pickle.dumps(fitted()))  # arrays by numpy's own pickling, not by joblib's
-    with pytest.raises(ValueError, match=r"asks for numpy\._core\.multiarray\._reconstruct"):
+    with pytest.raises(ValueError, match=r"uses numpy\._core\.multiarray\._reconstruct"):
         read_kmeans_pickle(path)
 
 

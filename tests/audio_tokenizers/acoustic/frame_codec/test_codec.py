@@ -279,7 +279,7 @@ def test_bad_input_gets_one_sentence() -> None:
     stream.finish()
     with pytest.raises(ValueError, match=r"stream has already ended"):
         stream.finish()
-    with pytest.raises(ValueError, match=r"hop_length must be a multiple of 8, .* got 482"):
+    with pytest.raises(ValueError, match=r"hop_length must be a multiple of 4, .* got 482"):
         dataclasses.replace(tiny(), hop_length=482)
     with pytest.raises(ValueError, match=r"lookahead must be from 0 to kernel_size - 1 = 6, got 7"):
         dataclasses.replace(tiny(), lookahead=7)
