@@ -101,7 +101,7 @@ def test_a_tokenizer_that_must_run_on_fairseq2_and_does_not_is_refused(
     monkeypatch.chdir(tmp_path)
     assert recipe.absolute(Path("semantic")) == f"{tmp_path}/semantic"
     assert recipe.absolute(Path("fairseq2:semantic")) == f"fairseq2:{tmp_path}/semantic"
-    with pytest.raises(ValueError, match=r"Got fairseq2:.*/semantic, a model without a codebook"):
+    with pytest.raises(ValueError, match=r"fairseq2:.*/semantic is a model without a codebook"):
         run(recipe, tmp_path / "out", semantic=Path("fairseq2:semantic"))
 
 

@@ -188,5 +188,5 @@ def test_bad_input_gets_one_sentence(tmp_path: Path) -> None:
         dataclasses.replace(tiny(), width=33)
     save_masked_model(model, tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "other"}')
-    with pytest.raises(ValueError, match=r"does not name a masked-audio-model"):
+    with pytest.raises(ValueError, match=r"is not a masked-audio-model; check"):
         load_masked_model(tmp_path)

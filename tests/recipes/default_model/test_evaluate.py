@@ -103,6 +103,6 @@ def test_settings_that_make_no_sense_are_refused(load_recipe: LoadRecipe, tmp_pa
 
 def test_the_document_tells_how_each_group_is_measured(load_recipe: LoadRecipe) -> None:
     text = (Path(__file__).parents[3] / "docs/evaluation.md").read_text()
-    section = text.split("## Targets of the default model")[1]
+    section = text.split("## Targets of the bundled model")[1]
     named = re.findall(r"^\| `(\w+)` \|", section, flags=re.MULTILINE)
     assert named == list(load_recipe("default_model/evaluate").GROUPS)
