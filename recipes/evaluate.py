@@ -84,8 +84,11 @@ class Config:
     semantic: Path | None = None
     """Folder of a semantic tokenizer; defaults to the model's."""
     clap: str | None = None
+    """CLAP model from transformers: folder or hub id."""
     vggish: Path | None = None
+    """Weights of VGGish, such as vggish.pth."""
     yamnet: Path | None = None
+    """Path of yamnet.tflite."""
     classifier: str | None = None
     """Audio classifier from transformers: folder or hub id."""
     asr: str | None = None
@@ -97,6 +100,7 @@ class Config:
     most: int | None = None
     """Maximum number of real and of generated clips to measure; all by default."""
     out: Path = Path("runs/evaluation")
+    """Folder for the report and the clips."""
     seed: int = 0
     device: str | None = None
     """Torch device; defaults to cuda if available, else cpu."""

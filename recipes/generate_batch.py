@@ -40,12 +40,14 @@ class Config:
     prompts: Path | None = None
     """Text file with one prompt per line; uses three example prompts by default."""
     out: Path = Path("runs/clips")
+    """Folder for the clips and their manifests."""
     preset: Literal["default", "tiny"] = "default"
     model: str | None = None
     """A folder, a name from `lm-audio models`, or a hub id; the bundled model by default."""
     duration: float = 5.0
     """Duration of each clip in seconds."""
     seed: int = 0
+    """Seed of the first clip; each next line adds one."""
     format: Literal["wav", "flac", "ogg", "opus", "mp3"] = "flac"
     batch_size: int = 20
     """Clips per batch and job; must divide 1,000."""

@@ -63,6 +63,7 @@ class Config:
     data: Path | None = None
     """Folder of audio files, searched recursively; uses synthetic sounds by default."""
     out: Path = Path("runs/corpus")
+    """Folder for the corpus."""
     preset: Literal["default", "tiny"] = "default"
     captions: Path | None = None
     """Table of captions: .csv, .tsv or .jsonl (one object per line)."""

@@ -47,6 +47,7 @@ class Config:
     """A prepared corpus, a Shar or a folder of audio; the tiny preset defaults to synthetic
     sounds."""
     out: Path = Path("runs/tokens")
+    """Folder for the shards."""
     preset: Literal["default", "tiny"] = "default"
     codec: str = "default"
     """Codec name, folder or hub id; "default" is the bundled codec, "none" writes no acoustic
