@@ -105,7 +105,7 @@ def test_numbers_without_sense_are_refused(recipe: ModuleType) -> None:
 
 def test_presets_for_real_sounds_ask_for_them(recipe: ModuleType, tmp_path: Path) -> None:
     settings = replace(recipe.PRESETS["tiny"], preset="small", out=tmp_path)
-    with pytest.raises(ValueError, match=r"The preset 'small' needs sounds .*; give --data"):
+    with pytest.raises(ValueError, match=r"No training data for the preset 'small'; pass"):
         recipe.read_corpus(settings, 24_000)
 
 
@@ -121,4 +121,4 @@ def test_processes_without_gpus_find_each_other(
     done = subprocess.run(
         [sys.executable, *launch, *script, *places], capture_output=True, text=True, check=False
     )
-    assert "batch_size 3 cannot be shared by 2 processes" in done.stderr
+    assert "--batch-size 3 must be a multiple of the number of processes, 2" in done.stderr

@@ -179,9 +179,9 @@ def test_a_stream_takes_nothing_after_its_end(codec_of: CodecOf) -> None:
     stream = renderer.stream()
     stream.push(random_tokens(renderer, 1))
     stream.finish()
-    with pytest.raises(ValueError, match="stream that has ended"):
+    with pytest.raises(ValueError, match="after the end of the stream"):
         stream.push(random_tokens(renderer, 1))
-    with pytest.raises(ValueError, match="stream that has ended"):
+    with pytest.raises(ValueError, match="stream has already ended"):
         stream.finish()
 
 
@@ -201,5 +201,5 @@ def test_wrong_shapes_are_refused(codec_of: CodecOf) -> None:
         renderer.encoder.encode(torch.zeros(1, 640))
     with pytest.raises(ValueError, match=r"shape \[4, 9\]; this renderer takes \[8, T\]"):
         renderer.render(torch.zeros(4, 9, dtype=torch.int64))
-    with pytest.raises(ValueError, match="remove special tokens first"):
+    with pytest.raises(ValueError, match="Remove special tokens first"):
         renderer.render(torch.full((8, 9), 1024))

@@ -13,7 +13,7 @@ TINY = DuetSemanticSettings(preset="tiny")
 
 def test_a_stream_that_is_missing_is_named(data: StageData) -> None:
     assert data.stream("semantic").num_tokens == 64
-    with pytest.raises(ValueError, match="The shards have acoustic, semantic and no pitch tokens"):
+    with pytest.raises(ValueError, match="The shards have acoustic, semantic but no pitch tokens"):
         data.stream("pitch")
 
 

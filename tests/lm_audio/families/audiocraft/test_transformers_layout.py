@@ -143,7 +143,7 @@ def test_dtype_is_that_of_the_model_alone(musicgen_folder: Path) -> None:
         ({"pad_token_id": 0}, "decoder has pad_token_id=0; expected 64"),
         ({"audio_channels": 3}, "config.json is no MusicGen's: .*audio channels, got 3"),
         ({"num_codebooks": 8}, "missing or unexpected weights: decoder.lm_heads.4.weight"),
-        ({"ffn_dim": 32}, r"weights of a shape .*fc1.weight .\[64, 32\] instead of \[32, 32\]"),
+        ({"ffn_dim": 32}, r"weight shapes that .*fc1.weight .\[64, 32\] instead of \[32, 32\]"),
     ],
 )
 def test_other_models_are_refused(
@@ -159,13 +159,13 @@ def test_files_that_are_not_whole_are_refused(copied: Callable[..., Path], tmp_p
     folder = copied()
     weights = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(weights[:-1000])
-    with pytest.raises(ValueError, match="are no whole safetensors file; fetch them again"):
+    with pytest.raises(ValueError, match="is not a complete safetensors file; download it again"):
         read_musicgen(folder)
     (folder / "model.safetensors").unlink()
     with pytest.raises(ValueError, match=r"Found no weights in .*; expected model.safetensors"):
         read_musicgen(folder)
     (folder / "pytorch_model.bin").write_bytes(weights)
-    with pytest.raises(ValueError, match=r"(Refused to|Could not) read .*pytorch_model.bin: it is"):
+    with pytest.raises(ValueError, match=r"(Refused to|Could not) read .*pytorch_model.bin: "):
         read_musicgen(folder)
     (folder / "config.json").write_text("{")
     with pytest.raises(ValueError, match=r"Could not read .*config.json: it is no whole JSON file"):
