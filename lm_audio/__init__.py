@@ -24,7 +24,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Imports what needs torch when it is asked for: the command line's help does not wait."""
+    """Imports names that need torch on first use, so that `lm-audio --help` starts fast."""
     if name not in _HOMES:
         raise AttributeError(f"module 'lm_audio' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)

@@ -1,4 +1,4 @@
-"""What can be loaded by name: the model in the package, and public ones as their cards tell."""
+"""Models that can be loaded by name: the one in the package, and public ones from the hub."""
 
 import json
 from math import prod
@@ -41,7 +41,7 @@ def _in_package() -> list[ModelInfo]:
 
 
 def _num_parameters(stage: Path) -> int:
-    """Those of a stage's language model, told by the head of its file."""
+    """The parameters of a stage's language model, counted from the header of its weight file."""
     with safe_open(stage / "model.safetensors", framework="numpy") as weights:
         names = [name for name in weights.keys() if name.startswith("model.")]  # noqa: SIM118
         return sum(prod(weights.get_slice(name).get_shape()) for name in names)

@@ -1,6 +1,6 @@
-"""Loads a model from a folder, the hub or this package, whatever its format, as a pipeline.
+"""Loads a model from a folder, the hub or this package as a pipeline.
 
-The formats themselves are read by the families and by `saving/folder.py`.
+The readers of the formats are in `families/` and `saving/folder.py`.
 """
 
 import difflib
@@ -40,15 +40,15 @@ def load(
     """Loads a model; the format is detected from its content.
 
     Args:
-        source: a folder, a name that `models()` lists, or a hub id; a folder comes first. The model
-            in this package by default.
-        device: such as "cpu", "cuda:1" or "mps"; by default CUDA where there is any, else the CPU.
-        dtype: of the language models: float32 (exact), bfloat16 or float16; on a CPU int8, too,
-            which is the fastest and least exact; auto is the fastest that is near enough to exact
-            for this model, which takes some seconds to find out.
-        text_encoder: for files of audiocraft and of the original Bark, which lack it: a folder or
-            hub id of the T5, or of Bark's text tokenizer; by default what the files name. Bark's
-            codec is read from a subfolder `codec`, or else from the hub.
+        source: a folder, a name from `models()`, or a hub id, tried in this order. Defaults to the
+            model in this package.
+        device: for example "cpu", "cuda:1" or "mps". Defaults to CUDA if available, else the CPU.
+        dtype: of the language models: float32 (exact), bfloat16, float16, or on a CPU int8 (the
+            fastest, least exact). auto measures for a few seconds and picks the fastest dtype whose
+            output is close enough to float32.
+        text_encoder: for audiocraft and original Bark checkpoints, which do not include one: a
+            folder or hub id of the T5, or of Bark's text tokenizer. Defaults to the one that the
+            checkpoint names. Bark's codec is read from the subfolder `codec`, or from the hub.
     """
     choices = [*DTYPES, INT8, AUTO]
     if dtype not in choices:
@@ -61,7 +61,7 @@ def load(
             [INT8, "bfloat16"] if on_cpu else ["bfloat16"],
         )
     if dtype == INT8 and not on_cpu:
-        raise ValueError(f"dtype int8 is for a CPU, and this is {device}; choose bfloat16 there.")
+        raise ValueError(f"dtype int8 runs on CPUs only, not on {device}. Use bfloat16.")
     packing: Kind | None = None
     if on_cpu:
         packing = "int8" if dtype == INT8 else "same"
@@ -75,8 +75,8 @@ def load(
     found = FORMATS[checkpoint.format]
     if text_encoder is not None and not found.lacks_text_encoder:
         raise ValueError(
-            f"{source or DEFAULT} comes with what reads its text, so a text_encoder has no effect; "
-            "leave it out."
+            f"{source or DEFAULT} includes its text encoder, so text_encoder has no effect. "
+            "Remove it."
         )
     model = found.load(checkpoint, settings)
     for stage in model.stages:
@@ -86,9 +86,9 @@ def load(
 
 
 def find_device(device: str | None = None) -> str:
-    """The device by that name, if it can be used here; CUDA or else the CPU by default.
+    """The device of that name, if it is available. Defaults to CUDA, or else the CPU.
 
-    Others, such as mps, are used where they are asked for: no test has run on them.
+    Other devices, such as mps, are accepted but untested.
     """
     if device is None:
         return "cuda" if torch.cuda.is_available() else "cpu"
@@ -96,24 +96,24 @@ def find_device(device: str | None = None) -> str:
         torch.zeros(1, device=device).item()
     except (AssertionError, RuntimeError) as error:
         first = str(error).splitlines()[0]
-        raise ValueError(f"The device {device!r} cannot be used here: {first}") from None
+        raise ValueError(f"Device {device!r} is not available: {first}") from None
     return device
 
 
 def find_checkpoint(source: str | Path | None) -> Checkpoint:
-    """The files of a model, fetched if need be, and their format."""
+    """The files of a model, downloaded if necessary, and their format."""
     path = pretrained.DEFAULT_FOLDER if source is None else Path(source).expanduser()
-    if str(source) == DEFAULT and not path.is_dir():  # a folder of that name comes first
+    if str(source) == DEFAULT and not path.is_dir():  # a folder of that name takes precedence
         path, source = pretrained.DEFAULT_FOLDER, None
     if source is None and not (path / "config.json").is_file():
         raise ValueError(
-            "No model comes with this version of lm-audio; name one: a folder, a hub id, or one "
-            "of those that lm_audio.models() lists (lm-audio models)."
+            "This build of lm-audio has no built-in model. Give a folder, a hub id, or a name from "
+            "lm_audio.models() (lm-audio models)."
         )
     if path.is_dir():
         return Checkpoint(folder=path, hub_id=None, format=_format(path, source or DEFAULT))
     if path.exists():
-        raise ValueError(f"{source} is a file; give the folder that holds the model.")
+        raise ValueError(f"{source} is a file. Give the folder that contains the model.")
     hub_id = {model.name: model.source for model in models()}.get(str(source), str(source))
     if not _HUB_ID.fullmatch(hub_id):
         raise ValueError(_not_found(str(source)))
@@ -122,7 +122,7 @@ def find_checkpoint(source: str | Path | None) -> Checkpoint:
 
 
 def _format(folder: Path, source: object) -> str:
-    """Which of the `FORMATS` a folder holds."""
+    """The name of a folder's format, a key of `FORMATS`."""
     kind = _model_type(folder)
     if kind is not None:
         return _known(kind, source)
@@ -130,13 +130,13 @@ def _format(folder: Path, source: object) -> str:
         if one.holds is not None and one.holds(folder):
             return one.name
     raise ValueError(
-        f"Found no model in {source}; expected a folder of lm-audio, or MusicGen, AudioGen or Bark "
-        "as transformers or their authors publish them."
+        f"No model found in {source}. Expected a model saved by lm-audio, or MusicGen, AudioGen or "
+        "Bark in the layout of transformers or of their authors."
     )
 
 
 def _model_type(folder: Path) -> str | None:
-    """What config.json says it is; None without one."""
+    """The model_type in config.json; None without a config.json."""
     path = folder / "config.json"
     if not path.is_file():
         return None
@@ -146,23 +146,22 @@ def _model_type(folder: Path) -> str | None:
         config = None
     kind = config.get("model_type") if isinstance(config, dict) else None
     if not isinstance(kind, str):
-        raise ValueError(f"{path} names no model_type, or is no whole JSON file; fetch it again.")
+        raise ValueError(f"{path} is not valid JSON or has no model_type. Download it again.")
     return kind
 
 
 def _known(kind: str, source: object) -> str:
-    """The name of the format of this model_type."""
+    """The name of the format with this model_type."""
     stated = {one.model_type: name for name, one in FORMATS.items() if one.model_type is not None}
     if kind not in stated:
         raise ValueError(
-            f"Got {source}, a model of type {kind}; models that can be loaded are of type "
-            f"{', '.join(stated)}."
+            f"{source} has the unsupported model_type {kind}. Supported types: {', '.join(stated)}."
         )
     return stated[kind]
 
 
 def _fetch(hub_id: str) -> Path:
-    """A folder with the files of a hub repository that are needed."""
+    """A folder with the required files of a hub repository."""
     folder = _download(hub_id, ["config.json", "README.md"])
     kind = _model_type(folder)
     for patterns in TORCH_FILES if kind is None else FORMATS[_known(kind, hub_id)].files:
@@ -180,28 +179,28 @@ def _download(hub_id: str, patterns: Sequence[str]) -> Path:
         RepositoryNotFoundError,
     )
 
-    # Its retries are no news to a user: what comes of them is one sentence.
+    # Hide the retries: the user gets one sentence about the outcome.
     logging.getLogger("huggingface_hub.utils._http").setLevel(logging.CRITICAL)
     try:
         return Path(snapshot_download(hub_id, allow_patterns=list(patterns)))
     except GatedRepoError as error:
         raise ValueError(
-            f"{hub_id} is given only to those who accept its conditions; do so at "
+            f"{hub_id} is a gated model. Accept its conditions at "
             f"https://huggingface.co/{hub_id}, then log in with: hf auth login."
         ) from error
     except RepositoryNotFoundError as error:
         raise ValueError(_not_found(hub_id)) from error
     except (HTTPError, OSError, ValueError) as error:
-        if getattr(error, "errno", None):  # of this machine, such as a full disk
+        if getattr(error, "errno", None):  # a local error, such as a full disk
             raise
         raise ValueError(
-            f"{hub_id} is no folder here, is not whole in the cache, and the hub cannot be "
-            "reached; connect, or give the folder of a model."
+            f"{hub_id} is not a local folder or a complete model in the cache, and the hub is "
+            "unreachable. Connect to the network or give the folder of a model."
         ) from error
 
 
 def _not_found(source: str) -> str:
     names = [model.name for model in models()]
     nearest = difflib.get_close_matches(source, names, n=1)
-    hint = f"did you mean {nearest[0]}?" if nearest else f"the names are {', '.join(names)}."
-    return f"Found no model {source!r}: no folder, no name and no public hub id; {hint}"
+    hint = f"Did you mean {nearest[0]}?" if nearest else f"Known names: {', '.join(names)}."
+    return f"Model {source!r} not found: not a folder, a known name or a public hub id. {hint}"

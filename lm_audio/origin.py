@@ -1,4 +1,4 @@
-"""What a file says of how it was made: JSON in its metadata, in letters that all formats keep."""
+"""Provenance in a file's metadata: ASCII JSON, which every format preserves."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ MAKER = "lm-audio"
 
 
 def origin_comment(*, prompt: str | None, seed: int, model: str | None) -> str:
-    """A comment for a file; only a prompt that is longer than that can be is cut."""
+    """The comment for a file; a prompt that exceeds the size limit is truncated."""
 
     def comment(text: str | None) -> str:
         facts = {MAKER: __version__, "model": model, "prompt": text, "seed": seed}
@@ -25,7 +25,7 @@ def origin_comment(*, prompt: str | None, seed: int, model: str | None) -> str:
 
 
 def read_origin(path: str | Path) -> dict[str, Any]:
-    """What a file says of how it was made; nothing if this product did not make it."""
+    """The provenance stored in a file; empty if lm-audio did not make it."""
     try:
         facts = json.loads(audio_info(path).comment)
     except json.JSONDecodeError:

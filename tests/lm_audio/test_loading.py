@@ -104,7 +104,7 @@ def test_without_a_model_in_the_package_a_name_is_asked_for(
     monkeypatch.setattr(pretrained, "DEFAULT_FOLDER", tmp_path)
     assert {model.place for model in lm_audio.models()} == {"hub"}
     for source in (None, "default"):
-        with pytest.raises(ValueError, match=r"No model comes with .*lm_audio.models\(\) lists"):
+        with pytest.raises(ValueError, match=r"has no built-in model.*lm_audio.models\(\)"):
             load(source)
 
 
@@ -144,13 +144,13 @@ def test_int8_is_near_and_repeats_itself_in_any_batch(own_folder: Path, tmp_path
 
 def test_int8_is_refused_where_it_cannot_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lm_audio.loading.find_device", lambda _: "cuda:0")
-    with pytest.raises(ValueError, match="int8 is for a CPU, and this is cuda:0"):
+    with pytest.raises(ValueError, match="int8 runs on CPUs only, not on cuda:0"):
         load("musicgen-small", device="cuda:0", dtype="int8")
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:99", "meta"])
 def test_devices_that_cannot_be_used_are_refused(device: str) -> None:
-    with pytest.raises(ValueError, match=f"'{device}' cannot be used here"):
+    with pytest.raises(ValueError, match=f"Device '{device}' is not available"):
         find_device(device)
 
 
@@ -159,24 +159,24 @@ def test_the_device_is_found_when_not_given() -> None:
 
 
 def test_a_name_that_is_nearly_right_is_mended() -> None:
-    with pytest.raises(ValueError, match="did you mean musicgen-small"):
+    with pytest.raises(ValueError, match="Did you mean musicgen-small"):
         load("musicgen-smal")
-    with pytest.raises(ValueError, match=r"names are .*audiogen-medium, musicgen-small"):
+    with pytest.raises(ValueError, match=r"Known names: .*audiogen-medium, musicgen-small"):
         load("/no/such/folder")
 
 
 def test_a_file_in_the_place_of_a_folder_is_refused(audiocraft_folder: Path) -> None:
-    with pytest.raises(ValueError, match="is a file; give the folder"):
+    with pytest.raises(ValueError, match=r"is a file. Give the folder"):
         load(audiocraft_folder / "state_dict.bin")
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"model_type": "enco', "is no whole JSON file"),
-        ('["musicgen"]', "names no model_type"),
-        ('{"model_type": "encodec"}', "type encodec; models that can be loaded are of type"),
-        ('{"model_type": "musicgen_melody"}', "type musicgen_melody; models that can be loaded"),
+        ('{"model_type": "enco', "is not valid JSON"),
+        ('["musicgen"]', "has no model_type"),
+        ('{"model_type": "encodec"}', "unsupported model_type encodec. Supported types"),
+        ('{"model_type": "musicgen_melody"}', "unsupported model_type musicgen_melody"),
     ],
 )
 def test_a_config_of_something_else_is_refused(content: str, message: str, tmp_path: Path) -> None:
@@ -187,7 +187,7 @@ def test_a_config_of_something_else_is_refused(content: str, message: str, tmp_p
 
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
     torch.save({"best_state": 1}, tmp_path / "state_dict.bin")
-    with pytest.raises(ValueError, match=r"Found no model in .*expected a folder of lm-audio"):
+    with pytest.raises(ValueError, match=r"No model found in .*Expected a model saved by lm-audio"):
         load(tmp_path)
 
 
@@ -290,12 +290,12 @@ def test_what_the_hub_cannot_give_is_told_in_one_sentence(
     hub: type[Hub], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hub.folder.mkdir()
-    with pytest.raises(ValueError, match="Found no model 'owner/nothing'"):
+    with pytest.raises(ValueError, match="Model 'owner/nothing' not found"):
         load("owner/nothing")
-    with pytest.raises(ValueError, match=r"accept its conditions; do so at .*gated/model"):
+    with pytest.raises(ValueError, match=r"Accept its conditions at .*gated/model"):
         load("gated/model")
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # nobody answers there
-    with pytest.raises(ValueError, match="the hub cannot be reached; connect, or give"):
+    with pytest.raises(ValueError, match=r"the hub is unreachable. Connect to the network or give"):
         load("musicgen-small")
 
 
@@ -314,7 +314,7 @@ def test_a_codec_on_the_hub_is_refused_before_its_weights_are_fetched(hub: type[
     published.mkdir(parents=True)
     (published / "config.json").write_text('{"model_type": "encodec"}')
     (published / "model.safetensors").write_bytes(b"large")
-    with pytest.raises(ValueError, match="of type encodec"):
+    with pytest.raises(ValueError, match="model_type encodec"):
         load("owner/codec")
     assert hub.asked == ["config.json"]
 

@@ -246,7 +246,7 @@ def test_semantic_samples_are_heard_through_an_acoustic_stage(
     write_stage(read_stage(acoustic / "stage"), tmp_path / "other/stage")  # of tokens of any codec
     settings["acoustic"] = tmp_path / "other"
     config = tiny_stage("duet semantic", out=tmp_path / "run", codec=CODEC_FOLDER, **settings)
-    with pytest.raises(ValueError, match=r"64 tokens .* and the renderer takes .* of 1024 tokens"):
+    with pytest.raises(ValueError, match=r"64 tokens .* input of the renderer, .* of 1024 tokens"):
         train_stage.main(config)
 
 

@@ -105,7 +105,7 @@ def test_stages_that_do_not_fit_are_refused_before_training(
     train_stage: ModuleType, trained: Callable[[str], Run], tmp_path: Path
 ) -> None:
     config = replace(trained("audiolm fine")[0], out=tmp_path, num_coarse=1)
-    with pytest.raises(ValueError, match="The output stages make 5 rows and the renderer takes 4"):
+    with pytest.raises(ValueError, match=r"stages have 5 rows .* the renderer expects 4"):
         train_stage.main(config)
     assert not (tmp_path / "checkpoints").exists()
 

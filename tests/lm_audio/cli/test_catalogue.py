@@ -51,5 +51,5 @@ def test_info_of_a_public_model_is_what_its_card_says(capsys: pytest.CaptureFixt
 def test_info_of_no_model_gets_one_line(
     tmp_path: Path, fails_with: Callable[[list[str]], str]
 ) -> None:
-    assert "Found no model" in fails_with(["info", str(tmp_path)])
-    assert "did you mean bark-small" in fails_with(["info", "bark-smal"])
+    assert "No model found" in fails_with(["info", str(tmp_path)])
+    assert "Did you mean bark-small" in fails_with(["info", "bark-smal"])

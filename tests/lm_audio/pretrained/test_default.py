@@ -116,12 +116,12 @@ def test_its_name_loads_it_unless_a_folder_has_that_name(
     assert named.renderer.identity == model.renderer.identity
     (tmp_path / "default").mkdir()
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match="Found no model in default"):
+    with pytest.raises(ValueError, match="No model found in default"):
         lm_audio.load("default")
 
 
 def test_what_has_no_effect_on_it_is_refused() -> None:
-    with pytest.raises(ValueError, match="default comes with what reads its text"):
+    with pytest.raises(ValueError, match="default includes its text encoder"):
         lm_audio.load(text_encoder="t5-base")
 
 

@@ -352,5 +352,5 @@ def test_a_speech_that_ends_is_followed_by_silence(references: dict[str, Referen
 
 
 def test_without_semantic_tokenizer_bark_continues_no_audio(pipeline: AudioPipeline) -> None:
-    with pytest.raises(ValueError, match="no semantic tokenizer, so it takes no audio"):
+    with pytest.raises(ValueError, match="no semantic tokenizer, so it does not accept audio"):
         pipeline.continue_from((torch.zeros(1, 2400), 24_000), duration=0.1)

@@ -102,7 +102,7 @@ def edit(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
         (lambda c: c["stages"][0].update(extra=1), r"can build: TypeError: .*'extra'"),
         (lambda c: c["stages"][0].pop("pattern"), r"can build: KeyError: 'pattern'"),
         (lambda c: c["stages"][0].update(context="long"), r"can build: TypeError"),
-        (lambda c: c.update(rendered=["fine"]), r"There is no stage 'fine' to render"),
+        (lambda c: c.update(rendered=["fine"]), r"Unknown output stage 'fine'"),
         (
             lambda c: c["stages"][0]["conditioners"]["class"].update(type="os.system"),
             r"Unknown type 'os.system' of condition 'class'; this version has: aligned_tokens,",
