@@ -192,7 +192,7 @@ def test_other_parts_are_refused(exportable: MusicGenParts, tmp_path: Path) -> N
         t5_name="t5-base",
     )
     refused(
-        "width 16 and is called None, for which audiocraft expects nothing; set t5_name",
+        "None, has width 16, but audiocraft expects another name. Set t5_name",
         write_audiocraft,
         t5_name=None,
     )
