@@ -63,7 +63,7 @@ def read_cuts(folder: str | Path, split: Split) -> Any:
         return lhotse.CutSet.from_shar(in_dir=folder / split)
     raise ValueError(
         f"{folder} has neither {manifest.name} nor a Shar in {split}/. "
-        "Give a folder written by a recipe named prepare_...."
+        "Give a folder that a prepare_* recipe wrote."
     )
 
 

@@ -157,8 +157,8 @@ class LMStage:
         """Adds the guidance rows; their conditions are complete once the window is ready."""
         track = window.track
         source = self.source.condition if self.source is not None else None
-        given = track.conditions.keys() | track.negative.keys()
-        prompts = [name for name in self.conditioners.fuse if name in given]
+        named = track.conditions.keys() | track.negative.keys()
+        prompts = [name for name in self.conditioners.fuse if name in named]
         scale = track.sampling.guidance_scale
         given = [*prompts, source] if isinstance(scale, Mapping) and source else prompts
         new = (window.frames - track.num_given).clamp(min=0).tolist()

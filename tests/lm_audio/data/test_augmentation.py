@@ -184,7 +184,7 @@ def test_mistakes_are_told() -> None:
         mix(two, two[:, :0], rng=rng)
     with pytest.raises(ValueError, match=r"min_overlap must be above 0 and at most 1, got 0"):
         mix(two, two, rng=rng, min_overlap=0)
-    with pytest.raises(ValueError, match=r"have 100 and 100 samples and the mixture may have 99"):
+    with pytest.raises(ValueError, match=r"have 100 and 100 samples, but max_samples is 99"):
         mix(two, two, rng=rng, max_samples=99)
 
 

@@ -163,7 +163,7 @@ def test_mistakes_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         write_cuts(tmp_path, [cut], held_out=1.0)
     with pytest.raises(ValueError, match=r"Unknown split 'test'\. Choose one of: train, held"):
         read_cuts(tmp_path, "test")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"holds neither train.jsonl.gz nor a Shar in train/"):
+    with pytest.raises(ValueError, match=r"has neither train.jsonl.gz nor a Shar in train/"):
         read_cuts(tmp_path, "train")
     with pytest.raises(ValueError, match=r"has 'captions'; put the paraphrases into the list"):
         make_cuts(tmp_path, num_cuts=1, captions=["a gong"])

@@ -326,5 +326,5 @@ def test_shards_of_other_tokens_are_refused(
         ValueError, match="needs acoustic tokens, but the shards only have semantic"
     ):
         batches(audiogen_stage, shards)
-    with pytest.raises(ValueError, match="The acoustic stage ends clips itself"):
+    with pytest.raises(ValueError, match="The acoustic stage has an end token"):
         batches(replace(audiogen_stage, end_token=16), shards)

@@ -30,9 +30,9 @@ def test_packages_that_are_missing_are_named(
     network.write_bytes(b"")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", None)
-    with pytest.raises(ValueError, match="run: pip install onnxruntime"):
+    with pytest.raises(ValueError, match="Install it with: pip install onnxruntime"):
         Dnsmos(network)
-    with pytest.raises(ValueError, match="run: pip install ai-edge-litert"):
+    with pytest.raises(ValueError, match="Install it with: pip install ai-edge-litert"):
         YamNet(network)
     with pytest.raises(ValueError, match=r"File .*nothing not found. Give sig_bak_ovr.onnx"):
         Dnsmos(tmp_path / "nothing")
