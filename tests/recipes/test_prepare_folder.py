@@ -172,5 +172,5 @@ def test_mistakes_are_told(
     with pytest.raises(ValueError, match=r"table.txt is not a .csv, .tsv or .jsonl file"):
         prepare(recipe, sounds, out, captions=tmp_path / "table.txt")
     monkeypatch.setitem(sys.modules, "lhotse", None)
-    with pytest.raises(ValueError, match=r"needs lhotse; install it with: pip install 'lm-audio"):
+    with pytest.raises(ValueError, match=r"needs lhotse. Install it with: pip install 'lm-audio"):
         prepare(recipe, sounds, out)

@@ -165,9 +165,9 @@ def test_mistakes_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         read_cuts(tmp_path, "test")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"has neither train.jsonl.gz nor a Shar in train/"):
         read_cuts(tmp_path, "train")
-    with pytest.raises(ValueError, match=r"has 'captions'; put the paraphrases into the list"):
+    with pytest.raises(ValueError, match=r"has 'captions'. Put paraphrases into the list"):
         make_cuts(tmp_path, num_cuts=1, captions=["a gong"])
-    with pytest.raises(ValueError, match=r"The cut .* has 2 supervisions; give it one"):
+    with pytest.raises(ValueError, match=r"The cut .* has 2 supervisions, expected one"):
         conditions_of(cut.append(cut))
     monkeypatch.setitem(sys.modules, "lhotse", None)
     with pytest.raises(ValueError, match=r"needs lhotse; install it with: pip install 'lm-audio"):
