@@ -170,5 +170,5 @@ def test_mistakes_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(ValueError, match=r"The cut .* has 2 supervisions, expected one"):
         conditions_of(cut.append(cut))
     monkeypatch.setitem(sys.modules, "lhotse", None)
-    with pytest.raises(ValueError, match=r"needs lhotse; install it with: pip install 'lm-audio"):
+    with pytest.raises(ValueError, match=r"needs lhotse. Install it with: pip install 'lm-audio"):
         read_cuts(tmp_path, "train")
