@@ -99,7 +99,9 @@ def test_an_unknown_suffix_is_refused_with_the_known_ones(stereo: Clip, tmp_path
 
 @pytest.mark.parametrize("samples", [torch.zeros(10), torch.zeros(1, 10, dtype=torch.float64)])
 def test_samples_of_another_shape_or_type_are_refused(samples: torch.Tensor) -> None:
-    with pytest.raises(ValueError, match=r"expected \[C, N\], torch\.float32"):
+    with pytest.raises(
+        ValueError, match=r"Expected samples of shape \[C, N\] and type torch\.float32"
+    ):
         make_clip(samples)
 
 

@@ -287,7 +287,7 @@ def test_a_killed_run_by_adapters_goes_on_with_the_same_losses(
     rest = recipe.main(config)
     assert rest == losses[-len(rest) :]
     assert len(rest) == STEPS - last // 7 * 7
-    with pytest.raises(ValueError, match=r"was made with lora=2 and now it is 3"):
+    with pytest.raises(ValueError, match=r"was made with lora=2, got 3"):
         recipe.main(replace(config, lora=3))
 
 

@@ -192,5 +192,5 @@ def test_mistakes_are_told(
     with pytest.raises(ValueError, match=r"Expected a .csv, .tsv or .jsonl table, got .*table.txt"):
         prepare(recipe, sounds, out, captions=tmp_path / "table.txt")
     monkeypatch.setitem(sys.modules, "lhotse", None)
-    with pytest.raises(ValueError, match=r"needs lhotse; install it with: pip install 'lm-audio"):
+    with pytest.raises(ValueError, match=r"needs lhotse. Install it with: pip install 'lm-audio"):
         prepare(recipe, sounds, out)

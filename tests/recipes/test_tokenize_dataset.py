@@ -140,7 +140,7 @@ def test_a_request_without_sense_is_refused(load_recipe: LoadRecipe, tmp_path: P
         run(recipe, tmp_path / "out", preset="default")
     with pytest.raises(ValueError, match="--num-workers must be at least 1, got 0"):
         run(recipe, tmp_path / "out", num_workers=0)
-    with pytest.raises(ValueError, match="examples_per_shard is 0; use 1 or more"):
+    with pytest.raises(ValueError, match="examples_per_shard must be at least 1, got 0"):
         run(recipe, tmp_path / "out", examples_per_shard=0)
     with pytest.raises(ValueError, match="nowhere is not a folder"):
         run(recipe, tmp_path / "out", data=tmp_path / "nowhere")

@@ -73,7 +73,7 @@ def test_a_run_killed_at_any_step_goes_on_with_the_same_losses(
         patch.setattr(recipe.SegmentSampler, "batch", killed)
         with pytest.raises(KeyboardInterrupt):
             recipe.main(config(recipe, sounds, tmp_path / "killed", **settings))
-    with pytest.raises(ValueError, match=r"was made with data='.*' and now it is '"):
+    with pytest.raises(ValueError, match=r"was made with data='.*', got '"):
         recipe.main(replace(config(recipe, sounds, tmp_path / "killed", **settings), data=()))
     rest = recipe.main(config(recipe, sounds, tmp_path / "killed", **settings))
     assert rest == whole[last // 3 * 3 :], f"killed at step {last}"
@@ -107,7 +107,7 @@ def test_another_setting_does_not_go_on_with_a_run(
     recipe: ModuleType, sounds: Path, tmp_path: Path
 ) -> None:
     recipe.main(config(recipe, sounds, tmp_path, steps=2))
-    with pytest.raises(ValueError, match=r"was made with steps=2 and now it is 3; go on with"):
+    with pytest.raises(ValueError, match=r"was made with steps=2, got 3"):
         recipe.main(config(recipe, sounds, tmp_path, steps=3))
 
 
@@ -171,7 +171,7 @@ def test_a_dry_run_prints_what_the_paper_preset_takes(
 
 def test_numbers_without_sense_are_refused(recipe: ModuleType) -> None:
     for name in ("steps", "batch_size", "evaluate_every"):
-        with pytest.raises(ValueError, match=f"{name} is 0; use 1 or more"):
+        with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
             replace(recipe.PRESETS["tiny"], **{name: 0})
 
 

@@ -68,7 +68,7 @@ def test_a_run_killed_at_any_step_goes_on_with_the_same_losses(
         patch.setattr(recipe, "learning_rate_share", killed)
         with pytest.raises(KeyboardInterrupt):
             recipe.main(config(recipe, sounds, tmp_path / "killed", **settings))
-    with pytest.raises(ValueError, match=r"was made with data='.*' and now it is '"):
+    with pytest.raises(ValueError, match=r"was made with data='.*', got '"):
         recipe.main(replace(config(recipe, sounds, tmp_path / "killed", **settings), data=()))
     rest = recipe.main(config(recipe, sounds, tmp_path / "killed", **settings))
     assert rest == whole[last // 3 * 3 :], f"killed at step {last}"
@@ -99,7 +99,7 @@ def test_a_dry_run_prints_what_the_paper_preset_takes(
 
 def test_numbers_without_sense_are_refused(recipe: ModuleType) -> None:
     for name in ("steps", "batch_size", "evaluate_every"):
-        with pytest.raises(ValueError, match=f"{name} is 0; use 1 or more"):
+        with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
             replace(recipe.PRESETS["tiny"], **{name: 0})
 
 
