@@ -85,6 +85,27 @@ def test_fine_logits_equal_those_of_transformers(
 
 
 @torch.inference_mode()
+def test_heads_of_a_fine_model_with_two_given_codebooks_equal_those_of_transformers(
+    make_bark: Callable[..., BarkModel], save_bark: Callable[..., Path], tmp_path: Path
+) -> None:
+    model = make_bark(n_codes_given=2)
+    parts = read_bark(save_bark(model, tmp_path))
+    tokens = torch.randint(0, 18, (2, 8, 16))
+    for codebook in range(2, 8):
+        expected = model.fine_acoustics(codebook, tokens.transpose(1, 2)).logits
+        got = parts.fine(tokens, codebook=codebook)
+        torch.testing.assert_close(got, expected, atol=1e-4, rtol=0)
+
+
+def test_more_given_codebooks_than_coarse_ones_are_refused(
+    make_bark: Callable[..., BarkModel], save_bark: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = save_bark(make_bark(n_codes_given=3), tmp_path)
+    with pytest.raises(ValueError, match="needs 3 codebooks and the coarse model generates 2"):
+        read_bark(folder)
+
+
+@torch.inference_mode()
 def test_the_codec_decodes_as_the_one_of_transformers(both: tuple[BarkModel, Any]) -> None:
     model, parts = both
     tokens = torch.randint(0, 16, (1, 8, 20))
@@ -274,7 +295,10 @@ def test_missing_unexpected_and_misshapen_weights_are_listed(folder: Path) -> No
     check(weights | {name: torch.ones(3, 3)}, r"\[3, 3\] instead of \[48, 16\]")
     coarse_only = {k: x for k, x in weights.items() if k.startswith("coarse")}
     check(coarse_only, "missing parts: semantic, fine_acoustics, codec_model")
-    check(weights | {"fine_acoustics.lm_heads.2.weight": torch.ones(18, 16)}, "expected tied")
+    check(
+        weights | {"fine_acoustics.lm_heads.2.weight": torch.ones(18, 16)},
+        "embedding 3; expected tied",
+    )
 
 
 def test_windows_that_exceed_the_positions_are_refused(folder: Path) -> None:
