@@ -120,6 +120,46 @@ def test_how_it_is_used_is_read(
     assert read_musicgen(folder).max_frames == 1500
 
 
+@pytest.mark.parametrize(
+    ("stated", "expected"),
+    [
+        ({"do_sample": False}, Sampling(temperature=0.0)),
+        ({"do_sample": False, "temperature": 0.7}, Sampling(temperature=0.0)),
+        ({"do_sample": True, "top_p": 0.9, "min_p": 0.1}, Sampling(top_p=0.9, min_p=0.1)),
+        ({"top_p": 1.0, "min_p": None, "repetition_penalty": 1.0, "num_beams": 1}, Sampling()),
+        (
+            {"repetition_penalty": 1.2, "max_length": 500},
+            Sampling(repetition_penalty=1.2, repetition_window=500),
+        ),
+    ],
+)
+def test_sampling_is_that_of_the_generation_config(
+    stated: dict[str, Any], expected: Sampling, copied: Callable[..., Path]
+) -> None:
+    folder = copied()
+    (folder / "generation_config.json").write_text(json.dumps(stated))
+    assert read_musicgen(folder).sampling == expected
+
+
+@pytest.mark.parametrize(
+    ("stated", "message"),
+    [
+        ({"num_beams": 4}, "Unsupported num_beams=4 in the generation_config.json of .*; remove"),
+        ({"typical_p": 0.9}, "Unsupported typical_p=0.9"),
+        ({"suppress_tokens": [3]}, r"Unsupported suppress_tokens=\[3\]"),
+        ({"decoder_start_token_id": 3}, "decoder_start_token_id=3 .*; expected 64, the padding"),
+        ({"bos_token_id": 3}, "Unsupported decoder_start_token_id=3"),
+    ],
+)
+def test_generation_settings_without_an_equivalent_are_refused(
+    stated: dict[str, Any], message: str, copied: Callable[..., Path]
+) -> None:
+    folder = copied()
+    (folder / "generation_config.json").write_text(json.dumps(stated))
+    with pytest.raises(ValueError, match=message):
+        read_musicgen(folder)
+
+
 @pytest.mark.parametrize("num_channels", [1, 2])
 def test_a_model_may_use_the_first_codebooks_of_its_codec(
     num_channels: int,
