@@ -57,7 +57,17 @@ class Settings(TypedDict, total=False):
     raw: bool
 
 
-class StreamSettings(Settings, total=False):
+class LongSettings(Settings, total=False):
+    """What also goes for clips that may exceed a model's context.
+
+    overlap: seconds of each window that the next window begins with; the model's own by default.
+        More keeps the sound coherent and takes longer. No effect on clips of one window.
+    """
+
+    overlap: float | None
+
+
+class StreamSettings(LongSettings, total=False):
     """What also goes for sound from nothing.
 
     tokens: values [K, T] of stages that are not to be run, by stage name.
@@ -66,7 +76,7 @@ class StreamSettings(Settings, total=False):
     tokens: Mapping[str, Tensor] | None
 
 
-class BatchSettings(Settings, total=False):
+class BatchSettings(LongSettings, total=False):
     """What also goes for clips that are made together.
 
     rows_per_pass: rows of the batch that go through a model at once; fewer need less memory and
@@ -190,7 +200,7 @@ class AudioPipeline:
         Args:
             duration: seconds, exact to the sample.
             seed: the same one gives the same clip, alone or in any list; None draws one.
-            **settings: sampling, negative, conditions, raw, tokens, rows_per_pass; see
+            **settings: sampling, negative, conditions, raw, overlap, tokens, rows_per_pass; see
                 `GenerateSettings`. progress: a function called with the share done, from 0 to 1.
         """
         _check_settings("generate", settings, GenerateSettings)
@@ -209,7 +219,7 @@ class AudioPipeline:
         """Yields samples [C, N] as they are made: the clip that `generate` returns, in pieces.
 
         Args:
-            **settings: sampling, negative, conditions, raw, tokens; see `StreamSettings`.
+            **settings: sampling, negative, conditions, raw, overlap, tokens; see `StreamSettings`.
         """
         _check_settings("stream", settings, StreamSettings)
         check_single(prompt=prompt, duration=duration, seed=seed)
@@ -250,7 +260,7 @@ class AudioPipeline:
         """Continues audio: a clip of its own samples, then `duration` seconds of new sound.
 
         Args:
-            **settings: sampling, negative, conditions, raw, rows_per_pass, progress; see
+            **settings: sampling, negative, conditions, raw, overlap, rows_per_pass, progress; see
                 `BatchSettings`.
         """
         _check_settings("continue_from", settings, BatchSettings)

@@ -36,6 +36,8 @@ class Track:
         starts: the second at which each frame begins, for deduplicated tokens that in part come
             from sound; without it, all frames of a track are equally long.
         open_end: whether the stage may end it before T frames.
+        overlap_frames: how many frames each window keeps of the one before; the stage's number by
+            default.
         candidate: tells apart tracks that differ in their random numbers alone.
         known: [T], the frames that were given.
         num_given: how many of them come before the first that was not.
@@ -51,6 +53,7 @@ class Track:
     source: "Track | None" = None
     starts: Sequence[float] | None = None
     open_end: bool = False
+    overlap_frames: int | None = None
     candidate: int = 0
     known: Tensor = field(init=False)
     num_done: int = field(init=False)
