@@ -57,11 +57,14 @@ class TransformerConfig:
         for name in ("dim", "num_layers", "num_heads", "hidden_dim"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; use at least 1.")
-        if self.dim % self.num_heads or (self.dim // self.num_heads) % 2:
+        rotates = self.positions == "rotary"
+        if self.dim % self.num_heads or (rotates and self.head_dim % 2):
+            expected = "twice num_heads, for rotary positions" if rotates else "num_heads"
             raise ValueError(
-                f"dim {self.dim} and num_heads {self.num_heads} give no even width per head; "
-                "choose a dim that is a multiple of twice the number of heads."
+                f"dim {self.dim} does not fit {self.num_heads} heads; use a multiple of {expected}."
             )
+        if self.positions == "sinusoidal" and self.dim < 4:
+            raise ValueError(f"dim is {self.dim}; use at least 4 for sinusoidal positions.")
         if (self.positions == "learned") != (self.num_positions is not None):
             raise ValueError("num_positions belongs to learned positions; give both or neither.")
         if self.window is not None and (self.window < 1 or not self.causal):
@@ -104,6 +107,7 @@ class Transformer(nn.Module):
             mask: [B, S], False on padding, which nobody sees.
             condition: embeddings [B, L, D] and their mask [B, L], for cross-attention.
         """
+        self._check_condition(condition)
         if positions is None:
             positions = torch.arange(x.shape[1], device=x.device)[None]
         attend = WholeAttend(
@@ -119,6 +123,7 @@ class Transformer(nn.Module):
         Args:
             condition: [1, L, D], for cross-attention.
         """
+        self._check_condition(condition)
         num_conditions = 0 if condition is None else condition.shape[1]
         cache.reserve(cache.num_rows + 1, x.shape[1], num_conditions)
         row = cache.open_row(num_conditions)
@@ -178,6 +183,10 @@ class Transformer(nn.Module):
             device=weight.device,
             dtype=self.cache_dtype or weight.dtype,
         )
+
+    def _check_condition(self, condition: object) -> None:
+        if condition is not None and not self.config.cross_attention:
+            raise ValueError("A condition needs a transformer with cross_attention=True.")
 
     def _run(self, x: Tensor, positions: Tensor, attend: Attend) -> Tensor:
         x = self._placed(x, positions)

@@ -158,7 +158,10 @@ def test_rows_that_close_leave_the_others_as_they_were() -> None:
     ("changes", "message"),
     [
         ({"num_layers": 0}, "num_layers is 0"),
-        ({"dim": 18, "num_heads": 4}, "dim 18 and num_heads 4"),
+        ({"dim": 18, "num_heads": 4}, "dim 18 does not fit 4 heads; use a multiple of twice num_"),
+        ({"dim": 18}, "dim 18 does not fit 2 heads; use a multiple of twice num_heads, for rotary"),
+        ({"dim": 17, "positions": "learned"}, "dim 17 does not fit 2 heads; use a multiple of num"),
+        ({"dim": 2, "positions": "sinusoidal"}, "dim is 2; use at least 4 for sinusoidal"),
         ({"num_positions": 5}, "num_positions belongs to learned positions"),
         ({"window": 0}, "window is 0"),
         ({"window": 4, "causal": False}, "window is 4; use at least 1, in a causal"),
@@ -174,3 +177,13 @@ def test_shapes_that_cannot_be_are_refused(changes: dict[str, object], message: 
 def test_a_model_that_attends_to_a_condition_asks_for_one() -> None:
     with pytest.raises(ValueError, match="got none; give it one"):
         make()(torch.randn(1, 3, 16))
+
+
+def test_a_condition_without_cross_attention_is_refused() -> None:
+    transformer = make(cross_attention=False)
+    with pytest.raises(ValueError, match="A condition needs a transformer with cross_attention"):
+        transformer(torch.randn(1, 3, 16), condition=condition())
+    with pytest.raises(ValueError, match="A condition needs a transformer with cross_attention"):
+        transformer.prefill(
+            torch.randn(1, 3, 16), condition=condition()[0], cache=transformer.new_cache()
+        )

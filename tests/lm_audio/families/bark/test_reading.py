@@ -24,6 +24,7 @@ SHAPES = [
     {"bias": True},
     {"bias": False, "num_layers": 3, "num_heads": 4, "hidden_size": 24},
     {"bias": False, "num_layers": 1},
+    {"bias": False, "num_heads": 3, "hidden_size": 27},
 ]
 
 
@@ -32,7 +33,7 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
 
-@pytest.fixture(scope="module", params=SHAPES, ids=["biases", "wide", "shallow"])
+@pytest.fixture(scope="module", params=SHAPES, ids=["biases", "wide", "shallow", "odd"])
 def both(
     request: Any,
     make_bark: Callable[..., BarkModel],
