@@ -323,6 +323,15 @@ def test_what_is_no_bark_is_told(tmp_path: Path) -> None:
         read_bark(tmp_path)
 
 
+def test_a_config_that_transformers_rejects_is_refused_in_one_sentence(folder: Path) -> None:
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    config["codec_config"]["norm_type"] = "spectral_norm"
+    path.write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"config\.json.* does not describe .*norm_type must be"):
+        read_bark(folder)
+
+
 def test_a_folder_without_a_tokenizer_is_refused(folder: Path) -> None:
     for path in folder.glob("*token*"):
         path.unlink()
