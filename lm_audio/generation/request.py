@@ -17,6 +17,7 @@ from torch import Tensor
 from audio_tokenizers.audio_files import read_audio
 from audio_tokenizers.resampling import resample
 from lm_audio.clip import Clip
+from lm_audio.generation.lm_stage import LMStage
 from lm_audio.generation.step import guidance_rows
 from lm_audio.generation.track import Stage
 from lm_audio.sampling import Sampling, check_seed, random_seed
@@ -36,6 +37,7 @@ class Request:
         sampling: for all stages, or by stage name; the stages' own by default.
         tokens: values [K, T] of stages that are not run, by stage name.
         raw: keep the model's output level, including peaks beyond full scale.
+        overlap: seconds of each window that the next one keeps; the stages' own by default.
     """
 
     num_samples: int
@@ -46,6 +48,7 @@ class Request:
     sampling: Sampling | Mapping[str, Sampling] | None = None
     tokens: Mapping[str, Tensor] = field(default_factory=dict)
     raw: bool = False
+    overlap: float | None = None
 
 
 def make_requests(
@@ -59,6 +62,7 @@ def make_requests(
     sampling: Sampling | Mapping[str, Sampling] | None = None,
     tokens: Mapping[str, Tensor] | None = None,
     raw: bool = False,
+    overlap: float | None = None,
     count: int | None = None,
 ) -> list[Request]:
     """One request per item of the lists among the arguments.
@@ -88,6 +92,7 @@ def make_requests(
             sampling=sampling,
             tokens=tokens or {},
             raw=raw,
+            overlap=overlap,
         )
         for text, one_duration, one_seed in zip(prompts, durations, seeds, strict=True)
     ]
@@ -105,6 +110,7 @@ def check_request(
     check_seed(request.seed)
     working = [stage for stage in made if stage.name not in request.tokens]
     _check_names(request, stages, made, working)
+    _check_overlap(request, working)
     for stage in working:
         sampling = sampling_of(stage, request)
         _check_temperatures(sampling, stage)
@@ -123,6 +129,25 @@ def sampling_of(stage: Stage, request: Request) -> Sampling:
     if isinstance(request.sampling, Mapping):
         return request.sampling.get(stage.name, stage.sampling)
     return request.sampling or stage.sampling
+
+
+def overlap_frames_of(stage: Stage, request: Request) -> int | None:
+    """The frames of `request.overlap` in a stage whose windows overlap; None: the stage's own."""
+    if request.overlap is None or not isinstance(stage, LMStage) or not stage.overlap_frames:
+        return None
+    return round(request.overlap * stage.frame_rate)
+
+
+def _check_overlap(request: Request, working: Sequence[Stage]) -> None:
+    overlap = request.overlap
+    if overlap is None:
+        return
+    found = [x for x in working if isinstance(x, LMStage) and x.overlap_frames]
+    if not found:
+        raise ValueError("The windows of this model do not overlap; leave out overlap.")
+    longest = min(float((x.window_frames - 1) / x.frame_rate) for x in found)
+    if not isinstance(overlap, int | float) or not 0 <= overlap <= longest:
+        raise ValueError(f"overlap must be from 0 to {longest:g} seconds, got {overlap!r}.")
 
 
 def check_given(stage: Stage, values: Tensor, num_frames: int) -> None:
