@@ -55,9 +55,7 @@ class Option:
 
     @property
     def flag(self) -> str:
-        """`--top-k`; for what is on by default, the flag that turns it off."""
-        no = "no-" if self.kind is bool and self.default is True else ""
-        return f"--{no}{self.name.replace('_', '-')}"
+        return f"--{self.name.replace('_', '-')}"
 
     @property
     def metavar(self) -> str:
@@ -76,7 +74,8 @@ class Option:
     @property
     def text(self) -> str:
         """Its help, with its default."""
-        if self.default in (MISSING, None) or self.kind in (bool, tuple):
+        stated = "(default" in self.help
+        if self.default in (MISSING, None) or self.kind in (bool, tuple) or stated:
             return f"{self.help.rstrip('.')} (required)." if self.is_needed else self.help
         shown = f"{self.default:g}" if self.kind is float else str(self.default)
         return f"{self.help.rstrip('.')} (default: {shown})."
@@ -176,7 +175,14 @@ def help_text(verb: type, program: str) -> str:
     places = [name if name.lower() in required else f"[{name}]" for name in names]
     width = min(shutil.get_terminal_size().columns, MAX_WIDTH)
     lines = [_filled(str(inspect.getdoc(verb)), width), ""]
-    lines.append(" ".join(["Usage:", program, *places, "[OPTIONS]"]))
+    needed = [
+        f"{option.arg.short or option.flag} {option.metavar}"
+        for _, some in found
+        for option in some
+        if option.is_needed
+    ]
+    usage = " ".join(["Usage:", program, *places, *needed, "[OPTIONS]"])
+    lines.append(textwrap.fill(usage, width, subsequent_indent="    ", break_on_hyphens=False))
     if not any(title == "Options" for title, _ in found):
         found.append(("Options", []))
     for title, options in found:
@@ -198,15 +204,15 @@ def _overview(verbs: Verbs, program: str, description: str) -> str:
         [
             _filled(description, width),
             "",
-            f"Usage: {program} VERB [OPTIONS]",
+            f"Usage: {program} COMMAND [OPTIONS]",
             "",
-            "Verbs:",
+            "Commands:",
             *_rows(rows, width, 12),
             "",
             "Options:",
             *_rows(options, width, 14),
             "",
-            f"{program} VERB --help shows the options of a verb, with examples.",
+            f"Run {program} COMMAND --help for options and examples.",
         ]
     )
 
@@ -218,12 +224,12 @@ def first_sentence(verb: "type | VerbGroup") -> str:
 
 def _unknown_verb(first: str, verbs: Verbs) -> str:
     if not first:
-        return f"No verb was given; choose one of {', '.join(verbs)}."
+        return f"No command given. Choose one of {', '.join(verbs)}."
     if first.startswith("-"):
         return f"Unknown option {first}."
     near = difflib.get_close_matches(first, verbs, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(verbs)}."
-    return f"Unknown verb {first!r}; {hint}"
+    hint = f"Did you mean {near[0]}?" if near else f"Choose one of {', '.join(verbs)}."
+    return f"Unknown command {first!r}. {hint}"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -271,7 +277,9 @@ def _add(parser: argparse.ArgumentParser, option: Option) -> None:
         names.insert(0, option.arg.short)
     if option.kind is bool:
         parser.add_argument(*names, action="store_true", **given)
-        parser.add_argument(f"--no-{names[-1][2:]}", action="store_false", **given)
+        name = names[-1][2:]
+        opposite = name.removeprefix("no-") if name.startswith("no-") else f"no-{name}"
+        parser.add_argument(f"--{opposite}", action="store_false", **given)
     elif option.arg.positional:
         given.pop("dest")
         parser.add_argument(

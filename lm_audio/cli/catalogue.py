@@ -50,9 +50,11 @@ class Info:
     )
 
     model: Annotated[str, Arg("MODEL|FILE", positional=True)] = DEFAULT
-    """Folder, name from `lm-audio models`, Hugging Face id, or audio file."""
+    """Folder, name from `lm-audio models`, Hugging Face repo ID, or audio file (default: the
+    bundled model)."""
     text_encoder: Annotated[str | None, Arg("MODEL")] = None
-    """Folder or Hugging Face id of the text encoder, for checkpoints that do not include one."""
+    """Folder or Hugging Face repo ID of the text encoder, for checkpoints that do not include
+    one."""
 
     def run(self) -> None:
         from audio_tokenizers.audio_files import SUFFIXES

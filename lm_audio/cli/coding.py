@@ -31,7 +31,8 @@ class Encode:
     output: Annotated[Path, Arg("FILE", short="-o")]
     """File for the tokens, ending in .safetensors."""
     codec: Annotated[str, Arg("CODEC")] = "default"
-    """Name (default, encodec-24khz, dac-44khz, mimi ...), file, folder or Hugging Face id."""
+    """Name (default, encodec-24khz, dac-44khz, mimi ...), file, folder or Hugging Face repo ID
+    (default: the bundled codec)."""
     num_codebooks: Annotated[int | None, Arg("N", at_least=1)] = None
     """Codebooks to use, from the coarsest (default: all)."""
     cache: Annotated[Path | None, Arg("FOLDER")] = None

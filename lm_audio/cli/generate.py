@@ -37,14 +37,15 @@ class ModelOptions:
     """Model"""
 
     model: Annotated[str | None, Arg("MODEL")] = None
-    """Folder, name from `lm-audio models`, or Hugging Face id (default: the bundled model)."""
+    """Folder, name from `lm-audio models`, or Hugging Face repo ID (default: the bundled model)."""
     device: Annotated[str | None, Arg("DEVICE")] = None
     """Device such as cpu, cuda or cuda:1 (default: CUDA if available, else CPU)."""
     dtype: Annotated[str, Arg("TYPE", choices=DTYPES)] = "float32"
     """Precision of the language models: float32 (exact), bfloat16, float16, int8 (CPU only), or
     auto for the fastest one that passes an accuracy check on this model."""
     text_encoder: Annotated[str | None, Arg("MODEL")] = None
-    """Folder or Hugging Face id of the text encoder, for checkpoints that do not include one."""
+    """Folder or Hugging Face repo ID of the text encoder, for checkpoints that do not include
+    one."""
 
     def load(self, *, quiet: bool = False) -> "AudioPipeline":
         quiet_libraries()
@@ -65,11 +66,11 @@ class SamplingOptions:
     temperature: Annotated[float | None, Arg("X", at_least=0)] = None
     """Sampling temperature; 0 is greedy."""
     top_k: Annotated[int | None, Arg("K", at_least=0, at_most=10**6)] = None
-    """Sample from the k most likely tokens (0 disables)."""
+    """Sample from the K most likely tokens (0 disables)."""
     top_p: Annotated[float | None, Arg("P", at_least=0, at_most=1)] = None
-    """Nucleus sampling: keep the smallest set of tokens with total probability p (0 disables)."""
+    """Nucleus sampling: keep the smallest set of tokens with total probability P (0 disables)."""
     min_p: Annotated[float | None, Arg("P", at_least=0, at_most=1)] = None
-    """Drop tokens less likely than min_p times the most likely one (0 disables)."""
+    """Drop tokens less likely than P times the most likely one (0 disables)."""
     repetition_penalty: Annotated[float | None, Arg("X", at_least=0.01)] = None
     """Values above 1 make recent tokens less likely."""
 
@@ -86,11 +87,11 @@ class RequestOptions:
     seed: Annotated[int | None, Arg("N", at_least=0)] = None
     """Random seed; the same seed gives the same clip (default: random, printed)."""
     negative: Annotated[str | None, Arg("TEXT")] = None
-    """Negative prompt: what the sound should not contain."""
+    """Negative prompt: what the audio should not contain."""
     condition: Annotated[tuple[str, ...], Arg("NAME=VALUE")] = ()
-    """Another condition of the model, such as voice=v2/en_speaker_6; repeatable."""
+    """Extra model input, such as voice=v2/en_speaker_6. Can be repeated."""
     raw: bool = False
-    """Keep the level that the model made, without loudness normalisation and limiter."""
+    """Keep the model's original level: no loudness normalisation or limiting."""
 
     def first_seed(self) -> int:
         return secrets.randbelow(2**32) if self.seed is None else self.seed
@@ -139,7 +140,7 @@ class ClipOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Generate(ClipOptions):
-    """Generate sound from a text, a file of texts, or no prompt."""
+    """Generate audio from a prompt, a file of prompts, or nothing."""
 
     EXAMPLES: ClassVar = (
         'lm-audio generate "a dog barking" -o dog.wav',
@@ -149,12 +150,12 @@ class Generate(ClipOptions):
     )
 
     prompt: Annotated[str | None, Arg("PROMPT", positional=True)] = None
-    """Description of the sound; put one that starts with a dash after --."""
+    """Description of the audio. If it starts with a dash, put it last, after --."""
     prompts: Annotated[Path | None, Arg("FILE")] = None
-    """File with one prompt per line, or - for stdin; lines that start with # are ignored. The same
-    command resumes an interrupted run: clips in the manifest of the output folder are skipped."""
+    """File with one prompt per line, or - for stdin; lines that start with # are ignored. With -o
+    FOLDER, rerun the same command to resume; clips in the folder's manifest.jsonl are skipped."""
     duration: Seconds = 5.0
-    """Length of the sound in seconds."""
+    """Length of the clip in seconds."""
     num_clips: Annotated[int, Arg("N", at_least=1)] = 1
     """Clips per prompt, with seeds SEED, SEED + 1 and so on."""
     batch_size: Annotated[int, Arg("N", at_least=1)] = 8
@@ -219,7 +220,7 @@ class Generate(ClipOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class Continue(ClipOptions):
-    """Continue an audio file: its own samples, then new sound."""
+    """Continue an audio file: its own samples, then new audio."""
 
     EXAMPLES: ClassVar = (
         "lm-audio continue piano.wav --duration 10 -o longer.wav",
@@ -252,7 +253,7 @@ class Continue(ClipOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class Inpaint(ClipOptions):
-    """Regenerate a span of an audio file; all other samples are kept."""
+    """Regenerate a span of an audio file. The rest is kept, in the format of the model."""
 
     EXAMPLES: ClassVar = (
         "lm-audio inpaint song.wav --start 12.5 --end 14 -o mended.wav",

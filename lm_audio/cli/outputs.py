@@ -44,11 +44,11 @@ class OutputOptions:
     """File (.wav, .flac, .ogg, .opus or .mp3), folder (gets a manifest.jsonl with all settings), or
     - for WAV on stdout (default: a file in out/)."""
     plot: Annotated[Path | None, Arg("FILE")] = None
-    """Also save a picture of the waveform and mel spectrogram (.png, .jpg, .svg or .pdf)."""
+    """Also save a plot of the waveform and mel spectrogram (.png, .jpg, .svg or .pdf)."""
     play: bool = False
     """Play the result."""
     watermark: Annotated[str | None, Arg("PATH")] = None
-    """Watermark the clips with AudioSeal: its weights file, or facebook/audioseal."""
+    """Watermark the clips with AudioSeal; takes its weights file or facebook/audioseal."""
     json: bool = False
     """Print one JSON object per clip; everything else goes to stderr."""
     quiet: Annotated[bool, Arg(short="-q")] = False

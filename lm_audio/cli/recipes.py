@@ -35,7 +35,7 @@ class List:
 
 @dataclass(frozen=True, kw_only=True)
 class Copy:
-    """Copy a recipe, or a folder of recipes, to edit it."""
+    """Copy a recipe, or a folder of recipes, so you can edit it."""
 
     EXAMPLES: ClassVar = (
         "lm-audio recipes copy train_stage -o my_stage.py",
@@ -43,7 +43,7 @@ class Copy:
     )
 
     name: Annotated[str, Arg("NAME", positional=True)]
-    """Name from `lm-audio recipes list`, or a folder in it, such as default_model."""
+    """Name from `lm-audio recipes list`, or a folder such as default_model."""
     output: Annotated[Path | None, Arg("PATH", short="-o")] = None
     """File to write, or folder to copy into (default: the same name in the current folder)."""
 

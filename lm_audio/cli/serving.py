@@ -26,10 +26,7 @@ MAX_SOCKET_MESSAGE = 2**17  # bytes
 
 @dataclass(frozen=True, kw_only=True)
 class Serve:
-    """Serve a model over HTTP: OpenAI's speech API, vLLM-Omni's, and more.
-
-    See docs/serving.md.
-    """
+    """Serve a model over an HTTP API compatible with OpenAI and vLLM-Omni."""
 
     EXAMPLES: ClassVar = (
         "lm-audio serve --port 8000",
@@ -39,25 +36,26 @@ class Serve:
 
     model: ModelOptions = field(default_factory=ModelOptions)
     host: Annotated[str, Arg("ADDRESS")] = "127.0.0.1"
-    """Address to listen on; 0.0.0.0 listens on all networks."""
+    """Address to listen on; 0.0.0.0 listens on all interfaces."""
     port: int = 8000
     """Port to listen on; 0 picks a free one."""
     served_model_name: Annotated[str | None, Arg("NAME")] = None
     """Model name that clients use (default: --model)."""
     api_keys_file: Annotated[Path | None, Arg("FILE")] = None
-    """File with accepted API keys, one per line, beside those in LM_AUDIO_API_KEYS
-    (comma-separated). Without keys the server is open to everyone who can reach it."""
+    """File with accepted API keys, one per line, in addition to those in
+    LM_AUDIO_API_KEYS (comma-separated). Without keys the server is open to everyone who can
+    reach it."""
     cors: Annotated[tuple[str, ...], Arg("ORIGIN")] = ()
-    """Origin whose web pages may call the server, such as https://example.org, or * for any;
-    repeatable."""
+    """Origin whose web pages may call the server, such as https://example.org, or * for any.
+    Can be repeated."""
     strict: bool = False
-    """Refuse request fields that have no effect, instead of naming them in a header."""
+    """Reject request fields that have no effect, instead of listing them in a header."""
     max_batch_size: int = 8
     """Maximum clips in the running batch. Does not change the results."""
     max_queue: int = 64
     """Maximum queued requests; beyond this the server returns 429."""
     max_duration: Seconds = 120.0
-    """Maximum duration of new sound per request, in seconds."""
+    """Maximum duration of new audio per request, in seconds."""
     max_stream: Seconds = 3600.0
     """Maximum duration of a live stream, in seconds."""
     max_upload: Annotated[float, Arg("MB")] = 32.0
@@ -126,17 +124,17 @@ class Serve:
 
 @dataclass(frozen=True, kw_only=True)
 class App:
-    """Open a web page that creates, continues and inpaints sound."""
+    """Open a web page that generates, continues and inpaints audio."""
 
     EXAMPLES: ClassVar = ("lm-audio app", "lm-audio app --port 7900 --no-open-browser")
 
     model: ModelOptions = field(default_factory=ModelOptions)
     host: Annotated[str, Arg("ADDRESS")] = "127.0.0.1"
-    """Address to listen on; 0.0.0.0 listens on all networks and opens the page to everyone."""
+    """Address to listen on; 0.0.0.0 listens on all interfaces and opens the page to everyone."""
     port: int = PAGE_PORT
     """Port to listen on; if the default is taken, the next free one is used."""
-    open_browser: bool = True
-    """Open the page in the default browser."""
+    no_open_browser: bool = False
+    """Do not open the page in a browser."""
 
     def run(self) -> None:
         with extra("app", "The web page"):
@@ -149,7 +147,7 @@ class App:
 
         def announce() -> None:
             print(f"Web page at {address} (press Ctrl-C to stop)", flush=True)
-            if self.open_browser:
+            if not self.no_open_browser:
                 webbrowser.open(address)
 
         run(app, listener, announce)
@@ -157,16 +155,13 @@ class App:
 
 @dataclass(frozen=True, kw_only=True)
 class Mcp:
-    """Offer audio tools to an assistant over the Model Context Protocol.
-
-    Communicates over stdio.
-    """
+    """Run an MCP server (stdio) with audio tools for AI assistants."""
 
     EXAMPLES: ClassVar = ("lm-audio mcp --output-dir sounds/",)
 
     model: ModelOptions = field(default_factory=ModelOptions)
     output_dir: Annotated[Path, Arg("FOLDER")] = Path("~/lm-audio")
-    """Folder for clips without a path of their own."""
+    """Where to save clips when the client gives no path."""
 
     def run(self) -> None:
         with extra("mcp", "lm-audio mcp"):

@@ -1,4 +1,4 @@
-"""The verbs of the command line, by name."""
+"""The commands of `lm-audio`, by name."""
 
 from collections.abc import Sequence
 
@@ -25,7 +25,7 @@ VERBS: Verbs = {
     "mcp": Mcp,
     "recipes": RECIPES,
 }
-DESCRIPTION = "Generate sound from text or from other sound."
+DESCRIPTION = "Generate audio from text or existing audio."
 
 
 def run(arguments: Sequence[str]) -> None:

@@ -257,7 +257,8 @@ def _check_kinds(prompt: object, *, negative: object, sampling: object, **mappin
     for one in sampling.values() if isinstance(sampling, Mapping) else [sampling or Sampling()]:
         if not isinstance(one, Sampling):
             raise ValueError(
-                f"sampling must be a Sampling, or a dict of them by stage name, got {one!r}."
+                "sampling must be a Sampling, such as Sampling(temperature=0.5), or a dict of them "
+                f"by stage name, got {one!r}."
             )
 
 

@@ -17,6 +17,7 @@ from lm_audio.pipeline import AudioPipeline
 from lm_audio.server.engine import BatchJob, Engine, Inpainter, Job
 from lm_audio.server.guard import Limits, Metrics
 from lm_audio.server.wire import CommonFields, GenerationFields, InpaintingBody, RequestError
+from lm_audio.system import releases_omp_threads
 
 OPENAI_MODEL = re.compile(r"(tts-1|tts-1-hd|gpt-4o-mini-tts)(-\d{4}|-\d{4}-\d{2}-\d{2})?")
 """OpenAI's speech models and their dated versions, which stand for the served model."""
@@ -63,6 +64,12 @@ class Backend:
         # Names are the client's, so nothing but letters, digits and %XX may reach the header.
         names = [quote(name, safe="")[:80] for name in fields[:MAX_IGNORED]]
         return {"x-ignored-fields": ", ".join(names)} if names else {}
+
+    async def notice(self, prompt: str | None) -> dict[str, str]:
+        """The header that says that the model was not trained on such prompts, or none."""
+        find = releases_omp_threads(self.pipeline.notice)
+        found = await run_in_threadpool(find, prompt)
+        return {} if found is None else {"x-notice": quote(found, safe=" ,.:;()'")}
 
     def request(
         self, body: CommonFields, *, prompt: str | None, seed: int, duration: float

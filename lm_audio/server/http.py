@@ -123,7 +123,7 @@ def create_app(
             allow_origins=list(cors),
             allow_methods=["*"],
             allow_headers=["*"],
-            expose_headers=["x-seed", "x-ignored-fields", "retry-after"],
+            expose_headers=["x-seed", "x-ignored-fields", "x-notice", "retry-after"],
         )
     _add_error_handlers(app)
     auth = [Depends(require_key(keys))] if keys else []
@@ -208,7 +208,7 @@ def _add_speech_routes(app: FastAPI, backend: Backend, auth: Sequence[params.Dep
             unused = ["voice", *unused]
         form = body.response_format or "mp3"
         check_format(form)
-        headers = backend.ignored(unused)
+        headers = {**backend.ignored(unused), **await backend.notice(body.input)}
         job = await backend.generate(body, prompt=body.input, seed=body.seed_or_random())
         if body.stream_format == "sse":
             return await _event_answer(job, form, http, backend, text=body.input, headers=headers)
@@ -223,7 +223,8 @@ def _add_speech_routes(app: FastAPI, backend: Backend, auth: Sequence[params.Dep
         stages = backend.pipeline.stages
         form = body.response_format or "wav"
         check_format(form)
-        headers = backend.ignored(body.without_effect(stages))
+        ignored = backend.ignored(body.without_effect(stages))
+        headers = {**ignored, **await backend.notice(body.input)}
         fields = body.generation(stages)
         job = await backend.generate(fields, prompt=body.input, seed=fields.seed_or_random())
         return await _audio_answer(job, form, http, backend, headers=headers)
@@ -245,7 +246,10 @@ def _add_generation_routes(app: FastAPI, backend: Backend, auth: Sequence[params
             _cancel(jobs)
             raise
         if body.stream:
-            return await _audio_answer(jobs[0], body.response_format, http, backend)
+            headers = await backend.notice(body.prompt)
+            return await _audio_answer(
+                jobs[0], body.response_format, http, backend, headers=headers
+            )
         return await _json_answer(jobs, body.response_format, http, backend)
 
     @app.post("/v1/audio/continuations", dependencies=auth, **CLIPS)

@@ -30,12 +30,12 @@ def parsed(line: str) -> object:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("", "No verb was given; choose one of generate, continue, inpaint, encode"),
-        ("make", "Unknown verb 'make'; choose one of generate, "),
-        ("generat", "Unknown verb 'generat'; did you mean generate?"),
+        ("", "No command given. Choose one of generate, continue, inpaint, encode"),
+        ("make", "Unknown command 'make'. Choose one of generate, "),
+        ("generat", "Unknown command 'generat'. Did you mean generate?"),
         ("--quick", "Unknown option --quick. See lm-audio --help."),
-        ("recipes", "No verb was given; choose one of list, copy. See lm-audio recipes --help."),
-        ("recipes lits", "Unknown verb 'lits'; did you mean list?"),
+        ("recipes", "No command given. Choose one of list, copy. See lm-audio recipes --help."),
+        ("recipes lits", "Unknown command 'lits'. Did you mean list?"),
         ("generate a --ouput x", "Unknown option --ouput; did you mean --output? See lm-audio gen"),
         ("generate a b", "Unexpected argument 'b'. See lm-audio generate --help."),
         ("generate -5", "Unknown option -5; put a PROMPT that starts with a dash after --."),
@@ -126,7 +126,7 @@ def test_the_overview_has_a_line_for_each_verb(
     with pytest.raises(SystemExit) as stopped:
         main(["--help"])
     assert not stopped.value.code
-    verbs = capsys.readouterr().out.split("Verbs:\n")[1].split("\n\n")[0].splitlines()
+    verbs = capsys.readouterr().out.split("Commands:\n")[1].split("\n\n")[0].splitlines()
     assert [line.split()[0] for line in verbs] == list(VERBS)
 
 

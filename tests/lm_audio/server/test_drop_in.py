@@ -402,3 +402,24 @@ def test_the_code_of_the_documentation_runs(
     exec(compile(code, "docs/serving.md", "exec"), {})
     assert (tmp_path / "rain.wav").stat().st_size == 44 + 2 * 7_200
     assert (tmp_path / "live.pcm").stat().st_size == 2 * 3 * 24_000
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/audio/speech", {"input": "rain"}),
+        ("/v1/audio/generate", {"input": "rain", "audio_length": 0.2}),
+        ("/v1/audio/generations", {"prompt": "rain", "duration": 0.2, "stream": True}),
+    ],
+)
+def test_a_header_says_that_a_prompt_is_unlike_those_of_training(
+    shared: Any, monkeypatch: pytest.MonkeyPatch, path: str, body: dict[str, Any]
+) -> None:
+    body = {"duration": 0.2, **body} if path.endswith("speech") else body
+    assert "x-notice" not in shared.client.post(path, json=body).headers
+    unknown = "Not trained on 'jazz'; it knows café, rain."
+    monkeypatch.setattr(type(shared.engine.pipeline), "notice", lambda *_: unknown)
+    answer = shared.client.post(path, json=body)
+    assert answer.status_code == 200, answer.text
+    headers = answer.headers
+    assert headers["x-notice"] == "Not trained on 'jazz'; it knows caf%C3%A9, rain."
