@@ -34,7 +34,7 @@ from lm_audio.generation.track import Stage
 from lm_audio.model import Model, ModelCard
 from lm_audio.networks.packing import num_parameters
 from lm_audio.renderers.protocol import Renderer
-from lm_audio.sampling import Sampling
+from lm_audio.sampling import AnySampling
 from lm_audio.saving.folder import push_model, save_model
 from lm_audio.system import releases_omp_threads, releases_omp_threads_between
 
@@ -44,14 +44,14 @@ DEFAULT_SECONDS = 5.0
 class Settings(TypedDict, total=False):
     """What every verb takes.
 
-    sampling: one for all stages, or a dict of them by stage name; the stages' own by default.
+    sampling: one for the stages that take it, or a dict by stage name; their own by default.
     negative: what the sound should not be like, for models with guidance.
     conditions: prompts other than the text, by name, such as a label or a voice.
     raw: keep the level that the model made. By default new sound has a loudness of -16 LUFS, or
         that of the audio that it joins, and true peaks of at most -1 dB.
     """
 
-    sampling: Sampling | Mapping[str, Sampling] | None
+    sampling: AnySampling | Mapping[str, AnySampling] | None
     negative: str | None
     conditions: Mapping[str, Any] | None
     raw: bool

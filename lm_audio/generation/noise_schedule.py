@@ -155,7 +155,7 @@ class NoiseSchedule:
         """The training steps that a run visits, falling."""
         N = self.num_train_steps
         if self.spacing == "leading":
-            steps = np.arange(num_steps)[::-1] * (N // num_steps) + self.offset
+            steps = np.arange(num_steps)[::-1] * float(N // num_steps) + self.offset
         elif self.spacing == "trailing":
             steps = np.round(N - np.arange(num_steps) * (N / num_steps)) - 1
         else:

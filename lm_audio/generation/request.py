@@ -19,7 +19,7 @@ from audio_tokenizers.resampling import resample
 from lm_audio.clip import Clip
 from lm_audio.generation.step import guidance_rows
 from lm_audio.generation.track import Stage
-from lm_audio.sampling import Sampling, check_seed, random_seed
+from lm_audio.sampling import AnySampling, Sampling, check_seed, random_seed
 
 LONGEST = 24 * 3600  # seconds
 AudioLike = str | Path | Clip | tuple[Tensor, int]
@@ -33,7 +33,7 @@ class Request:
     Args:
         num_samples: of new sound.
         conditions: by name; negative: what stands in for those that guidance drops.
-        sampling: for all stages, or by the name of the stage; the stages' own by default.
+        sampling: for the stages that take it, or by the name of the stage; their own by default.
         tokens: values of stages that need not be run, [K, T] by name.
         raw: keep the level that the model made, peaks beyond full scale included.
     """
@@ -43,7 +43,7 @@ class Request:
     prompt: str | None = None
     conditions: Mapping[str, Any] = field(default_factory=dict)
     negative: Mapping[str, Any] = field(default_factory=dict)
-    sampling: Sampling | Mapping[str, Sampling] | None = None
+    sampling: AnySampling | Mapping[str, AnySampling] | None = None
     tokens: Mapping[str, Tensor] = field(default_factory=dict)
     raw: bool = False
 
@@ -56,7 +56,7 @@ def make_requests(
     sample_rate: int,
     negative: str | None = None,
     conditions: Mapping[str, Any] | None = None,
-    sampling: Sampling | Mapping[str, Sampling] | None = None,
+    sampling: AnySampling | Mapping[str, AnySampling] | None = None,
     tokens: Mapping[str, Tensor] | None = None,
     raw: bool = False,
     count: int | None = None,
@@ -105,9 +105,11 @@ def check_request(
     check_seed(request.seed)
     working = [stage for stage in made if stage.name not in request.tokens]
     _check_names(request, stages, made, working)
+    _check_sampling_kinds(request, working)
     for stage in working:
         sampling = sampling_of(stage, request)
-        _check_temperatures(sampling, stage)
+        if isinstance(sampling, Sampling):
+            _check_temperatures(sampling, stage)
         scale = sampling.guidance_scale
         sources = {stage.source.condition} if stage.source is not None else set()
         if isinstance(scale, Mapping) and not set(scale) <= {*stage.conditions, *sources}:
@@ -116,10 +118,11 @@ def check_request(
     _check_negative(request, working, seconds)
 
 
-def sampling_of(stage: Stage, request: Request) -> Sampling:
-    if isinstance(request.sampling, Mapping):
-        return request.sampling.get(stage.name, stage.sampling)
-    return request.sampling or stage.sampling
+def sampling_of(stage: Stage, request: Request) -> AnySampling:
+    given = request.sampling
+    if isinstance(given, Mapping):
+        return given.get(stage.name, stage.sampling)
+    return given if isinstance(given, type(stage.sampling)) else stage.sampling
 
 
 def check_given(stage: Stage, values: Tensor, num_frames: int) -> None:
@@ -227,9 +230,10 @@ def _check_kinds(prompt: object, *, negative: object, sampling: object, **mappin
         if not isinstance(given, Mapping | None):
             raise ValueError(f"Got a {type(given).__name__} as {name}; give a dict by name.")
     for one in sampling.values() if isinstance(sampling, Mapping) else [sampling or Sampling()]:
-        if not isinstance(one, Sampling):
+        if not isinstance(one, AnySampling):
             raise ValueError(
-                f"Got {one!r} as sampling; give a Sampling, or a dict of them by stage name."
+                f"Got {one!r} as sampling; give a Sampling or Denoising, or a dict of them by "
+                "stage name."
             )
 
 
@@ -273,6 +277,24 @@ def _check_names(
         raise ValueError(
             f"What is given for the {unused[0]} stage has no effect, since the tokens of others "
             "are given; leave it out."
+        )
+
+
+def _check_sampling_kinds(request: Request, working: Sequence[Stage]) -> None:
+    """Stages of tokens take a Sampling, those that denoise a Denoising."""
+    given = request.sampling
+    if isinstance(given, Mapping):
+        for stage in working:
+            one = given.get(stage.name, stage.sampling)
+            if not isinstance(one, type(stage.sampling)):
+                takes = type(stage.sampling).__name__
+                raise ValueError(
+                    f"Got a {type(one).__name__} for the {stage.name} stage; give a {takes}."
+                )
+    elif given is not None and not any(isinstance(given, type(x.sampling)) for x in working):
+        takes = "Denoising" if isinstance(given, Sampling) else "Sampling"
+        raise ValueError(
+            f"Got a {type(given).__name__}, which no stage of this model takes; give a {takes}."
         )
 
 

@@ -1,8 +1,8 @@
 """Solvers of the denoising equation, as generators over tensors.
 
 A solver yields a noisy signal and its level and receives the network's `Estimate` for them. The
-last yield is the result, at the last level. The caller may change the signal (known parts) before it
-evaluates the network; the estimate holds the signal that was evaluated.
+last yield is the result, at the last level. The caller may change the signal (known parts) before
+it evaluates the network; the estimate holds the signal that was evaluated.
 
 Each docstring names the scheduler of diffusers that gives the same.
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lm_audio.networks.condition import Condition
-from lm_audio.sampling import Sampling
+from lm_audio.sampling import AnySampling
 from lm_audio.signals import Signal
 
 
@@ -40,11 +40,12 @@ class Track:
         known: [T], the frames that were given.
         num_given: how many of them come before the first that was not.
         num_done: how many frames from the first on are known or made.
+        in_work: how many more the work done on a window counts for, before any of it is final.
     """
 
     values: Tensor
     seed: int
-    sampling: Sampling
+    sampling: AnySampling
     conditions: Mapping[str, Any] = field(default_factory=dict)
     negative: Mapping[str, Any] = field(default_factory=dict)
     embedded: dict[tuple[str, bool], Condition] = field(default_factory=dict)
@@ -55,6 +56,7 @@ class Track:
     known: Tensor = field(init=False)
     num_done: int = field(init=False)
     num_given: int = field(init=False)
+    in_work: float = field(init=False, default=0.0)
 
     def __post_init__(self) -> None:
         self.known = is_known(self.values)
@@ -112,7 +114,7 @@ class Stage(Protocol):
         """How many frames it sees at once."""
 
     @property
-    def sampling(self) -> Sampling: ...
+    def sampling(self) -> AnySampling: ...
 
     @property
     def conditions(self) -> tuple[str, ...]:

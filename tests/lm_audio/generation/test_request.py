@@ -28,7 +28,7 @@ def ones(num_codebooks: int, num_frames: int, value: int = 1) -> Tensor:
         ({"tokens": ones(1, 3)}, "Got a Tensor as tokens; give a dict by name"),
         ({"tokens": {"acoustic": ones(4, 5)}}, "The text has no effect, since no stage that takes"),
         ({"conditions": ["text"]}, "Got a list as conditions; give a dict by name"),
-        ({"sampling": 3}, "Got 3 as sampling; give a Sampling, or a dict"),
+        ({"sampling": 3}, "Got 3 as sampling; give a Sampling or Denoising, or a dict"),
         ({"sampling": {"acoustic": 3}}, "Got 3 as sampling"),
         ({"negative": ["a violin"]}, "Got ['a violin'] as a text; give a string"),
         ({"rows_per_pass": 0}, "Got rows_per_pass=0; give a whole number of at least 1"),
