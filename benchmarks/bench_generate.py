@@ -1,7 +1,7 @@
-"""Steps of the decode loop beside those of transformers' MusicGen, on the same random weights.
+"""Time per decode step, compared with transformers' MusicGen on the same random weights.
 
     python benchmarks/bench_generate.py                                   # minutes, 6 GB
-    python benchmarks/bench_generate.py --preset tiny --rounds 1          # seconds: does it run?
+    python benchmarks/bench_generate.py --preset tiny --rounds 1          # smoke test, seconds
     python benchmarks/bench_generate.py --batches 1 --positions 100 --dtypes int8
     python benchmarks/bench_generate.py --device cuda --preset medium --batches 1 64 --positions 750
 
@@ -56,7 +56,7 @@ TEXT_LENGTH = 16
 SCALE = 3.0
 BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}
 PEER = "transformers"
-MUCH = 2000  # positions that are taken in before a step; with more there is one round
+MUCH = 2000  # items x positions from which on there is only one round
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,23 +65,26 @@ class Config:
     batches: tuple[int, ...] = (1, 4, 8)
     positions: tuple[int, ...] = (100, 500, 1500)
     dtypes: tuple[Dtype, ...] = ("float32", "bfloat16", "int8")
-    """Of ours, int8 on a CPU alone; that of transformers is float32 there and bfloat16 on CUDA."""
+    """Precisions of lm-audio; int8 needs a CPU. transformers uses float32 on CPU, bfloat16 on
+    CUDA."""
     device: str = "cpu"
     rounds: int = 3
     steps: int = 12
-    """In a round, for each."""
+    """Steps per round and implementation."""
     threads: int = 2
+    """CPU threads."""
     peer: bool = True
-    """Whether transformers takes part."""
+    """Also measure transformers."""
     clip: float = 10.0
-    """Seconds of a whole clip, with the T5 and the codec of musicgen-small; 0 leaves it out."""
+    """Duration in seconds of a complete clip, with the T5 and codec of musicgen-small; 0 skips
+    it."""
     output: Path | None = None
-    """Also writes the tables there."""
+    """Markdown file for the tables, in addition to stdout."""
     seed: int = 0
 
 
 Steps = Callable[[int, int], list[float]]
-"""Seconds of each of some steps, of so many items from this position on."""
+"""Takes the number of items and the first position; returns the seconds of each step."""
 
 
 def main(config: Config) -> None:
@@ -116,7 +119,7 @@ def report(config: Config) -> list[str]:
         racers[dtype] = own_steps(model, config)
     bandwidth = read_bandwidth(config.device)
     head = [
-        f"Reading: {bandwidth / 1e9:.1f} GB/s. Weights of a step: "
+        f"Memory bandwidth: {bandwidth / 1e9:.1f} GB/s. Weights per step: "
         f"{step_weights(shape) / 1e6:.0f} million.",
         *near,
         "",
@@ -149,12 +152,12 @@ def report(config: Config) -> list[str]:
         if config.clip:
             lines.append(whole_clip(model, dtype, config))
     if config.device.startswith("cuda"):
-        lines.append(f"Memory: {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB at most.")
+        lines.append(f"Peak memory: {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB.")
     return [*head, *lines]
 
 
 def growth(best: dict[tuple[int, int, str], float], config: Config) -> list[str]:
-    """How much longer a step takes at the last position than at the first."""
+    """How many times longer a step takes at the last position than at the first."""
     first, last = config.positions[0], config.positions[-1]
     return [
         f"- {name}, batch of {items}: a step at position {last} takes "
@@ -165,7 +168,7 @@ def growth(best: dict[tuple[int, int, str], float], config: Config) -> list[str]
 
 
 def guidance_cost(model: TokenLM, dtype: str, config: Config) -> str:
-    """The share of the throughput that is left when each item has a second row."""
+    """The throughput with guidance (two rows per item) relative to that without."""
     items, position = config.batches[-1], config.positions[0]
     racers = {rows: own_steps(model, config, rows=rows) for rows in (1, 2)}
     taken: dict[int, list[float]] = {1: [], 2: []}
@@ -177,7 +180,7 @@ def guidance_cost(model: TokenLM, dtype: str, config: Config) -> str:
 
 
 def whole_clip(model: TokenLM, dtype: str, config: Config) -> str:
-    """The real-time factor of a clip, the encoder of the text and the codec included."""
+    """The real-time factor of a clip, text encoder and codec included."""
     text: Any = T5EncoderModel(
         T5Config(d_model=768, d_ff=3072, num_layers=12, num_heads=12) if config.preset != "tiny"
         else T5Config(d_model=16, d_ff=16, d_kv=8, num_layers=1, num_heads=2)
@@ -247,7 +250,7 @@ def new_peer(shape: TokenLMConfig) -> Any:
 
 
 class Clock(LogitsProcessor):
-    """Notes when it is called."""
+    """Records the times of its calls."""
 
     def __init__(self, device: str) -> None:
         self.device = device
@@ -259,7 +262,7 @@ class Clock(LogitsProcessor):
 
 
 def peer_steps(peer: Any, items: int, position: int, config: Config) -> list[float]:
-    """The first call follows the prompt, which is no step."""
+    """Times steps of transformers; the first call follows the prompt, which is not a step."""
     clock = Clock(config.device)
     K, V = peer.decoder.num_codebooks, peer.config.decoder.vocab_size
     peer.generate(
@@ -288,9 +291,9 @@ def new_model(shape: TokenLMConfig, weights: dict[str, Any], dtype: Dtype, devic
 
 
 def own_steps(model: TokenLM, config: Config, *, rows: int = 2) -> Steps:
-    """Takes steps of a model of ours; the first one after the prompts is not timed.
+    """Times steps of an lm-audio model; the first step after the prompts is not timed.
 
-    The rounds of a setting go on with one batch, since its prompts take longer than its steps.
+    All rounds of a setting share one batch, since its prompts take longer than its steps.
     """
     batches: dict[tuple[int, int], DecodingBatch[Sequence]] = {}
 
@@ -321,7 +324,7 @@ def new_sequence(
     *,
     num_steps: int | None = None,
 ) -> Sequence:
-    """Random tokens up to a position, and as many steps after it as the rounds take."""
+    """Random tokens up to a position, and room for the steps of all rounds after it."""
     J, V = model.config.num_streams, model.config.vocab_size
     device, dtype = config.device, model.embedding.weight.dtype
     S = position + (config.rounds * config.steps + 2 if num_steps is None else num_steps)
@@ -347,7 +350,7 @@ def new_sequence(
 
 
 def exactness(peer: Any, model: TokenLM, dtype: str, config: Config) -> str:
-    """How far our logits are from those of transformers in float32."""
+    """The difference between lm-audio's logits and those of transformers in float32."""
     J, V, D = model.config.num_streams, model.config.vocab_size, model.config.transformer.dim
     tokens = torch.randint(V, (1, J, 20), device=config.device)
     text = torch.randn(1, TEXT_LENGTH, D, device=config.device)
@@ -358,14 +361,14 @@ def exactness(peer: Any, model: TokenLM, dtype: str, config: Config) -> str:
     largest = (found - expected).abs().max().item()
     relative = ((found - expected).norm() / expected.norm()).item()
     return (
-        f"- {dtype}: logits differ from those of {PEER} by at most {largest:.1e} (their standard "
-        f"deviation is {expected.std().item():.2f}), relative rms {100 * relative:.2g} %."
+        f"- {dtype}: logits differ from {PEER} by at most {largest:.1e} (standard deviation "
+        f"{expected.std().item():.2f}), relative RMS {100 * relative:.2g} %."
     )
 
 
 def step_weights(shape: TokenLMConfig) -> int:
-    """How many weights a step reads: all but the embeddings, and what makes keys and values of
-    the text."""
+    """Number of weights that a step reads: all except the embeddings and the key and value
+    projections of the text."""
     t = shape.transformer
     attention = 4 * t.dim**2 + (2 * t.dim**2 if t.cross_attention else 0)
     layer = attention + 2 * t.dim * t.hidden_dim
@@ -375,20 +378,20 @@ def step_weights(shape: TokenLMConfig) -> int:
 def step_bytes(
     shape: TokenLMConfig, items: int, position: int, of_weight: int, of_kept: int
 ) -> float:
-    """What a step reads: weights, keys and values, of so many bytes each."""
+    """Bytes that a step reads: weights, keys and values."""
     t = shape.transformer
     kept = 2 * t.num_layers * t.dim * (position + TEXT_LENGTH) * 2 * items
     return step_weights(shape) * of_weight + kept * of_kept
 
 
 def kept_bytes(model: TokenLM) -> int:
-    """Of a key or a value."""
+    """Bytes of an element of a cached key or value."""
     keys, _ = model.transformer.new_cache().all(0, slice(0, 0))
     return keys.dtype.itemsize
 
 
 def read_bandwidth(device: str) -> float:
-    """Bytes a second, when all threads read as fast as they can."""
+    """The memory bandwidth in bytes per second, with all threads reading."""
     x = torch.ones(2**28, device=device)  # 1 GiB
     times = []
     for _ in range(8):

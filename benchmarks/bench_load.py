@@ -1,11 +1,11 @@
-"""How much memory `load` takes at most, beside what all its tensors take in the end.
+"""Peak memory of `load`, compared with the size of the loaded tensors.
 
     python benchmarks/bench_load.py                                # a minute, 4 GB of disk
     python benchmarks/bench_load.py --preset tiny
 
-Models of random weights are written in both layouts that are read most: ours, and that of
-transformers' MusicGen. A process of its own loads each in each dtype and watches the memory that is
-its own; pages of a file that is mapped are not, the system takes them back when it needs them.
+Models with random weights are written in the two most common layouts: ours, and that of
+transformers' MusicGen. A separate process loads each in each dtype and samples its private memory.
+Pages of memory-mapped files do not count, since the system can reclaim them.
 """
 
 import json
@@ -52,7 +52,7 @@ def watch():
         most = max(most, own())
         time.sleep(0.002)
 
-load(sys.argv[3], device="cpu", dtype=sys.argv[2])  # a tiny one, for all that is imported
+load(sys.argv[3], device="cpu", dtype=sys.argv[2])  # a tiny model, to import everything first
 gc.collect()
 before = own()
 thread = threading.Thread(target=watch)

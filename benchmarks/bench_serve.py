@@ -198,7 +198,7 @@ async def requests_of_all_kinds(
 ) -> tuple[dict[str, int], list[float]]:
     """The number of requests by outcome, and the server's memory in MB over time."""
     rng = random.Random(config.seed)
-    counts = dict.fromkeys(("right", "given up", "refused", "told to wait", "wrong"), 0)
+    counts = dict.fromkeys(("right", "disconnected", "refused", "queue full", "wrong"), 0)
     memory: list[float] = []
     end = time.monotonic() + 60 * config.soak
 
@@ -223,19 +223,19 @@ async def one(
     kind = rng.choices(("good", "leaves", "bad"), (6, 2, 2))[0]
     if kind == "bad":
         answer = await http.post(GENERATIONS, json=rng.choice(BAD_BODIES))
-        is_told = answer.status_code == 400 and bool(answer.json()["error"]["message"])
-        return "refused" if is_told else "wrong"
+        is_refused = answer.status_code == 400 and bool(answer.json()["error"]["message"])
+        return "refused" if is_refused else "wrong"
     seed = rng.randrange(GOOD_CLIPS)
     patience = rng.randrange(4) if kind == "leaves" else None  # pieces
     pieces = []
     async with http.stream("POST", GENERATIONS, json=body_of(config, seed)) as answer:
         if answer.status_code == 429:
             await asyncio.sleep(float(answer.headers["retry-after"]))
-            return "told to wait"
+            return "queue full"
         async for piece in answer.aiter_raw():
             pieces.append(piece)
             if patience is not None and len(pieces) > patience:
-                return "given up"
+                return "disconnected"
     is_right = answer.status_code == 200 and b"".join(pieces) == expected[seed]
     return "right" if is_right else "wrong"
 

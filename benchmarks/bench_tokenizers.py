@@ -33,10 +33,10 @@ from audio_tokenizers.atomic import replacing
 @dataclass(frozen=True, kw_only=True)
 class Config:
     seconds: float = 5.0
-    """Of audio in each call."""
+    """Seconds of audio per call."""
     rounds: int = 5
     output: Path | None = None
-    """Also writes the table there."""
+    """Markdown file for the table, in addition to stdout."""
     memory_of: str | None = None
     """Internal: print the peak memory of one codec, in MB."""
 
@@ -175,7 +175,7 @@ def encodec_32khz() -> EncodecTokenizer:
 
 
 def filled(model: Any) -> Any:
-    """A random EnCodec's codebooks are zeros, which would make the search no work."""
+    """Fills the codebooks of a new EnCodec, which are zeros and would make the search trivial."""
     for layer in model.quantizer.layers:
         layer.codebook.embed.normal_()
     return model

@@ -1,4 +1,4 @@
-"""Speed and memory of a training step, beside that of MusicGen in transformers; speed of the data.
+"""Speed and memory of a training step, compared with transformers' MusicGen; speed of the data.
 
     python benchmarks/bench_training.py                                  # about two minutes
     python benchmarks/bench_training.py --output benchmarks/results/training.md
@@ -64,7 +64,7 @@ class Config:
     rounds: int = 4
     threads: int = 1
     output: Path | None = None
-    """Also writes the tables there."""
+    """Markdown file for the tables, in addition to stdout."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,10 +127,10 @@ DATA_HEADER = "| data, one process | per second | share that is not padding |\n|
 
 
 def step_rows(config: Config, shape: Shape, memory: Mapping[Any, float]) -> list[str]:
-    """The table of steps; those of all contestants are taken in turn.
+    """The table of training steps; the implementations take turns.
 
     Args:
-        memory: of each contestant, precision and shape, in MB.
+        memory: MB by implementation, precision and shape.
     """
     rows = []
     size = f"{shape.num_layers} x {shape.dim}, {shape.rows} x {shape.frames} frames"
@@ -158,7 +158,7 @@ def step_rows(config: Config, shape: Shape, memory: Mapping[Any, float]) -> list
 
 
 def data_rows(folder: Path, shape: Shape) -> list[str]:
-    """The table of the data: batches of tokens, and segments of sound."""
+    """The table of data loading: batches of tokens, and segments of audio."""
     write_clips(folder, shape)
     stage = make_stage(shape, window_frames=10 * FRAME_RATE, states=torch.zeros(1, shape.dim))
     shards = Shards(folder)
@@ -193,7 +193,7 @@ def data_rows(folder: Path, shape: Shape) -> list[str]:
 
 
 def make(name: Contestant, shape: Shape) -> tuple[nn.Module, Callable[[Precision], None]]:
-    """A contestant, and what takes one step with it."""
+    """An implementation, and a function that takes one training step with it."""
     torch.manual_seed(0)
     batch, states = training_batch(shape)
     if name == "lm-audio":
@@ -249,7 +249,7 @@ def training_batch(shape: Shape) -> tuple[TrainingBatch, Tensor]:
 
 
 class GivenStates(nn.Module):
-    """A text conditioner whose encoder has done its work already.
+    """A text conditioner with precomputed encoder states.
 
     Args:
         states: [L, D], of every text.
@@ -330,7 +330,7 @@ def memory_in_new_process(name: Contestant, precision: Precision, shape: Shape) 
 
 
 def peak_memory(name: Contestant, precision: Precision, shape: Shape) -> float:
-    """MB that two steps need at most, beside what is in memory when the modules are imported."""
+    """Peak MB of two steps, in addition to the memory in use after importing the modules."""
     Path("/proc/self/clear_refs").write_text("5")  # resets the peak; Linux only
     before = memory_status("VmRSS")
     _, step = make(name, shape)

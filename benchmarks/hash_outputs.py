@@ -1,13 +1,13 @@
-"""Prints hashes of seeded outputs, so that two commits can be compared.
+"""Prints hashes of seeded outputs to compare two commits.
 
     python benchmarks/hash_outputs.py --models /tmp/tiny > before.md
     git checkout some-branch
     python benchmarks/hash_outputs.py --models /tmp/tiny > after.md
     diff before.md after.md
 
-The embedded default, a MusicGen and a Bark of a few thousand random weights: clips made alone, in a
-batch, streamed, continued and inpainted. A refactoring must not change a line. The tiny models are
-written once and read again; hashes are comparable on one machine only.
+Covers the bundled model, and a MusicGen and a Bark with a few thousand random weights: clips
+generated alone, in a batch, streamed, continued and inpainted. A refactoring must not change any
+line. The tiny models are written once and reused. Hashes are comparable on one machine only.
 """
 
 import argparse
@@ -28,7 +28,7 @@ SEEDS = [3, 4, 5]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--models", type=Path, required=True, metavar="DIR", help="where the tiny models lie"
+        "--models", type=Path, required=True, metavar="DIR", help="folder of the tiny models"
     )
     folder = parser.parse_args().models
     write_musicgen(folder / "musicgen")
@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def outputs(model: Any, *, continues: bool) -> Iterator[tuple[str, list[Any], torch.Tensor]]:
-    """Each call, the tokens of all stages, and the samples."""
+    """Yields each call with the tokens of all stages and the samples."""
     alone = model.generate(PROMPTS[0], duration=1.3, seed=SEEDS[0])
     yield "alone", stage_tokens(alone), alone.samples
     for i, clip in enumerate(model.generate(PROMPTS, duration=[1.3, 2.0, 0.7], seed=SEEDS)):
@@ -214,7 +214,7 @@ def write_bark(folder: Path) -> None:
 
 
 def randomise(model: torch.nn.Module) -> None:
-    """Weights so large that each of them shows in the result."""
+    """Makes the weights large, so that each of them affects the result."""
     for name, weight in model.named_parameters():
         if "audio_encoder" not in name and "codec" not in name:
             is_scale = "norm" in name and name.endswith("weight")

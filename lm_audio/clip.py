@@ -1,4 +1,4 @@
-"""What comes out of a pipeline: sound, and the tokens that it was made of."""
+"""The result of a pipeline: audio, and the tokens that it was decoded from."""
 
 import base64
 import html
@@ -17,9 +17,9 @@ from torch import Tensor
 from audio_tokenizers.audio_writer import write_audio
 from lm_audio.origin import origin_comment
 from lm_audio.picture import draw_sound
-from lm_audio.picture import new_figure as new_figure  # the command line checks a path by it
+from lm_audio.picture import new_figure as new_figure  # the CLI validates paths with it
 
-# Programs that play a WAV file and then end, with the options to do so without a window or a word.
+# Programs that play a WAV file and exit, with the options that suppress windows and output.
 PLAYERS = {
     "afplay": (),
     "paplay": (),
@@ -31,7 +31,7 @@ PLAYERS = {
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Clip:
-    """Generated sound.
+    """Generated audio.
 
     Args:
         samples: [C, N], float32 on the CPU, nominally within -1..1.
@@ -54,8 +54,8 @@ class Clip:
     def __post_init__(self) -> None:
         if self.samples.ndim != 2 or self.samples.dtype != torch.float32:
             raise ValueError(
-                f"Got samples of shape {list(self.samples.shape)} and type {self.samples.dtype}; "
-                "expected [C, N], torch.float32."
+                "Expected samples of shape [C, N] and type torch.float32, got "
+                f"{list(self.samples.shape)} and {self.samples.dtype}."
             )
 
     def __repr__(self) -> str:
@@ -68,22 +68,22 @@ class Clip:
         return self.samples.shape[1] / self.sample_rate
 
     def save(self, path: str | Path) -> None:
-        """Writes a .wav, .flac, .ogg, .opus or .mp3 file, whole or not at all.
+        """Writes a .wav, .flac, .ogg, .opus or .mp3 file atomically.
 
-        Its metadata hold the prompt, seed and model. Samples beyond full scale, which only raw
-        clips have, are clipped, with a warning.
+        The metadata contains the prompt, seed and model. Samples beyond full scale, which only raw
+        clips have, are clipped with a warning.
         """
         write_audio(path, self.samples, self.sample_rate, comment=self._origin())
 
     def encoded(self, format: str = "wav") -> bytes:  # noqa: A002 - the word for it
-        """The bytes of such a file: wav, flac, ogg, opus or mp3."""
+        """The bytes of an audio file: wav, flac, ogg, opus or mp3."""
         file = io.BytesIO()
         samples, rate = self.samples, self.sample_rate
         write_audio(file, samples, rate, format=format, comment=self._origin())
         return file.getvalue()
 
     def play(self) -> None:
-        """Plays the clip to its end, by the first of `PLAYERS` that this machine has."""
+        """Plays the clip to its end with the first of `PLAYERS` that is installed."""
         player = find_player()
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "clip.wav"
@@ -96,7 +96,7 @@ class Clip:
             raise OSError(f"{player} could not play the clip: {reason}")
 
     def plot(self, path: str | Path) -> None:
-        """Writes a .png, .jpg, .svg or .pdf picture of the waveform and its log-mel spectrogram.
+        """Writes a .png, .jpg, .svg or .pdf plot of the waveform and its log-mel spectrogram.
 
         Needs matplotlib: pip install 'lm-audio[plot]'.
         """
@@ -113,7 +113,7 @@ class Clip:
         return origin_comment(self.settings or made_by)
 
     def _repr_html_(self) -> str:
-        """A player for notebooks: title, sound, then how it was made."""
+        """A player for notebooks: title, audio, then duration, sample rate, channels and model."""
         data = base64.b64encode(self.encoded("flac")).decode()
         title = html.escape(self._title)
         facts = [f"{self.duration:.2f} s", f"{self.sample_rate} Hz", _channels(len(self.samples))]
@@ -126,7 +126,7 @@ class Clip:
 
 
 def find_player() -> str:
-    """The first of `PLAYERS` that this machine has."""
+    """The first of `PLAYERS` that is installed."""
     player = next((name for name in PLAYERS if shutil.which(name)), None)
     if player is None:
         raise FileNotFoundError(

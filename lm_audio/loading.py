@@ -1,6 +1,6 @@
 """Loads a model from a folder, the hub or this package as a pipeline; detects its format.
 
-The formats themselves are read by the families and by `saving/folder.py`.
+The readers of the formats are in `families/` and `saving/folder.py`.
 """
 
 import difflib
@@ -102,7 +102,7 @@ def find_device(device: str | None = None) -> str:
 def find_checkpoint(source: str | Path | None) -> Checkpoint:
     """The files of a model, downloaded if necessary, and their format."""
     path = pretrained.DEFAULT_FOLDER if source is None else Path(source).expanduser()
-    if str(source) == DEFAULT and not path.is_dir():  # a folder of that name comes first
+    if str(source) == DEFAULT and not path.is_dir():  # a folder of that name takes precedence
         path, source = pretrained.DEFAULT_FOLDER, None
     if source is None and not (path / "config.json").is_file():
         raise ValueError(
@@ -152,7 +152,7 @@ def _model_type(folder: Path) -> str | None:
 
 
 def _known(kind: str, source: object) -> str:
-    """The name of the format of this model_type."""
+    """The name of the format with this model_type."""
     stated = {one.model_type: name for name, one in FORMATS.items() if one.model_type is not None}
     if kind not in stated:
         raise ValueError(
@@ -192,7 +192,7 @@ def _download(hub_id: str, patterns: Sequence[str]) -> Path:
     except RepositoryNotFoundError as error:
         raise ValueError(_not_found(hub_id)) from error
     except (HTTPError, OSError, ValueError) as error:
-        if getattr(error, "errno", None):  # of this machine, such as a full disk
+        if getattr(error, "errno", None):  # a local error, such as a full disk
             raise
         raise ValueError(
             f"{hub_id} is not a local folder and not complete in the cache, and the hub is not "

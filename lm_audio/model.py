@@ -1,4 +1,4 @@
-"""A model as plain data: what is loaded, saved and exported. `AudioPipeline` runs it."""
+"""A model as plain data, for loading, saving and exporting. `AudioPipeline` runs it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -16,11 +16,11 @@ from lm_audio.signals import SEMANTIC
 
 @dataclass(frozen=True, kw_only=True)
 class ModelCard:
-    """What people should know of a model before they use it; None is not known.
+    """Facts about a model; None means unknown.
 
     Args:
-        licence: of the weights, by its SPDX name, such as CC-BY-NC-4.0.
-        known: the prompts that it was trained on.
+        licence: of the weights, as an SPDX identifier such as CC-BY-NC-4.0.
+        known: the prompts that the model was trained on.
     """
 
     name: str | None = None
@@ -35,12 +35,12 @@ class ModelCard:
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """Stages, a renderer, and what audio prompts need.
+    """Stages, a renderer, and the tokenizer for audio prompts.
 
     Args:
-        stages: in the order in which they condition each other.
-        output_stages: the names of those that are rendered; the last one by default.
-        semantic_tokenizer: for audio prompts of stages over semantic tokens.
+        stages: in cascade order.
+        output_stages: the names of the stages whose output is rendered; the last one by default.
+        semantic_tokenizer: encodes audio prompts for stages over semantic tokens.
     """
 
     stages: Sequence[Stage]
@@ -60,7 +60,7 @@ class Model:
 
     @property
     def text_encoder(self) -> FrozenEncoder | None:
-        """The untrained encoder that reads the text of all stages, if there is one."""
+        """The frozen text encoder that the stages share, if there is one."""
         return shared(
             encoder
             for stage in self.stages
@@ -69,34 +69,34 @@ class Model:
         )
 
     def with_stage(self, stage: Stage) -> "Model":
-        """The same model with another stage in the place of the one of that name."""
+        """The same model with this stage in place of the one with the same name."""
         stages = [stage if one.name == stage.name else one for one in self.stages]
         return replace(self, stages=stages)
 
 
 def _check_stages(stages: Sequence[Stage], *, output_stages: Sequence[str]) -> None:
-    """Names must be unique, and those of other stages stand for earlier ones."""
+    """Stage names must be unique, and each source must be an earlier stage."""
     names = [stage.name for stage in stages]
     if not names or len(set(names)) < len(names) or "" in names:
         raise ValueError(f"Stage names must be unique and non-empty, got {names}.")
     for i, stage in enumerate(stages):
         if stage.source is not None and stage.source.stage not in names[:i]:
             raise ValueError(
-                f"The {stage.name} stage takes the values of {stage.source.stage!r}, which is no "
-                f"stage before it; there are {names[:i]}."
+                f"The source of the {stage.name} stage, {stage.source.stage!r}, is not an earlier "
+                f"stage. Earlier stages: {names[:i]}."
             )
     for name in output_stages:
         if name not in names:
-            raise ValueError(f"There is no stage '{name}' to render. Choose from: {names}.")
+            raise ValueError(f"Unknown output stage '{name}'. Choose from: {names}.")
     made = [one.name for one in needed(stages, output_stages=output_stages or names[-1:], given=())]
     if unused := [name for name in names if name not in made]:
-        raise ValueError(f"Nothing that is rendered needs the {unused[0]} stage; leave it out.")
+        raise ValueError(f"No output stage depends on the {unused[0]} stage. Remove it.")
 
 
 def _check_renderer(
     stages: Sequence[Stage], renderer: Renderer, *, output_stages: Sequence[str]
 ) -> None:
-    """The output stages together, and others of the same content, make what it takes."""
+    """The signals of the output stages must add up to the renderer's input signal."""
     takes = renderer.signal
     for stage in stages:
         if stage.makes.content != takes.content and stage.name not in output_stages:
@@ -104,14 +104,13 @@ def _check_renderer(
         makes = replace(stage.makes, content=takes.content, width=takes.width)
         if makes != takes:
             raise ValueError(
-                f"The {stage.name} stage makes {stage.makes} and the renderer takes {takes}; use "
-                "stages and a renderer that match."
+                f"The output of the {stage.name} stage, {stage.makes}, does not match the input of "
+                f"the renderer, {takes}."
             )
     width = sum(stage.makes.width for stage in stages if stage.name in output_stages)
     if takes.width != width:
         raise ValueError(
-            f"The output stages make {width} rows and the renderer takes {takes.width}; use stages "
-            "and a renderer that match."
+            f"The output stages have {width} rows in total, but the renderer expects {takes.width}."
         )
 
 
@@ -121,6 +120,6 @@ def _check_semantic_tokenizer(stages: Sequence[Stage], tokenizer: SemanticTokeni
         makes = stage.makes
         if makes.content == SEMANTIC and makes.num_tokens != tokenizer.num_tokens:
             raise ValueError(
-                f"The {stage.name} stage has {makes.num_tokens} tokens and the semantic tokenizer "
-                f"{tokenizer.num_tokens}; use ones that match."
+                f"The {stage.name} stage has {makes.num_tokens} tokens, but the semantic tokenizer "
+                f"has {tokenizer.num_tokens}."
             )

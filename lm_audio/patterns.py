@@ -1,7 +1,7 @@
-"""Patterns: where each token of K codebooks stands along the sequence that a model reads.
+"""Codebook patterns: how K codebooks are laid out along the sequence of a language model.
 
-A pattern is a value; its layout for T frames moves tokens there and back, and logits back. A layout
-has no start step: whoever feeds a model puts it in front. Delayed and unrolled: arXiv 2306.05284;
+A pattern is a value; its layout for T frames maps tokens to the sequence and back. A layout
+has no start step: the caller prepends it. Delayed and unrolled: arXiv 2306.05284;
 coarse codebook first: arXiv 2301.02111; flattened with an offset per codebook: arXiv 2209.03143.
 
 Shapes: B batch, C channels, K codebooks, T frames, J streams of the model, S steps, V vocabulary.
@@ -27,13 +27,13 @@ _SETTINGS: dict[str, set[str]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Pattern:
-    """The order of tokens; make one with the functions below, or from the fields of another.
+    """The order of tokens. Build one with the functions below, or from the fields of another.
 
     Args:
-        delays: frames by which a codebook lags; for "coarse_first" of those after the first group.
-        flattening: the turn of each codebook within a frame ("unrolled").
-        group_size: codebooks that go first ("coarse_first") or together ("flattened").
-        codebook_size: tokens per codebook where all share one stream ("flattened"); else None.
+        delays: delay of each codebook in frames; for "coarse_first", of all after the first group.
+        flattening: the position of each codebook within a frame ("unrolled").
+        group_size: codebooks that come first ("coarse_first") or together ("flattened").
+        codebook_size: tokens per codebook if all share one stream ("flattened"); else None.
     """
 
     kind: Kind
@@ -50,13 +50,13 @@ class Pattern:
 
     @property
     def num_streams(self) -> int:
-        """J: the tokens that the model reads and writes in one step."""
+        """J: the tokens per step."""
         return self.num_codebooks if self.codebook_size is None else 1
 
     def layout(self, num_frames: int) -> "Layout":
-        """The layout of so many frames; it is made once and shared."""
+        """The layout for this many frames, cached."""
         if num_frames < 1:
-            raise ValueError(f"Got {num_frames} frames; expected 1 or more, ask for a longer clip.")
+            raise ValueError(f"Expected at least 1 frame, got {num_frames}. Use a longer duration.")
         return _layout(self, num_frames)
 
 
@@ -71,9 +71,10 @@ def delayed(delays: Sequence[int]) -> Pattern:
 
 
 def unrolled(flattening: Sequence[int], delays: Sequence[int] | None = None) -> Pattern:
-    """Several steps per frame: codebook k goes at turn flattening[k], [0, 1, 2, ...] one by one.
+    """Several steps per frame: codebook k is at step flattening[k] of its frame.
 
-    A codebook that lags joins in delays[k] frames later; then the older frame goes first.
+    [0, 1, 2, ...] puts one codebook in each step. A codebook with delays[k] starts that many frames
+    later; of two frames in the same step, the older one comes first.
     """
     return Pattern(
         kind="unrolled",
@@ -84,7 +85,7 @@ def unrolled(flattening: Sequence[int], delays: Sequence[int] | None = None) -> 
 
 
 def coarse_first(num_codebooks: int, delays: Sequence[int] | None = None) -> Pattern:
-    """All frames of codebook 0, then those of the others, codebook k delayed by delays[k - 1]."""
+    """All frames of codebook 0, then the others, codebook k delayed by delays[k - 1]."""
     return Pattern(
         kind="coarse_first",
         num_codebooks=num_codebooks,
@@ -100,8 +101,8 @@ def flattened(
 
     Args:
         codebook_size: all codebooks share one stream, and a token of codebook k is stored as
-            token + k * codebook_size; with None each keeps its own stream.
-        group_size: codebooks in a group (the last may be smaller); None for all in one.
+            token + k * codebook_size; with None each codebook has its own stream.
+        group_size: codebooks per group (the last may be smaller); None puts all in one group.
     """
     return Pattern(
         kind="flattened",
@@ -112,7 +113,7 @@ def flattened(
 
 
 def stereo(pattern: Pattern) -> Pattern:
-    """K codebooks to 2K, L0 R0 L1 R1 ...: both in one step, or in turn where all is flattened."""
+    """K codebooks to 2K, L0 R0 L1 R1 ...: both in one step, or in turn in a flattened pattern."""
     return replace(
         pattern,
         num_codebooks=2 * pattern.num_codebooks,
@@ -123,11 +124,9 @@ def stereo(pattern: Pattern) -> Pattern:
 
 
 def interleave_channels(tokens: Tensor) -> Tensor:
-    """Tokens [B, C, K, T] of each channel to those of one model [B, K * C, T]: L0 R0 L1 R1 ..."""
+    """Interleaves the codebooks of channels, L0 R0 L1 R1 ...: [B, C, K, T] to [B, K * C, T]."""
     if tokens.ndim != 4:
-        raise ValueError(
-            f"Got tokens of shape {list(tokens.shape)}; expected [B, C, K, T], add missing axes."
-        )
+        raise ValueError(f"Expected tokens of shape [B, C, K, T], got {list(tokens.shape)}.")
     return tokens.transpose(1, 2).flatten(1, 2)
 
 
@@ -135,20 +134,20 @@ def split_channels(tokens: Tensor, num_channels: int) -> Tensor:
     """The inverse of `interleave_channels`: tokens [B, K * C, T] to [B, C, K, T]."""
     if tokens.ndim != 3 or num_channels < 1 or tokens.shape[1] % num_channels:
         raise ValueError(
-            f"Got tokens of shape {list(tokens.shape)} for {num_channels} channels; expected "
-            "[B, K * C, T], check the number of channels."
+            f"Expected tokens of shape [B, K * C, T] for {num_channels} channels, got "
+            f"{list(tokens.shape)}."
         )
     return tokens.unflatten(1, (-1, num_channels)).transpose(1, 2)
 
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """What stands where: the cells of a sequence [J, S], and the place of each token [K, T].
+    """The mapping between cells of a sequence [J, S] and tokens [K, T].
 
     Args:
-        codebook, frame: [J, S], int64: whose token stands in a cell; -1 where it is empty.
-        offset: [J, S], int64: what is added to the token there.
-        stream, step: [K, T], int64: where a token stands.
+        codebook, frame: [J, S], int64: the codebook and frame of a cell; -1 if it is empty.
+        offset: [J, S], int64: added to the token in a cell.
+        stream, step: [K, T], int64: the cell of a token.
         complete: the result of `complete_frames` for 0 .. S steps.
     """
 
@@ -180,7 +179,7 @@ class Layout:
     def build(self, tokens: Tensor, *, empty: int) -> Tensor:
         """Tokens [B, K, T] to a sequence [B, J, S] with `empty` in empty cells.
 
-        -1 means "not known yet" and stays -1.
+        -1 marks an unknown token and is kept.
         """
         _check_shape("tokens", tokens, ("B", self.num_codebooks, self.num_frames))
         here = self.to(tokens.device)
@@ -190,7 +189,7 @@ class Layout:
         return sequence.masked_fill(here.codebook < 0, empty)
 
     def revert(self, sequence: Tensor) -> Tensor:
-        """The inverse of `build`: a sequence [B, J, S] to tokens [B, K, T]; -1 stays -1."""
+        """The inverse of `build`: a sequence [B, J, S] to tokens [B, K, T]; -1 is kept."""
         _check_shape("a sequence", sequence, ("B", self.num_streams, self.num_steps))
         here = self.to(sequence.device)
         tokens = sequence[:, here.stream, here.step]  # [B, K, T]
@@ -200,25 +199,26 @@ class Layout:
         return torch.where(tokens < 0, tokens, tokens - offset[:, None])
 
     def latest_frames(self) -> Tensor:
-        """The latest frame that stands in each step, or before it if the step is empty: [S]."""
+        """The latest frame in each step, or before it if the step is empty: [S]."""
         latest = self.frame.amax(dim=0)
         filled = torch.where(latest < 0, 0, torch.arange(len(latest), device=latest.device))
         return latest[filled.cummax(dim=0).values].clamp(min=0)
 
     def complete_frames(self, num_steps: int) -> int:
-        """How many leading frames lie wholly within the first `num_steps` steps."""
+        """The number of leading frames that the first `num_steps` steps contain in full."""
         if not 0 <= num_steps <= self.num_steps:
             raise ValueError(
-                f"Got {num_steps} steps; expected 0 to {self.num_steps}, the length of this layout."
+                f"num_steps must be between 0 and {self.num_steps}, the length of this layout, "
+                f"got {num_steps}."
             )
         return self.complete[num_steps]
 
     def to(self, device: torch.device) -> "Layout":
-        """This layout with its tensors on a device; they are moved once."""
+        """This layout with its tensors on a device, cached."""
         if device == self.codebook.device:
             return self
         if device not in self._copies:
-            # Made in inference mode, the indices could not serve a backward pass later.
+            # Indices made in inference mode would fail in a later backward pass.
             with torch.inference_mode(False):
                 self._copies[device] = replace(
                     self,
@@ -273,7 +273,7 @@ def _steps(pattern: Pattern, frames: Tensor) -> Tensor:
 
 
 def _unrolled_steps(pattern: Pattern, frames: Tensor) -> Tensor:
-    """A round lets each group of codebooks whose delay is over go once, the most delayed first."""
+    """In each round, every group whose delay is over gets one step, the most delayed first."""
     turn = torch.tensor(pattern.flattening)[:, None]
     delay = torch.tensor(pattern.delays)[:, None]
     rounds = frames + delay  # [K, T]
@@ -290,23 +290,22 @@ def _check(pattern: Pattern) -> None:
     if kind not in _SETTINGS:
         raise ValueError(f"Unknown pattern '{kind}'. Choose one of: {', '.join(get_args(Kind))}.")
     if K < 1:
-        raise ValueError(f"Got a pattern of {K} codebooks; expected 1 or more, name its codebooks.")
+        raise ValueError(f"A pattern needs at least 1 codebook, got {K}.")
     for name in ("delays", "flattening", "group_size", "codebook_size"):
         if name not in _SETTINGS[kind] and getattr(pattern, name) not in ((), None):
-            raise ValueError(f"A '{kind}' pattern has no {name}; expected none, leave it out.")
+            raise ValueError(f"A '{kind}' pattern has no {name}. Remove it.")
     if "group_size" in _SETTINGS[kind] and not 1 <= (pattern.group_size or 0) <= K:
         raise ValueError(
-            f"Got a group size of {pattern.group_size}; expected 1 to {K}, the number of codebooks."
+            f"group_size must be between 1 and {K}, the number of codebooks, got "
+            f"{pattern.group_size}."
         )
     if pattern.codebook_size is not None and pattern.codebook_size < 1:
-        raise ValueError(
-            f"Got a codebook size of {pattern.codebook_size}; expected 1 or more, or None."
-        )
+        raise ValueError(f"codebook_size must be at least 1, or None, got {pattern.codebook_size}.")
     num_delays = K - (pattern.group_size or 0) if "delays" in _SETTINGS[kind] else 0
     if len(delays) != num_delays or min(delays, default=0) < 0:
         raise ValueError(
-            f"Got delays {list(delays)}; expected {num_delays} of 0 or more, one per codebook that "
-            "can lag."
+            f"Expected {num_delays} non-negative delays, one per delayed codebook, got "
+            f"{list(delays)}."
         )
     if kind == "unrolled":
         _check_flattening(pattern)
@@ -316,13 +315,13 @@ def _check_flattening(pattern: Pattern) -> None:
     turns = pattern.flattening
     if len(turns) != pattern.num_codebooks or set(turns) != set(range(len(set(turns)))):
         raise ValueError(
-            f"Got the flattening {list(turns)}; expected {pattern.num_codebooks} turns that leave "
-            "out none of 0, 1, 2, ..."
+            f"Expected a flattening of {pattern.num_codebooks} values that cover 0, 1, 2, ... "
+            f"without gaps, got {list(turns)}."
         )
     if len(set(zip(turns, pattern.delays, strict=True))) != len(set(turns)):
         raise ValueError(
-            f"Got delays {list(pattern.delays)} for the flattening {list(turns)}; expected equal "
-            "delays where turns are equal."
+            f"Codebooks in the same step need the same delay, got delays {list(pattern.delays)} "
+            f"for the flattening {list(turns)}."
         )
 
 
@@ -333,6 +332,5 @@ def _check_shape(what: str, tensor: Tensor, expected: tuple[str | int, ...]) -> 
     ):
         shape = ", ".join(map(str, expected))
         raise ValueError(
-            f"Got {what} of shape {list(tensor.shape)}; expected [{shape}], take the layout of "
-            "these frames."
+            f"Expected {what} of shape [{shape}] for this layout, got {list(tensor.shape)}."
         )

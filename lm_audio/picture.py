@@ -1,4 +1,4 @@
-"""Pictures of sound: the waveform above its log-mel spectrogram.
+"""Plots of audio: the waveform above its log-mel spectrogram.
 
 Shapes: C channels, N samples.
 """
@@ -19,7 +19,7 @@ NUM_MELS = 128
 FFT_LENGTH = 2048
 MAX_COLUMNS = 2000
 DYNAMIC_RANGE = 80.0  # dB
-SILENCE = -40.0  # dB; a sound that never exceeds this is drawn as silence
+SILENCE = -40.0  # dB; audio below this level throughout is drawn as silence
 
 INCHES = (8, 5)  # small, so that the text stays readable on a phone
 DOTS_PER_INCH = 150
@@ -28,7 +28,7 @@ TICKS = (100, 300, 1000, 3000, 10_000)  # Hz
 
 
 def draw_sound(path: str | Path, samples: Tensor, sample_rate: int, *, title: str) -> None:
-    """Writes a .png, .jpg, .svg or .pdf picture of samples [C, N], whole or not at all."""
+    """Writes a .png, .jpg, .svg or .pdf plot of samples [C, N] atomically."""
     path = Path(path)
     figure = new_figure(path)
     wave, spectrogram = figure.subplots(2, sharex=True, height_ratios=(2, 3))
@@ -39,14 +39,14 @@ def draw_sound(path: str | Path, samples: Tensor, sample_rate: int, *, title: st
 
 
 def new_figure(path: Path) -> Any:
-    """An empty figure of matplotlib, if its format is known and matplotlib is installed."""
+    """An empty matplotlib figure; raises if the suffix is unknown or matplotlib is missing."""
     if path.suffix.lower() not in FORMATS:
-        raise ValueError(f"{path} has no suffix of a picture; use one of {', '.join(FORMATS)}.")
+        raise ValueError(f"Cannot plot to {path}. Use one of the suffixes {', '.join(FORMATS)}.")
     try:
         from matplotlib.figure import Figure  # type: ignore[import-not-found,unused-ignore]
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            "A plot needs matplotlib; install it with: pip install 'lm-audio[plot]'."
+            "Plotting needs matplotlib. Install it with: pip install 'lm-audio[plot]'."
         ) from error
     return Figure(figsize=INCHES, layout="constrained")
 
@@ -69,7 +69,7 @@ def log_mels(samples: Tensor, sample_rate: int) -> Tensor:
 
 
 def band_of(frequency: float, sample_rate: int) -> float:
-    """The row of `log_mels` whose band has its centre at a frequency; between rows as well."""
+    """The (fractional) row of `log_mels` whose band is centred at a frequency."""
     return _mel(frequency) / _mel(sample_rate / 2) * (NUM_MELS + 1) - 1
 
 
@@ -102,7 +102,7 @@ def _draw_spectrogram(figure: Any, axes: Any, samples: Tensor, sample_rate: int)
 
 
 def _written(title: str) -> str:
-    """At most two lines, in letters that matplotlib's font has."""
+    """At most two lines, in characters that matplotlib's font supports."""
     from matplotlib.font_manager import (  # type: ignore[import-not-found,unused-ignore]
         findfont,
         get_font,

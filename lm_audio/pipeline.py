@@ -1,4 +1,4 @@
-"""From a prompt to sound: a model's stages, then its renderer.
+"""From prompt to audio: a model's stages, then its renderer.
 
 Shapes: C channels, N samples, K codebooks, T frames.
 """
@@ -42,13 +42,14 @@ DEFAULT_SECONDS = 5.0
 
 
 class Settings(TypedDict, total=False):
-    """What every verb takes.
+    """Settings of every method that makes audio.
 
-    sampling: one for the stages that take it, or a dict by stage name; their own by default.
-    negative: what the sound should not be like, for models with guidance.
-    conditions: prompts other than the text, by name, such as a label or a voice.
-    raw: keep the level that the model made. By default new sound has a loudness of -16 LUFS, or
-        that of the audio that it joins, and true peaks of at most -1 dB.
+    sampling: one for all stages that take its kind, or a dict by stage name; the stages' own by
+        default.
+    negative: a negative prompt, for models with guidance.
+    conditions: prompts other than text, by name, such as a label or a voice.
+    raw: keep the model's output level. By default new audio is normalised to -16 LUFS, or to the
+        loudness of the audio that it joins, with true peaks of at most -1 dB.
     """
 
     sampling: AnySampling | Mapping[str, AnySampling] | None
@@ -58,20 +59,19 @@ class Settings(TypedDict, total=False):
 
 
 class StreamSettings(Settings, total=False):
-    """What also goes for sound from nothing.
+    """Further settings of `generate` and `stream`.
 
-    tokens: values [K, T] of stages that are not to be run, by stage name.
+    tokens: values [K, T] by stage name; these stages are not run.
     """
 
     tokens: Mapping[str, Tensor] | None
 
 
 class BatchSettings(Settings, total=False):
-    """What also goes for clips that are made together.
+    """Further settings of methods that make clips in batches.
 
-    rows_per_pass: rows of the batch that go through a model at once; fewer need less memory and
-        give the same tokens.
-    progress: called with the share that is done, from 0 to 1.
+    rows_per_pass: batch rows per forward pass; fewer need less memory and give the same tokens.
+    progress: called with the completed fraction, from 0 to 1.
     """
 
     rows_per_pass: int | None
@@ -79,11 +79,11 @@ class BatchSettings(Settings, total=False):
 
 
 class GenerateSettings(StreamSettings, BatchSettings, total=False):
-    """All of these."""
+    """All settings of `generate`."""
 
 
 class AudioPipeline:
-    """A loaded model at work. It holds no state of requests, so calls may run in parallel."""
+    """Generates audio with a loaded model. Holds no request state: calls may run in parallel."""
 
     def __init__(self, model: Model) -> None:
         self.model = model
@@ -104,16 +104,16 @@ class AudioPipeline:
         dtype: str = "float32",
         text_encoder: str | Path | None = None,
     ) -> "AudioPipeline":
-        """`lm_audio.load` by the name that transformers and diffusers give it."""
-        # Loading makes pipelines, so it stands above them. Only this alias, which users expect on
-        # the class, points up; import-linter knows of it, and nothing is imported before the call.
+        """`lm_audio.load` under its name in transformers and diffusers."""
+        # `loading` is the layer above. Only this alias, which users expect on the class, points up:
+        # import-linter has an exception for it, and nothing is imported before the call.
         from lm_audio.loading import load
 
         return load(source, device=device, dtype=dtype, text_encoder=text_encoder)
 
     @property
     def stages(self) -> dict[str, Stage]:
-        """By name, in the order in which they condition each other."""
+        """The stages by name, in cascade order."""
         return {stage.name: stage for stage in self.model.stages}
 
     @property
@@ -138,15 +138,15 @@ class AudioPipeline:
 
     @property
     def conditions(self) -> tuple[str, ...]:
-        """What the model takes: `text` is the prompt, all others go into `conditions`."""
+        """The model's inputs by name: `text` is the prompt, all others go into `conditions`."""
         names = [name for stage in self.model.stages for name in stage.conditions]
         return tuple(dict.fromkeys(names))
 
     def notice(self, prompt: str | None) -> str | None:
         """One sentence if the model was not trained on prompts like this one, else None.
 
-        `generate` and its relatives give it as a warning. None as well for models whose card does
-        not say what they were trained on.
+        `generate` and the other methods issue it as a warning. Also None for models whose card does
+        not list their training prompts.
         """
         return None if prompt is None or self._check is None else self._check.notice(prompt)
 
@@ -185,13 +185,13 @@ class AudioPipeline:
         seed: int | Sequence[int] | None = None,
         **settings: Unpack[GenerateSettings],
     ) -> Clip | list[Clip]:
-        """Makes sound from text, or from nothing; lists of prompts, durations or seeds give lists.
+        """Generates audio from a text prompt, or unconditionally. Lists of inputs give lists.
 
         Args:
             duration: seconds, exact to the sample.
-            seed: the same one gives the same clip, alone or in any list; None draws one.
-            **settings: sampling, negative, conditions, raw, tokens, rows_per_pass; see
-                `GenerateSettings`. progress: a function called with the share done, from 0 to 1.
+            seed: the same seed gives the same clip, alone or in any batch; None draws one.
+            **settings: sampling, negative, conditions, raw, tokens, rows_per_pass, progress; see
+                `GenerateSettings`.
         """
         _check_settings("generate", settings, GenerateSettings)
         requests = self._requests(prompt, duration=duration, seed=seed, settings=settings)
@@ -206,7 +206,7 @@ class AudioPipeline:
         seed: int | None = None,
         **settings: Unpack[StreamSettings],
     ) -> Iterator[Tensor]:
-        """Yields samples [C, N] as they are made: the clip that `generate` returns, in pieces.
+        """Yields the clip that `generate` returns in chunks of samples [C, N] as they are made.
 
         Args:
             **settings: sampling, negative, conditions, raw, tokens; see `StreamSettings`.
@@ -214,10 +214,10 @@ class AudioPipeline:
         _check_settings("stream", settings, StreamSettings)
         check_single(prompt=prompt, duration=duration, seed=seed)
         (request,) = self._requests(prompt, duration=duration, seed=seed, settings=settings)
-        return self._stream(self.start(request))  # mistakes are raised now, not by the first piece
+        return self._stream(self.start(request))  # bad input raises here, not at the first chunk
 
     @overload
-    def continue_from(  # type: ignore[overload-overlap]  # whatever is no list gives one clip
+    def continue_from(  # type: ignore[overload-overlap]  # anything but a list gives one clip
         self,
         audio: AudioLike,
         *,
@@ -247,7 +247,7 @@ class AudioPipeline:
         seed: int | Sequence[int] | None = None,
         **settings: Unpack[BatchSettings],
     ) -> Clip | list[Clip]:
-        """Continues audio: a clip of its own samples, then `duration` seconds of new sound.
+        """Continues audio: returns its own samples, then `duration` seconds of new audio.
 
         Args:
             **settings: sampling, negative, conditions, raw, rows_per_pass, progress; see
@@ -281,12 +281,12 @@ class AudioPipeline:
         progress: Callable[[float], None] | None = None,
         **settings: Unpack[Settings],
     ) -> Clip:
-        """Remakes the sound from `start` to `end` seconds; all other samples are kept.
+        """Regenerates the audio from `start` to `end` seconds; all other samples are kept.
 
         Args:
-            num_candidates: fillings per stage; it keeps the one that the sound after the span
-                follows best.
-            progress: called with the share that is done, from 0 to 1.
+            num_candidates: candidates per stage; the one that makes the audio after the span most
+                likely is kept.
+            progress: called with the completed fraction, from 0 to 1.
             **settings: sampling, negative, conditions, raw; see `Settings`.
         """
         _check_settings("inpaint", settings, Settings)
@@ -309,15 +309,15 @@ class AudioPipeline:
         return replace(clip, model=self.card.name)
 
     def save(self, folder: str | Path, *, half: bool = False) -> None:
-        """Writes the model for `load`, whole or not at all.
+        """Writes the model for `load` atomically.
 
         Args:
-            half: store float16, half the size; codec and tokenizers keep their values.
+            half: store float16, half the size; codec and tokenizers keep their precision.
         """
         save_model(self.model, folder, half=half)
 
     def push_to_hub(self, repo_id: str, *, private: bool = True, half: bool = False) -> str:
-        """Writes the model to the Hugging Face hub, as "owner/name", and returns its address."""
+        """Uploads the model to the Hugging Face hub as "owner/name" and returns its URL."""
         return push_model(self.model, repo_id, private=private, half=half)
 
     push = push_to_hub  # its old name
@@ -329,16 +329,16 @@ class AudioPipeline:
         layout: Literal["transformers", "audiocraft"] = "transformers",
         t5_name: str | None = None,
     ) -> None:
-        """Writes a model of MusicGen's shape as others load it, whole or not at all.
+        """Exports a MusicGen-shaped model for transformers or audiocraft, atomically.
 
         Args:
-            t5_name: the public T5 that reads its text, which audiocraft fetches by its name.
+            t5_name: the public T5 of the model, which audiocraft downloads by name.
         """
         export_model(self.model, folder, layout=layout, t5_name=t5_name)
 
     @releases_omp_threads
     def start(self, request: Request, samples: Tensor | None = None) -> ClipJob:
-        """Checks and plans a clip that begins with these samples [C, N]; a session makes it."""
+        """Validates and plans a clip that begins with these samples [C, N], for a session."""
         tail, prompt = 0, None
         if samples is not None:
             tail = tail_length(samples.shape[1], stages=self.model.stages, renderer=self.renderer)
@@ -362,7 +362,7 @@ class AudioPipeline:
         )
 
     def session(self, *, rows_per_pass: int | None = None) -> Session:
-        """A batch for clips that need all stages, which join and leave it at any step."""
+        """A continuous batch for clips that need all stages; clips join and leave at any step."""
         return Session(self.model.stages, rows_per_pass=rows_per_pass)
 
     def _requests(
@@ -398,7 +398,7 @@ class AudioPipeline:
 
     @releases_omp_threads
     def _make(self, jobs: list[ClipJob], settings: Mapping[str, Any]) -> list[Clip]:
-        """Makes all clips, many at a time."""
+        """Makes all clips in batches."""
         session = self._session(jobs[0], settings.get("rows_per_pass"))
         progress = settings.get("progress")
         pieces: dict[ClipJob, list[Tensor]] = {job: [] for job in jobs}
@@ -417,10 +417,10 @@ class AudioPipeline:
                     yield piece
 
     def _session(self, job: ClipJob, rows_per_pass: int | None = None) -> Session:
-        """For this clip, and for those of the same call, which need the same stages."""
+        """A session with the stages that this clip, and the others of its call, need."""
         if rows_per_pass is not None and not (isinstance(rows_per_pass, int) and rows_per_pass > 0):
             raise ValueError(
-                f"Got rows_per_pass={rows_per_pass!r}; give a whole number of at least 1, or None."
+                f"rows_per_pass must be an integer of at least 1, or None, got {rows_per_pass!r}."
             )
         stages = [self.stages[name] for name in job.tracks]
         return Session(stages, rows_per_pass=rows_per_pass)
@@ -436,6 +436,6 @@ def _check_settings(verb: str, given: Mapping[str, Any], known: type) -> None:
     for name in given:
         if name not in names:
             raise TypeError(
-                f"{verb}() got an unexpected keyword argument {name!r}; it also takes "
+                f"{verb}() got an unexpected keyword argument {name!r}. It also accepts: "
                 f"{', '.join(names)}."
             )

@@ -1,9 +1,9 @@
-"""The fastest precision in which a model still says what it says exactly.
+"""Picks the fastest precision whose predictions stay close to float32.
 
-The exact model makes a clip. A rounded one is asked how likely it finds each of its tokens: half
-the mean square of the differences of these log-likelihoods is how far its choices are off, in nats
-a token. Of tokens drawn plainly it estimates their Kullback-Leibler divergence, from few of them;
-as a model samples by custom, it judges those that are heard.
+The float32 model generates a clip, and the rounded model scores its tokens. The divergence is half
+the mean squared difference of their log-likelihoods, in nats per token: for tokens sampled at
+temperature 1, an estimate of the Kullback-Leibler divergence that needs few tokens. Clips are made
+with the model's default sampling, so that it is measured on the tokens that users get.
 """
 
 import logging
@@ -23,11 +23,11 @@ logger = logging.getLogger(__name__)
 SECONDS = 3.0
 PROMPT = "a dog barking"
 MOST_NATS = 0.01
-"""By which choices may be off: the perplexity of what a model makes changes by one in a hundred."""
+"""The largest accepted divergence: it changes the perplexity of generated tokens by 1 %."""
 
 
 def fastest(load: Callable[[str], AudioPipeline], dtypes: Sequence[str]) -> AudioPipeline:
-    """The first of these precisions, the fastest first, that is near enough; else float32."""
+    """The first of these precisions, given fastest first, that is close enough; else float32."""
     exact = load("float32")
     tracks = new_clip(exact)
     for dtype in dtypes:
@@ -35,10 +35,10 @@ def fastest(load: Callable[[str], AudioPipeline], dtypes: Sequence[str]) -> Audi
         nats = divergence(exact, rounded, tracks)
         fits = nats <= MOST_NATS
         logger.info(
-            "As %s this model is off by %.4f nats a token: %s.",
+            "Divergence of %s from float32: %.4f nats per token (%s).",
             dtype,
             nats,
-            "near enough" if fits else f"more than {MOST_NATS}",
+            "close enough" if fits else f"limit {MOST_NATS}",
         )
         if fits:
             return rounded
@@ -46,7 +46,7 @@ def fastest(load: Callable[[str], AudioPipeline], dtypes: Sequence[str]) -> Audi
 
 
 def new_clip(pipeline: AudioPipeline, sampling: Sampling | None = None) -> Mapping[str, Track]:
-    """The tokens of a clip that a model makes, by stage; sampled as is its custom by default."""
+    """The tokens of a new clip by stage; uses the model's default sampling by default."""
     (request,) = make_requests(
         _prompt(pipeline),
         duration=SECONDS,
@@ -61,7 +61,7 @@ def new_clip(pipeline: AudioPipeline, sampling: Sampling | None = None) -> Mappi
 
 
 def _prompt(pipeline: AudioPipeline) -> str | None:
-    """A text that the model takes, if it takes any."""
+    """A text prompt, if the model takes text."""
     for stage in pipeline.stages.values():
         if "text" in stage.conditions:
             reader = stage.conditioners["text"] if isinstance(stage, LMStage) else None
@@ -70,7 +70,7 @@ def _prompt(pipeline: AudioPipeline) -> str | None:
 
 
 def divergence(exact: AudioPipeline, rounded: AudioPipeline, tracks: Mapping[str, Track]) -> float:
-    """How far a rounded model's choices are off, in nats a token, in its worst stage."""
+    """The divergence of a rounded model from the exact one, in nats per token, worst stage."""
     worst = 0.0
     for name, stage in exact.stages.items():
         other = rounded.stages[name]

@@ -1,7 +1,7 @@
-"""Sampling: how tokens are picked and latents denoised, and with which random numbers.
+"""Sampling: picks the next token from logits and sets how latents are denoised, reproducibly.
 
-Not here: guidance, the decoding loop and the solvers. A token depends on its own row only, bit for
-bit: an item gets the same ones alone and in any batch.
+Guidance, the decode loop and the solvers are elsewhere. A token depends, bit for bit, on its own
+row only: an item gets the same tokens alone and in any batch.
 
 Shapes: I items, J streams, V vocabulary, W recent tokens.
 """
@@ -17,26 +17,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_UNIT_BITS = 40  # the likeliest token weighs 2 ** 40, and 2 ** 20 such tokens fit an int64
-_UNIFORM_BITS = 24  # what a float32 in [0, 1) holds
+_UNIT_BITS = 40  # the likeliest token weighs 2 ** 40; 2 ** 20 of them fit an int64
+_UNIFORM_BITS = 24  # precision of a float32 in [0, 1)
 MOST = 10**6  # tokens or frames, so that no tensor of them can overflow
-_BLOCK = 256  # steps whose random numbers are made together
+_BLOCK = 256  # steps per block of random numbers
 Solver = Literal["ddim", "dpm++2m", "ipndm", "euler", "heun", "ping-pong"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How tokens are picked.
+    """Sampling settings.
 
     Args:
-        temperature: one for each codebook, or one for all; 0 always picks the likeliest token.
-        top_k, top_p, min_p: keep the k likeliest tokens, of these the fewest that hold the share p,
-            of these all at least `min_p` times as likely as the likeliest; 0 switches each off.
-        guidance_scale: one for all prompts, or one for each condition, in order.
+        temperature: one value, or one per codebook; 0 always picks the likeliest token.
+        top_k: keep the k likeliest tokens (0 disables).
+        top_p: then keep the smallest set of tokens with total probability p (0 disables).
+        min_p: then drop tokens less likely than min_p times the likeliest one (0 disables).
+        guidance_scale: one value for all prompts, or one per condition, in order.
         guidance_schedule: (seconds, factor) points, linear between, constant outside; factor 1 is
             the full scale, 0 is no guidance.
-        repetition_penalty: divides positive and multiplies negative logits of tokens that the same
-            codebook had in the last `repetition_window` frames.
+        repetition_penalty: divides positive and multiplies negative logits of tokens that occurred
+            in the same codebook within the last `repetition_window` frames.
     """
 
     temperature: float | tuple[float, ...] = 1.0
@@ -63,20 +64,20 @@ class Sampling:
         _check_whole("repetition_window", self.repetition_window, least=1, most=MOST)
 
     def scale_at(self, scale: float, seconds: float) -> float:
-        """A guidance scale as the schedule has it after so many seconds of sound."""
+        """The scheduled guidance scale at a time in seconds."""
         return _scheduled(scale, self.guidance_schedule, seconds)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Denoising:
-    """How a diffusion stage makes a signal out of noise.
+    """Settings of stages that denoise latents.
 
     Args:
-        steps: from noise to signal; more are slower and follow the model more closely.
-        solver: ddim, dpm++2m, ipndm, euler, heun (evaluates the model twice a step), or ping-pong
-            for models that need few steps.
+        steps: number of steps from noise to signal; more steps are slower and more accurate.
+        solver: ddim, dpm++2m, ipndm, euler, heun (two network passes per step), or ping-pong, for
+            models distilled to few steps.
         guidance_scale, guidance_schedule: as for `Sampling`.
-        eta: how much new noise a ddim step adds, from 0 (none) to 1 (ancestral sampling).
+        eta: share of new noise in a ddim step, from 0 (none) to 1 (ancestral sampling).
     """
 
     steps: int = 20
@@ -87,20 +88,19 @@ class Denoising:
 
     def __post_init__(self) -> None:
         _freeze(self)
-        _check_whole("number of steps", self.steps, least=1, most=MOST)
+        _check_whole("steps", self.steps, least=1, most=MOST)
         if self.solver not in get_args(Solver):
             choices = ", ".join(get_args(Solver))
             raise ValueError(f"Unknown solver {self.solver!r}. Choose one of: {choices}.")
         _check_guidance(self)
-        _check_number("share of new noise (eta)", self.eta, most=1.0)
+        _check_number("eta", self.eta, most=1.0)
         if self.eta and self.solver != "ddim":
             raise ValueError(
-                f"Got an eta of {self.eta} for the {self.solver} solver; only ddim has one, leave "
-                "it out."
+                f"eta has no effect with the {self.solver} solver. Use solver='ddim' or omit it."
             )
 
     def scale_at(self, scale: float, seconds: float) -> float:
-        """A guidance scale as scheduled after this many seconds of sound."""
+        """The scheduled guidance scale at a time in seconds."""
         return _scheduled(scale, self.guidance_schedule, seconds)
 
 
@@ -116,19 +116,19 @@ class SamplingTensors:
     top_p: Tensor
     min_p: Tensor
     penalty: Tensor
-    most: int | None  # how many tokens may be picked; None: all, by some
+    most: int | None  # the largest number of candidate tokens; None: some rows allow all
 
 
 def sampling_tensors(
     samplings: Sequence[Sampling], *, num_codebooks: int, device: torch.device | str = "cpu"
 ) -> SamplingTensors:
-    """The settings of each item for each codebook: tensors [I, K]."""
+    """The settings of each item and codebook as tensors [I, K]."""
     for sampling in samplings:
         temperature = sampling.temperature
         if isinstance(temperature, tuple) and len(temperature) != num_codebooks:
             raise ValueError(
-                f"Got {len(temperature)} temperatures; expected {num_codebooks}, one for each "
-                "codebook, or a single one for all."
+                f"Expected one temperature, or {num_codebooks}, one per codebook, got "
+                f"{len(temperature)}."
             )
 
     def rows(values: Sequence[object], dtype: torch.dtype = torch.float32) -> Tensor:
@@ -159,8 +159,8 @@ def choose(
     Penalty, temperature, top-k, top-p and min-p apply in this order; ties go to the lowest token.
 
     Args:
-        allowed: [I, J, 2]: the lowest token that may be picked, and one past the highest.
-        recent: [I, J, W]: the tokens to which the repetition penalty applies; -1 is none.
+        allowed: [I, J, 2]: the lowest allowed token, and one past the highest.
+        recent: [I, J, W]: the tokens that the repetition penalty applies to; -1 is none.
     """
     scores = logits.float()
     if recent is not None:
@@ -175,22 +175,22 @@ def choose(
 
 
 def random_seed() -> int:
-    """A seed for those who gave none."""
+    """A random seed, for requests without one."""
     return secrets.randbelow(2**32)
 
 
 def check_seed(seed: int) -> None:
-    """Raises ValueError unless random numbers can be made from it."""
+    """Raises ValueError unless the seed is valid."""
     _check_whole("seed", seed, least=0)
 
 
 def uniforms(seed: int, name: str, start: int, count: int, num_streams: int) -> Tensor:
     """Numbers [J, count] in [0, 1) for the steps from `start`, float32, on the CPU.
 
-    They are a function of seed, name, stream and step, in whatever pieces they are made.
+    They are a function of seed, name, stream and step: splitting a call does not change them.
 
     Args:
-        name: of what needs them, such as a stage: others get other numbers.
+        name: separates consumers such as stages: each name gets different numbers.
     """
     return _numbers(_uniform_block, seed, name, start, count, num_streams)
 
@@ -236,7 +236,7 @@ def _gaussian_block(seed: int, name: str, stream: int, block: int) -> np.ndarray
 def _words(seed: int, name: str, stream: int, block: int) -> np.ndarray:
     """Random 32-bit words [256]."""
     # A hash rather than a generator: the same on every platform and version, and no two blocks
-    # share a state, as they would where a generator takes 32 bits of its seed.
+    # share a state, as generators that use only 32 bits of their seed would.
     key = repr((seed, name, stream, block)).encode()
     return np.frombuffer(hashlib.shake_256(key).digest(4 * _BLOCK), dtype="<u4")
 
@@ -244,7 +244,7 @@ def _words(seed: int, name: str, stream: int, block: int) -> np.ndarray:
 def _penalised(scores: Tensor, recent: Tensor, penalty: Tensor) -> Tensor:
     V = scores.shape[-1]
     seen = torch.zeros(*scores.shape[:-1], V + 1, dtype=torch.bool, device=scores.device)
-    seen.scatter_(-1, recent.remainder(V + 1), True)  # -1 falls into the last place
+    seen.scatter_(-1, recent.remainder(V + 1), True)  # -1 goes to the extra last entry
     penalty = penalty[..., None]
     return torch.where(
         seen[..., :V], torch.where(scores > 0, scores / penalty, scores * penalty), scores
@@ -252,12 +252,12 @@ def _penalised(scores: Tensor, recent: Tensor, penalty: Tensor) -> Tensor:
 
 
 def _likeliest(scores: Tensor, settings: SamplingTensors) -> tuple[Tensor, Tensor]:
-    """Falling scores [I, J, V] and their tokens; as many as may be picked, where that is known."""
+    """Descending scores [I, J, V] and their tokens; only the top ones where a limit is known."""
     V = scores.shape[-1]
     if settings.most is None or settings.most >= V:
         return scores.sort(dim=-1, descending=True, stable=True)
-    # As whole numbers in the same order, the token below them: then no two are equal, and which of
-    # equal scores come first is not left to the device.
+    # Sort integers of the same order with the token in the low bits: no two are equal, so the order
+    # of equal scores does not depend on the device.
     bits = (scores + 0.0).view(torch.int32).long()  # + 0.0: there is no -0.0
     order = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
     token = torch.arange(V, device=scores.device)
@@ -267,10 +267,10 @@ def _likeliest(scores: Tensor, settings: SamplingTensors) -> tuple[Tensor, Tenso
 
 
 def _choose_rank(scores: Tensor, uniforms: Tensor, settings: SamplingTensors) -> Tensor:
-    """The rank [I, J] of the token to take among falling scores [I, J, V].
+    """The rank [I, J] of the sampled token among descending scores [I, J, V].
 
-    Weights are whole numbers because their sums are then exact: the order in which a device adds,
-    which depends on the number of rows, cannot change a token.
+    Weights are integers so that their sums are exact: the order of summation, which depends on the
+    device and the number of rows, cannot change a token.
     """
     V = scores.shape[-1]
     greedy = settings.temperature == 0
@@ -296,8 +296,8 @@ def _share(mass: Tensor, part: Tensor) -> Tensor:
     return part * (mass >> _UNIFORM_BITS) + ((part * low) >> _UNIFORM_BITS)
 
 
-def _freeze(sampling: Sampling | Denoising) -> None:
-    """Copies what the caller could change later; lists, as JSON has them, become tuples."""
+def _freeze(sampling: AnySampling) -> None:
+    """Copies mutable arguments; lists, as read from JSON, become tuples."""
     if isinstance(sampling, Sampling) and isinstance(sampling.temperature, Sequence):
         object.__setattr__(sampling, "temperature", tuple(sampling.temperature))
     if isinstance(sampling.guidance_scale, Mapping):
@@ -313,7 +313,7 @@ def _scheduled(scale: float, schedule: tuple[tuple[float, float], ...], seconds:
     return 1.0 + (scale - 1.0) * float(np.interp(seconds, times, factors))
 
 
-def _check_guidance(sampling: Sampling | Denoising) -> None:
+def _check_guidance(sampling: AnySampling) -> None:
     scales = sampling.guidance_scale
     for scale in scales.values() if isinstance(scales, Mapping) else [scales]:
         _check_number("guidance_scale", scale)
@@ -324,28 +324,24 @@ def _check_schedule(schedule: tuple[tuple[float, float], ...]) -> None:
     for point in schedule:
         if not isinstance(point, tuple) or len(point) != 2:
             raise ValueError(
-                f"Got {point!r} in guidance_schedule; expected pairs of (seconds, factor)."
+                f"guidance_schedule must contain (seconds, factor) pairs, got {point!r}."
             )
         _check_number("guidance_schedule time", point[0])
         _check_number("guidance_schedule factor", point[1])
     times = [seconds for seconds, _ in schedule]
     if times != sorted(set(times)):
         raise ValueError(
-            f"Got guidance_schedule times {times}; expected rising ones, sort them and keep one "
-            "point per time."
+            f"guidance_schedule times must increase, got {times}. Sort them and keep one point "
+            "per time."
         )
 
 
 def _check_number(name: str, value: float, *, least: float = 0.0, most: float = 1e6) -> None:
     if not isinstance(value, (int, float, np.number)) or not least <= value <= most:
-        raise ValueError(
-            f"Got a {name} of {value!r}; expected a number from {least:g} to {most:g}."
-        )
+        raise ValueError(f"{name} must be a number from {least:g} to {most:g}, got {value!r}.")
 
 
 def _check_whole(name: str, value: int, *, least: int, most: int | None = None) -> None:
     if not isinstance(value, (int, np.integer)) or value < least or value > (most or value):
         limit = "" if most is None else f" and at most {most}"
-        raise ValueError(
-            f"Got a {name} of {value!r}; expected a whole number of {least} or more{limit}."
-        )
+        raise ValueError(f"{name} must be an integer of at least {least}{limit}, got {value!r}.")

@@ -1,4 +1,4 @@
-"""Signals: what flows from one stage to the next and, in the end, to the renderer.
+"""Signals: the values that flow from stage to stage and into the renderer.
 
 Shapes: K codebooks, T frames, D width.
 """
@@ -10,19 +10,19 @@ from typing import Literal
 import torch
 
 ACOUSTIC, SEMANTIC = "acoustic", "semantic"
-"""Contents that audio prompts are turned into: by the renderer's encoder, and by a tokenizer."""
+"""Contents of audio prompts: made by the renderer's encoder, and by the semantic tokenizer."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Signal:
-    """What a stage makes, or a renderer takes.
+    """The output of a stage, or the input of a renderer.
 
     Args:
         kind: tokens [K, T], int64; latents [D, T], float32; or a vector [D, 1] for the whole item.
-        content: what the values stand for; a stage continues a prompt's values of its own content.
-        rate: frames a second; 0 for a vector.
+        content: what the values mean; a stage continues the prompt's values of its own content.
+        rate: frames per second; 0 for a vector.
         width: K or D.
-        num_tokens: the size of each codebook; None for others.
+        num_tokens: the size of each codebook; None for other kinds.
     """
 
     kind: Literal["tokens", "latents", "vector"]
@@ -34,11 +34,14 @@ class Signal:
     def __post_init__(self) -> None:
         if (self.kind == "tokens") != (self.num_tokens is not None):
             raise ValueError(
-                f"Got {self.kind} with num_tokens={self.num_tokens}; tokens need a codebook size, "
-                "other signals have none."
+                f"Tokens need num_tokens and other signals have none, got {self.kind} with "
+                f"num_tokens={self.num_tokens}."
             )
         if (self.kind == "vector") != (self.rate == 0):
-            raise ValueError(f"Got a {self.kind} signal of rate {self.rate}; only vectors have 0.")
+            raise ValueError(
+                f"Vectors have rate 0 and other signals a positive one, got {self.kind} with "
+                f"rate {self.rate}."
+            )
 
     @property
     def dtype(self) -> torch.dtype:
@@ -46,7 +49,7 @@ class Signal:
 
     @property
     def unknown(self) -> float:
-        """What stands in a track where nothing is decided yet."""
+        """The placeholder for undecided values in a track."""
         return -1 if self.kind == "tokens" else torch.nan
 
     def __str__(self) -> str:
@@ -55,4 +58,4 @@ class Signal:
             return f"a vector of width {self.width}"
         if self.kind == "latents":
             size = f"latents of width {self.width}"
-        return f"{size} at {float(self.rate):g} frames a second"
+        return f"{size} at {float(self.rate):g} frames per second"

@@ -1,9 +1,9 @@
-"""What the libraries in this process can do for it, where they can: free memory and threads.
+"""Frees memory and threads through the libraries of this process, where they support it.
 
-GNU OpenMP keeps a team of threads for every thread that has ever used torch. Once all teams
-outnumber the processors, none of them waits for its next work at the processor any more: the system
-has to wake it, thousands of times for a second of sound, which then takes three times as long. So
-loading and generating release their team; a new one takes a fraction of a millisecond.
+GNU OpenMP keeps a team of threads for every thread that has ever used torch. Once the teams
+outnumber the processors, their threads stop spinning between tasks and must be woken by the system,
+thousands of times per second of audio, which makes generation three times slower. So loading and
+generating release their team; a new one starts in a fraction of a millisecond.
 """
 
 import ctypes
@@ -12,20 +12,20 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Any, ParamSpec, TypeVar
 
-import torch  # noqa: F401 - its OpenMP is one of them
+import torch  # noqa: F401 - loads its OpenMP
 
 Given = ParamSpec("Given")
 Made = TypeVar("Made")
 
 
 def trim_malloc() -> None:
-    """Returns freed memory to the system, which the C library would keep for later."""
+    """Returns freed memory to the system, which the C library would otherwise keep."""
     _function("malloc_trim")(0)  # of glibc
 
 
 def release_omp_threads() -> None:
-    """Ends the threads that OpenMP keeps for the calling one; the next work gets new ones."""
-    omp_pause_soft = 1  # all settings stay
+    """Ends the OpenMP team of the calling thread; its next parallel region starts a new one."""
+    omp_pause_soft = 1  # keeps all settings
     _function("omp_pause_resource_all")(omp_pause_soft)
 
 
@@ -45,7 +45,7 @@ def releases_omp_threads(work: Callable[Given, Made]) -> Callable[Given, Made]:
 def releases_omp_threads_between(
     work: Callable[Given, Iterator[Made]],
 ) -> Callable[Given, Iterator[Made]]:
-    """Decorates a generator: no thread that takes a piece keeps OpenMP threads afterwards."""
+    """Decorates a generator: a consuming thread keeps no OpenMP threads between items."""
 
     @functools.wraps(work)
     def wrapped(*args: Given.args, **kwargs: Given.kwargs) -> Iterator[Made]:

@@ -1,6 +1,6 @@
-"""Marks clips as made by a machine, by AudioSeal (arXiv 2401.17264), whose detector hears it.
+"""Watermarks clips with AudioSeal (arXiv 2401.17264), whose detector finds the mark.
 
-Needs the extra `watermark`, and the weights of its generator: a file, or the hub's.
+Needs the extra `watermark` and the weights of AudioSeal's generator, from a file or the hub.
 """
 
 import warnings
@@ -19,10 +19,10 @@ from lm_audio.saving.pickles import read_pickle
 
 HUB_ID = "facebook/audioseal"
 HUB_FILE = "generator_base.pth"
-CARD = "audioseal_wm_16bits"  # the settings of that generator, which the package brings
+CARD = "audioseal_wm_16bits"  # the generator's settings, part of the audioseal package
 SAMPLE_RATE = 16_000
 MESSAGE = [int(bit) for letter in b"lm" for bit in f"{letter:08b}"]
-# How the length and the direction of a weight are named, in older and newer files.
+# Suffixes of a weight's magnitude and direction in older and newer files.
 _NORMED = {
     "weight_g": "weight_v",
     "parametrizations.weight.original0": "parametrizations.weight.original1",
@@ -30,10 +30,10 @@ _NORMED = {
 
 
 class Watermark:
-    """Adds what a detector of AudioSeal finds, with the message "lm".
+    """Adds an AudioSeal watermark with the message "lm".
 
     Args:
-        generator: of 16 kHz; what it adds to a clip of another rate is brought to that rate.
+        generator: works at 16 kHz; its watermark is resampled to the rate of the clip.
     """
 
     def __init__(self, generator: Any) -> None:
@@ -44,7 +44,7 @@ class Watermark:
         """Reads the weights of a generator: a file, or `facebook/audioseal` on the hub."""
         builder, loader = _audioseal()
         path = _file(source)
-        weights = read_pickle(path)  # not by AudioSeal, which runs what a pickle holds
+        weights = read_pickle(path)  # AudioSeal's own reader would run code from the pickle
         settings = loader.OmegaConf.to_container(loader.load_local_model_config(CARD))
         config = loader.AudioSeal.parse_config(settings, builder.AudioSealWMConfig)
         generator = builder.create_generator(config)
@@ -53,7 +53,7 @@ class Watermark:
             generator.load_state_dict(loader.convert_state_dict_for_scriptable_model(plain))
         except (AttributeError, KeyError, RuntimeError, TypeError):
             raise ValueError(
-                f"{path} does not hold the weights of AudioSeal's generator; give {HUB_FILE} of "
+                f"{path} does not contain the weights of AudioSeal's generator. Give {HUB_FILE} of "
                 f"{HUB_ID}."
             ) from None
         return Watermark(generator)
@@ -61,28 +61,28 @@ class Watermark:
     @torch.inference_mode()
     def marked(self, clip: Clip) -> Clip:
         """The clip with the watermark."""
-        heard = resample(clip.samples, clip.sample_rate, SAMPLE_RATE)[:, None]  # [C, 1, N]
-        message = torch.tensor([MESSAGE] * len(heard))
-        mark = self.generator.get_watermark(heard, message=message)[:, 0]
+        resampled = resample(clip.samples, clip.sample_rate, SAMPLE_RATE)[:, None]  # [C, 1, N]
+        message = torch.tensor([MESSAGE] * len(resampled))
+        mark = self.generator.get_watermark(resampled, message=message)[:, 0]
         mark = _of_length(resample(mark, SAMPLE_RATE, clip.sample_rate), clip.samples.shape[1])
         return replace(clip, samples=(clip.samples + mark).clone())
 
 
 def _audioseal() -> tuple[Any, Any]:
-    """What builds its models, and what reads their settings and names."""
+    """The modules of audioseal that build models and read their settings."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of what it uses of torch
+            warnings.simplefilter("ignore")  # deprecated torch APIs
             from audioseal import builder, loader
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            "A watermark needs AudioSeal; install it with: pip install 'lm-audio[watermark]'."
+            "Watermarking needs AudioSeal. Install it with: pip install 'lm-audio[watermark]'."
         ) from error
     return builder, loader
 
 
 def _without_weight_norm(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights as one tensor each, where a length and a direction stand for some."""
+    """The weights, with each pair of magnitude and direction merged into one tensor."""
     plain = dict(weights)
     for length, direction in _NORMED.items():
         for name in [name for name in weights if name.endswith(f".{length}")]:

@@ -1,18 +1,19 @@
 """Measures codecs, generated clips, models and tokens: one JSON, one Markdown table.
 
-    python recipes/evaluate.py --preset tiny                            # made-up sounds, seconds
-    python recipes/evaluate.py --real sounds/ --codec runs/codec        # what a codec gives back
+    python recipes/evaluate.py --preset tiny                            # synthetic sounds, seconds
+    python recipes/evaluate.py --real sounds/ --codec runs/codec        # codec reconstructions
     python recipes/evaluate.py --real sounds/ --generated made/ --yamnet yamnet.tflite
     python recipes/evaluate.py --real sounds/ --model runs/model --prompts prompts.jsonl
     python recipes/evaluate.py --model runs/model --abx dev.item --pairs sblimp.jsonl --audio audio/
 
-A folder of clips is plain, the first folder level being the label; or it holds `clips.jsonl`, a
-line such as {"audio": "a.wav", "text": "rain", "transcript": ..., "speaker": ..., "label": ...}
-for each clip; or it is a prepared corpus, of which the held-out clips count. A generated clip and
-a real one of the same name are a pair. What is measured depends on what is given; whatever cannot
-be is listed with its reason. Which implementation each metric is equal to: docs/evaluation.md.
-320 clips of 5 s against as many take 35 s with YAMNet and log-mels on one CPU core; recognisers and
-CLAP take much longer. Memory is that of the judges, of a clip and of the vectors of all.
+Clips come from a plain folder, whose first level gives the labels; from a folder with
+`clips.jsonl`, one line per clip such as
+{"audio": "a.wav", "text": "rain", "transcript": ..., "speaker": ..., "label": ...}; or from the
+held-out split of a prepared corpus. Generated and real clips with the same name form a pair. The
+report lists each metric that could not be computed with the reason. docs/evaluation.md names the
+reference implementation of each metric.
+Comparing 320 clips of 5 s with 320 others takes 35 s with YAMNet and log-mels on one CPU core;
+speech recognition and CLAP take much longer. Memory holds the judges, one clip and all embeddings.
 """
 
 import json
@@ -43,60 +44,70 @@ from measuring.clips import measure_clips
 from measuring.codec import measure_codebooks, measure_signals, reconstruct
 from measuring.tokens import measure_abx, measure_pairs, read_pairs
 
-BATCH = 32  # clips that are generated together
+BATCH = 32  # clips per generated batch
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
     preset: Literal["default", "tiny"] = "default"
-    """tiny makes up what is not given: real clips, and others to compare or an untrained codec."""
+    """tiny fills in missing inputs: synthetic real and generated clips, and an untrained codec."""
     real: Path | None = None
-    """Real clips: what all others are compared with."""
+    """Folder of real clips, the reference for all comparisons."""
     generated: Path | None = None
+    """Folder of generated clips to measure."""
     codec: str | None = None
-    """A name, folder or hub id, or "default" for that of the package; its reconstructions of the
-    real clips are measured."""
+    """Codec name, folder or hub id, or "default" for the bundled one; measures how it reconstructs
+    the real clips."""
     num_codebooks: tuple[int, ...] = ()
-    """How many codebooks to use, all by default; several numbers are measured in turn."""
+    """Numbers of codebooks to decode with, measured one after the other; all codebooks by
+    default."""
     speech: bool = False
-    """The real clips are speech: PESQ and STOI are measured, too."""
+    """The real clips are speech: also measure PESQ and STOI."""
     visqol: Literal["audio", "speech"] | None = None
+    """ViSQOL mode; ViSQOL is not measured by default."""
     model: str | None = None
-    """A name, folder or hub id; it generates what is then measured."""
+    """Model name, folder or hub id; generates clips and measures them."""
     prompts: Path | None = None
-    """A line for each clip: {"name": ..., "text": ..., "duration": ...}, or "audio" to continue.
-    By default the captions of the real clips."""
+    """JSON Lines file with one clip per line: {"name": ..., "text": ..., "duration": ...}, or with
+    "audio" to continue a file. Defaults to the captions of the real clips."""
     prompt_seconds: float = 3.0
-    """How much of an audio prompt the model hears; only what follows is measured."""
+    """Length of the audio prompt in seconds; only the continuation is measured."""
     duration: float = 5.0
+    """Duration of generated clips in seconds."""
     abx: Path | None = None
-    """An .item file; its audio is in `audio`."""
+    """ABX .item file; requires --audio."""
     pairs: Path | None = None
-    """A line for each pair: {"preferred": ..., "other": ...}, audio files or lists of tokens."""
+    """JSON Lines file with one pair per line: {"preferred": ..., "other": ...}, each an audio file
+    or a list of tokens."""
     audio: Path | None = None
+    """Folder of the audio files that --abx names."""
     semantic: Path | None = None
-    """A semantic tokenizer; by default that of the model."""
+    """Folder of a semantic tokenizer; defaults to the model's."""
     clap: str | None = None
+    """CLAP model from transformers: folder or hub id."""
     vggish: Path | None = None
+    """Weights of VGGish, such as vggish.pth."""
     yamnet: Path | None = None
+    """Path of yamnet.tflite."""
     classifier: str | None = None
-    """An audio classifier of transformers."""
+    """Audio classifier from transformers: folder or hub id."""
     asr: str | None = None
-    """Whisper or a CTC model of transformers, or a folder of faster-whisper."""
+    """Speech recogniser: Whisper or a CTC model from transformers, or a faster-whisper folder."""
     voices: str | None = None
-    """An x-vector model of transformers, or: resemblyzer."""
+    """Speaker embedding: an x-vector model from transformers, or "resemblyzer"."""
     dnsmos: str | None = None
-    """sig_bak_ovr.onnx, or: speechmos."""
+    """Path of sig_bak_ovr.onnx, or "speechmos"."""
     most: int | None = None
-    """How many real and generated clips to measure; all by default."""
+    """Maximum number of real and of generated clips to measure; all by default."""
     out: Path = Path("runs/evaluation")
+    """Folder for the report and the clips."""
     seed: int = 0
     device: str | None = None
-    """cuda where there is one, else cpu."""
+    """Torch device; defaults to cuda if available, else cpu."""
 
 
 def main(config: Config) -> list[Measurement]:
-    """Measures what is asked for, writes the report, returns it."""
+    """Measures, writes the report and returns its rows."""
     if config.preset == "tiny":
         with tempfile.TemporaryDirectory() as folder:
             return evaluate(made_up(config, Path(folder)))
@@ -133,7 +144,7 @@ def evaluate(config: Config) -> list[Measurement]:
     if config.abx is not None and config.audio is not None:
         if tokenizer is None:
             raise ValueError(
-                "ABX needs a semantic tokenizer; give --semantic, or a --model with one."
+                "ABX needs a semantic tokenizer; pass --semantic, or a --model that has one."
             )
         with tqdm(desc="ABX", unit="file") as bar:
             rows = measure_abx(
@@ -150,14 +161,14 @@ def evaluate(config: Config) -> list[Measurement]:
     write_report(config.out, found, about=about)
     measured = sum(row.value is not None for row in found)
     tqdm.write(
-        f"Measured {measured} of {len(found)} metrics; the others and why: {config.out}/report.md. "
-        f"For programs: {config.out}/report.json."
+        f"Measured {measured} of {len(found)} metrics. Report: {config.out}/report.md (with the "
+        f"reasons for missing metrics) and {config.out}/report.json."
     )
     return found
 
 
 def check(config: Config) -> None:
-    """A setting without effect is a mistake."""
+    """Raises ValueError for a setting without effect."""
     needs: list[tuple[str, bool, str]] = [
         ("codec", config.real is not None, "--real"),
         ("num_codebooks", config.codec is not None, "--codec"),
@@ -171,22 +182,23 @@ def check(config: Config) -> None:
     ]
     for name, is_there, needed in needs:
         if getattr(config, name) and not is_there:
-            raise ValueError(f"--{name.replace('_', '-')} has no effect alone; give {needed}, too.")
-    asked = (config.codec, config.generated, config.model, config.abx)
-    if all(value is None for value in asked):
+            raise ValueError(f"--{name.replace('_', '-')} has no effect alone; also pass {needed}.")
+    subjects = (config.codec, config.generated, config.model, config.abx)
+    if all(value is None for value in subjects):
         raise ValueError(
-            "There is nothing to measure; give --codec, --generated, --model or --abx, or try "
-            "--preset tiny."
+            "Nothing to measure; pass --codec, --generated, --model or --abx, or try --preset tiny."
         )
     uses = (config.prompts, config.real, config.abx, config.pairs)
     if config.model is not None and all(value is None for value in uses):
-        raise ValueError("The model has nothing to do; give --prompts, --real, --abx or --pairs.")
+        raise ValueError(
+            "--model needs something to measure; pass --prompts, --real, --abx or --pairs."
+        )
 
 
 def evaluate_codec(
     config: Config, real: list[ClipFile], judges: Judges, device: str
 ) -> list[Measurement]:
-    """What a codec gives back, as signals and as clips, for each number of codebooks."""
+    """Measures the codec's reconstructions, as signals and as clips, per number of codebooks."""
     assert config.codec is not None
     codec = load_codec(CODEC_FOLDER if config.codec == "default" else config.codec, device=device)
     found = []
@@ -208,13 +220,13 @@ def evaluate_codec(
 
 
 def generate(config: Config, model: AudioPipeline, real: list[ClipFile]) -> list[ClipFile]:
-    """Generates a clip for each prompt; each has a seed of its own, so lists may be cut or grow."""
+    """Generates one clip per prompt. Each has its own seed: shorter lists give the same clips."""
     folder = config.out / "generated"
     rows = read_prompts(config, real)
     if config.prompts is None and "text" not in model.conditions:
         raise ValueError(
-            f"{config.model} takes no text; give --prompts, with lines such as "
-            '{"audio": "a.wav"} that it continues.'
+            f"{config.model} takes no text; pass --prompts with audio to continue, one line per "
+            'clip such as {"audio": "a.wav"}.'
         )
     made: list[ClipFile] = []
     with tqdm(total=len(rows), desc="generating", unit="clip") as bar:
@@ -244,23 +256,24 @@ def generate(config: Config, model: AudioPipeline, real: list[ClipFile]) -> list
 
 
 def read_prompts(config: Config, real: list[ClipFile]) -> list[dict[str, Any]]:
-    """What to generate, by name."""
+    """The prompts with their names, from --prompts or the captions of the real clips."""
     if config.prompts is None:
         rows = [{k: v for k, v in vars(clip).items() if k != "duration"} for clip in real]
         if not any(row["text"] for row in rows):
-            raise ValueError(f"{config.real} has no captions to generate from; give --prompts.")
+            raise ValueError(f"{config.real} has no captions to generate from; pass --prompts.")
         return [row for row in rows if row["text"]]
     lines = [line for line in config.prompts.read_text().splitlines() if line.strip()]
     try:
         rows = [{"name": f"{i:05d}", **json.loads(line)} for i, line in enumerate(lines)]
     except (ValueError, TypeError):
         raise ValueError(
-            f'{config.prompts} has a line that is no JSON object; write such as {{"text": "rain"}}.'
+            f"{config.prompts} has a line that is not a JSON object; expected one per line, such "
+            'as {"text": "rain"}.'
         ) from None
     (name, times), *_ = Counter(row["name"] for row in rows).most_common(1) or [("", 0)]
     if times > 1:
         raise ValueError(
-            f"{config.prompts} names {times} prompts {name!r}; give each its own name, or none."
+            f"{config.prompts} has {times} prompts named {name!r}; use unique names, or none."
         )
     return rows[: config.most]
 
@@ -268,7 +281,7 @@ def read_prompts(config: Config, real: list[ClipFile]) -> list[dict[str, Any]]:
 def prompt_audio(
     config: Config, row: dict[str, Any], model: AudioPipeline
 ) -> tuple[torch.Tensor, int]:
-    """The beginning of an audio prompt: [C, N], and its rate."""
+    """The first seconds of an audio prompt [C, N], and its sample rate."""
     assert config.prompts is not None
     clip = ClipFile(
         name="", path=config.prompts.parent / row["audio"], duration=config.prompt_seconds
@@ -281,7 +294,7 @@ def semantic_stage(model: AudioPipeline) -> LMStage:
     for stage in model.stages.values():
         if stage.makes.content == "semantic" and isinstance(stage, LMStage):
             return stage
-    raise ValueError("The model has no semantic stage to find pairs likely; give one that has.")
+    raise ValueError("--pairs needs a model with a semantic stage; pass another --model.")
 
 
 def named(what: str, rows: list[Measurement]) -> list[Measurement]:
@@ -289,7 +302,7 @@ def named(what: str, rows: list[Measurement]) -> list[Measurement]:
 
 
 def made_up(config: Config, folder: Path) -> Config:
-    """Fills in what is not given: sounds of three kinds, others of the same, an untrained codec."""
+    """Fills in missing inputs: synthetic real and generated clips, and an untrained codec."""
     made: dict[str, Any] = {"most": config.most or 12, "duration": min(config.duration, 1.0)}
     nothing_asked = all(x is None for x in (config.codec, config.generated, config.model))
     if config.real is None and config.abx is None and config.pairs is None:

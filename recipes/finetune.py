@@ -4,15 +4,15 @@
     python recipes/finetune.py --model musicgen-small --data shards --out runs/finetune
     python recipes/finetune.py --model musicgen-medium --data shards --lora 16 --learning-rate 2e-4
 
-`--model` is any model that `lm_audio.load` reads and whose stages predict tokens: Duet, AudioLM,
-and MusicGen and AudioGen in the layouts of transformers and audiocraft. It keeps its tokenizers and
-conditions: `--data` takes shards that recipes/tokenize_dataset.py wrote with the model's own codec.
-`OUT/model` is the new model, under the licence of the old one; with `--lora`, `OUT/adapters` holds
-the adapters for peft.
+`--model` accepts any model that `lm_audio.load` reads and whose stages predict tokens: Duet,
+AudioLM, and MusicGen and AudioGen in the transformers and audiocraft layouts. The tokenizers and
+conditions stay the same, so `--data` must be shards that recipes/tokenize_dataset.py wrote with the
+model's own codec. `OUT/model` is the fine-tuned model, under the licence of the original; with
+`--lora`, `OUT/adapters` holds the adapters in peft's format.
 
-A run that was stopped continues when it is started again, with the losses that it would have had.
-`--dry-run` prints the memory and operations of a run. The preset `paper` is for models with
-billions of weights on several devices.
+Run the same command again to resume an interrupted run; the losses are the same as without the
+interruption. `--dry-run` prints the memory and operations of a run. The preset `paper` is for
+models with billions of weights on several devices.
 """
 
 from contextlib import nullcontext
@@ -58,23 +58,24 @@ from lm_audio.training.tracking import Tracker
 class Config(LanguageModelSettings):
     out: Path = Path("runs/finetune")
     model: str | None = None
-    """A folder, a name that `lm-audio models` lists, or a hub id. The preset tiny needs none."""
+    """Model to start from: a folder, a name from `lm-audio models`, or a hub id. Not needed with
+    --preset tiny."""
     text_encoder: str | None = None
-    """A folder or hub id of the T5, for checkpoints of audiocraft, which lack it."""
+    """Folder or hub id of the T5 for audiocraft checkpoints, which do not include it."""
     stage: str | None = None
-    """The stage to train, of a model that has several."""
+    """Stage to train; required if the model has several."""
     lora: int | None = None
-    """The rank of LoRA adapters, such as 16. They are trained instead of the stage's weights."""
+    """Rank of LoRA adapters, such as 16: train adapters instead of the stage's own weights."""
     lora_alpha: float | None = None
-    """LoRA's alpha: adapters are scaled by alpha / rank. Twice the rank by default."""
+    """LoRA alpha: adapters are scaled by alpha / rank. Defaults to twice the rank."""
     learning_rate: float = 1e-5
-    """At a high rate a trained stage forgets what it knows. Adapters take ten times as much."""
+    """Peak learning rate. High rates make a trained stage forget; use about 1e-4 with --lora."""
     steps: int = 5000
     warmup_steps: int = 100
     joint_dropout: float = 0.1
-    """The share of examples whose conditions are all dropped, for classifier-free guidance."""
+    """Share of examples that drop all conditions, for classifier-free guidance."""
     source_dropout: float = 0.0
-    """The share of examples whose source tokens are dropped, for guidance by the source."""
+    """Share of examples that drop the source stage's tokens, for guidance on them."""
 
 
 PRESETS = {
@@ -171,29 +172,25 @@ def main(config: Config) -> list[float]:
     tracker.close()
     if processes.is_main:
         out = config.out / "model"
-        progress.write(f"The model is in {out}; the log: tensorboard --logdir {config.out}")
+        progress.write(f"Wrote the model to {out}. View the log: tensorboard --logdir {config.out}")
         if "text" in pipeline.conditions:
             progress.write(f'Try: lm-audio generate "rain" --model {out}')
     return losses
 
 
 def start(config: Config) -> tuple[str | Path, tuple[Path, ...] | Path]:
-    """The model to start from and the data; synthetic ones for the preset tiny."""
+    """The model to start from and the data; both are synthetic with the preset tiny."""
     if config.lora is None and config.lora_alpha is not None:
-        raise ValueError(
-            "--lora-alpha has no effect without adapters; give --lora, or leave it out."
-        )
+        raise ValueError("--lora-alpha has no effect without --lora; pass --lora or remove it.")
     if config.model is not None:
         if not config.data:
             raise ValueError(
-                "There is no data to train on; give --data, shards that "
-                "recipes/tokenize_dataset.py wrote with the model's codec."
+                "No training data; pass --data with shards that recipes/tokenize_dataset.py wrote "
+                "with the model's codec."
             )
         return config.model, config.data
     if config.preset != "tiny":
-        raise ValueError(
-            "There is no model to start from; give one as --model, or try --preset tiny."
-        )
+        raise ValueError("No model to start from; pass --model, or try --preset tiny.")
     model, folder = (config.out / "made-up" / part for part in ("model", "data"))
     data = config.data or folder
     if (model / "config.json").is_file():
@@ -226,8 +223,8 @@ def choose_stage(
     if stage.source is None:
         if config.source_dropout:
             raise ValueError(
-                f"The {stage.name} stage follows no other, so --source-dropout has no effect; "
-                "leave it out."
+                f"--source-dropout has no effect: the {stage.name} stage has no source stage; "
+                "remove it."
             )
         return stage, None, Dropout(joint=config.joint_dropout)
     each = {stage.source.condition: config.source_dropout}
@@ -236,12 +233,12 @@ def choose_stage(
 
 
 def find_stage(pipeline: AudioPipeline, name: str | None) -> LMStage:
-    """A stage by its name, or the only one, if it can be trained."""
+    """The named stage, or the only one; raises ValueError if it cannot be trained."""
     names = ", ".join(pipeline.stages)
     if name is None and len(pipeline.stages) > 1:
         raise ValueError(f"The model has the stages {names}; choose one with --stage.")
     if name is not None and name not in pipeline.stages:
-        raise ValueError(f"There is no stage {name!r}. Choose one of: {names}.")
+        raise ValueError(f"Unknown stage {name!r}. Choose one of: {names}.")
     stage = pipeline.stages[name] if name is not None else next(iter(pipeline.stages.values()))
     if not isinstance(stage, LMStage):
         raise ValueError(
@@ -275,13 +272,13 @@ def check_identities(pipeline: AudioPipeline, shards: Shards) -> None:
         found = shards.streams[kind].identity if kind in shards.streams else identity
         if found != identity:
             raise ValueError(
-                f"The {kind} tokens of the data were made by {found} and the model uses "
-                f"{identity}; run recipes/tokenize_dataset.py again with the model's own."
+                f"The {kind} tokens in the data come from {found}, but the model uses {identity}; "
+                "run recipes/tokenize_dataset.py with the model's tokenizers."
             )
 
 
 def with_stage(pipeline: AudioPipeline, stage: LMStage) -> AudioPipeline:
-    """The model with a new stage. Of its card, only the licence still holds."""
+    """The model with a new stage. Only the licence of its card still applies."""
     model = pipeline.model.with_stage(stage)
     return AudioPipeline(replace(model, card=ModelCard(licence=model.card.licence)))
 

@@ -1,15 +1,15 @@
-"""Generates clips for a file of prompts, however long: on this machine, or on a Ray cluster.
+"""Generates clips for a file of prompts of any length, on this machine or on a Ray cluster.
 
     python recipes/generate_batch.py --preset tiny                       # seconds, two prompts
     python recipes/generate_batch.py --prompts prompts.txt --out runs/clips --duration 5
     python recipes/generate_batch.py --prompts prompts.txt --out /shared/clips --engine ray
 
-The file has a prompt on each line. The clip of line N, counted from 0, has the seed SEED + N and
-lies in OUT/00000/0000000.flac, a folder for each thousand; beside it a manifest has the settings of
-each clip, a line for each. It can be stopped and started again at any time, on as many machines as
-there are then: jobs that are done are left out, and clips depend on nobody's company.
-`--engine ray` spreads the jobs over a Ray cluster whose machines share the file system; each worker
-loads the model once. With the model in the package a CPU core makes about 1 s of sound in a second.
+The file has one prompt per line. Line N, counted from 0, uses the seed SEED + N. Clips are saved as
+OUT/00000/0000000.flac, 1,000 per folder, with a manifest (JSON Lines) of their settings. Run the
+same command again to resume, on any number of machines: finished jobs are skipped, and no clip
+depends on the others in its batch. `--engine ray` distributes the jobs over a Ray cluster with a
+shared file system; each worker loads the model once. With the bundled model, a CPU core generates
+about 1 s of sound per second.
 """
 
 import hashlib
@@ -38,21 +38,24 @@ CLIPS_PER_FOLDER = 1000
 @dataclass(frozen=True, kw_only=True)
 class Config:
     prompts: Path | None = None
-    """A file with a prompt on each line; without it the recipe makes two up."""
+    """Text file with one prompt per line; uses three example prompts by default."""
     out: Path = Path("runs/clips")
+    """Folder for the clips and their manifests."""
     preset: Literal["default", "tiny"] = "default"
     model: str | None = None
-    """A folder, a name that `lm-audio models` lists, or a hub id; else the one in the package."""
+    """A folder, a name from `lm-audio models`, or a hub id; the bundled model by default."""
     duration: float = 5.0
+    """Duration of each clip in seconds."""
     seed: int = 0
+    """Seed of the first clip; each next line adds one."""
     format: Literal["wav", "flac", "ogg", "opus", "mp3"] = "flac"
     batch_size: int = 20
-    """Clips that are made together: a job. A thousand must be a multiple of it."""
+    """Clips per batch and job; must divide 1,000."""
     engine: Literal["local", "ray"] = "local"
     num_workers: int | None = None
-    """Of Ray; one for each CPU core, or each GPU, by default."""
+    """Number of Ray workers; defaults to one per GPU, or per CPU core without GPUs."""
     device: str | None = None
-    """cuda where there is one, else cpu."""
+    """Torch device; defaults to cuda if available, else cpu."""
     dtype: str = "float32"
 
 
@@ -67,7 +70,7 @@ class Job:
     """Consecutive lines of the file.
 
     Args:
-        first: the number of its first line.
+        first: the number of its first line, counted from 0.
     """
 
     first: int
@@ -81,7 +84,7 @@ class Job:
 
 
 class Worker:
-    """Does jobs with a model that it loads once; on Ray it is an actor of Ray Data."""
+    """Runs jobs with a model that it loads once; on Ray it is an actor of Ray Data."""
 
     def __init__(self, config: Config, device: str, threads: int | None = None) -> None:
         if threads is not None:
@@ -95,7 +98,7 @@ class Worker:
         return {"done": [len(prompts) for prompts in batch["prompts"]]}
 
     def do(self, job: Job) -> None:
-        """Makes the clips of a job, and then its manifest, which says that it is done."""
+        """Generates the clips of a job, then writes its manifest, which marks it as finished."""
         config = self.config
         numbers = range(job.first, job.first + len(job.prompts))
         seeds = [config.seed + number for number in numbers]
@@ -112,10 +115,10 @@ class Worker:
 
 
 def main(config: Config) -> int:
-    """Makes the clips that are not there yet and returns how many there are."""
+    """Generates the missing clips and returns the number of all clips."""
     if config.batch_size < 1 or CLIPS_PER_FOLDER % config.batch_size:
         raise ValueError(
-            f"batch_size is {config.batch_size}; use one of which 1,000 is a multiple, such as 20."
+            f"--batch-size must be a divisor of 1,000, such as 20, got {config.batch_size}."
         )
     config = replace(config, out=config.out.absolute())
     prompts = read_prompts(config)
@@ -136,8 +139,8 @@ def main(config: Config) -> int:
         for count in done:
             bar.update(count)
     print(
-        f"{len(prompts):,} clips are in {config.out}, {left:,} of them new. The settings of each: "
-        f"{config.out}/00000/*.jsonl."
+        f"{config.out}: {len(prompts):,} clips, {left:,} of them new. Settings of each clip: "
+        f"{config.out}/*/*.jsonl."
     )
     return len(prompts)
 
@@ -152,7 +155,7 @@ def do_here(config: Config, jobs: list[Job]) -> Generator[int]:
 
 
 def do_on_ray(config: Config, jobs: list[Job]) -> Generator[int]:
-    """An actor for each core, or GPU, of the cluster."""
+    """Runs the jobs with one actor per GPU, or per core, of the cluster."""
     on_gpu = find_device(config.device).startswith("cuda")
     rows = [{"first": job.first, "prompts": list(job.prompts)} for job in jobs]
     args = (config, "cuda" if on_gpu else "cpu", None if on_gpu else 1)
@@ -166,15 +169,15 @@ def read_prompts(config: Config) -> list[str]:
     try:
         lines = config.prompts.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError:
-        raise ValueError(f"{config.prompts} is not text; give a file of prompts.") from None
+        raise ValueError(f"{config.prompts} is not UTF-8 text; pass a text file.") from None
     prompts = [line.strip() for line in lines if line.strip()]
     if not prompts:
-        raise ValueError(f"{config.prompts} holds no prompt; give a file with one on each line.")
+        raise ValueError(f"{config.prompts} has no prompts; expected one per line.")
     return prompts
 
 
 def claim_folder(config: Config, prompts: list[str]) -> None:
-    """Refuses a folder with clips of other settings."""
+    """Raises ValueError if the folder has clips with other settings."""
     digest = hashlib.sha256("\n".join(prompts).encode()).hexdigest()[:16]
     shared = of_all_clips(config)
     settings = {"prompts": digest, "seed": config.seed, "batch_size": config.batch_size, **shared}
@@ -182,7 +185,8 @@ def claim_folder(config: Config, prompts: list[str]) -> None:
     if path.exists() and (known := json.loads(path.read_text())) != settings:
         others = [key for key in settings if known.get(key) != settings[key]]
         raise ValueError(
-            f"{config.out} has clips with another {', '.join(others)}; give another --out."
+            f"{config.out} has clips with different settings ({', '.join(others)}); choose another "
+            "--out."
         )
     config.out.mkdir(parents=True, exist_ok=True)
     with replacing(path) as file:

@@ -1,15 +1,15 @@
-"""Prepares ESC-10: 400 recordings of dogs, rain, sneezes and seven more, captioned in many words.
+"""Prepares ESC-10: 400 recordings of ten classes (dogs, rain, sneezes ...), with varied captions.
 
-    python recipes/prepare_esc10.py --preset tiny                 # seconds, noises in its place
+    python recipes/prepare_esc10.py --preset tiny                 # seconds, synthetic noise instead
     python recipes/prepare_esc10.py --data ESC-50/ --out runs/esc10
 
-`--data` is a copy of ESC-50 (meta/esc50.csv and audio/) or of ESC-10, a folder for each class
+`--data` is a copy of ESC-50 (meta/esc50.csv and audio/) or of ESC-10, one folder per class
 (https://github.com/karolpiczak/ESC-50, https://github.com/karoldvl/ESC-10; CC-BY 3.0 as a set).
-Each clip gets all captions of its class, in an order of its own; what they say is true of any clip
-of the class. `--out` gets train.jsonl.gz and held_out.jsonl.gz, in which all clips of one original
-recording stay together; unseen_captions.jsonl, wordings that no clip has, for testing; and
-LICENCES.md, with the author and licence of each clip where `--data` says it. The audio stays
-where it is. It takes seconds. Evaluations on the fifth fold leave it out: --folds 1 2 3 4.
+Each clip gets all captions of its class, in random order; they hold for every clip of the class.
+`--out` receives train.jsonl.gz and held_out.jsonl.gz, which keep all clips of one recording in one
+split; unseen_captions.jsonl, test captions that no clip has; and LICENCES.md, with the author and
+licence of each clip where `--data` lists them. The audio is not copied. It takes seconds. To
+evaluate on the fifth fold, leave it out: --folds 1 2 3 4.
 """
 
 import csv
@@ -40,13 +40,13 @@ FRAMES = ("the sound of {}", "a recording of {}", "{} can be heard")
 
 @dataclass(frozen=True, kw_only=True)
 class Words:
-    """How a class is put into words.
+    """Captions of a class.
 
     Args:
         folders: its names in ESC-50 and ESC-10.
-        names: what fits into FRAMES.
-        sentences: what stands alone.
-        unseen: wordings for tests alone.
+        names: noun phrases that fill the templates in FRAMES.
+        sentences: captions that are used as they are.
+        unseen: captions for tests only.
     """
 
     folders: tuple[str, ...]
@@ -190,16 +190,15 @@ CLASSES = {
 @dataclass(frozen=True, kw_only=True)
 class Config:
     data: Path | None = None
-    """ESC-50 or ESC-10; without it the recipe makes up noises in the same layout."""
+    """Folder of ESC-50 or ESC-10; uses synthetic noise in the same layout by default."""
     out: Path = Path("runs/esc10")
     preset: Literal["default", "tiny"] = "default"
     folds: tuple[int, ...] = (1, 2, 3, 4, 5)
-    """The folds of the data set to use."""
+    """Folds to use."""
     licences: tuple[str, ...] = ()
-    """Clips under these licences only, such as CC0 CC-BY, which leaves two clips out; any if not
-    given."""
+    """Use only clips under these licences; any by default. CC0 CC-BY leaves out two clips."""
     held_out: float = 0.05
-    """The share of original recordings to hold out for validation."""
+    """Share of original recordings to hold out for validation."""
     seed: int = 0
 
 
@@ -215,14 +214,14 @@ def main(config: Config) -> dict[Split, int]:
     ]
     if not clips:
         raise ValueError(
-            f"{data} holds no clip of ESC-10 in the folds {config.folds} under the licences "
-            f"{config.licences or 'of any kind'}; give the folder that has meta/esc50.csv, or one "
-            "with a folder for each class."
+            f"{data} has no ESC-10 clips in folds {config.folds} with licences "
+            f"{config.licences or 'of any kind'}; pass a folder with meta/esc50.csv, or with one "
+            "folder per class."
         )
     cuts = []
     for path, label, recording in tqdm(clips, desc="reading", unit="clip"):
         captions = CLASSES[label].captions
-        # The clip's own numbers: its captions do not depend on which other clips there are.
+        # Seeded by the clip's name, so its captions do not depend on the other clips.
         order = np.random.default_rng([config.seed, *path.stem.encode()]).permutation(len(captions))
         cuts.append(
             make_cut(
@@ -272,7 +271,7 @@ def find_clips(data: Path) -> list[tuple[Path, str]]:
 
 
 def read_attributions(data: Path) -> dict[str, Licence]:
-    """Who made which clip, from the list that comes with the data set."""
+    """Author and licence of each clip, from the data set's own list."""
     files = [path for name in ("LICEN*", "README*") for path in sorted(data.glob(name))]
     found = {}
     for file in files:
@@ -292,7 +291,7 @@ def attribution(path: Path, attributions: dict[str, Licence]) -> Licence:
 
 
 def make_up_noises(data: Path) -> Path:
-    """A noise for each class, of a colour of its own, three clips of two recordings each."""
+    """Noise of a different colour for each class: three clips from two recordings."""
     for number, words in enumerate(CLASSES.values()):
         for take, clip in enumerate(("1-100-A", "1-100-B", "2-200-A")):
             rng = np.random.default_rng([number, take])

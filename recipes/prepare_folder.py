@@ -1,18 +1,19 @@
-"""Prepares your sounds: a folder of audio becomes a corpus that every other recipe reads.
+"""Turns a folder of audio files into a corpus that all other recipes read.
 
-    python recipes/prepare_folder.py --preset tiny                           # made-up sounds
-    python recipes/prepare_folder.py --data sounds/ --out runs/corpus        # names are captions
+    python recipes/prepare_folder.py --preset tiny                           # synthetic sounds
+    python recipes/prepare_folder.py --data sounds/ --out runs/corpus        # captions from names
     python recipes/prepare_folder.py --data sounds/ --captions captions.csv  # or .tsv, .jsonl
 
-A table has a column `file` (a path below `--data`, or a name that only one file has) and `caption`;
-several rows of one file are paraphrases. `label`, `speaker`, `transcript` and any other column
-become conditions of a model; files of one `group` (clips of one recording, say) stay in one split.
-Captions are looked for in the table, then in a text file beside the audio (dog.txt for dog.wav, one
-a line), then, without a table, in the names: dog_bark-03.wav, or dog_bark/0001.wav, is "dog bark".
+The table has the columns `file` (a path relative to `--data`, or a unique file name) and `caption`;
+several rows for one file are paraphrases. `label`, `speaker`, `transcript` and any other column
+become conditions of the model. Files of one `group`, such as clips of one recording, stay in one
+split. Captions come from the table, else from a text file next to the audio (dog.txt for dog.wav,
+one caption per line), else, without a table, from the name: dog_bark-03.wav and dog_bark/0001.wav
+become "dog bark".
 
-`--out` gets train.jsonl.gz, held_out.jsonl.gz (see lm_audio/data/manifest.py), LICENCES.md and
-skipped.txt: each file or row that could not be used, and why. The audio stays where it is, in its
-format and rate. All of it is decoded once: an hour of sound takes about 10 s of a core.
+`--out` receives train.jsonl.gz and held_out.jsonl.gz (see lm_audio/data/manifest.py), LICENCES.md,
+and skipped.txt, which lists unusable files and rows with the reason. The audio is not copied or
+converted. Every file is decoded once: about 10 s of CPU time per hour of sound.
 """
 
 import csv
@@ -50,44 +51,47 @@ from lm_audio.data.shards import Conditions
 from lm_audio.data.synthetic import synthetic_clips
 
 SOUNDS = {".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".caf"}
-# Not all versions of libsndfile read these; those that cannot be read are to be reported.
+# Some versions of libsndfile cannot read these; unreadable files must be reported.
 OTHER_SOUNDS = {".w64", ".rf64", ".m4a", ".aac", ".wma"}
-NO_CAPTION = "it has no caption"
+NO_CAPTION = "no caption"
 TEXTS = {"label", "speaker", "transcript", "group"}
-"""Columns that are text even where all their values are numbers."""
+"""Columns that are text even if all their values are numbers."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
     data: Path | None = None
-    """A folder of audio, nested as you like; without it the recipe makes sounds up."""
+    """Folder of audio files, searched recursively; uses synthetic sounds by default."""
     out: Path = Path("runs/corpus")
+    """Folder for the corpus."""
     preset: Literal["default", "tiny"] = "default"
     captions: Path | None = None
-    """A table: .csv, .tsv or .jsonl (one object a line)."""
+    """Table of captions: .csv, .tsv or .jsonl (one object per line)."""
     file_column: str = "file"
+    """Column with the file paths."""
     caption_column: str = "caption"
+    """Column with the captions."""
     uncaptioned: Literal["name", "skip", "keep"] | None = None
-    """What becomes of a file without a caption of its own: its name is taken, it is skipped, or it
-    is kept without one (enough for a codec). By default skip with a table, else name."""
+    """Files without a caption: use the name as the caption, skip them, or keep them without one
+    (enough to train a codec). Defaults to skip with a table, else to name."""
     group: Literal["file", "folder", "name"] = "file"
-    """What stays in one split where the table has no `group`: each file by itself, all files of a
-    folder, or files whose names differ only after their last hyphen (1-17092-A, 1-17092-B)."""
+    """What to keep in one split unless the table has a `group` column: single files, the files of
+    a folder, or files whose names differ only after the last hyphen (1-17092-A, 1-17092-B)."""
     held_out: float = 0.05
-    """The share to hold out for validation."""
+    """Share of files to hold out for validation."""
     copy: bool = False
-    """Copies the audio into OUT/audio, so that the corpus can be moved."""
+    """Copy the audio into OUT/audio, so that the corpus can be moved."""
     shar: bool = False
-    """Writes OUT/shar as well: shards of audio that clusters read as a stream."""
+    """Also write OUT/shar: audio shards for streaming on clusters."""
     licence: str = "not stated"
-    """Written into LICENCES.md."""
+    """Licence to write into LICENCES.md."""
     num_workers: int = os.cpu_count() or 1
     seed: int = 0
 
 
 @dataclass(kw_only=True)
 class Described:
-    """What a table says of one file."""
+    """Captions and attributes of one file, from the table."""
 
     captions: list[str] = field(default_factory=list)
     attributes: Conditions = field(default_factory=dict)
@@ -111,7 +115,7 @@ def main(config: Config) -> dict[Split, int]:
             skipped.append((path.relative_to(folder).as_posix(), NO_CAPTION))
         else:
             captioned.append((path, conditions))
-    with ThreadPoolExecutor(config.num_workers) as pool:  # decoding does not hold the GIL
+    with ThreadPoolExecutor(config.num_workers) as pool:  # decoding releases the GIL
         probed = pool.map(probe, [path for path, _ in captioned])
         infos = list(tqdm(probed, total=len(captioned), desc="reading", unit="file"))
 
@@ -130,8 +134,8 @@ def main(config: Config) -> dict[Split, int]:
         file.write_text("".join(f"{name}\t{why}\n" for name, why in skipped), encoding="utf-8")
     if not cuts:
         raise ValueError(
-            f"None of the {len(paths)} audio files below {folder} can be used; "
-            f"{config.out / 'skipped.txt'} says why."
+            f"None of the {len(paths)} audio files in {folder} can be used; see "
+            f"{config.out / 'skipped.txt'} for the reasons."
         )
     counts = write_cuts(config.out, cuts, seed=config.seed, held_out=config.held_out)
     write_licences(
@@ -150,30 +154,30 @@ def summary(
     seconds: float,
     skipped: list[tuple[str, str]],
 ) -> str:
-    """What was written, what is wrong with it, and the next step."""
+    """The size of the corpus, its problems, and the next command."""
     held_out, total = counts["held_out"], sum(counts.values())
     clips = f"{total:,} clip{'' if total == 1 else 's'}"
     lines = [f"{config.out}: {clips}, {seconds / 3600:.2f} h, {held_out:,} of them held out."]
     if skipped:
-        lines.append(f"Skipped {len(skipped):,}; for the reasons see {config.out / 'skipped.txt'}.")
+        lines.append(f"Skipped {len(skipped):,}; see {config.out / 'skipped.txt'} for the reasons.")
     uncaptioned = sum(why == NO_CAPTION for _, why in skipped)
     if uncaptioned and config.captions is not None:
         lines.append(
-            f"{uncaptioned:,} of these are not in {config.captions}; with --uncaptioned name their "
-            "names become captions."
+            f"{uncaptioned:,} of these are not in {config.captions}; pass --uncaptioned name to "
+            "use their names as captions."
         )
     if not held_out and config.held_out:
         lines.append(
-            "Nothing is held out, since all clips are in one group. Recipes that train need two."
+            "Nothing is held out, since all clips are in one group. Training needs two groups."
         )
     lines.append(f"Next: python recipes/tokenize_dataset.py --data {config.out}")
     return "\n".join(lines)
 
 
 def find_audio(folder: Path, *, besides: Path | None) -> list[Path]:
-    """All audio below a folder, but hidden files and what this recipe copied."""
+    """All audio files in a folder, except hidden ones and copies by this recipe."""
     if not folder.is_dir():
-        raise ValueError(f"{folder} is not a folder; give a folder of audio files as --data.")
+        raise ValueError(f"{folder} is not a folder; pass a folder of audio files as --data.")
     paths = [
         path
         for path in sorted(folder.rglob("*"))
@@ -182,12 +186,12 @@ def find_audio(folder: Path, *, besides: Path | None) -> list[Path]:
         and not (besides and path.absolute().is_relative_to(besides.absolute()))
     ]
     if not paths:
-        raise ValueError(f"No audio files were found below {folder}; give a folder that has some.")
+        raise ValueError(f"No audio files found in {folder}; pass another --data.")
     return paths
 
 
 def probe(path: Path) -> AudioInfo | str:
-    """Decodes a whole file: what is there, counted rather than promised; or why it is no use."""
+    """Decodes a whole file: its info with the true length, or why it is unusable."""
     try:
         info = audio_info(path)
         num_samples, peak = 0, 0.0
@@ -197,7 +201,7 @@ def probe(path: Path) -> AudioInfo | str:
     except ValueError as error:
         return str(error)
     if peak < 1e-4:
-        return "it is silent"
+        return "silent"
     return dataclasses.replace(info, num_samples=num_samples)
 
 
@@ -209,20 +213,20 @@ def read_table(
     config: Config,
     skipped: list[tuple[str, str]],
 ) -> dict[Path, Described]:
-    """Reads captions and attributes of files; rows of no use go to `skipped`."""
+    """Reads captions and attributes of files; unusable rows go to `skipped`."""
     rows = list(read_rows(table, skipped))
     for column in (config.file_column, config.caption_column):
         if rows and not any(column in row for _, row in rows):
             names = ", ".join(rows[0][1])
             raise ValueError(
-                f"{table} has no column {column!r}, only {names}; "
-                "name the right ones with --file-column and --caption-column."
+                f"{table} has no column {column!r}, only {names}; set --file-column and "
+                "--caption-column."
             )
-    for column in {"text", "captions"} - {config.caption_column}:  # they mean captions elsewhere
+    for column in {"text", "captions"} - {config.caption_column}:  # reserved names of captions
         if any(column in row for _, row in rows):
             raise ValueError(
-                f"{table} has a column {column!r} beside {config.caption_column!r}; rename it, "
-                f"or make it the caption with --caption-column {column}."
+                f"{table} has a column {column!r} in addition to {config.caption_column!r}; rename "
+                f"it, or use it for captions: --caption-column {column}."
             )
     files = defaultdict(list)
     for path in paths:
@@ -236,7 +240,7 @@ def read_table(
         name = str(row.pop(config.file_column, "") or "")
         found = [exact[name]] if name in exact else files.get(name, [])
         if len(found) != 1:
-            skipped.append((where, f"{name!r} is the name of {len(found)} files"))
+            skipped.append((where, f"{name!r} matches {len(found)} files"))
             continue
         entry = described[found[0]]
         captions = row.pop(config.caption_column, None) or []
@@ -255,18 +259,18 @@ def read_table(
                 skipped.append((where, str(error)))
                 continue
             if entry.attributes.setdefault(key, value) != value:
-                skipped.append((where, f"its {key} is not that of an earlier row of {name!r}"))
+                skipped.append((where, f"its {key} differs from an earlier row of {name!r}"))
     return described
 
 
 def read_rows(table: Path, skipped: list[tuple[str, str]]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yields where a row stands and what it holds; numbers of CSV files are numbers."""
+    """Yields the location and the values of each row; numeric CSV columns become floats."""
     if table.suffix not in (".csv", ".tsv", ".jsonl"):
-        raise ValueError(f"{table} is not a .csv, .tsv or .jsonl file; give one of these.")
+        raise ValueError(f"Expected a .csv, .tsv or .jsonl table, got {table}.")
     try:
         lines = io.StringIO(table.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
-        raise ValueError(f"{table} does not exist; give the path of a table.") from error
+        raise ValueError(f"{table} does not exist; check --captions.") from error
     except UnicodeDecodeError as error:
         raise ValueError(f"{table} is not UTF-8 text; save it as UTF-8.") from error
     if table.suffix == ".jsonl":
@@ -277,7 +281,7 @@ def read_rows(table: Path, skipped: list[tuple[str, str]]) -> Iterator[tuple[str
             except json.JSONDecodeError:
                 row = None
             if not isinstance(row, dict):
-                skipped.append((where, "it is not a JSON object"))
+                skipped.append((where, "not a JSON object"))
             elif row:
                 yield where, row
         return
@@ -287,7 +291,7 @@ def read_rows(table: Path, skipped: list[tuple[str, str]]) -> Iterator[tuple[str
     numeric = {name for name in columns if all(is_number(row[name] or "0") for _, row in rows)}
     for where, row in rows:
         if None in row:
-            skipped.append((where, "it has more cells than the first line"))
+            skipped.append((where, "more cells than the header"))
         else:
             yield where, {k: float(v) if v and k in numeric else v for k, v in row.items()}
 
@@ -297,7 +301,7 @@ def is_number(text: str) -> bool:
 
 
 def describe(path: Path, folder: Path, entry: Described, config: Config) -> Conditions | None:
-    """The conditions of a file; None where it needs a caption and has none."""
+    """The conditions of a file; None if it lacks a required caption."""
     captions = entry.captions
     beside = path.with_suffix(".txt")
     if not captions and beside.exists():
@@ -312,12 +316,12 @@ def describe(path: Path, folder: Path, entry: Described, config: Config) -> Cond
 
 
 def caption_from_name(path: Path, folder: Path) -> str:
-    """The words in a file's name, else in that of its folder, the next one up and so on."""
+    """The words in a file's name, else in the name of the nearest folder above that has any."""
     parts = path.relative_to(folder).with_suffix("").parts
     for part in reversed(parts):
         spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", part)  # dogBark
         words = [re.sub(r"\d+$", "", word) for word in re.split(r"[\W_]+", spaced)]
-        # One letter is a take, and letters among digits are no word but an id.
+        # A single letter marks a take; letters mixed with digits form an id.
         words = [word.lower() for word in words if len(word) > 1 and word.isalpha()]
         if words:
             return " ".join(words)
@@ -334,7 +338,7 @@ def group_by(path: Path, folder: Path, rule: Literal["file", "folder", "name"]) 
 
 
 def copied(path: Path, target: Path) -> Path:
-    """Copies a file, unless it has been: a copy has the size and time of the original."""
+    """Copies a file unless a copy with its size and modification time exists."""
     before, now = (p.stat() if p.exists() else None for p in (target, path))
     assert now is not None
     if before is None or (before.st_size, before.st_mtime) != (now.st_size, now.st_mtime):
@@ -344,7 +348,7 @@ def copied(path: Path, target: Path) -> Path:
 
 
 def make_up_sounds(folder: Path) -> Path:
-    """Sounds whose names say what they are: folder/rain/rain-02.wav."""
+    """Writes synthetic sounds named by their kind: folder/rain/rain-02.wav."""
     for clip in synthetic_clips(num_clips=12, seconds=2.0, sample_rate=24_000, seed=0):
         samples = torch.from_numpy(clip.samples).float() / 32767
         write_audio(folder / clip.kind / f"{clip.name}.wav", samples, 24_000)

@@ -6,8 +6,8 @@
 Each replica runs one batch, like `lm-audio serve`, and offers the same routes with the same results
 (docs/serving.md). Ray Serve distributes requests, starts replicas when they queue and stops idle
 ones. On a cluster (`ray start`) replicas run on all machines, each of which needs the model. API
-keys come from LM_AUDIO_API_KEYS (comma-separated). /metrics covers one replica; Ray has metrics for
-all of them. A replica of the bundled model takes 0.6 GB.
+keys come from LM_AUDIO_API_KEYS (comma-separated). /metrics covers a single replica; Ray has
+metrics for all. A replica of the bundled model takes 0.6 GB.
 """
 
 import os

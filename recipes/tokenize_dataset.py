@@ -1,19 +1,20 @@
-"""Tokenizes a corpus: sound becomes shards of tokens, which language models are trained from.
+"""Tokenizes a corpus into shards of tokens, from which language models are trained.
 
-    python recipes/tokenize_dataset.py --preset tiny                       # seconds, made-up sounds
+    python recipes/tokenize_dataset.py --preset tiny                    # seconds, synthetic sounds
     python recipes/tokenize_dataset.py --data runs/corpus --out runs/tokens --semantic runs/semantic
     python recipes/tokenize_dataset.py --data runs/corpus --codec none --samples 24000  # sound only
 
-`--data` is a corpus that a recipe named prepare_... has written, a folder with a Shar for each
-split, or a plain folder of audio, which then has no captions. Each stream that is asked for is made
-of all clips: acoustic tokens of a codec, semantic tokens of a feature tokenizer, 16-bit samples.
-With `--mix N` each clip to train on is mixed with N others as well, captions and all (AudioGen).
+`--data` is a corpus from one of the prepare_... recipes, a folder with one Shar per split, or a
+plain folder of audio without captions. Shards hold up to three streams: acoustic tokens
+(`--codec`), semantic tokens (`--semantic`) and 16-bit samples (`--samples`). `--mix N` also mixes
+each training clip and its captions with N others, as AudioGen does.
 
-It can be stopped and started again at any time: shards that are there are kept, and they are the
-same however many workers made them. `--engine ray` spreads the work over a Ray cluster whose
-machines share the file system. Clips that cannot be used are listed in OUT/skipped.txt.
-A CPU core tokenizes about 70 s of sound in a second with the default codec. A worker takes 0.5 GB,
-and twice its shard; an hour is 3 MB of that codec's tokens, and 170 MB of samples at 24 kHz.
+Run the same command again to resume: existing shards are kept. The number of workers does not
+change the shards. `--engine ray` distributes the work over a Ray cluster with a shared file system.
+Unusable clips are listed in OUT/skipped.txt with the reason.
+A CPU core tokenizes about 70 s of sound per second with the default codec. A worker takes 0.5 GB
+plus twice the size of its shard. An hour of sound takes 3 MB as tokens of the default codec and
+170 MB as samples at 24 kHz.
 """
 
 from collections.abc import Iterable
@@ -43,54 +44,58 @@ from lm_audio.pretrained import CODEC_FOLDER
 @dataclass(frozen=True, kw_only=True)
 class Config:
     data: Path | None = None
-    """A prepared corpus, a Shar or a folder of audio; without it the recipe makes sounds up."""
+    """A prepared corpus, a Shar or a folder of audio; the tiny preset defaults to synthetic
+    sounds."""
     out: Path = Path("runs/tokens")
+    """Folder for the shards."""
     preset: Literal["default", "tiny"] = "default"
     codec: str = "default"
-    """A codec's name, path or hub id; "default" is that of the package, "none" makes no tokens."""
+    """Codec name, folder or hub id; "default" is the bundled codec, "none" writes no acoustic
+    tokens."""
     num_codebooks: int | None = None
-    """How many of the codec's codebooks to keep, the coarsest first; all by default."""
+    """Number of codebooks to keep, coarsest first; all by default."""
     semantic: Path | None = None
-    """The folder of a feature tokenizer, see recipes/train_semantic_codebook.py. "fairseq2:FOLDER"
-    requires one whose model runs on fairseq2 (pip install 'lm-audio[parity]')."""
+    """Folder of a semantic tokenizer from recipes/train_semantic_codebook.py. "fairseq2:FOLDER"
+    requires that its model runs on fairseq2 (pip install 'lm-audio[parity]')."""
     cache: Path | None = None
-    """A folder of tokens from earlier runs: audio that was encoded with the same tokenizer is not
-    encoded again. No cache by default."""
+    """Token cache folder, shared between runs; audio that the same tokenizer has encoded before is
+    not encoded again. No cache by default."""
     samples: int | None = None
-    """Keep samples as well, at this rate."""
+    """Also store samples, at this sample rate in Hz."""
     channels: int | None = None
-    """2 for stereo, also through a mono codec; what the codec takes by default."""
+    """Number of channels; defaults to the codec's. 2 also works with a mono codec."""
     max_seconds: float = 60.0
-    """Longer recordings are cut into equal parts."""
+    """Maximum length of an example in seconds; longer recordings are cut into equal parts."""
     mix: int = 0
-    """How many mixtures with other clips to add for each clip to train on."""
+    """Number of mixtures with other clips to add for each training clip."""
     passages: float | None = None
-    """Join clips to train on of one speaker to passages that last so many seconds, with short
-    pauses: clips of a sentence each teach silence after it, and no more."""
+    """Join training clips of one speaker into passages of this many seconds, with short pauses.
+    Otherwise a stage learns that silence follows each sentence."""
     fill: float | None = None
-    """Clips to train on that end in silence repeat their sound, for so many seconds at least: else
-    a stage learns that most of a sound is silence."""
+    """Repeat training clips that end in silence until they last at least this many seconds.
+    Otherwise a stage learns that sounds are mostly silence."""
     examples_per_shard: int | None = None
-    """Without the mixtures: 500 by default, 4 for the tiny preset. Each part of a Shar is one."""
+    """Clips per shard, not counting mixtures; default 500, or 4 with the tiny preset. For a Shar,
+    each of its parts becomes one shard."""
     engine: Literal["processes", "ray"] = "processes"
     num_workers: int | None = None
-    """One for each CPU core, or each GPU, by default."""
+    """Number of workers; defaults to one per GPU, or per CPU core without GPUs."""
     device: str | None = None
-    """cuda where there is one, else cpu."""
+    """Torch device; defaults to cuda if available, else cpu."""
     seed: int = 0
 
 
 def main(config: Config) -> dict[Split, Shards]:
-    """Makes the shards that are not there yet and returns those of each split."""
+    """Writes the missing shards and returns the shards of each split."""
     device = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
     codec = {"default": str(CODEC_FOLDER), "none": None}.get(config.codec, config.codec)
     examples_per_shard = config.examples_per_shard
     if examples_per_shard is None:
         examples_per_shard = 4 if config.preset == "tiny" else 500
     if config.num_workers is not None and config.num_workers < 1:
-        raise ValueError(f"num_workers is {config.num_workers}; use 1 or more.")
+        raise ValueError(f"--num-workers must be at least 1, got {config.num_workers}.")
     tokenizing = TokenizingConfig(
-        # Workers may run elsewhere.
+        # Workers may run in another folder.
         codec=str(Path(codec).absolute()) if codec and Path(codec).exists() else codec,
         num_codebooks=config.num_codebooks,
         semantic=None if config.semantic is None else absolute(config.semantic),
@@ -131,8 +136,8 @@ def main(config: Config) -> dict[Split, Shards]:
         file.write_text("".join(f"{name}\t{why}\n" for name, why in skipped), encoding="utf-8")
     if not any(report.num_examples for report in reports.values()):
         raise ValueError(
-            f"None of the {len(skipped)} clips of {corpus} can be used; "
-            f"{config.out / 'skipped.txt'} says why."
+            f"None of the {len(skipped)} clips of {corpus} can be used; see "
+            f"{config.out / 'skipped.txt'} for the reasons."
         )
     shards = {
         split: Shards(config.out, split)
@@ -144,20 +149,20 @@ def main(config: Config) -> dict[Split, Shards]:
 
 
 def absolute(semantic: Path) -> str:
-    """The same tokenizer, from whatever folder a worker runs in."""
+    """An absolute path to the tokenizer, since workers may run in another folder."""
     folder = str(semantic).removeprefix(FAIRSEQ2_PREFIX)
     prefix = FAIRSEQ2_PREFIX if folder != str(semantic) else ""
     return f"{prefix}{Path(folder).absolute()}"
 
 
 def find_corpus(config: Config) -> tuple[Path, list[tuple[str, str]]]:
-    """A prepared corpus or a Shar, made of plain audio if need be, and files that are no use."""
+    """The prepared corpus or Shar, created from plain audio if needed, and the unusable files."""
     if config.data is None:
         if config.preset != "tiny":
-            raise ValueError("There is no data; give a corpus as --data, or use --preset tiny.")
+            raise ValueError("No data; pass a corpus as --data, or try --preset tiny.")
         return make_up_corpus(config.out / "corpus"), []
     if not config.data.is_dir():
-        raise ValueError(f"{config.data} is not a folder; give a corpus or a folder of audio.")
+        raise ValueError(f"{config.data} is not a folder; pass a corpus or a folder of audio.")
     is_prepared = (config.data / "train.jsonl.gz").exists() or any(
         (config.data / "train").glob("cuts.*.jsonl*")
     )
@@ -165,7 +170,7 @@ def find_corpus(config: Config) -> tuple[Path, list[tuple[str, str]]]:
         return config.data, []
     paths = find_audio(config.data)
     if not paths:
-        raise ValueError(f"There is no audio below {config.data}; give a folder that has some.")
+        raise ValueError(f"No audio files found in {config.data}; pass another --data.")
     cuts, skipped = [], []
     for path in tqdm(paths, desc="reading headers", unit="file"):
         relative = path.relative_to(config.data)
@@ -176,7 +181,7 @@ def find_corpus(config: Config) -> tuple[Path, list[tuple[str, str]]]:
             skipped.append((name, str(error)))
     if not cuts:
         raise ValueError(
-            f"None of the {len(paths)} audio files below {config.data} can be read; the first: "
+            f"None of the {len(paths)} audio files in {config.data} can be read; first error: "
             f"{skipped[0][1]}"
         )
     write_cuts(config.out / "corpus", cuts, seed=config.seed)
@@ -184,7 +189,7 @@ def find_corpus(config: Config) -> tuple[Path, list[tuple[str, str]]]:
 
 
 def make_up_corpus(folder: Path) -> Path:
-    """Twelve short sounds with captions and labels, two of them held out or more."""
+    """Writes twelve short sounds with captions and labels; at least two are held out."""
     cuts = []
     for clip in synthetic_clips(num_clips=12, seconds=1.0, sample_rate=24_000, seed=0):
         path = folder / "audio" / f"{clip.name}.flac"
@@ -197,7 +202,7 @@ def make_up_corpus(folder: Path) -> Path:
 
 
 def summarise(shards: dict[Split, Shards], config: Config, reports: Iterable[Report]) -> None:
-    """Says what was made, what was not, and what to do next."""
+    """Prints the sizes of the shards, the number of skipped clips, and the next command."""
     lines = []
     for split, part in shards.items():
         name, stream = next(iter(part.streams.items()))
@@ -206,12 +211,12 @@ def summarise(shards: dict[Split, Shards], config: Config, reports: Iterable[Rep
         lines.append(f"{split}: {len(part):,} examples, {hours:.3f} h, {size / 1e6:,.1f} MB")
     for name, stream in part.streams.items():
         K, rate = stream.num_codebooks, float(stream.rate)
-        lines.append(f"{name}: {K} x {rate:g} = {K * rate:,g} a second, {stream.identity}")
+        lines.append(f"{name}: {K} x {rate:g} = {K * rate:,g} per second, {stream.identity}")
     num_skipped = len((config.out / "skipped.txt").read_text(encoding="utf-8").splitlines())
     if num_skipped:
-        lines.append(f"{num_skipped:,} could not be used; skipped.txt says why")
+        lines.append(f"{num_skipped:,} unusable clips; see skipped.txt")
     if num_clipped := sum(report.num_clipped for report in reports):
-        lines.append(f"{num_clipped:,} are louder than full scale; their samples were limited")
+        lines.append(f"{num_clipped:,} clips exceed full scale; their samples were limited")
     command = "train_codec.py"
     if part.streams.keys() & {"acoustic", "semantic"}:
         family = "duet" if "semantic" in part.streams else "audiocraft"

@@ -1,19 +1,19 @@
-"""Trains the frame codec: sounds become a codec of 0.5 to 3 kb/s at 24 kHz.
+"""Trains the frame codec: 0.5 to 3 kb/s at 24 kHz.
 
-    python recipes/train_codec.py --preset tiny                    # half a minute, made-up sounds
-    python recipes/train_codec.py --data sounds/ --out runs/codec  # one GPU, or a patient CPU
+    python recipes/train_codec.py --preset tiny                    # half a minute, synthetic sounds
+    python recipes/train_codec.py --data sounds/ --out runs/codec  # one GPU; slow on a CPU
     torchrun --nproc_per_node 8 recipes/train_codec.py --preset paper --data shards/
 
-`--data` is a folder of audio of any format and rate, with subfolders by kind (speech, music, rain
-...), a prepared corpus, or shards with samples. `--out` gets the codec, config.json and
-model.safetensors, from the averaged weights: use it as `lm-audio encode --codec OUT`. The last
-checkpoints and the best lie in OUT/checkpoints; a run that is started again goes on from there with
-the losses it would have had.
+`--data` is a folder of audio of any format and rate, with one subfolder per kind (speech, music,
+rain ...), a prepared corpus, or shards with samples. `--out` receives the codec (config.json and
+model.safetensors, from the averaged weights); use it with `lm-audio encode --codec OUT`. The best
+and the most recent checkpoints are in OUT/checkpoints. Run the same command again to resume an
+interrupted run; the losses are the same as without the interruption.
 
-Three phases: without the quantiser, with it, and with a discriminator on top. All of it happens in
-bands, 128 numbers every 10 ms; sound is made only by decoding (docs/adr/0002-frame-codec.md). A
-step of the default preset takes 0.65 s on one core, half as much again with the discriminator, and
-1.5 GB; `--dry-run` says what a preset takes on GPUs.
+Training has three phases: without the quantiser, with it, and with a discriminator. The losses
+compare bands, 128 numbers every 10 ms; only decoding produces a waveform
+(docs/adr/0002-frame-codec.md). A step of the default preset takes 0.65 s on one core, about 1 s
+with the discriminator, and 1.5 GB; `--dry-run` estimates the cost on GPUs.
 """
 
 import sys
@@ -68,63 +68,65 @@ EVALUATED_SECONDS = 4.0
 class Config:
     preset: Literal["tiny", "default", "paper"] = "default"
     data: tuple[Path, ...] = ()
-    """Where the sounds are, one folder or several; without any, the tiny preset makes sounds up."""
+    """One or more folders of audio; the tiny preset defaults to synthetic sounds."""
     out: Path = Path("runs/codec")
-    """Takes the checkpoints, the log and the codec; a run that was stopped here goes on."""
+    """Folder for the codec, checkpoints and log; an interrupted run in it resumes."""
     start: Path | None = None
-    """The folder of another run, from whose averaged weights and codebooks this one starts."""
+    """Folder of another run: start from its averaged weights and codebooks."""
     learns: Literal["all", "decoder"] = "all"
-    """decoder: tokens stay as they are, of what `start` gives, and only their sound gets better."""
+    """What to train; with "decoder" the tokens stay those of --start."""
     steps: int = 4_000
     batch_size: int = 24
-    """Segments in a step, of all processes together."""
+    """Segments per step, over all processes."""
     seconds: float = 1.28
-    """The length of a segment."""
+    """Length of a segment in seconds."""
     quantised_from: float = 0.06
-    """The share of steps before the quantiser joins in; its codebooks then start from k-means over
-    the latents of 16 batches."""
+    """Share of steps before the quantiser is used; k-means over the latents of 16 batches then
+    initialises its codebooks."""
     adversarial_from: float = 0.3
-    """The share of steps before the discriminator joins in; 1 for never."""
+    """Share of steps before the discriminator is used; 1 turns it off."""
     low_share: float = 0.6
-    """The share that the narrow low bands have in the distance of levels: what blurs the harmonics
-    there spoils how speech sounds, and what blurs the bands above, which words are heard."""
+    """Share of the narrow low bands in the level loss. Errors there blur harmonics and make speech
+    sound worse; errors in the bands above make words harder to understand."""
     texture_weight: float = 0.1
-    """Of the errors of roughness and noisiness, beside 1 for the distance of levels."""
+    """Weight of the roughness and noisiness losses, relative to 1 for the level loss."""
     adversarial_weight: float = 0.5
-    """How hard the discriminator pulls, beside 1 for the distance of levels and roughness."""
+    """Weight of the adversarial gradient, relative to 1 for the reconstruction gradient."""
     feature_weight: float = 0.5
-    """The same for the distance of its features."""
+    """Weight of the feature matching gradient, relative to 1 for the reconstruction gradient."""
     commitment_weight: float = 0.01
-    """More makes latents that are easily quantised and say little."""
+    """Weight of the commitment loss. Higher values make latents easier to quantise but less
+    informative."""
     learning_rate: float = 5e-3
+    """Peak learning rate."""
     warmup_steps: int = 200
     max_norm: float = 1.0
-    """Gradients longer than this are shortened."""
+    """Maximum gradient norm; larger gradients are clipped."""
     average_decay: float = 0.999
-    """Of the averaged weights, which are those that are judged, heard and kept."""
+    """Decay of the moving average of the weights, which is what is evaluated and saved."""
     evaluate_every: int = 500
-    """Steps from one evaluation and checkpoint to the next."""
+    """Steps between evaluations, each of which saves a checkpoint."""
     keep_last: int = 2
-    """Checkpoints to keep, beside the best."""
+    """Recent checkpoints to keep in addition to the best one."""
     precision: Precision = "bfloat16"
     seed: int = 0
     dry_run: bool = False
-    """Print what a run takes, memory and time, and stop."""
+    """Print the estimated memory and time of a run and exit."""
 
     def __post_init__(self) -> None:
         check_least(self, steps=1, batch_size=1, warmup_steps=0, evaluate_every=1, keep_last=1)
         if self.learns == "decoder" and self.start is None:
-            raise ValueError("Got learns=decoder and no start; give the run that made the tokens.")
+            raise ValueError("--learns decoder needs --start, the run whose tokens it keeps.")
         shares = (self.quantised_from, self.adversarial_from, self.low_share)
         if not all(0 <= share <= 1 for share in shares) or self.quantised_from == 1:
             raise ValueError(
                 f"Got quantised_from={self.quantised_from}, adversarial_from="
-                f"{self.adversarial_from} and low_share={self.low_share}; expected shares, the "
-                "first below 1."
+                f"{self.adversarial_from} and low_share={self.low_share}; expected values from 0 "
+                "to 1, and quantised_from below 1."
             )
 
     def lasting(self, corpus: Corpus) -> dict[str, Any]:
-        """What must stay the same when a run goes on."""
+        """Settings that must not change when a run resumes."""
         free = {"data", "out", "start", "evaluate_every", "keep_last", "dry_run"}
         kept = {name: value for name, value in asdict(self).items() if name not in free}
         return {**kept, "data": corpus.fingerprint}
@@ -180,15 +182,15 @@ def main(config: Config) -> list[float]:
     quantised_from, adversarial_from = (
         round(share * steps) for share in (config.quantised_from, config.adversarial_from)
     )
-    # What is closest before the last phase is not the best of the run.
+    # The losses of earlier phases are not comparable, so only the last phase decides the best.
     last_phase = adversarial_from if quantised_from < adversarial_from < steps else quantised_from
     codec_config, discriminator_config = SHAPES[config.preset]
     accelerator = new_accelerator(config.precision)
     device, rank = accelerator.device, accelerator.process_index
     if config.batch_size % accelerator.num_processes:
         raise ValueError(
-            f"batch_size {config.batch_size} cannot be shared by {accelerator.num_processes} "
-            "processes; choose a multiple of their number."
+            f"--batch-size {config.batch_size} must be a multiple of the number of processes, "
+            f"{accelerator.num_processes}."
         )
 
     torch.manual_seed(config.seed)
@@ -244,7 +246,7 @@ def main(config: Config) -> list[float]:
     losses = []
     progress = tqdm(range(first_step, steps), initial=first_step, total=steps, disable=rank > 0)
     for step in progress:
-        # All that a step draws belongs to its number, what the quantiser draws too.
+        # All random numbers of a step, the quantiser's included, depend on its number only.
         torch.manual_seed(seed_of(config.seed, step))
         share = learning_rate_share(
             step, steps=steps, warmup_steps=config.warmup_steps, schedule="cosine", final=0.01
@@ -259,26 +261,26 @@ def main(config: Config) -> list[float]:
             output = trained(samples, quantize=quantise)
         else:
             output = trained(samples, num_codebooks=draw_num_codebooks(codec.num_codebooks))
-        said = torch.stack([output.levels, output.roughness, output.noisiness])
-        levels, roughness, noisiness = said.unbind()
+        predicted = torch.stack([output.levels, output.roughness, output.noisiness])
+        levels, roughness, noisiness = predicted.unbind()
         error = output.true_levels - levels
         noise = codec.bands.noise_in(error.detach(), output.true_levels)
-        # Roughness by its mean; noise only where it is likelier than not, for it is heard.
+        # L2 predicts the mean roughness; L1 the median noisiness, since false noise is audible.
         texture = F.mse_loss(roughness, output.true_roughness) + F.l1_loss(noisiness, noise)
         terms = {"reconstruction": (error.abs() * weights).mean() + config.texture_weight * texture}
         if adversarial:
             real = trained_discriminator(output.true_levels)
-            told_apart = discriminator_loss(real, trained_discriminator(levels.detach()))
-            accelerator.backward(told_apart)
+            discriminator_term = discriminator_loss(real, trained_discriminator(levels.detach()))
+            accelerator.backward(discriminator_term)
             fake = discriminator(levels)
             terms["adversarial"] = adversarial_loss(fake)
             terms["features"] = feature_distance(real, fake)
-        pull = (said * balancer.gradient(terms, said)).sum()
-        accelerator.backward(pull + config.commitment_weight * output.commitment)
+        balanced = (predicted * balancer.gradient(terms, predicted)).sum()
+        accelerator.backward(balanced + config.commitment_weight * output.commitment)
         values = {**terms, "commitment": output.commitment}
         values["gradient norm"] = accelerator.clip_grad_norm_(trained.parameters(), config.max_norm)
         if adversarial:
-            values["discriminator"] = told_apart
+            values["discriminator"] = discriminator_term
             values["gradient norm of discriminator"] = accelerator.clip_grad_norm_(
                 trained_discriminator.parameters(), config.max_norm
             )
@@ -317,7 +319,7 @@ def main(config: Config) -> list[float]:
             )
     tracker.close()
     if rank == 0:
-        print(f"The codec is in {config.out}; try: lm-audio encode SOUND --codec {config.out}")
+        print(f"Wrote the codec to {config.out}. Try: lm-audio encode FILE --codec {config.out}")
     return losses
 
 
@@ -329,10 +331,10 @@ def evaluate(
     *,
     step: int,
 ) -> float:
-    """The mean distance of levels from the true ones, of 12 held-out clips of each kind at most.
+    """The mean level loss on the first seconds of up to 12 held-out clips of each kind.
 
-    Only their first seconds count. Tracks and shows it for each kind through half and all codebooks
-    (0: not quantised), and how much the codes are used.
+    Logs and prints it per kind with half and with all codebooks (0: not quantised), and the usage
+    of the codes.
     """
     codec.eval()
     device, K = next(codec.parameters()).device, codec.num_codebooks
@@ -355,9 +357,9 @@ def evaluate(
                 error = F.l1_loss(codec.decoder(answer)[0], truth)
                 errors.setdefault(f"{kind}/{books}", []).append(error.item())
             if number == 0 and codec.has_codebooks:
-                heard = codec.decode(tokens)[0]  # [1, N]
-                if heard.isfinite().all():
-                    tracker.sound(f"held out/{kind}", heard, codec.sample_rate, step=step)
+                decoded = codec.decode(tokens)[0]  # [1, N]
+                if decoded.isfinite().all():
+                    tracker.sound(f"held out/{kind}", decoded, codec.sample_rate, step=step)
     codec.train()
     report = {name: sum(values) / len(values) for name, values in errors.items()}
     whole = [value for name, value in report.items() if name.endswith(f"/{max(answers)}")]
@@ -374,7 +376,7 @@ def evaluate(
 def start_codebooks(
     codec: FrameCodec, sampler: SegmentSampler, first: int, accelerator: Accelerator
 ) -> None:
-    """Starts each codebook from k-means over the latents of 16 batches: one holds too few."""
+    """Initialises each codebook by k-means over 16 batches of latents; one batch is too few."""
     batches = [
         sampler.batch(
             first + i, part=accelerator.process_index, num_parts=accelerator.num_processes
@@ -388,19 +390,19 @@ def read_start(folder: Path) -> dict[str, Tensor]:
     """The averaged weights and the codebooks of another run's last checkpoint."""
     checkpoints = Checkpoints(folder / "checkpoints", keep_last=1)
     if (latest := checkpoints.latest()) is None:
-        raise ValueError(f"Found no checkpoint of a codec in {folder}; give the folder of a run.")
+        raise ValueError(f"No codec checkpoint in {folder}; pass the --out of another run.")
     return checkpoints.read(latest)["average"]
 
 
 def level_weights(config: FrameCodecConfig, *, low_share: float) -> Tensor:
-    """Weights of bands [bands], 1 on average, of which the linear bands have a share."""
+    """Weights of the bands [bands], 1 on average; the linear bands sum to `low_share` of them."""
     shares = torch.tensor([low_share, 1 - low_share])
     counts = torch.tensor([config.linear_bands, config.num_bands - config.linear_bands])
     return (shares / counts * config.num_bands).repeat_interleave(counts)
 
 
 def draw_num_codebooks(available: int) -> int:
-    """All of them for half of the steps, else any number."""
+    """All codebooks in half of the steps, else a random number of them."""
     number = int(torch.randint(1, 2 * available + 1, ()))
     return min(number, available)
 
@@ -410,21 +412,21 @@ def read_corpus(config: Config, sample_rate: int) -> Corpus:
         return load_corpora(config.data, sample_rate=sample_rate)
     if config.preset != "tiny":
         raise ValueError(
-            f"The preset {config.preset!r} needs sounds to learn from; give --data, a folder."
+            f"No training data for the preset {config.preset!r}; pass a folder of audio as --data."
         )
     clips = synthetic_clips(num_clips=18, seconds=2.0, sample_rate=sample_rate, seed=0)
     return Corpus(train=clips[3:], held_out=clips[:3])
 
 
 def cost(config: Config) -> str:
-    """What a run takes, with the discriminator; spectra and codes are little beside."""
+    """The cost of a run with the discriminator; spectra and quantiser are negligible."""
     codec_config, discriminator_config = SHAPES[config.preset]
     with torch.device("meta"):
         codec, discriminator = FrameCodec(codec_config), Discriminator(discriminator_config)
         num_spectra = int(config.seconds * codec.frame_rate) * codec_config.spectra_per_frame
         modules = nn.ModuleList([codec, discriminator])
     for layer in discriminator.modules():
-        if is_parametrized(layer):  # torch 2.9 cannot count the norms of weights
+        if is_parametrized(layer):  # torch 2.9 cannot count operations of weight norm
             remove_parametrizations(layer, "weight")
 
     def loss() -> Tensor:

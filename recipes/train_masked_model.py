@@ -1,19 +1,20 @@
 """Trains the masked audio model, whose features become semantic tokens (BEST-RQ).
 
-    python recipes/train_masked_model.py --preset tiny        # seconds, made-up sounds
+    python recipes/train_masked_model.py --preset tiny        # seconds, synthetic sounds
     python recipes/train_masked_model.py --data sounds/ --out runs/masked_model
     torchrun --nproc_per_node 8 recipes/train_masked_model.py --preset paper --data shards/
 
-The model guesses what a fixed random quantiser says of patches that it cannot see; nothing else is
-needed, neither labels nor a teacher (docs/adr/0003-masked-model.md). `--data` is a folder of audio
-of any format and rate, with subfolders by kind, a prepared corpus, or shards with samples. `--out`
-gets config.json and model.safetensors, from the averaged weights; make a codebook over one of its
-layers with recipes/train_semantic_codebook.py. The last checkpoints and the best lie in
-OUT/checkpoints; a run that is started again goes on from there with the losses it would have had.
+The model predicts the codes that a fixed random quantiser gives to masked patches; it needs neither
+labels nor a teacher (docs/adr/0003-masked-model.md). `--data` is a folder of audio of any format
+and rate, with one subfolder per kind, a prepared corpus, or shards with samples. `--out` receives
+config.json and model.safetensors, from the averaged weights; next, train a codebook over one of its
+layers with recipes/train_semantic_codebook.py. The best and the most recent checkpoints are in
+OUT/checkpoints. Run the same command again to resume an interrupted run; the losses are the same as
+without the interruption.
 
-small has 21 M parameters; a step takes 4 s on one core and 2 GB. paper has the depth and width of
-the largest BEST-RQ (302 M: they are plain transformer blocks, not Conformers); `--dry-run` says
-what it takes on GPUs.
+The preset small has 21 M parameters; a step takes 4 s on one core and 2 GB. The preset paper has
+the depth and width of the largest BEST-RQ (302 M parameters, because its blocks are plain
+transformer blocks, not Conformers); `--dry-run` estimates its cost on GPUs.
 """
 
 import sys
@@ -61,38 +62,39 @@ MEASURED_BATCHES = 16
 class Config:
     preset: Literal["tiny", "default", "small", "paper"] = "small"
     data: tuple[Path, ...] = ()
-    """Where the sounds are, one folder or several; without any, the tiny preset makes sounds up."""
+    """One or more folders of audio; the tiny preset defaults to synthetic sounds."""
     out: Path = Path("runs/masked_model")
-    """Takes the checkpoints, the log and the model; a run that was stopped here goes on."""
+    """Folder for the model, checkpoints and log; an interrupted run in it resumes."""
     steps: int = 50_000
     batch_size: int = 16
-    """Segments in a step, of all processes together."""
+    """Segments per step, over all processes."""
     seconds: float = 8.0
-    """The length of a segment."""
+    """Length of a segment in seconds."""
     mask_share: float = 0.4
-    """The expected share of frames behind the mask."""
+    """Expected share of masked frames."""
     learning_rate: float = 5e-4
+    """Peak learning rate."""
     warmup_steps: int = 1000
     schedule: Schedule = "cosine"
     weight_decay: float = 0.01
     max_norm: float = 1.0
-    """Gradients longer than this are shortened."""
+    """Maximum gradient norm; larger gradients are clipped."""
     average_decay: float = 0.999
-    """Of the averaged weights, which are those that are judged and kept."""
+    """Decay of the moving average of the weights, which is what is evaluated and saved."""
     evaluate_every: int = 500
-    """Steps from one evaluation and checkpoint to the next."""
+    """Steps between evaluations, each of which saves a checkpoint."""
     keep_last: int = 2
-    """Checkpoints to keep, beside the best."""
+    """Recent checkpoints to keep in addition to the best one."""
     precision: Precision = "bfloat16"
     seed: int = 0
     dry_run: bool = False
-    """Print what a run takes, memory and time, and stop."""
+    """Print the estimated memory and time of a run and exit."""
 
     def __post_init__(self) -> None:
         check_least(self, steps=1, batch_size=1, warmup_steps=0, evaluate_every=1, keep_last=1)
 
     def lasting(self, corpus: Corpus) -> dict[str, Any]:
-        """What must stay the same when a run goes on."""
+        """Settings that must not change when a run resumes."""
         free = {"data", "out", "evaluate_every", "keep_last", "dry_run"}
         kept = {name: value for name, value in asdict(self).items() if name not in free}
         return {**kept, "data": corpus.fingerprint}
@@ -139,8 +141,8 @@ def main(config: Config) -> list[float]:
     device, rank = accelerator.device, accelerator.process_index
     if config.batch_size % accelerator.num_processes:
         raise ValueError(
-            f"batch_size {config.batch_size} cannot be shared by {accelerator.num_processes} "
-            "processes; choose a multiple of their number."
+            f"--batch-size {config.batch_size} must be a multiple of the number of processes, "
+            f"{accelerator.num_processes}."
         )
 
     torch.manual_seed(config.seed)
@@ -219,7 +221,7 @@ def main(config: Config) -> list[float]:
     tracker.close()
     if rank == 0:
         print(
-            f"The model is in {config.out}; next: python recipes/train_semantic_codebook.py "
+            f"Wrote the model to {config.out}. Next: python recipes/train_semantic_codebook.py "
             f"--model {config.out}"
         )
     return losses
@@ -234,10 +236,10 @@ def evaluate(
     *,
     step: int,
 ) -> float:
-    """The mean loss on the beginnings of up to 24 held-out clips of each kind, always masked alike.
+    """The mean loss on the first seconds of up to 24 held-out clips of each kind, with fixed masks.
 
-    Tracks and shows it with the masked accuracy for each kind, and the perplexity of the targets,
-    whose logarithm is the loss of a model that hears nothing.
+    Logs and prints it with the masked accuracy per kind and the perplexity of the targets, whose
+    logarithm is the loss of a model that ignores its input.
     """
     prediction.eval()
     device = next(prediction.parameters()).device
@@ -272,14 +274,14 @@ def read_corpus(config: Config, sample_rate: int) -> Corpus:
         return load_corpora(config.data, sample_rate=sample_rate)
     if config.preset != "tiny":
         raise ValueError(
-            f"The preset {config.preset!r} needs sounds to learn from; give --data, a folder."
+            f"No training data for the preset {config.preset!r}; pass a folder of audio as --data."
         )
     clips = synthetic_clips(num_clips=18, seconds=2.0, sample_rate=sample_rate, seed=0)
     return Corpus(train=clips[3:], held_out=clips[:3])
 
 
 def cost(config: Config) -> str:
-    """What a run takes, as if all frames were guessed and not only those behind the mask."""
+    """The cost of a run, an upper bound: as if all frames were predicted, not only masked ones."""
     with torch.device("meta"):
         model = MaskedAudioModel(MODELS[config.preset])
         prediction = MaskedPrediction(model, PredictionConfig())

@@ -1,21 +1,21 @@
-"""Trains a codebook of semantic tokens: k-means over one layer of a model that hears features.
+"""Trains a codebook of semantic tokens: k-means over one layer of a self-supervised audio model.
 
-    python recipes/train_semantic_codebook.py --preset tiny          # seconds, made-up sounds
+    python recipes/train_semantic_codebook.py --preset tiny          # seconds, synthetic sounds
     python recipes/train_semantic_codebook.py --model runs/masked_model --data sounds/
     python recipes/train_semantic_codebook.py --model facebook/hubert-base-ls960 --layer 9 \\
         --pooling 2 --num-clusters 1024 --data speech/
 
 `--model` is a folder or hub id that `load_features` reads: our masked model, HuBERT, wav2vec 2,
-WavLM or w2v-BERT 2.0. `fairseq2:NAME_OR_PATH` runs a wav2vec 2 or w2v-BERT of fairseq2 instead
-(pip install 'lm-audio[parity]'): a name such as wav2vec2_base, or a checkpoint. `--data` is a
+WavLM or w2v-BERT 2.0. `fairseq2:NAME_OR_PATH` runs a wav2vec 2 or w2v-BERT in fairseq2 instead
+(pip install 'lm-audio[parity]'), from a name such as wav2vec2_base or a checkpoint. `--data` is a
 folder of audio of any format and rate, a prepared corpus, or shards with samples at the model's
-rate. `--out` gets a semantic tokenizer, config.json and centroids.safetensors, and a copy of a
-local model, so that it can be moved; report.json says how good it is. It is what
-recipes/tokenize_dataset.py takes as `--semantic`.
+sample rate. `--out` receives the semantic tokenizer (config.json and centroids.safetensors), a copy
+of a local model so that the folder can be moved, and report.json with quality measures. Pass it to
+recipes/tokenize_dataset.py as `--semantic`.
 
-Features are computed once and stored beside the output while k-means reads them (140 MB an hour for
-ours, 550 MB for HuBERT at 50 Hz), so memory does not grow with the data. AudioLM's settings are
-layer 7 of 24, 1024 clusters, 25 Hz, standardised.
+Features are computed once and stored in the output folder while k-means reads them (140 MB per hour
+of sound for our model, 550 MB for HuBERT at 50 Hz), so memory does not grow with the data. AudioLM
+uses layer 7 of 24, 1024 clusters, 25 Hz, standardised.
 """
 
 import json
@@ -53,26 +53,27 @@ SHORTEST_SECONDS = 0.1  # models of waveforms make no frame of less
 class Config:
     preset: Literal["tiny", "small", "paper"] = "small"
     model: str | None = None
-    """A folder, hub id or fairseq2:NAME_OR_PATH. The tiny preset uses an untrained model by
-    default."""
+    """A folder, hub id or fairseq2:NAME_OR_PATH. The tiny preset defaults to an untrained
+    model."""
     data: tuple[Path, ...] = ()
-    """Where the sounds are, one folder or several; without any, the tiny preset makes sounds up."""
+    """One or more folders of audio; the tiny preset defaults to synthetic sounds."""
     out: Path = Path("runs/semantic_tokenizer")
     layer: int | None = None
-    """After which layer the features are taken, 0 before the first; by default in the middle."""
+    """Layer whose output to cluster; 0 is the input of the first. Defaults to the middle layer."""
     pooling: int = 1
-    """How many frames of the model make one token, by their mean."""
+    """Number of model frames to average per token."""
     num_clusters: int = 1024
+    """Codebook size."""
     standardize: bool = True
-    """Give each dimension of the features the mean 0 and the deviation 1 before clustering."""
+    """Scale each feature dimension to mean 0 and standard deviation 1 before clustering."""
     num_passes: int = 4
-    """How often mini-batch k-means sees all features."""
+    """Passes of mini-batch k-means over all features."""
     hours: float = 20.0
-    """The most sound to learn from; clips are taken in random order."""
+    """Maximum hours of sound to train on; clips are drawn in random order."""
     seconds: float = 30.0
-    """The most of a clip, at a random place."""
+    """Maximum seconds to use of each clip, at a random position."""
     device: str | None = None
-    """cuda where there is one, else cpu."""
+    """Torch device; defaults to cuda if available, else cpu."""
     seed: int = 0
 
 
@@ -85,14 +86,14 @@ PRESETS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """How good a codebook is; `held_out_` is of clips that it has not seen.
+    """Quality of a codebook; fields with `held_out_` are measured on held-out clips.
 
     Args:
-        inertia: the mean squared distance of a frame to its cluster, over that to the mean of all
-            frames: 0 for frames that are their clusters, 1 for clusters that say nothing.
-        used: the share of clusters that occur.
-        perplexity: how many equally frequent clusters would say as much.
-        tokens_per_second: after equal neighbours are merged; before, it is the frame rate.
+        inertia: mean squared distance of frames to their centroids, relative to their variance:
+            0 is perfect, 1 is no better than a single cluster.
+        used: share of clusters that occur.
+        perplexity: effective number of clusters, the exponential of the entropy.
+        tokens_per_second: after merging equal neighbours; before, it is the frame rate.
     """
 
     num_frames: int
@@ -106,7 +107,7 @@ class Report:
 
 
 class FeatureFile:
-    """Features [n, D], float32, in a file that grows and is then read in pieces, time and again."""
+    """Features [n, D], float32, in a file that is appended to, then read in pieces repeatedly."""
 
     def __init__(self, path: Path, *, width: int) -> None:
         self.path, self.width = path, width
@@ -125,18 +126,18 @@ class FeatureFile:
 
 
 def main(config: Config) -> Report:
-    """Trains, saves and judges a codebook."""
+    """Trains, saves and evaluates a codebook."""
     device = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
     extractor = read_model(config, device)
     layer = extractor.num_layers // 2 if config.layer is None else config.layer
     check_layer(layer, num_layers=extractor.num_layers)
     if isinstance(extractor, MaskedAudioModel):
-        extractor = extractor.up_to(layer)  # what is kept needs no more
+        extractor = extractor.up_to(layer)  # later layers are not needed or saved
     source = FeatureSource(model=extractor.identity, layer=layer, pooling=config.pooling)
     corpus = read_corpus(config, extractor.sample_rate)
     config.out.mkdir(parents=True, exist_ok=True)
 
-    for left in config.out.glob("features-*"):  # by a run that was killed: gigabytes, maybe
+    for left in config.out.glob("features-*"):  # left by a killed run, possibly gigabytes
         shutil.rmtree(left)
     with tempfile.TemporaryDirectory(dir=config.out, prefix="features-") as folder:
         features = FeatureFile(Path(folder) / "rows.f32", width=extractor.width)
@@ -196,7 +197,7 @@ def main(config: Config) -> Report:
         path.write_text(json.dumps({"layer": layer, **asdict(report)}, indent=2) + "\n")
     print(*(f"{name}: {value:.4g}" for name, value in asdict(report).items()), sep="\n")
     print(
-        f"The semantic tokenizer is in {config.out}; next: python recipes/tokenize_dataset.py "
+        f"Wrote the semantic tokenizer to {config.out}. Next: python recipes/tokenize_dataset.py "
         f"--semantic {config.out} --data ..."
     )
     return report
@@ -207,7 +208,7 @@ def read_model(config: Config, device: str) -> FeatureExtractor:
         return load_features(config.model, device=device)
     if config.preset != "tiny":
         raise ValueError(
-            f"The preset {config.preset!r} needs a model; give --model, a folder or hub id."
+            f"No model for the preset {config.preset!r}; pass a folder or hub id as --model."
         )
     torch.manual_seed(config.seed)
     return MaskedAudioModel(tiny()).to(device).eval()
@@ -218,14 +219,14 @@ def read_corpus(config: Config, sample_rate: int) -> Corpus:
         return load_corpora(config.data, sample_rate=sample_rate)
     if config.preset != "tiny":
         raise ValueError(
-            f"The preset {config.preset!r} needs sounds to learn from; give --data, a folder."
+            f"No training data for the preset {config.preset!r}; pass a folder of audio as --data."
         )
     clips = synthetic_clips(num_clips=18, seconds=2.0, sample_rate=sample_rate, seed=0)
     return Corpus(train=clips[3:], held_out=clips[:3])
 
 
 def pieces(clips: list[Recording], config: Config, sample_rate: int) -> Iterator[Tensor]:
-    """Samples [1, 1, N] of clips in random order, until there are enough."""
+    """Samples [1, 1, N] of clips in random order, up to `hours` in total."""
     random = np.random.default_rng(config.seed)
     length, left = int(config.seconds * sample_rate), int(config.hours * 3600 * sample_rate)
     for index in random.permutation(len(clips)):
@@ -241,7 +242,7 @@ def pieces(clips: list[Recording], config: Config, sample_rate: int) -> Iterator
 
 
 def variance(features: FeatureFile, std: Tensor) -> float:
-    """The mean squared distance of features, each dimension over `std`, to their mean."""
+    """The mean squared distance of features to their mean, with each dimension divided by `std`."""
     total, squares = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
     for rows in features:
         scaled = rows.double() / std

@@ -1,4 +1,4 @@
-"""Trains one stage of a token language model: Duet's, AudioLM's, or AudioGen's and MusicGen's.
+"""Trains one stage of a token language model: of Duet, AudioLM, AudioGen or MusicGen.
 
     python recipes/train_stage.py --preset tiny     # under a minute, synthetic sounds
     python recipes/train_stage.py --family duet --stage semantic --data shards
@@ -8,21 +8,21 @@
         --data shards
     accelerate launch --config_file recipes/fsdp.yaml recipes/train_stage.py ...    # a cluster
 
-| family     | stages                 | what they make of what                                    |
+| family     | stages                 | input -> output                                           |
 |------------|------------------------|-----------------------------------------------------------|
 | duet       | semantic, acoustic     | text -> semantic tokens -> all codebooks                  |
 | audiolm    | semantic, coarse, fine | nothing -> semantic tokens -> first codebooks -> the rest |
 | audiocraft | acoustic               | text and labels -> all codebooks                          |
 
-`--help` lists the options of the family and stage before it. `--data` takes shards that
-recipes/tokenize_dataset.py wrote; for stereo with a mono codec (its `--channels 2`) give
-`--channels 2` here, too. `OUT/stage` is the trained stage. The last stage of a family, given the
-output folders of the others, makes `OUT/model`, a whole model for `lm_audio.load`.
+`--family F --stage S --help` lists the options of that stage. `--data` takes shards from
+recipes/tokenize_dataset.py; if they are stereo with a mono codec (its `--channels 2`), pass
+`--channels 2` here, too. `OUT/stage` is the trained stage. With the output folders of the other
+stages, the last stage of a family also writes `OUT/model`, a complete model for `lm_audio.load`.
 
-A run that was stopped continues when it is started again, with the losses that it would have had.
-`--dry-run` prints the memory and operations of a run. The `paper` presets are AudioLM (arXiv
-2209.03143), with batches of 256 on 16 devices, and audiogen-medium (arXiv 2209.15352), with batches
-of 256 clips of 10 s on 16 devices.
+Run the same command again to resume an interrupted run; the losses are the same as without the
+interruption. `--dry-run` prints the memory and operations of a run. The `paper` presets are AudioLM
+(arXiv 2209.03143), with batches of 256 on 16 devices, and audiogen-medium (arXiv 2209.15352), with
+batches of 256 clips of 10 s on 16 devices.
 """
 
 from collections.abc import Callable, Mapping
@@ -227,7 +227,7 @@ def main(config: StageSettings) -> list[float]:
             state = processes.state(module, optimizer, average)
             if processes.is_main:
                 checkpoints.save({**state, "settings": settings}, step=done, loss=held_out_loss)
-    if not losses and (best := checkpoints.best()):  # done already, but the other stages may be new
+    if not losses and (best := checkpoints.best()):  # already trained; other stages may be new
         processes.restore(checkpoints.read(best), module, optimizer, average)
         with average.swapped(), processes.gathered(module, stage) as whole:
             if processes.is_main:
@@ -239,10 +239,10 @@ def main(config: StageSettings) -> list[float]:
 
 
 def save(stage: LMStage, plan: StagePlan, config: StageSettings, *, tokens: dict[str, str]) -> None:
-    """Writes the stage and the whole model; a stage that is a whole model is written as one only.
+    """Writes the stage and the complete model; a model with one stage is written only as a model.
 
     Args:
-        tokens: the identities of the tokenizers of the data, by kind.
+        tokens: identities of the tokenizers of the data, by kind.
     """
     if plan.model is None or len(plan.model.stages) > 1:
         write_stage(stage, config.out / "stage", tokens=tokens)
@@ -251,9 +251,9 @@ def save(stage: LMStage, plan: StagePlan, config: StageSettings, *, tokens: dict
 
 
 def summary(plan: StagePlan, config: StageSettings) -> str:
-    """Where the results are, and what can be done next."""
+    """The output paths and the next commands."""
     made = "stage" if plan.model is None else "model"
-    lines = [f"The {made} is in {config.out / made}; the log: tensorboard --logdir {config.out}"]
+    lines = [f"Wrote the {made} to {config.out / made}. Log: tensorboard --logdir {config.out}"]
     if plan.next_stage is not None:
         command = f"recipes/train_stage.py --family {config.family} --stage {plan.next_stage}"
         lines.append(f"Next, with the same data: {command}")

@@ -1,18 +1,18 @@
-"""Trains a small text encoder: what a large one makes of a sentence, in 2.3 million weights.
+"""Trains a small text encoder: distils a large sentence embedding into 2.3 million weights.
 
-    python recipes/train_text_encoder.py --preset tiny      # seconds, a made-up teacher
+    python recipes/train_text_encoder.py --preset tiny      # seconds, a synthetic teacher
     python recipes/train_text_encoder.py --sentences runs/sentences.txt \\
         --teacher sentence-transformers/all-MiniLM-L6-v2 --corpora data/effects data/music
 
-`--teacher` is a folder or hub id of a sentence embedding that is the mean of a transformer's
-outputs, as MiniLM's is; `--sentences` is a file from recipes/default_model/prepare_sentences.py.
-`OUT/model` is the encoder, for `--text-encoder` of recipes/train_stage.py (Duet's stages), which
-does not train it. report.json has its cosine to the teacher on held-out sentences and, for
-`--corpora` with wordings that no clip has, how often their nearest class is the right one: for the
-encoder, for the teacher, and for shared word pieces alone.
+`--teacher` is a folder or hub id of a sentence embedding that averages a transformer's outputs, as
+MiniLM does; `--sentences` is a file from recipes/default_model/prepare_sentences.py. `OUT/model` is
+the encoder: pass it as `--text-encoder` to recipes/train_stage.py (Duet's stages), which keeps it
+frozen. report.json has its cosine similarity to the teacher on held-out sentences. For each of
+`--corpora` it also has the accuracy of assigning unseen captions to the nearest class, with the
+encoder, with the teacher, and with shared word pieces alone.
 
-One busy CPU core takes 8 minutes for the teacher's embeddings of 140,000 sentences, which are kept
-beside the output, and 11 minutes for the training; 2.4 GB of memory.
+On one CPU core, the teacher takes 8 minutes to embed 140,000 sentences, which are stored in the
+output folder; training takes 11 minutes. Both need 2.4 GB of memory.
 """
 
 import hashlib
@@ -45,32 +45,35 @@ from lm_audio.training.optimization import adamw, learning_rate_share, set_learn
 
 Teacher = Callable[[Sequence[str]], Tensor]
 """Texts to embeddings [n, E] of length 1."""
-LONGEST = 96  # pieces of a sentence to learn from
-NEIGHBOURS = 64  # batches that are sorted by length together, so that little is padding
+LONGEST = 96  # maximum word pieces of a training sentence
+NEIGHBOURS = 64  # batches that are sorted by length together, to reduce padding
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
     preset: Literal["tiny", "default"] = "default"
     teacher: str | None = None
-    """Without it, the tiny preset makes one up, which knows words and not their order."""
+    """Folder or hub id of a sentence embedding. The tiny preset defaults to a synthetic one that
+    ignores word order."""
     sentences: Path | None = None
-    """A text file, a sentence a line; without it, the tiny preset makes sentences up."""
+    """Text file with one sentence per line; the tiny preset defaults to synthetic sentences."""
     corpora: tuple[Path, ...] = ()
-    """Prepared corpora with unseen_captions.jsonl, to judge the encoder by."""
+    """Prepared corpora with unseen_captions.jsonl to evaluate the encoder on."""
     out: Path = Path("runs/text_encoder")
     vocab_size: int = 8000
+    """Maximum number of word pieces."""
     embedding_dim: int = 96
-    """Of the word pieces."""
+    """Width of the word piece embeddings."""
     transformer: TransformerConfig
     steps: int = 1800
     batch_size: int = 128
     learning_rate: float = 2e-3
     warmup_steps: int = 150
     similarity_weight: float = 10.0
-    """Of the squared error of the similarities within a batch; the loss of directions has 1."""
+    """Weight of the squared error of similarities within a batch, relative to 1 for the cosine
+    loss."""
     held_out: int = 2000
-    """How many sentences are not trained on."""
+    """Number of sentences to hold out for evaluation."""
     precision: Literal["float32", "bfloat16"] = "bfloat16"
     device: str = "cpu"
     seed: int = 0
@@ -161,7 +164,7 @@ def main(config: Config) -> list[float]:
     with replacing(config.out / "report.json") as path:
         path.write_text(json.dumps(report, indent=2) + "\n")
     print(
-        f"{json.dumps(report, indent=2)}\nThe encoder is in {config.out / 'model'}\n"
+        f"{json.dumps(report, indent=2)}\nWrote the encoder to {config.out / 'model'}\n"
         f"Next: recipes/train_stage.py --text-encoder {config.out / 'model'}"
     )
     return losses
@@ -172,8 +175,8 @@ def read_teacher(config: Config) -> Teacher:
         return transformers_teacher(config.teacher, device=config.device)
     if config.preset != "tiny":
         raise ValueError(
-            "There is no teacher; give the folder or hub id of a sentence embedding with "
-            "--teacher, as sentence-transformers/all-MiniLM-L6-v2."
+            "No teacher; pass --teacher with the folder or hub id of a sentence embedding, such as "
+            "sentence-transformers/all-MiniLM-L6-v2."
         )
 
     def made_up(texts: Sequence[str]) -> Tensor:
@@ -189,7 +192,7 @@ def _direction(word: str) -> np.ndarray:
 
 
 def transformers_teacher(source: str, *, device: str) -> Teacher:
-    """The mean of a transformer's outputs, of length 1, as sentence-transformers' MiniLM has it."""
+    """The normalised mean of a transformer's outputs, as in sentence-transformers' MiniLM."""
     from transformers import AutoModel, AutoTokenizer
 
     try:
@@ -199,8 +202,8 @@ def transformers_teacher(source: str, *, device: str) -> Teacher:
         )
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"There is no sentence embedding that can be read at {source}; give a folder with "
-            "config.json, model.safetensors and its tokenizer, or a hub id."
+            f"Found no sentence embedding at {source}; pass a folder with config.json, "
+            "model.safetensors and the tokenizer, or a hub id."
         ) from error
     model = model.to(device).eval()
 
@@ -220,7 +223,7 @@ def transformers_teacher(source: str, *, device: str) -> Teacher:
 
 
 def read_sentences(config: Config) -> list[str]:
-    """Different sentences in random order."""
+    """Distinct sentences in random order."""
     if config.sentences is not None:
         found = config.sentences.read_text(encoding="utf-8").splitlines()
     elif config.preset == "tiny":
@@ -231,20 +234,20 @@ def read_sentences(config: Config) -> list[str]:
         np.random.default_rng(config.seed).shuffle(found)
     else:
         raise ValueError(
-            "There are no sentences to train on; make them with "
-            "recipes/default_model/prepare_sentences.py and give them with --sentences."
+            "No sentences to train on; create them with recipes/default_model/prepare_sentences.py "
+            "and pass the file as --sentences."
         )
     sentences = list(dict.fromkeys(line for line in found if line.strip()))
     if len(sentences) < config.held_out + config.batch_size:
         raise ValueError(
-            f"There are {len(sentences)} sentences, and {config.held_out} held out and a batch of "
-            f"{config.batch_size} need more; give more, or smaller --held-out and --batch-size."
+            f"Got {len(sentences)} sentences, too few for --held-out {config.held_out} and "
+            f"--batch-size {config.batch_size}; add sentences or lower these options."
         )
     return sentences
 
 
 def taught(teacher: Teacher, sentences: list[str], path: Path) -> Tensor:
-    """The teacher's embeddings [n, E], float16, kept in a file for the same sentences."""
+    """The teacher's embeddings [n, E], float16, cached in a file for the same sentences."""
     probe = teacher(sentences[:8])
     digest = hashlib.sha256("\n".join(sentences).encode()).hexdigest()
     if path.is_file():
@@ -264,21 +267,21 @@ def taught(teacher: Teacher, sentences: list[str], path: Path) -> Tensor:
 
 
 def first_embeddings(teacher: Teacher, tokenizer: SentencePieceTokenizer, dim: int) -> Tensor:
-    """The principal components [V, dim] of what the teacher makes of each word piece alone."""
+    """The principal components [V, dim] of the teacher's embeddings of single word pieces."""
     V = tokenizer.vocab_size
     pieces = tokenizer.decode(torch.arange(V)[:, None])
     found = [i for i, piece in enumerate(pieces) if piece.strip()]
     embedded = torch.randn(V, dim)
     made = teacher([pieces[i] for i in found])
     _, _, axes = torch.linalg.svd(made - made.mean(dim=0), full_matrices=False)
-    axes = axes * axes.sum(dim=1, keepdim=True).sign()  # machines differ in it
+    axes = axes * axes.sum(dim=1, keepdim=True).sign()  # the sign depends on the machine
     components = (made - made.mean(dim=0)) @ axes[:dim].T
     embedded[found] = F.pad(components / components.std(), (0, dim - components.shape[1]))
     return embedded
 
 
 def batches_of(lengths: np.ndarray, config: Config) -> Iterator[np.ndarray]:
-    """Rows [B] of each batch, of sentences about as long as each other, for ever."""
+    """Endless batches of row numbers [B], each of sentences of similar length."""
     rng = np.random.default_rng(config.seed)
     B = config.batch_size
     while True:
@@ -295,10 +298,10 @@ def batches_of(lengths: np.ndarray, config: Config) -> Iterator[np.ndarray]:
 def finished(
     model: SentenceModel, tokenizer: SentencePieceTokenizer, texts: Sequence[str]
 ) -> SentenceEncoder:
-    """The encoder, whose words are as large as sentences and whose weights float16 holds."""
+    """The encoder, scaled so that word outputs have unit RMS, with weights exact in float16."""
     words = torch.cat([x[1:] for x in SentenceEncoder(model, tokenizer).encode(texts[:500])])
     size = words.square().mean().sqrt()
-    for weight in (model.head.weight, model.head.bias):  # no direction of a mean depends on it
+    for weight in (model.head.weight, model.head.bias):  # does not change directions
         weight.data /= size
     for weight in model.parameters():
         weight.data = weight.data.half().float()
@@ -318,7 +321,7 @@ def embeddings(encoder: SentenceEncoder, texts: Sequence[str]) -> Tensor:
 
 
 def judge(folder: Path, encoder: SentenceEncoder, teacher: Teacher) -> dict[str, float]:
-    """How often an unseen wording lies nearest to the mean of the captions of its own class."""
+    """How often an unseen caption is nearest to the mean caption embedding of its own class."""
     seen: dict[str, list[str]] = {}
     for cut in read_cuts(folder, "train"):
         texts = conditions_of(cut)["text"]
@@ -333,8 +336,8 @@ def judge(folder: Path, encoder: SentenceEncoder, teacher: Teacher) -> dict[str,
     unseen = [(text, label) for text, label in dict.fromkeys(unseen) if label in seen]
     if not unseen:
         raise ValueError(
-            f"{folder} has no unseen wording of a class that it has captions of; prepare more "
-            "clips, or leave it out of --corpora."
+            f"{folder} has no unseen captions for any class in its training split; prepare more "
+            "clips, or remove it from --corpora."
         )
     seen = {label: list(dict.fromkeys(texts)) for label, texts in seen.items()}
 

@@ -1,1 +1,1 @@
-"""What turns the values that a user gives into tensors that a token language model takes."""
+"""Conditioners: turn a user's prompts into input tensors of a token language model."""

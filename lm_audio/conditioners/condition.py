@@ -1,4 +1,4 @@
-"""What every conditioner makes, and what it makes of nothing.
+"""The conditioner interface, and the null condition.
 
 Shapes: B batch, L condition length, D width.
 """
@@ -15,14 +15,14 @@ NullKind = Literal["zero", "learned", "none"]
 
 
 class Null(nn.Module):
-    """What stands for a value that was dropped or not given.
+    """The condition in place of a value that was dropped or not given.
 
     Args:
-        kind: one vector, of zeros or learned, or no vector at all.
+        kind: one zero or learned vector, or no vector at all.
     """
 
     embedding: Tensor
-    """[1, D], or [0, D] where the kind is none. Results go to its device, in its type."""
+    """[1, D], or [0, D] if the kind is none. Determines the device and dtype of conditions."""
 
     def __init__(self, kind: NullKind, dim: int) -> None:
         super().__init__()
@@ -39,13 +39,13 @@ class Null(nn.Module):
 
 
 class Conditioner(Protocol):
-    """Turns one value of a user, per row of a batch, into tensors of width `dim`.
+    """Embeds one value per row of a batch in tensors of width `dim`.
 
-    A row does not depend, to the bit, on the other rows of its batch.
+    A row does not depend, bit for bit, on the other rows of its batch.
     """
 
     dim: int
     null: Null
 
     def __call__(self, values: Sequence[Any | None]) -> Condition:
-        """Embeds B values of a type that each conditioner states; None gives the null."""
+        """Embeds B values of the conditioner's type; None gives the null."""

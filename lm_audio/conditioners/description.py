@@ -1,7 +1,7 @@
-"""Conditioners as plain values for config.json, and back.
+"""Serialises conditioners for config.json.
 
-A description has all but the weights, and the width, which is that of the model. It is data: the
-name of a type in a fixed table, and its settings.
+A description has everything except the weights and the width, which is the model's: the name of a
+type in a fixed table, and its settings.
 """
 
 from collections.abc import Callable, Mapping
@@ -33,11 +33,11 @@ _TYPES: dict[str, tuple[type[nn.Module], tuple[str, ...]]] = {
     "text": (TextConditioner, ()),
     "tokens": (TokenConditioner, ("num_tokens", "num_codebooks", "deduplicate")),
 }
-"""The classes by name, and which of their attributes are settings as they are."""
+"""The classes by name, and their plain settings."""
 
 
 def describe_conditioners(conditioners: Conditioners) -> dict[str, Description]:
-    """What `build_conditioners` needs to make such conditioners, by name."""
+    """The descriptions by name, for `build_conditioners`."""
     return {
         name: {**_describe(name, conditioners[name]), "fuse": fuse}
         for name, fuse in conditioners.fuse.items()
@@ -54,8 +54,8 @@ def build_conditioners(
     """Conditioners of width `dim` with new weights.
 
     Args:
-        frozen: for texts that are described as read by one, which conditioners share.
-        own_tokenizer: gives that of our own text encoder, for the name of its condition.
+        frozen: the shared frozen text encoder, for conditioners that use one.
+        own_tokenizer: returns the tokenizer of a trained text encoder by condition name.
     """
     made, fuse = dict[str, nn.Module](), {}
     for name, description in descriptions.items():
@@ -63,9 +63,7 @@ def build_conditioners(
         fuse[name], kind = settings.pop("fuse"), settings.pop("type")
         if kind not in _TYPES:
             known = ", ".join(_TYPES)
-            raise ValueError(
-                f"Unknown type {kind!r} of condition {name!r}; this version has: {known}."
-            )
+            raise ValueError(f"Unknown type {kind!r} of condition {name!r}. Known types: {known}.")
         if kind == "text":
             encoder = settings["encoder"]
             own = isinstance(encoder, dict)
@@ -77,7 +75,7 @@ def build_conditioners(
 
 
 def text_encoders(conditioners: Conditioners) -> dict[str, TextEncoder]:
-    """The encoders of the texts, by the name of the condition."""
+    """The text encoders by condition name."""
     every = {name: conditioners[name] for name in conditioners.fuse}
     return {name: one.encoder for name, one in every.items() if isinstance(one, TextConditioner)}
 
@@ -87,8 +85,8 @@ def _describe(name: str, conditioner: nn.Module) -> Description:
     kind = names.get(type(conditioner))
     if kind is None:
         raise ValueError(
-            f"The conditioner {name!r} is a {type(conditioner).__name__}, which cannot be saved; "
-            f"those of these types can: {', '.join(_TYPES)}."
+            f"The conditioner {name!r} is a {type(conditioner).__name__}, which cannot be saved. "
+            f"Supported types: {', '.join(_TYPES)}."
         )
     description: Description = {"type": kind}
     description |= {setting: getattr(conditioner, setting) for setting in _TYPES[kind][1]}
@@ -106,8 +104,8 @@ def _describe_encoder(name: str, encoder: TextEncoder) -> str | Description:
     if isinstance(encoder, OwnTextEncoder):
         return asdict(encoder.config)
     raise ValueError(
-        f"The text encoder of {name!r} is a {type(encoder).__name__}, which cannot be saved; use "
-        "T5Encoder, SentenceEncoder or OwnTextEncoder."
+        f"The text encoder of {name!r} is a {type(encoder).__name__}, which cannot be saved. "
+        "Supported types: T5Encoder, SentenceEncoder, OwnTextEncoder."
     )
 
 

@@ -1,7 +1,7 @@
-"""Forgets conditions at random in training, so that a model learns to do without them.
+"""Condition dropout: trains a model to work without some or all conditions.
 
-Guidance needs the joint kind (arXiv 2207.12598); partial prompts and a scale per condition need
-the kind per attribute.
+Guidance needs joint dropout (arXiv 2207.12598); partial prompts and a scale per condition need
+dropout per condition.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,20 +17,20 @@ def drop(
     joint: float = 0.0,
     generator: torch.Generator,
 ) -> dict[str, list[Any | None]]:
-    """Replaces values by None, each row on its own; the same generator state drops the same.
+    """Replaces values by None in each row independently, reproducibly for a generator state.
 
     Args:
         values: B values of each name.
-        probabilities: of dropping the value of a name; names that are left out are kept.
-        joint: of dropping all values of a row.
+        probabilities: of dropping the value of a name; 0 for missing names.
+        joint: probability of dropping all values of a row.
     """
     if unknown := probabilities.keys() - values.keys():
         raise ValueError(
-            f"There is no condition {min(unknown)!r} to drop. Choose from: {', '.join(values)}."
+            f"Unknown condition {min(unknown)!r} to drop. Choose from: {', '.join(values)}."
         )
     for probability in (joint, *probabilities.values()):
         if not 0 <= probability <= 1:
-            raise ValueError(f"A dropout probability is {probability}; use 0 to 1.")
+            raise ValueError(f"Dropout probabilities must be between 0 and 1, got {probability}.")
     B = max((len(given) for given in values.values()), default=0)
     thresholds = torch.tensor([joint, *(probabilities.get(name, 0.0) for name in values)])
     draws = torch.rand(B, len(thresholds), generator=generator, device=generator.device)

@@ -1,4 +1,4 @@
-"""Text encoders that are not trained: conditioners share one, and it is saved beside them, once."""
+"""Frozen text encoders: conditioners share one, which is saved once beside them."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -22,29 +22,28 @@ def kind_of(encoder: FrozenEncoder) -> str:
 
 
 def shared(encoders: Iterable[TextEncoder]) -> FrozenEncoder | None:
-    """The one frozen encoder of all texts, which may have been loaded more than once, if any."""
+    """The frozen encoder, possibly loaded more than once, of all texts; None if there is none."""
     found = [encoder for encoder in encoders if isinstance(encoder, FrozenEncoder)]
     distinct = {id(encoder): encoder for encoder in found}.values()
     if len(distinct) > 1 and len({(e.identity, e.max_length) for e in distinct}) > 1:
         raise ValueError(
-            "Texts are read by different encoders that are not trained, and only one can be "
-            "saved; give all the same."
+            "A model can have only one frozen text encoder. Use the same one for all texts."
         )
     return found[0] if found else None
 
 
 def describe_frozen(encoder: FrozenEncoder) -> dict[str, Any]:
-    """What `load_frozen` needs beside the folder that `encoder.save` wrote."""
+    """The settings that `load_frozen` needs besides the folder of `encoder.save`."""
     return {"kind": kind_of(encoder), "max_length": encoder.max_length}
 
 
 def load_frozen(
     description: dict[str, Any], folder: Path, *, device: torch.device | str
 ) -> FrozenEncoder:
-    kind = description.get("kind", "t5")  # once there were T5s alone
+    kind = description.get("kind", "t5")  # older files have no kind
     if kind not in KINDS:
         known = ", ".join(KINDS)
-        raise ValueError(f"Unknown kind {kind!r} of the text encoder {folder}; known are: {known}.")
+        raise ValueError(f"Unknown kind {kind!r} of text encoder {folder}. Choose from: {known}.")
     encoder = KINDS[kind].load(folder, device=device)
     encoder.max_length = int(description["max_length"])
     return encoder

@@ -1,4 +1,4 @@
-"""All conditioners of a model, and how it takes in what each of them makes.
+"""All conditioners of a model, and the fusion of their conditions.
 
 Shapes: B batch, T frames, L condition length, D width.
 """
@@ -21,7 +21,7 @@ class Conditioners(nn.ModuleDict):
 
     Args:
         conditioners: each a `Conditioner` or an `AlignedTokens`.
-        fuse: how the condition of each name is taken in. Those of one way follow in this order.
+        fuse: how each condition is fused, by name. Conditions fused alike keep this order.
     """
 
     def __init__(self, conditioners: Mapping[str, nn.Module], fuse: Mapping[str, Fuse]) -> None:
@@ -32,10 +32,10 @@ class Conditioners(nn.ModuleDict):
     def forward(
         self, values: Mapping[str, Sequence[Any | None]], *, frames: Tensor | None = None
     ) -> Fused:
-        """Embeds and fuses B values of each name; names that are left out get B times the null.
+        """Embeds and fuses B values of each name; missing names get the null.
 
         Args:
-            frames: [F] or [B, F], those to which `AlignedTokens` are added, when not all.
+            frames: [F] or [B, F], the frames to which `AlignedTokens` are added; all by default.
         """
         if not self.fuse and not values:
             return Fused()
@@ -50,7 +50,7 @@ class Conditioners(nn.ModuleDict):
         return self.fused(made)
 
     def fused(self, conditions: Mapping[str, Condition | Tensor]) -> Fused:
-        """What these embedded conditions are to a model; tensors are summed as they are."""
+        """Fuses embedded conditions; tensors are summed as they are."""
         ways: dict[str, list[Any]] = {way: [] for way in get_args(Fuse)}
         for name, way in self.fuse.items():
             if name in conditions:
@@ -66,45 +66,44 @@ class Conditioners(nn.ModuleDict):
         known = ", ".join(self.fuse) or "none"
         for name, given in values.items():
             if name not in self.fuse:
-                raise ValueError(f"Unknown condition {name!r}. The model takes: {known}.")
+                raise ValueError(f"Unknown condition {name!r}. The model accepts: {known}.")
             if not isinstance(given, list | tuple) or not given:
-                raise ValueError(f"Got {given!r} for {name!r}; give a list of at least one value.")
+                raise ValueError(f"{name!r} must be a list of at least one value, got {given!r}.")
         sizes = {name: len(given) for name, given in values.items()}
         if len(set(sizes.values())) != 1:
             found = ", ".join(f"{size} for {name!r}" for name, size in sizes.items()) or "none"
-            raise ValueError(f"Got {found}; give equally many values of each of: {known}.")
+            raise ValueError(f"Expected equally many values of each of: {known}; got {found}.")
         return next(iter(sizes.values()))
 
 
 def _check(conditioners: Mapping[str, nn.Module], fuse: Mapping[str, Fuse]) -> None:
     if conditioners.keys() != fuse.keys():
         raise ValueError(
-            f"There are conditioners {list(conditioners)} and ways to fuse {list(fuse)}; "
-            "give one way for each conditioner."
+            f"conditioners and fuse need the same names, got {list(conditioners)} and {list(fuse)}."
         )
     if len({conditioner.dim for conditioner in conditioners.values()}) > 1:
         widths = ", ".join(
             f"{name} {conditioner.dim}" for name, conditioner in conditioners.items()
         )
-        raise ValueError(f"The conditioners have widths {widths}; give all the same.")
+        raise ValueError(f"All conditioners must have the same width, got {widths}.")
     for name, way in fuse.items():
         if way not in get_args(Fuse):
             ways = ", ".join(get_args(Fuse))
-            raise ValueError(f"Unknown way {way!r} to fuse {name!r}. Choose one of: {ways}.")
+            raise ValueError(f"Unknown fuse method {way!r} for {name!r}. Choose one of: {ways}.")
         if isinstance(conditioners[name], AlignedTokens):
             if way != "sum":
-                raise ValueError(f"{name!r} is aligned with frames; fuse it by 'sum', not {way!r}.")
+                raise ValueError(f"{name!r} is aligned with frames. Use 'sum', not {way!r}.")
             continue
         null = conditioners[name].null
         if isinstance(null, Null) and null.kind == "none" and way != "prepend":
             raise ValueError(
-                f"{name!r} has no null, so {way!r} would get nothing when it is not given; "
-                "fuse it by 'prepend' or give it a null."
+                f"{name!r} has no null, so {way!r} would fail if it is not given. "
+                "Use 'prepend' or add a null."
             )
 
 
 def _packed(conditions: Sequence[Condition]) -> Condition | None:
-    """All entries of a row, of one condition after the other, then padding."""
+    """Concatenates the entries of all conditions in each row and pads at the end."""
     if len(conditions) < 2:
         return conditions[0] if conditions else None
     B = len(conditions[0].mask)
@@ -115,8 +114,8 @@ def _single(name: str, condition: Condition) -> Tensor:
     L = condition.mask.shape[1]
     if L != 1:
         raise ValueError(
-            f"{name!r} has {L} entries in a row and only one can be summed; "
-            "fuse it by 'cross' or 'prepend'."
+            f"{name!r} has {L} entries per row, but only one can be summed. "
+            "Use 'cross' or 'prepend'."
         )
     return condition.embeddings  # [B, 1, D]
 

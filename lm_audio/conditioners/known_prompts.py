@@ -1,4 +1,4 @@
-"""The prompts that a model was trained on, and a notice for a prompt unlike all of them.
+"""The prompts that a model was trained on, and a notice for unfamiliar prompts.
 
 Shapes: n examples, E width of a sentence embedding.
 """
@@ -11,8 +11,8 @@ from torch import Tensor
 
 from lm_audio.conditioners.sentence import SentenceEncoder
 
-MOST_LETTERS = 60  # of a prompt that a notice quotes
-MOST_KINDS = 6  # that it names
+MOST_LETTERS = 60  # of a prompt quoted in a notice
+MOST_KINDS = 6  # listed in a notice
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +20,7 @@ class KnownPrompts:
     """The kinds of sound that a model was trained on.
 
     Args:
-        examples: prompts of each kind, by its name; kinds that the model makes best come first.
+        examples: prompts by kind; the kinds that the model makes best come first.
         threshold: the cosine similarity to the nearest example below which a prompt is unknown.
     """
 
@@ -30,8 +30,8 @@ class KnownPrompts:
     def __post_init__(self) -> None:
         if not self.examples or not all(self.examples.values()) or not 0 < self.threshold < 1:
             raise ValueError(
-                f"Got {len(self.examples)} kinds and the threshold {self.threshold}; give at least "
-                "one kind, an example of each, and a threshold between 0 and 1."
+                "Expected at least one kind, an example of each, and a threshold between 0 and 1, "
+                f"got {len(self.examples)} kinds and threshold {self.threshold}."
             )
 
     @property
@@ -45,7 +45,7 @@ class KnownPrompts:
 
 
 class PromptCheck:
-    """Compares prompts with the known ones by the model's own text encoder."""
+    """Compares prompts with the known ones, using the model's text encoder."""
 
     def __init__(self, known: KnownPrompts, encoder: SentenceEncoder) -> None:
         self.known, self._encoder = known, encoder
@@ -71,6 +71,6 @@ class PromptCheck:
         kinds = self.known.kinds
         more = ", ..." if len(kinds) > MOST_KINDS else ""
         return (
-            f"The model was not trained on prompts like {quoted!r}; it knows "
+            f"The model was not trained on prompts like {quoted!r}. It was trained on: "
             f"{', '.join(kinds[:MOST_KINDS])}{more} (lm-audio info lists all {len(kinds)} kinds)."
         )

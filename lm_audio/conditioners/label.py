@@ -1,4 +1,4 @@
-"""A label out of a fixed list: a class of sounds, a speaker.
+"""A label from a fixed list, such as a sound class or a speaker.
 
 Shapes: B batch, D width.
 """
@@ -16,14 +16,14 @@ MOST_SHOWN = 10
 
 
 class LabelConditioner(nn.Module):
-    """One learned vector for each label."""
+    """One learned vector per label."""
 
     def __init__(self, labels: Sequence[str], dim: int, *, null: NullKind = "learned") -> None:
         super().__init__()
         if isinstance(labels, str) or not labels or len(set(labels)) < len(labels):
             raise ValueError(
-                f"Got {len(labels)} labels, {len(set(labels))} of them distinct; "
-                "give a list of distinct strings."
+                f"Labels must be distinct and non-empty, got {len(labels)}, of which "
+                f"{len(set(labels))} are distinct."
             )
         self.labels = tuple(labels)
         self.dim = dim
@@ -44,7 +44,7 @@ class LabelConditioner(nn.Module):
 
 def _unknown(label: object, labels: tuple[str, ...]) -> str:
     nearest = difflib.get_close_matches(str(label), labels, n=1)
-    hint = f"; did you mean {nearest[0]!r}?" if nearest else "."
+    hint = f". Did you mean {nearest[0]!r}?" if nearest else "."
     if len(labels) <= MOST_SHOWN:
         return f"Unknown label {label!r}{hint} Choose one of: {', '.join(labels)}."
     shown = ", ".join(labels[:MOST_SHOWN])

@@ -15,12 +15,12 @@ from lm_audio.networks.condition import Condition, stack
 
 
 class NumberConditioner(nn.Module):
-    """Waves of the number, each twice as fast as the one before, and a linear layer.
+    """Sines and cosines of the number with doubling frequencies, and a linear layer.
 
-    The slowest makes half a turn from `low` to `high`, so that no two numbers look alike.
+    The slowest covers half a period from `low` to `high`, so that embeddings are unique.
 
     Args:
-        num_waves: 8 of them tell steps of about 0.2 % of the range well apart.
+        num_waves: the number of frequencies; 8 resolve about 0.2 % of the range.
     """
 
     def __init__(
@@ -34,9 +34,9 @@ class NumberConditioner(nn.Module):
     ) -> None:
         super().__init__()
         if not (math.isfinite(low) and math.isfinite(high) and low < high):
-            raise ValueError(f"The range goes from {low} to {high}; give two rising numbers.")
+            raise ValueError(f"The range must have low < high, got {low} to {high}.")
         if num_waves < 1:
-            raise ValueError(f"num_waves is {num_waves}; use at least 1.")
+            raise ValueError(f"num_waves must be at least 1, got {num_waves}.")
         self.dim = dim
         self.low, self.high = low, high
         self.num_waves = num_waves
@@ -51,7 +51,7 @@ class NumberConditioner(nn.Module):
         is_number = isinstance(number, Real) and not isinstance(number, bool)
         if not is_number or not self.low <= number <= self.high:  # NaN is in no range
             raise ValueError(
-                f"Got {number!r}; give a number from {self.low} to {self.high}, or None."
+                f"Expected a number from {self.low} to {self.high}, or None, got {number!r}."
             )
         turn = math.pi * (float(number) - self.low) / (self.high - self.low)
         angles = turn * 2.0 ** torch.arange(self.num_waves, dtype=torch.float64)

@@ -1,8 +1,8 @@
-"""A small text encoder that was distilled from a sentence embedding, and is not trained any more.
+"""A small frozen text encoder, distilled from a sentence embedding model.
 
-A stage attends to what it makes of each word piece and, before these, of the whole sentence. The
-latter points where its teacher's embedding does, so that sentences of one meaning lie together,
-even in words that no caption had. recipes/train_text_encoder.py trains it.
+A stage attends to the embedding of the sentence, followed by those of its word pieces. The sentence
+embedding matches the teacher's, so that sentences of the same meaning are close, even with words
+that no caption had. recipes/train_text_encoder.py trains it.
 
 Shapes: B batch, L text tokens, E width of the teacher's embedding, D width.
 """
@@ -34,10 +34,10 @@ class SentenceModelConfig:
     """The shape of a sentence model.
 
     Args:
-        vocab_size: that of its tokenizer.
-        embedding_dim: of the word pieces, narrow since there are many of them.
-        sentence_dim: E, that of its teacher.
-        max_length: longer texts are cut to this many tokens, with a warning.
+        vocab_size: of its tokenizer.
+        embedding_dim: of the word pieces, small because there are many.
+        sentence_dim: E, the teacher's width.
+        max_length: longer texts are truncated to this many tokens, with a warning.
     """
 
     transformer: TransformerConfig
@@ -51,16 +51,15 @@ class SentenceModelConfig:
             object.__setattr__(self, "transformer", TransformerConfig(**self.transformer))
         if self.transformer.causal or self.transformer.cross_attention:
             raise ValueError(
-                "A sentence model reads in both directions and attends to nothing else; "
-                "set causal=False and cross_attention=False."
+                "A sentence model needs a transformer with causal=False and cross_attention=False."
             )
         for name in ("vocab_size", "embedding_dim", "sentence_dim", "max_length"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; use at least 1.")
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
 
 
 class SentenceModel(nn.Module):
-    """What each word piece adds to the embedding of its sentence."""
+    """Embeds word pieces; their mean gives the sentence embedding."""
 
     def __init__(self, config: SentenceModelConfig) -> None:
         super().__init__()
@@ -72,26 +71,26 @@ class SentenceModel(nn.Module):
         self.head = nn.Linear(dim, config.sentence_dim)
 
     def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """Reads tokens [B, L], False in mask [B, L] on padding; returns [B, L, E]."""
+        """Embeds tokens [B, L], with mask [B, L] False on padding: [B, L, E]."""
         return self.head(self.transformer(self.widen(self.embedding(tokens)), mask=mask))
 
 
 def sentence_embeddings(words: Tensor, mask: Tensor) -> Tensor:
-    """The direction of the mean of words [B, L, E], without padding: [B, E] of length 1."""
+    """The normalised mean of words [B, L, E], without padding: [B, E] of length 1."""
     return F.normalize((words.float() * mask[..., None]).sum(dim=1), dim=-1)
 
 
 class SentenceEncoder:
-    """A sentence model that is not trained: conditioners share it and save it apart from them.
+    """A frozen sentence model, shared by conditioners and saved separately.
 
-    Texts are encoded one at a time, so that no text changes another.
+    Texts are encoded one at a time, so that they do not affect each other.
     """
 
     def __init__(self, model: SentenceModel, tokenizer: SentencePieceTokenizer) -> None:
         if tokenizer.vocab_size != model.config.vocab_size:
             raise ValueError(
-                f"The text tokenizer has {tokenizer.vocab_size} tokens and the encoder "
-                f"{model.config.vocab_size}; give the tokenizer that it was made for."
+                f"The text tokenizer has {tokenizer.vocab_size} tokens, but the encoder has "
+                f"{model.config.vocab_size}. Use the tokenizer that it was trained with."
             )
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
@@ -99,16 +98,16 @@ class SentenceEncoder:
 
     @classmethod
     def load(cls, folder: str | Path, *, device: torch.device | str = "cpu") -> "SentenceEncoder":
-        """Reads what `save` wrote, in float32."""
+        """Reads an encoder that `save` wrote, in float32."""
         folder = Path(folder)
         path = folder / _WEIGHTS
         config = read_config(folder, SentenceModelConfig, model_type=MODEL_TYPE)
         if not path.is_file():
-            raise ValueError(f"{path} is missing; give the whole folder of a text encoder.")
+            raise ValueError(f"{path} is missing. Give the folder of a text encoder.")
         weights = read_safetensors(path)
-        if config.transformer.num_layers > len(weights):  # or building them could take for ever
+        if config.transformer.num_layers > len(weights):  # building them could take forever
             raise ValueError(
-                f"{path} lacks layers of {config.transformer.num_layers}; fetch it again."
+                f"{path} has fewer than {config.transformer.num_layers} layers. Download it again."
             )
         with unfilled():
             model = SentenceModel(config)
@@ -118,7 +117,7 @@ class SentenceEncoder:
         return cls(model, SentencePieceTokenizer.load(folder / _TOKENIZER))
 
     def save(self, folder: str | Path) -> None:
-        """Writes model and tokenizer, as float16 where that is exact, whole or not at all."""
+        """Writes model and tokenizer atomically, in float16 if that is exact."""
         weights = {name: x.cpu().contiguous() for name, x in self.model.state_dict().items()}
         if fits_float16(weights):
             weights = {name: weight.half() for name, weight in weights.items()}
@@ -133,7 +132,7 @@ class SentenceEncoder:
 
     @property
     def identity(self) -> str:
-        """Names the settings, weights and tokenizer; equal identities give equal embeddings."""
+        """Identifies settings, weights and tokenizer; equal identities give equal embeddings."""
         settings = f"{self.model.config}{self.tokenizer.identity}"
         return f"sentence-{hash_model(settings, self.model.state_dict())}"
 
@@ -143,11 +142,11 @@ class SentenceEncoder:
         return self
 
     def encode(self, texts: Sequence[str]) -> list[Tensor]:
-        """Embeds each text: [1 + L, E], the whole sentence and then its word pieces."""
+        """Embeds each text: [1 + L, E], the sentence and then its word pieces."""
         return [self._encode(text) for text in texts]
 
     def sentences(self, texts: Sequence[str]) -> Tensor:
-        """Embeds whole sentences alone, in one batch: [B, E] of length 1. Long texts are cut."""
+        """Embeds sentences in one batch: [B, E] of length 1. Long texts are truncated."""
         device = self.model.head.weight.device
         with torch.inference_mode(), torch.autocast(device.type, enabled=False):
             read = self.tokenizer.encode(texts, max_length=self.max_length)
@@ -156,8 +155,8 @@ class SentenceEncoder:
 
     def _encode(self, text: str) -> Tensor:
         device = self.model.head.weight.device
-        # What is kept serves later calls in any mode: training takes no inference tensors, and
-        # autocast would let a text depend on who asked first.
+        # Cached results serve later calls in any mode: training cannot use inference tensors, and
+        # under autocast a result would depend on the first caller.
         with (
             torch.inference_mode(False),
             torch.no_grad(),
@@ -166,5 +165,5 @@ class SentenceEncoder:
             read = tokens_of([text], self.tokenizer, self.max_length)
             mask = read.mask.to(device)
             words = self.model(read.tokens.to(device), mask)  # [1, L, E]
-            sentence = sentence_embeddings(words, mask) * math.sqrt(self.dim)  # as large as words
+            sentence = sentence_embeddings(words, mask) * math.sqrt(self.dim)  # same scale as words
             return torch.cat([sentence, words[0]])

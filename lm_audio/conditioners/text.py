@@ -1,4 +1,4 @@
-"""Text, through a T5 as it is or through an encoder of our own that is trained.
+"""Text, through a frozen T5 or through an encoder that is trained with the model.
 
 Shapes: B batch, L text tokens, E width of the encoder, D width.
 """
@@ -32,7 +32,7 @@ MOST_KEPT = 4096  # texts while training, 25 to 100 kB each
 
 
 class TextEncoder(Protocol):
-    """Texts to embeddings, in which a text does not depend on the others."""
+    """Embeds texts independently of each other."""
 
     @property
     def dim(self) -> int: ...
@@ -42,14 +42,14 @@ class TextEncoder(Protocol):
 
 
 class TextConditioner(nn.Module):
-    """What an encoder makes of a text, projected to the width of the model.
+    """A text embedding, projected to the width of the model.
 
     The empty string is a text; only None is the null.
 
     Args:
-        project: False, as in checkpoints whose encoder has the width of the model already.
-        word_dropout: how often in training only the first embedding of a text is left, for encoders
-            that have the whole text in it: so that a model learns to make do with its meaning.
+        project: False for checkpoints whose encoder already has the width of the model.
+        word_dropout: the probability in training that only a text's first embedding is kept, for
+            encoders whose first embedding represents the whole text.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class TextConditioner(nn.Module):
         super().__init__()
         if not project and encoder.dim != dim:
             raise ValueError(
-                f"The text encoder has width {encoder.dim} and the model {dim}; set project=True."
+                f"The text encoder has width {encoder.dim}, but the model {dim}. Set project=True."
             )
         self.encoder = encoder
         self.dim = dim
@@ -77,7 +77,7 @@ class TextConditioner(nn.Module):
         """Embeds B texts."""
         for value in values:
             if not isinstance(value, str | None):
-                raise ValueError(f"Got {value!r} as a text; give a string, or None for no text.")
+                raise ValueError(f"A text prompt must be a string, or None, got {value!r}.")
         embeddings = self._encoded([value for value in values if value is not None])
         if self.training and self.word_dropout:
             alone = (torch.rand(len(embeddings)) < self.word_dropout).tolist()
@@ -88,7 +88,7 @@ class TextConditioner(nn.Module):
         return stack(rows)
 
     def _encoded(self, texts: Sequence[str]) -> list[Tensor]:
-        """Training meets the same texts again and again, so those of a frozen encoder are kept."""
+        """Encodes texts; training repeats them, so a frozen encoder's results are cached."""
         if not texts:
             return []
         if not self.training or isinstance(self.encoder, nn.Module):
@@ -102,12 +102,12 @@ class TextConditioner(nn.Module):
 
 
 class T5Encoder:
-    """A T5 that is not trained: a conditioner that uses it neither saves it nor moves it.
+    """A frozen T5, which conditioners do not save or move.
 
-    Texts are encoded one at a time, so that no text changes another.
+    Texts are encoded one at a time, so that they do not affect each other.
 
     Args:
-        max_length: longer texts are cut to this many tokens, with a warning.
+        max_length: longer texts are truncated to this many tokens, with a warning.
     """
 
     def __init__(
@@ -123,17 +123,17 @@ class T5Encoder:
 
     @classmethod
     def load(cls, source: str | Path, *, device: torch.device | str = "cpu") -> "T5Encoder":
-        """Reads a T5, or the encoder of one, from a folder or by its id from the hub."""
+        """Reads a T5, or only its encoder, from a folder or the hub."""
         from transformers import T5EncoderModel
 
-        # Whole T5s are read too, without what follows their encoder.
+        # The decoder of a complete T5 is skipped.
         ignored = {"_keys_to_ignore_on_load_unexpected": ["decoder", "lm_head"]}
         encoder_of_any = type("T5EncoderModel", (T5EncoderModel,), ignored)
         try:
             model = load_transformers(encoder_of_any, source, kind="t5")
         except OSError as error:
             raise ValueError(
-                f"There is no T5 that can be read at {source}; give a folder with config.json, "
+                f"Could not read a T5 from {source}. Give a folder with config.json, "
                 "model.safetensors and its tokenizer, or a hub id."
             ) from error
         return cls(model.to(device), T5TextTokenizer.load(source))
@@ -149,7 +149,7 @@ class T5Encoder:
 
     @property
     def identity(self) -> str:
-        """Names the weights and the tokenizer; equal identities give equal embeddings."""
+        """Identifies weights and tokenizer; equal identities give equal embeddings."""
         return f"t5-{hash_model(self.tokenizer.identity, self.model.state_dict())}"
 
     def to(self, device: torch.device | str) -> "T5Encoder":
@@ -162,8 +162,8 @@ class T5Encoder:
 
     def _encode(self, text: str) -> Tensor:
         device = self.model.device
-        # What is kept serves later calls in any mode: training takes no inference tensors, and
-        # autocast would let a text depend on who asked first.
+        # Cached results serve later calls in any mode: training cannot use inference tensors, and
+        # under autocast a result would depend on the first caller.
         with (
             torch.inference_mode(False),
             torch.no_grad(),
@@ -175,11 +175,11 @@ class T5Encoder:
 
 @dataclass(frozen=True, kw_only=True)
 class OwnTextEncoderConfig:
-    """The shape of a text encoder of our own.
+    """The shape of a trainable text encoder.
 
     Args:
-        vocab_size: that of its tokenizer.
-        max_length: longer texts are cut to this many tokens, with a warning.
+        vocab_size: of its tokenizer.
+        max_length: longer texts are truncated to this many tokens, with a warning.
     """
 
     transformer: TransformerConfig
@@ -191,26 +191,25 @@ class OwnTextEncoderConfig:
             object.__setattr__(self, "transformer", TransformerConfig(**self.transformer))
         if self.transformer.causal or self.transformer.cross_attention:
             raise ValueError(
-                "A text encoder reads in both directions and attends to nothing else; "
-                "set causal=False and cross_attention=False."
+                "A text encoder needs a transformer with causal=False and cross_attention=False."
             )
         limit = self.transformer.num_positions or self.max_length
         if not 1 <= self.max_length <= limit:
-            raise ValueError(f"max_length is {self.max_length}; use 1 to {limit} tokens.")
+            raise ValueError(f"max_length must be from 1 to {limit}, got {self.max_length}.")
 
 
 class OwnTextEncoder(nn.Module):
-    """A two-sided transformer over our sentencepiece tokens, trained with the model.
+    """A two-sided transformer over sentencepiece tokens, trained with the model.
 
-    Its weights are saved with those of the model, its tokenizer by `tokenizer.save`.
+    Its weights are saved with the model's, its tokenizer by `tokenizer.save`.
     """
 
     def __init__(self, config: OwnTextEncoderConfig, tokenizer: SentencePieceTokenizer) -> None:
         super().__init__()
         if tokenizer.vocab_size != config.vocab_size:
             raise ValueError(
-                f"The text tokenizer has {tokenizer.vocab_size} tokens and the encoder "
-                f"{config.vocab_size}; give the tokenizer that it was made for."
+                f"The text tokenizer has {tokenizer.vocab_size} tokens, but the encoder has "
+                f"{config.vocab_size}. Use the tokenizer that it was trained with."
             )
         self.config = config
         self.tokenizer = tokenizer
@@ -222,7 +221,7 @@ class OwnTextEncoder(nn.Module):
         return self.config.transformer.dim
 
     def encode(self, texts: Sequence[str]) -> list[Tensor]:
-        if torch.is_grad_enabled():  # training wants speed, the rest that no text changes another
+        if torch.is_grad_enabled():  # in one batch; otherwise texts must not affect each other
             return self._encode(texts)
         return [self._encode([text])[0] for text in texts]
 
@@ -235,13 +234,13 @@ class OwnTextEncoder(nn.Module):
 
 
 def tokens_of(texts: Sequence[str], tokenizer: TextTokenizer, max_length: int) -> TextTokens:
-    """Tokens of texts, of which those that are too long are cut, with a warning."""
+    """The tokens of texts; those that are too long are truncated, with a warning."""
     whole = tokenizer.encode(texts)
     L = whole.tokens.shape[1]
     if max_length >= L:
         return whole
     warnings.warn(
-        f"A text of {L} tokens is cut to {max_length}, the most that its encoder takes.",
+        f"A text of {L} tokens is truncated to {max_length}, the limit of its encoder.",
         stacklevel=2,
     )
     return tokenizer.encode(texts, max_length=max_length)

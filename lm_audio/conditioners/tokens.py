@@ -1,4 +1,4 @@
-"""Tokens of an earlier stage: as a prefix, or aligned in time with the frames of a later stage.
+"""Tokens of an earlier stage as a condition: a prefix, or aligned in time with the frames.
 
 Shapes: B batch, K codebooks, T frames, F chosen frames, L condition length, D width.
 """
@@ -13,17 +13,17 @@ from lm_audio.conditioners.condition import Null, NullKind
 from lm_audio.networks.condition import Condition, stack
 
 NO_TOKEN = -1
-"""Stands, in rows of aligned tokens, where there is none: past an end, or dropped."""
+"""The placeholder in rows of aligned tokens beyond their end, or if dropped."""
 
 
 class TokenConditioner(nn.Module):
-    """Embeds whole token sequences, frame by frame and within a frame codebook by codebook.
+    """Embeds token sequences, frame by frame and within a frame codebook by codebook.
 
-    It has no positions of its own: the model that the tokens are prepended to gives them some.
+    It adds no positions: the model that they are prepended to does.
 
     Args:
-        num_tokens: of each codebook; codebooks share no embedding.
-        deduplicate: frames equal to the one before are left out.
+        num_tokens: of each codebook; codebooks have separate embeddings.
+        deduplicate: remove frames equal to the one before.
     """
 
     def __init__(
@@ -58,13 +58,13 @@ class TokenConditioner(nn.Module):
 
 
 class AlignedTokens(nn.Module):
-    """Adds tokens of an earlier stage to the frames of a later one, each frame its own.
+    """Adds tokens of an earlier stage to the frames of a later one at the same time.
 
     Frame t gets E_0[token u] + E_1[token u + 1] + ... with u = floor(t * ratio), up to
-    `look_ahead` tokens ahead; each E_i has a row for where there is no token.
+    `look_ahead` tokens ahead; each E_i has a row for missing tokens.
 
     Args:
-        ratio: the frame rate of the tokens over the own one; exact, so that hours do not drift.
+        ratio: token rate over frame rate; exact, so that long audio does not drift.
     """
 
     def __init__(
@@ -73,11 +73,9 @@ class AlignedTokens(nn.Module):
         super().__init__()
         _check_sizes(num_tokens=num_tokens)
         if look_ahead < 0:
-            raise ValueError(f"look_ahead is {look_ahead}; use 0 or more tokens.")
+            raise ValueError(f"look_ahead must be at least 0, got {look_ahead}.")
         if not isinstance(ratio, Fraction | int) or ratio <= 0:
-            raise ValueError(
-                f"ratio is {ratio!r}; give a positive Fraction or int, for it is exact."
-            )
+            raise ValueError(f"ratio must be a positive Fraction or int, got {ratio!r}.")
         self.num_tokens = num_tokens
         self.look_ahead = look_ahead
         self.ratio = Fraction(ratio)
@@ -85,10 +83,10 @@ class AlignedTokens(nn.Module):
         self.embedding = nn.Embedding((look_ahead + 1) * (num_tokens + 1), dim)
 
     def forward(self, values: Sequence[Tensor | None], *, frames: Tensor | None = None) -> Tensor:
-        """What B values, tokens [1, T] each with its own T, add to the frames: [B, F, D].
+        """The embeddings to add to frames for B values, tokens [1, T] of any T: [B, F, D].
 
         Args:
-            frames: as in `frames`; by default all that the longest value reaches.
+            frames: as in `frames`; by default all frames of the longest value.
         """
         tokens = self.stack(values)
         if frames is None:
@@ -97,7 +95,7 @@ class AlignedTokens(nn.Module):
         return self.frames(tokens, frames)
 
     def stack(self, values: Sequence[Tensor | None]) -> Tensor:
-        """Values, tokens [1, T] each with its own T or None, as rows [B, T] for `frames`."""
+        """Values, tokens [1, T] of any T or None, padded to rows [B, T] for `frames`."""
         for value in values:
             if value is not None:
                 _check_tokens(value, num_tokens=self.num_tokens, num_codebooks=1)
@@ -109,11 +107,11 @@ class AlignedTokens(nn.Module):
         return rows
 
     def frames(self, tokens: Tensor, frames: Tensor) -> Tensor:
-        """What is added to chosen frames: [B, F, D].
+        """The embeddings to add to the given frames: [B, F, D].
 
         Args:
-            tokens: [B, T], `NO_TOKEN` where there is none. None of the range is checked here.
-            frames: [F], or [B, F] for other frames in each row; any int64, before 0 too.
+            tokens: [B, T], `NO_TOKEN` if missing; the range is not checked.
+            frames: [F], or [B, F] for different frames per row; any int64, including negative.
         """
         B, T = tokens.shape
         ratio = self.ratio
@@ -125,13 +123,13 @@ class AlignedTokens(nn.Module):
         return self.embed(padded.gather(1, index.flatten(1)).view_as(index))
 
     def lookahead(self, tokens: Tensor, frame: int) -> Tensor:
-        """The tokens [look_ahead + 1], out of all of them [T], that are added to a frame."""
+        """The tokens [look_ahead + 1] of all tokens [T] that belong to a frame."""
         first = frame * self.ratio.numerator // self.ratio.denominator
         found = tokens[first : first + self.look_ahead + 1]
         return nn.functional.pad(found, (0, self.look_ahead + 1 - len(found)), value=NO_TOKEN)
 
     def embed(self, ahead: Tensor) -> Tensor:
-        """What tokens [..., look_ahead + 1] add to the frame that sees them: [..., D]."""
+        """The embedding of a frame's tokens [..., look_ahead + 1]: [..., D]."""
         rows = torch.where(ahead == NO_TOKEN, self.num_tokens, ahead)
         rows = rows + torch.arange(self.look_ahead + 1, device=rows.device) * (self.num_tokens + 1)
         x = self.embedding(rows[..., 0])
@@ -140,19 +138,19 @@ class AlignedTokens(nn.Module):
         return x
 
     def num_source_needed(self, frame: int) -> int:
-        """How many tokens, from the first on, there must be to make this frame."""
+        """The number of leading tokens that this frame needs."""
         first = frame * self.ratio.numerator // self.ratio.denominator
         return max(0, first + self.look_ahead + 1)
 
     def num_frames(self, num_tokens: int) -> int:
-        """How many frames begin within this many tokens."""
+        """The number of frames that start within this many tokens."""
         return -(-num_tokens * self.ratio.denominator // self.ratio.numerator)
 
 
 def _check_sizes(**sizes: int) -> None:
     for name, size in sizes.items():
         if size < 1:
-            raise ValueError(f"{name} is {size}; use at least 1.")
+            raise ValueError(f"{name} must be at least 1, got {size}.")
 
 
 def _check_tokens(tokens: Tensor, *, num_tokens: int, num_codebooks: int) -> None:
@@ -160,10 +158,8 @@ def _check_tokens(tokens: Tensor, *, num_tokens: int, num_codebooks: int) -> Non
     if not is_tokens or len(tokens) != num_codebooks or not tokens.numel():
         got = f"{tokens.dtype} {list(tokens.shape)}" if isinstance(tokens, Tensor) else repr(tokens)
         raise ValueError(
-            f"Got {got} as tokens; give int64 [{num_codebooks}, T], T at least 1, or None."
+            f"Expected int64 tokens [{num_codebooks}, T] with T >= 1, or None, got {got}."
         )
     low, high = int(tokens.min()), int(tokens.max())
     if low < 0 or high >= num_tokens:
-        raise ValueError(
-            f"The tokens run from {low} to {high}; give some from 0 to {num_tokens - 1}."
-        )
+        raise ValueError(f"Tokens must be between 0 and {num_tokens - 1}, got {low} to {high}.")

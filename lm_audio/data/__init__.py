@@ -1,1 +1,1 @@
-"""Where training examples come from."""
+"""Training data: corpora, tokenization, shards, augmentation and batches."""

@@ -1,11 +1,10 @@
-"""Augmentation of clips: two mixed into one with a caption for both, passages, no silent ends.
+"""Augmentation: mixes two clips and their captions, joins clips, trims silent ends.
 
-Mixing is that of AudioGen (arXiv 2209.15352): two clips that overlap, at a signal-to-noise ratio
-drawn uniformly from -5 to 5 dB, teach a model scenes of which there is no recording.
+Mixing follows AudioGen (arXiv 2209.15352): overlapping clips at a signal-to-noise ratio drawn
+uniformly from -5 to 5 dB teach a model scenes without recordings.
 
-Each function draws from the generator that it is given, `np.random.default_rng([seed, number])` for
-the example of that number, so that an example does not depend on others. Shapes: C channels, N
-samples.
+Randomness comes from the given generator, `np.random.default_rng([seed, number])` for the example
+of that number, so that examples are independent. Shapes: C channels, N samples.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,10 +19,10 @@ PAUSE = 0.3  # seconds
 SILENCE = 10 ** (-45 / 20)  # of the peak
 WORTH_CUTTING = 0.5  # seconds
 PEAK = 0.99
-# A clip that is quieter in the overlap than this share of its power counts as if it were not: the
-# noise behind a bark is not raised to the level of the other clip, and the bark with it.
+# In the overlap, the power of a clip counts as at least this share of its total: otherwise the
+# noise after a bark would be raised to the level of the other clip, and the bark with it.
 LOWEST_SHARE = 0.5
-# Clips that begin this much of the mixture apart, and end in that order, follow one another.
+# Clips are sequential if their starts are this share of the mixture apart and they end in order.
 APART = 0.25
 BACKGROUND_DB = 2.0
 
@@ -34,9 +33,9 @@ class Mixture:
 
     Args:
         samples: [C, N], peak at most 0.99.
-        snr: how much louder the first clip is than the second, in dB.
-        first: the samples that the first clip fills, from and to.
-        second: the same of the second clip; one of the two begins at 0.
+        snr: the level of the first clip relative to the second, in dB.
+        first: the range of samples of the first clip.
+        second: the range of the second clip; one of the two starts at 0.
     """
 
     samples: Tensor
@@ -56,21 +55,21 @@ def mix(
 ) -> Mixture:
     """Mixes two clips [C, N], of one rate; their lengths may differ, and one may be mono.
 
-    The ratio holds for their powers where both sound, unless one is nearly silent there.
+    The ratio is that of their powers in the overlap, unless one is nearly silent there.
 
     Args:
-        snr: the range, in dB, that the ratio is drawn from.
-        min_overlap: the least share of the shorter clip that sounds with the other.
-        max_samples: the longest mixture, at least as long as each clip; else no limit.
+        snr: the range of the ratio, in dB.
+        min_overlap: the minimum overlap, as a share of the shorter clip.
+        max_samples: the maximum length, at least that of each clip; None for no limit.
     """
     first, second = _same_channels(first, second)
     lengths = first.shape[1], second.shape[1]
     if not 0 < min_overlap <= 1:
-        raise ValueError(f"min_overlap is {min_overlap}; use more than 0, at most 1.")
+        raise ValueError(f"min_overlap must be above 0 and at most 1, got {min_overlap}.")
     if max_samples is not None and max_samples < max(lengths):
         raise ValueError(
-            f"The clips have {lengths[0]} and {lengths[1]} samples and the mixture may have "
-            f"{max_samples}; crop the clips first."
+            f"The clips have {lengths[0]} and {lengths[1]} samples, but max_samples is "
+            f"{max_samples}. Crop the clips first."
         )
     overlap = max(1, round(min_overlap * min(lengths)))
     earliest, latest = overlap - lengths[1], lengths[0] - overlap
@@ -113,7 +112,7 @@ def mixed_conditions(
 ) -> dict[str, str | float | list[str]]:
     """The conditions of a mixture: captions of both clips joined in several ways, if both have any.
 
-    No other condition is true of the mixture: it has no one label, speaker or tempo.
+    Other conditions do not apply: a mixture has no single label, speaker or tempo.
     """
     texts = [_texts(conditions.get("text")) for conditions in (first, second)]
     if not all(texts):
@@ -128,9 +127,9 @@ def mixed_conditions(
 def passage_conditions(
     parts: Sequence[Mapping[str, str | float | list[str]]],
 ) -> dict[str, str | float | list[str]]:
-    """What is true of clips one after another: what they have in common, and their captions.
+    """The conditions of joined clips: their common values, and their captions.
 
-    Captions with the words of one clip are left out, and so are its words.
+    Transcripts, and captions that quote them, are omitted.
     """
     first, *others = parts
     common = {
@@ -148,7 +147,7 @@ def passage_conditions(
 
 
 def without_silent_ends(samples: Tensor, sample_rate: int) -> Tensor:
-    """A clip [C, N] whose silence at either end is no longer than half a short pause."""
+    """Trims silence at both ends of a clip [C, N] to half a short pause."""
     levels = samples.abs().amax(dim=0)
     loud = (levels > SILENCE * levels.max()).nonzero()[:, 0]
     if not len(loud):
@@ -160,10 +159,9 @@ def without_silent_ends(samples: Tensor, sample_rate: int) -> Tensor:
 def filled(
     samples: Tensor, sample_rate: int, *, seconds: float, rng: np.random.Generator
 ) -> Tensor:
-    """A clip [C, N] whose sound is heard again and again, so that it does not end in silence.
+    """Repeats the sound of a clip [C, N] in place of trailing silence, up to a minimum length.
 
-    It keeps its length, and gets this one if it is shorter. A clip without silence to cut off stays
-    as it is, since its sound would jump where it begins anew.
+    A clip without silence to trim is unchanged, because its repetition would start with a jump.
     """
     sound = without_silent_ends(samples, sample_rate)
     length = max(samples.shape[1], round(seconds * sample_rate))
@@ -177,7 +175,7 @@ def filled(
 
 
 def join_captions(first: str, second: str, mixture: Mixture, *, rng: np.random.Generator) -> str:
-    """One caption for both clips, by a wording drawn from those that are true of the mixture."""
+    """One caption for both clips, with a random wording that is true of the mixture."""
     first, second = (caption.strip().rstrip(".") for caption in (first, second))
     pair, reverse = (first, second), (second, first)
     either = pair if rng.integers(2) else reverse
@@ -194,7 +192,7 @@ def join_captions(first: str, second: str, mixture: Mixture, *, rng: np.random.G
 
 
 def peak_safe(samples: Tensor) -> Tensor:
-    """Samples of any shape, quieter if their peak is beyond 0.99."""
+    """Samples of any shape, attenuated to a peak of at most 0.99."""
     peak = samples.abs().max().item() if samples.numel() else 0.0
     return samples * (PEAK / peak) if peak > PEAK else samples
 
@@ -203,11 +201,11 @@ def _same_channels(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     counts = [len(first), len(second)]
     if counts[0] != counts[1] and 1 not in counts:
         raise ValueError(
-            f"The clips have {counts[0]} and {counts[1]} channels; give two of as many, or one "
-            "that is mono."
+            f"Clips must have equally many channels, or one must be mono, got {counts[0]} and "
+            f"{counts[1]}."
         )
     if not (first.shape[1] and second.shape[1]):
-        raise ValueError("A clip without samples cannot be mixed; leave it out.")
+        raise ValueError("Cannot mix a clip without samples.")
     return first.expand(max(counts), -1), second.expand(max(counts), -1)
 
 

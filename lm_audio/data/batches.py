@@ -1,7 +1,7 @@
-"""Which part of which example goes into which batch: batch n is the same whoever asks, and when.
+"""Random crops in batches; batch n is a pure function of n and the seed.
 
-So a run that was killed goes on with the batches it would have had, and two processes share the
-batches that one would take in turn. Nothing is drawn from a state that would have to be kept.
+So an interrupted run resumes with the same batches, and any number of processes can split them,
+without any random state to save.
 """
 
 from bisect import bisect_right
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-POOL_BATCHES = 50  # crops of like length are found among about so many batches
+POOL_BATCHES = 50  # crops of similar length are grouped within this many batches
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,14 +27,14 @@ class Crop:
 
 
 class Batches(Sequence[list[Crop]]):
-    """Endless batches of random crops, all examples once in each epoch.
+    """Endless batches of random crops, each example once per epoch.
 
-    Crops of like length go together, as many as fit when all are as long as the longest.
+    Crops of similar length are batched together, as many as fit including padding.
 
     Args:
-        lengths: frames of each example; those without any are left out.
-        longest: the most frames of a crop.
-        frames: the most in a batch, counting padding.
+        lengths: frames of each example; empty ones are skipped.
+        longest: the maximum frames per crop.
+        frames: the maximum frames per batch, including padding.
     """
 
     def __init__(
@@ -44,17 +44,17 @@ class Batches(Sequence[list[Crop]]):
         self._longest, self._frames, self._seed = longest, frames, seed
         self._ends: list[int] = []  # the batch after the last one of each epoch
         if not (self._lengths > 0).any():
-            raise ValueError("All examples are empty; give some that have frames.")
+            raise ValueError("All examples are empty. Expected some with frames.")
         most = min(longest, int(self._lengths.max()))
         if frames < most:
             raise ValueError(
-                f"A batch of {frames} frames holds no crop of {most}; "
-                "make the batch larger or the crops shorter."
+                f"A crop of {most} frames exceeds a batch of {frames}. Use larger batches or "
+                "shorter crops."
             )
-        self._kept: dict[int, list[list[Crop]]] = {}  # the last two epochs that were asked for
+        self._kept: dict[int, list[list[Crop]]] = {}  # the last two epochs used
 
     def __len__(self) -> int:
-        """The batches of the first epoch; others may have a few more or less."""
+        """The number of batches of the first epoch; other epochs may differ slightly."""
         return len(self._epoch(0))
 
     def __getitem__(self, number: int) -> list[Crop]:  # type: ignore[override]  # no slices
@@ -92,5 +92,5 @@ class Batches(Sequence[list[Crop]]):
 
 
 def seed_of(seed: int, number: int) -> int:
-    """The seed of all that is drawn for batch `number`."""
+    """The random seed of batch `number`."""
     return int(np.random.SeedSequence([seed, number]).generate_state(1, np.uint64)[0] >> 1)

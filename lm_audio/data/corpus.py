@@ -1,7 +1,7 @@
-"""Audio as random training segments: from a plain folder, a prepared corpus or shards.
+"""Random training segments of audio from a plain folder, a prepared corpus or shards.
 
-A plain folder and a prepared corpus are read into memory as 16-bit samples, for some hours of
-sound; shards are mapped into memory and may be of any size.
+A plain folder or a prepared corpus is read into memory as 16-bit samples, which suits a few hours
+of audio; shards are memory-mapped and may have any size.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ FULL_SCALE = 2**15
 
 
 class Samples(Protocol):
-    """An array [N], int16, or what is sliced like one."""
+    """An array [N], int16, or an object that is sliced like one."""
 
     def __len__(self) -> int: ...
 
@@ -37,7 +37,7 @@ class Samples(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Recording:
-    """Mono sound; a model hears a kind by the square root of its length."""
+    """Mono audio; a kind is sampled in proportion to the square root of its length."""
 
     kind: str
     name: str
@@ -46,14 +46,14 @@ class Recording:
 
 @dataclass(frozen=True, kw_only=True)
 class Corpus:
-    """Clips that a model learns from, and others that it never hears."""
+    """Training clips and held-out clips."""
 
     train: list[Recording]
     held_out: list[Recording]
 
     @property
     def fingerprint(self) -> str:
-        """A hash of which clips there are to learn from, in which order."""
+        """A hash of the training clips and their order."""
         facts = [[clip.kind, clip.name, len(clip.samples)] for clip in self.train]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
@@ -62,12 +62,12 @@ def load_corpus(folder: Path, *, sample_rate: int) -> Corpus:
     """Reads all audio of a folder, in mono.
 
     Args:
-        folder: one of shards with a stream of samples; a prepared corpus; a folder of several of
-            these, each a kind of clips; or a plain folder, whose first level are the kinds. Of a
-            plain folder a share is held out by `recording_of`.
+        folder: shards with a stream of samples; a prepared corpus; a folder of several of these,
+            one per kind of clips; or a plain folder, with one subfolder per kind. Of a plain
+            folder, a share is held out by `recording_of`.
     """
     if not folder.is_dir():
-        raise ValueError(f"{folder} is not a folder; give a folder of audio or of prepared audio.")
+        raise ValueError(f"{folder} is not a folder. Give a folder of audio or of prepared audio.")
     candidates = [folder] if _is_prepared(folder) else sorted(folder.iterdir())
     prepared = [part for part in candidates if part.is_dir() and _is_prepared(part)]
     if not prepared:
@@ -87,7 +87,7 @@ def load_corpus(folder: Path, *, sample_rate: int) -> Corpus:
     for split, clips in parts.items():
         if not clips:
             raise ValueError(
-                f"No clip of the split {split!r} in {folder} can be used; prepare more audio."
+                f"No usable clip in the split {split!r} of {folder}. Prepare more audio."
             )
     return Corpus(**parts)
 
@@ -102,9 +102,9 @@ def load_corpora(folders: Sequence[Path], *, sample_rate: int) -> Corpus:
 
 
 def recording_of(path: Path) -> str:
-    """What files of one recording share, by their names: 17092-A.wav and 17092-B.wav are of one.
+    """The recording of a file by its name: 17092-A.wav and 17092-B.wav are parts of one.
 
-    Only letters count as those of parts: clip-01.wav and clip-02.wav are as a rule not.
+    Only letters denote parts: clip-01.wav and clip-02.wav are usually different recordings.
     """
     return re.sub(r"-[A-Za-z]$", "", path.with_suffix("").as_posix())
 
@@ -124,7 +124,7 @@ class SegmentSampler:
         """[batch_size, 1, length], float32, each at a random level.
 
         Args:
-            part: with `num_parts`, which items of the batch to give: those of one process.
+            part: with `num_parts`, selects the items of one process.
         """
         items = range(part, self.batch_size, num_parts)
         return torch.from_numpy(np.stack([self._segment(number, item) for item in items]))[:, None]
@@ -141,7 +141,7 @@ class SegmentSampler:
 
 
 class _ShardSamples:
-    """The samples of one example of shards, in mono; they are read when they are sliced."""
+    """The samples of one example of shards, in mono, read lazily on slicing."""
 
     def __init__(self, shards: Shards, index: int, length: int) -> None:
         self.shards, self.index, self.length = shards, index, length
@@ -161,7 +161,7 @@ def _map_shards(folder: Path, split: Split, *, sample_rate: int) -> Iterator[Rec
     if shards.streams["samples"].rate != sample_rate:
         raise ValueError(
             f"The samples in {folder} are at {shards.streams['samples'].rate} Hz, but the model "
-            f"takes {sample_rate} Hz; make the shards anew at that rate."
+            f"needs {sample_rate} Hz. Make the shards again at that rate."
         )
     for index, length in enumerate(lengths.tolist()):
         yield Recording(
@@ -182,7 +182,7 @@ def _read_manifest(folder: Path, split: Split, *, sample_rate: int) -> Iterator[
 def _read_folder(folder: Path, *, sample_rate: int) -> Corpus:
     paths = find_audio(folder)
     if not paths:
-        raise ValueError(f"No audio files were found below {folder}; give a folder that has some.")
+        raise ValueError(f"No audio files found in {folder}.")
     groups: dict[str, list[Recording]] = {}
     for path in tqdm(paths, desc="reading audio", unit="file"):
         try:
@@ -196,8 +196,8 @@ def _read_folder(folder: Path, *, sample_rate: int) -> Corpus:
         groups.setdefault(recording_of(relative), []).append(clip)
     if len(groups) < 2:
         raise ValueError(
-            f"Of {len(paths)} audio files below {folder}, {len(groups)} recordings can be used; "
-            "give two or more: one is held out."
+            f"Found {len(groups)} usable recordings in {len(paths)} audio files of {folder}. At "
+            "least two are needed, because one is held out."
         )
     chosen = choose_held_out(groups, seed=0, share=HELD_OUT_SHARE)
     return Corpus(

@@ -1,11 +1,10 @@
-"""Prepared corpora: folders of lhotse manifests, their splits and what each clip is known to be.
+"""Prepared corpora: folders of lhotse manifests with two splits and conditions for each clip.
 
-A corpus is a folder that holds `train.jsonl.gz` and `held_out.jsonl.gz`, one cut a line, audio
-below `audio/` where the corpus has its own, and `LICENCES.md`. The paths of audio inside the folder
-are relative to it, so that it can be moved. What a cut is known to be are its conditions, a dict:
-`text` (the caption and its paraphrases), `speaker`, `label`, `transcript` and any other attribute.
-In lhotse's terms they are the one supervision of the cut: `text` and `speaker` are fields of it,
-the rest is its `custom`, in which paraphrases are called `captions`.
+A corpus is a folder with `train.jsonl.gz` and `held_out.jsonl.gz`, one cut per line, `LICENCES.md`,
+and its own audio, if any, in `audio/`. Paths inside the folder are relative, so that it can be
+moved. The conditions of a cut are a dict: `text` (the caption and its paraphrases), `speaker`,
+`label`, `transcript` and any other attribute. In lhotse they are the cut's only supervision: `text`
+and `speaker` are its fields, the rest is in `custom`, with paraphrases as `captions`.
 
 It needs lhotse (pip install 'lm-audio[data]'); training from shards does not.
 """
@@ -48,13 +47,13 @@ class Licence:
 
 
 def read_cuts(folder: str | Path, split: Split) -> Any:
-    """Reads a split of a prepared corpus, or of a folder with a Shar for each split: a CutSet.
+    """Reads a split of a prepared corpus, or of a folder with a Shar per split, as a CutSet.
 
-    The cuts of a manifest are in memory; those of a Shar are read as a stream, audio included.
+    The cuts of a manifest are in memory; those of a Shar are streamed with their audio.
     """
     folder = Path(folder)
     if split not in SPLITS:
-        raise ValueError(f"There is no split {split!r}; ask for one of: {', '.join(SPLITS)}.")
+        raise ValueError(f"Unknown split {split!r}. Choose one of: {', '.join(SPLITS)}.")
     lhotse = import_lhotse()
     manifest = folder / f"{split}.jsonl.gz"
     if manifest.exists():
@@ -63,8 +62,8 @@ def read_cuts(folder: str | Path, split: Split) -> Any:
     if any((folder / split).glob("cuts.*.jsonl*")):
         return lhotse.CutSet.from_shar(in_dir=folder / split)
     raise ValueError(
-        f"{folder} holds neither {manifest.name} nor a Shar in {split}/; "
-        "give a folder that a recipe named prepare_... has written."
+        f"{folder} has neither {manifest.name} nor a Shar in {split}/. "
+        "Give a folder that a prepare_* recipe wrote."
     )
 
 
@@ -75,7 +74,7 @@ def write_cuts(
     seed: int = 0,
     held_out: float = 0.05,
 ) -> dict[Split, int]:
-    """Divides cuts into the two splits, writes both manifests and returns the number in each.
+    """Splits cuts, writes both manifests and returns the number of cuts in each.
 
     Args:
         cuts: made by `make_cut`; cuts of one group stay in one split.
@@ -85,13 +84,13 @@ def write_cuts(
     cuts = sorted(cuts, key=lambda cut: cut.id)
     twice = next((b.id for a, b in pairwise(cuts) if a.id == b.id), None)
     if twice is not None:
-        raise ValueError(f"Two cuts have the id {twice!r}; give each cut an id of its own.")
+        raise ValueError(f"Duplicate cut id {twice!r}. Cut ids must be unique.")
     held_out_groups = choose_held_out((group_of(cut) for cut in cuts), seed=seed, share=held_out)
     parts: dict[Split, list[Cut]] = {split: [] for split in SPLITS}
     for cut in cuts:
         parts["held_out" if group_of(cut) in held_out_groups else "train"].append(cut)
     for split, part in parts.items():
-        # No time stamp, no file name: the same cuts give the same bytes.
+        # Without time stamp and file name, the same cuts give the same bytes.
         with (
             replacing(folder / f"{split}.jsonl.gz") as path,
             path.open("wb") as file,
@@ -104,9 +103,9 @@ def write_cuts(
 
 
 def write_shar(folder: str | Path, *, cuts_per_shard: int = 1000) -> Path:
-    """Writes a prepared corpus once more as `shar/`, for clusters: its audio as FLAC in tar files.
+    """Writes a copy of a prepared corpus to `shar/` for clusters: FLAC audio in tar files.
 
-    `read_cuts` reads the folder that is returned.
+    `read_cuts` reads the returned folder.
     """
     shar = Path(folder) / "shar"
     with replacing_folder(shar) as new:
@@ -126,17 +125,17 @@ def make_cut(
     conditions: Conditions,
     group: str | None = None,
 ) -> Cut:
-    """Makes a cut of a whole audio file; `conditions_of` gives the conditions back.
+    """Makes a cut of a whole audio file; `conditions_of` returns its conditions.
 
     Args:
         name: the id of the cut.
-        info: what `audio_info` says of the file.
-        group: what must stay in one split with it: the recording that clips were cut from, a
-            score, a text. Its name by default.
+        info: the result of `audio_info` for the file.
+        group: cuts of a group stay in one split, for example all clips of a recording, a score or
+            a text. Defaults to the name.
     """
     lhotse = import_lhotse()
     if "captions" in conditions:
-        raise ValueError(f"{name} has 'captions'; put the paraphrases into the list 'text'.")
+        raise ValueError(f"{name} has 'captions'. Put paraphrases into the list 'text' instead.")
     rest = {key: check_condition(name, key, value) for key, value in conditions.items()}
     speaker, caption = rest.pop("speaker", None), rest.pop("text", None)
     if isinstance(caption, list):
@@ -175,13 +174,13 @@ def make_cut(
 
 
 def conditions_of(cut: Cut) -> Conditions:
-    """What a cut is known to be; `text` is a list, the caption first."""
+    """The conditions of a cut; `text` is a list, the caption first."""
     if not cut.supervisions:
         return {}
     if len(cut.supervisions) > 1:
         raise ValueError(
-            f"The cut {cut.id!r} has {len(cut.supervisions)} supervisions; "
-            "give it one, or trim the cuts to their supervisions."
+            f"The cut {cut.id!r} has {len(cut.supervisions)} supervisions, expected one. "
+            "Trim the cuts to their supervisions."
         )
     supervision = cut.supervisions[0]
     rest = dict(supervision.custom or {})
@@ -195,18 +194,18 @@ def conditions_of(cut: Cut) -> Conditions:
 
 
 def group_of(cut: Cut) -> str:
-    """What must stay in one split with the cut."""
+    """The group of a cut, which stays in one split."""
     return (cut.custom or {}).get("group", cut.id)
 
 
 def read_cut_audio(
     cut: Cut, *, sample_rate: int | None = None, num_channels: int | None = None
 ) -> Audio:
-    """Reads the samples of any cut: resampled, and mixed down or repeated, where it is asked for.
+    """Reads the samples of any cut, optionally resampled or with another number of channels.
 
     Args:
-        sample_rate: that of the cut by default.
-        num_channels: 1 mixes all channels down to their mean, and one channel is repeated.
+        sample_rate: the cut's own by default.
+        num_channels: 1 takes the mean of all channels; a mono cut is repeated.
     """
     recording = getattr(cut, "recording", None)
     if recording is not None and _is_plain(cut, recording):
@@ -223,8 +222,8 @@ def read_cut_audio(
         samples = samples.mean(0, keepdim=True)
     elif num_channels is not None and len(samples) not in (1, num_channels):
         raise ValueError(
-            f"The cut {cut.id!r} has {len(samples)} channels and {num_channels} were asked for; "
-            f"ask for 1 or {len(samples)}."
+            f"The cut {cut.id!r} has {len(samples)} channels, so num_channels must be 1 or "
+            f"{len(samples)}, got {num_channels}."
         )
     elif num_channels is not None:
         samples = samples.expand(num_channels, -1)
@@ -233,12 +232,12 @@ def read_cut_audio(
 
 
 def choose_held_out(groups: Iterable[str], *, seed: int, share: float) -> set[str]:
-    """The groups to hold out: those whose hash is low, so more groups change nothing for others.
+    """The groups to hold out, chosen by hash, so that adding groups does not affect others.
 
-    If there are two groups at least, one at least is held out and one at least is not.
+    With two or more groups, at least one is held out and at least one is not.
     """
     if not 0 <= share < 1:
-        raise ValueError(f"The held-out share is {share}; use 0 or more, and less than 1.")
+        raise ValueError(f"The held-out share must be at least 0 and below 1, got {share}.")
     order = sorted(set(groups), key=lambda group: _share(f"{seed}/{group}"))
     if share == 0 or len(order) < 2:
         return set()
@@ -247,7 +246,7 @@ def choose_held_out(groups: Iterable[str], *, seed: int, share: float) -> set[st
 
 
 def write_licences(folder: str | Path, licences: Iterable[Licence], *, note: str = "") -> None:
-    """Writes `LICENCES.md`, one row for each part of the corpus that has a licence of its own."""
+    """Writes `LICENCES.md`, one row per part of the corpus with its own licence."""
     rows = [("what", "author", "licence", "source"), ("---",) * 4]
     rows += [(row.what, row.author, row.licence, row.source) for row in licences]
     table = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
@@ -257,7 +256,7 @@ def write_licences(folder: str | Path, licences: Iterable[Licence], *, note: str
 
 
 def check_condition(name: str, key: str, value: Any) -> str | float | list[str]:
-    """The value of a condition of what is called `name`: text, a finite number, a list of texts."""
+    """Checks a condition of the item `name`: text, a finite number, or a list of texts."""
     if isinstance(value, str) and value:
         return value
     if isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value):
@@ -265,23 +264,23 @@ def check_condition(name: str, key: str, value: Any) -> str | float | list[str]:
     if isinstance(value, list) and value and all(isinstance(v, str) and v for v in value):
         return value
     raise ValueError(
-        f"{key!r} of {name} is {value!r}; give text, a finite number or a list of texts."
+        f"{key!r} of {name} must be text, a finite number or a list of texts, got {value!r}."
     )
 
 
 def import_lhotse() -> ModuleType:
-    """lhotse; a recipe asks for it before hours of work."""
+    """Imports lhotse; recipes call this first, to fail early."""
     try:
         import lhotse
     except ImportError as error:
         raise ValueError(
-            "A prepared corpus needs lhotse; install it with: pip install 'lm-audio[data]'."
+            "A prepared corpus needs lhotse. Install it with: pip install 'lm-audio[data]'."
         ) from error
     return lhotse
 
 
 def _is_plain(cut: Cut, recording: Any) -> bool:
-    """Whether the cut is a span of one file, all of its channels, as it is."""
+    """Whether the cut is an unmodified span of one file with all channels."""
     return (
         len(recording.sources) == 1
         and recording.sources[0].type in ("file", "memory")
@@ -302,5 +301,5 @@ def _relative(cut: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def _share(name: str) -> float:
-    """A number in [0, 1) that depends on the name alone."""
+    """A number in [0, 1) that depends only on the name."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64

@@ -1,9 +1,9 @@
-"""Work for the actors of a Ray cluster, one row after the other."""
+"""Processes rows with the actors of a Ray cluster."""
 
 from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
-BLOCKS_EACH = 10  # of an actor, so that all end at about the same time
+BLOCKS_EACH = 10  # per actor, so that all finish at about the same time
 
 
 def done_on_ray(
@@ -14,17 +14,17 @@ def done_on_ray(
     num_workers: int | None,
     on_gpu: bool,
 ) -> Generator[dict[str, Any], None, None]:
-    """Yields what actors make of each row, as it is done.
+    """Yields the actors' result for each row as it is completed.
 
     Args:
-        actor: is built from `args`, and called with columns of one row; its answer has such, too.
-        num_workers: how many actors; one for each CPU core, or GPU, of the cluster by default.
+        actor: built from `args` and called with the columns of one row; returns columns.
+        num_workers: the number of actors; by default one per CPU core, or GPU, of the cluster.
     """
     try:
         import ray.data
     except ImportError as error:
         raise ValueError(
-            "The engine ray needs Ray; install it with: pip install 'lm-audio[cluster]'."
+            "The engine ray needs Ray. Install it with: pip install 'lm-audio[cluster]'."
         ) from error
     if not rows:
         return

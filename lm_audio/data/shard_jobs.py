@@ -1,8 +1,8 @@
-"""Divides the work of making shards, and makes any of them: whoever does, the bytes are the same.
+"""Plans and makes shards reproducibly.
 
-A shard depends on its clips and on the settings alone. So shards can be made in any order, in any
-number of processes and on any number of machines; those that are there are not made again. Beside
-them stand `config.json`, what they were made with, and a report of each in `done/`.
+A shard depends only on its clips and settings, so shards can be made in any order, by any number of
+processes and machines; existing ones are skipped. Their settings are in `config.json`, and a report
+of each in `done/`.
 """
 
 import hashlib
@@ -38,8 +38,8 @@ class Job:
 
     Args:
         cuts: its clips, or the part of a Shar that holds them.
-        seconds: how long they last.
-        fingerprint: a hash of what they are.
+        seconds: their total duration.
+        fingerprint: a hash of their content.
     """
 
     split: Split
@@ -51,7 +51,7 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What came of a job; `skipped` are names of clips and why they could not be used."""
+    """The result of a job; `skipped` has the names of unusable clips and the reasons."""
 
     num_examples: int
     num_clipped: int
@@ -59,7 +59,7 @@ class Report:
 
 
 def plan_jobs(corpus: Path, config: TokenizingConfig) -> list[Job]:
-    """The shards to make of a prepared corpus, or of a folder with a Shar for each split.
+    """Plans the shards of a prepared corpus, or of a folder with a Shar per split.
 
     The clips of a manifest are divided evenly and at random; a part of a Shar becomes a shard.
     """
@@ -79,7 +79,7 @@ def plan_jobs(corpus: Path, config: TokenizingConfig) -> list[Job]:
 def claim_folder(
     folder: Path, *, config: TokenizingConfig, streams: Mapping[str, Stream], jobs: Sequence[Job]
 ) -> None:
-    """Writes to `config.json` what the shards of a folder are made with; refuses if it differs."""
+    """Writes the settings of a folder's shards to `config.json`; raises if they differ."""
     corpus = hashlib.sha256("".join(job.fingerprint for job in jobs).encode()).hexdigest()
     now = {
         **{f"{name} tokenizer": stream.identity for name, stream in streams.items()},
@@ -99,14 +99,14 @@ def claim_folder(
         if before.get(name) != now.get(name):
             raise ValueError(
                 f"The shards in {folder} were made with the {name} {before.get(name)}, not "
-                f"{now.get(name)}; choose another folder, or delete this one."
+                f"{now.get(name)}. Choose another folder, or delete this one."
             )
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(now, indent=2) + "\n")
 
 
 def read_report(folder: Path, job: Job) -> Report | None:
-    """The report of a shard that is there, whole; else None."""
+    """The report of a complete shard; else None."""
     path = _report_path(folder, job)
     if not path.exists():
         return None
@@ -119,7 +119,7 @@ def read_report(folder: Path, job: Job) -> Report | None:
 def make_shard(
     job: Job, folder: Path, *, config: TokenizingConfig, tokenizers: Tokenizers
 ) -> Report:
-    """Writes a shard and its report, in this order; clips that cannot be used are skipped."""
+    """Writes a shard, then its report; skips unusable clips."""
     examples: list[Example] = []
     usable: list[Cut] = []
     skipped: list[tuple[str, str]] = []
@@ -153,7 +153,7 @@ def make_shard(
 def _parts(
     corpus: Path, split: Split, config: TokenizingConfig
 ) -> Iterator[tuple[Sequence[Cut], Path | None]]:
-    """The clips of each shard, and of a Shar the file that names them."""
+    """The clips of each shard, and for a Shar the file that lists them."""
     has_manifest = (corpus / f"{split}.jsonl.gz").exists()
     files = [] if has_manifest else sorted((corpus / split).glob("cuts.*.jsonl*"))
     for file in files:
@@ -167,13 +167,13 @@ def _parts(
 
 
 def _clips(job: Job, max_seconds: float) -> Iterator[Cut]:
-    """The clips of a job, those that last too long in equal parts."""
+    """The clips of a job; longer ones are split into equal parts."""
     for cut in _shar_part(job.cuts, audio=True) if isinstance(job.cuts, Path) else job.cuts:
         num_parts = int(np.ceil(cut.duration / max_seconds))
         if num_parts == 1:
             yield cut
             continue
-        # On the grid of samples, else rounding would repeat or lose some.
+        # Aligned to samples, otherwise rounding would repeat or lose some.
         ends = [cut.num_samples * part // num_parts for part in range(num_parts + 1)]
         for begin, end in pairwise(ends):
             start, duration = begin / cut.sampling_rate, (end - begin) / cut.sampling_rate
@@ -184,7 +184,7 @@ def _clips(job: Job, max_seconds: float) -> Iterator[Cut]:
 def _mixtures(
     clips: Sequence[Cut], job: Job, *, config: TokenizingConfig, tokenizers: Tokenizers
 ) -> Iterator[Example]:
-    """Each clip with others of its shard, which is a random part of the corpus."""
+    """Mixes each clip with others of its shard, a random part of the corpus."""
     rate = max(tokenizers.sample_rates)
     for index, number in np.ndindex(len(clips), config.num_mixed):
         rng = np.random.default_rng([config.seed, job.number, index, number])
@@ -208,9 +208,9 @@ def _mixtures(
 
 
 def _grouped(clips: Sequence[Cut], seconds: float) -> tuple[Iterator[Cut], list[list[Cut]]]:
-    """Clips for themselves, and groups of one speaker's, two or more, that last so long together.
+    """Single clips, and groups of two or more of one speaker with at least this total duration.
 
-    A rest of a speaker's clips that is shorter is for itself.
+    The remaining clips of a speaker stay single.
     """
     groups: list[list[Cut]] = []
     waiting: dict[str, list[Cut]] = defaultdict(list)
@@ -228,7 +228,7 @@ def _grouped(clips: Sequence[Cut], seconds: float) -> tuple[Iterator[Cut], list[
 def _passage(
     clips: Sequence[Cut], skipped: list[tuple[str, str]], *, tokenizers: Tokenizers
 ) -> list[Example]:
-    """Clips one after another as an example, unless none of them can be used."""
+    """Joins clips into one example; None if none is usable."""
     rate = max(tokenizers.sample_rates)
     parts, known = [], []
     for clip in clips:
@@ -257,7 +257,7 @@ def _reason(error: Exception) -> str:
 def _samples(
     clip: Cut, job: Job, *, config: TokenizingConfig, tokenizers: Tokenizers
 ) -> dict[int, Tensor]:
-    """The sound of a clip at each rate, as it is to be learned from."""
+    """The samples of a clip at each rate, after augmentation."""
     rates = sorted(tokenizers.sample_rates)
     if config.fill_seconds is None or job.split != "train":
         return {rate: _read(clip, rate, tokenizers) for rate in rates}
@@ -272,14 +272,14 @@ def _read(clip: Cut, rate: int, tokenizers: Tokenizers) -> Tensor:
 
 
 def _without_transcript(supervision: Any) -> Any:
-    """What is known of a part: not which of the words are in it."""
+    """The supervision of a part of a clip, without the transcript."""
     custom = dict(supervision.custom or {})
     custom.pop("transcript", None)
     return replace(supervision, custom=custom or None)
 
 
 def _shar_part(cuts: Path, *, audio: bool) -> Any:
-    """The cuts of one part of a Shar, in turn, with or without their sound."""
+    """The cuts of one part of a Shar, with or without audio."""
     import lhotse
 
     fields = {"cuts": [cuts]}
@@ -290,7 +290,7 @@ def _shar_part(cuts: Path, *, audio: bool) -> Any:
 
 
 def _fingerprint(cuts: Sequence[Cut]) -> str:
-    """A hash of what clips are, but not of where they are: a corpus may be moved."""
+    """A hash of the clips, independent of their location."""
     facts = [[cut.id, cut.duration, *(each.to_dict() for each in cut.supervisions)] for cut in cuts]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
@@ -300,7 +300,7 @@ def _report_path(folder: Path, job: Job) -> Path:
 
 
 def _unusable() -> tuple[type[Exception], ...]:
-    """What is raised for a clip that is damaged, too short or not there."""
+    """The exceptions raised for damaged, too short or missing clips."""
     from lhotse.audio import AudioLoadingError, DurationMismatchError
 
     return ValueError, OSError, AudioLoadingError, DurationMismatchError

@@ -1,7 +1,7 @@
-"""Makes shards side by side: in processes of one machine, or on the machines of a Ray cluster.
+"""Makes shards in parallel: in processes on one machine, or on a Ray cluster.
 
-Each worker loads the tokenizers once and computes with one thread. So a sum never depends on how
-many threads shared it, and the shards are the same however many workers there are.
+Each worker loads the tokenizers once and uses one thread, so that results do not depend on the
+number of threads or workers.
 """
 
 import multiprocessing
@@ -22,7 +22,7 @@ from lm_audio.data.shard_jobs import Job, Report, make_shard
 from lm_audio.data.tokenizing import Tokenizers, TokenizingConfig
 
 _worker: "Worker | None" = None
-"""That of a process which `make_shards` started."""
+"""The worker of a process started by `make_shards`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,10 +50,9 @@ def make_shards(
     num_workers: int | None = None,
     device: str = "cpu",
 ) -> Generator[tuple[Job, Report], None, None]:
-    """Makes the shards in so many processes and yields each job as it is done.
+    """Makes the shards in `num_workers` processes and yields each completed job.
 
-    There is one for each CPU core by default. With the device "cuda" there is one for each GPU, and
-    more share them.
+    Defaults to one per CPU core, or with the device "cuda" one per GPU; more share the GPUs.
     """
     num_gpus = torch.cuda.device_count() if device == "cuda" else 0
     num_workers = min(num_workers or num_gpus or os.cpu_count() or 1, len(jobs))
@@ -63,7 +62,7 @@ def make_shards(
         for job in jobs:
             yield job, worker.make(job)
         return
-    # A forked process would inherit threads and GPUs in a state that it cannot use.
+    # Forked processes would inherit threads and CUDA contexts in an unusable state.
     context = multiprocessing.get_context("spawn")
     devices = context.Queue()
     for number in range(num_workers):
@@ -87,11 +86,10 @@ def make_shards_on_ray(
     num_workers: int | None = None,
     device: str = "cpu",
 ) -> Generator[tuple[Job, Report], None, None]:
-    """Makes the shards in so many actors of a Ray cluster and yields each job as it is done.
+    """Makes the shards in `num_workers` actors of a Ray cluster and yields each completed job.
 
-    There is one for each of its CPU cores, or GPUs, by default.
-    All machines must see the corpus, the tokenizers and `folder` under the same paths. With the
-    device "cuda" each actor has a GPU of its own.
+    Defaults to one per CPU core, or GPU. With the device "cuda" each actor has its own GPU. The
+    corpus, the tokenizers and `folder` need the same paths on all machines.
     """
     rows = [{"number": number, "job": pickle.dumps(job)} for number, job in enumerate(jobs)]
     args = (str(folder.absolute()), config, device)
@@ -101,7 +99,7 @@ def make_shards_on_ray(
 
 
 class _Actor:
-    """A worker as Ray Data wants it: columns in, columns out."""
+    """A worker with Ray Data's interface: columns in, columns out."""
 
     def __init__(self, folder: str, config: TokenizingConfig, device: str) -> None:
         self.worker = Worker(
@@ -118,14 +116,14 @@ class _Actor:
 
 def _start(folder: Path, config: TokenizingConfig, devices: Any) -> None:
     global _worker
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # else it ends one job and begins the next
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # otherwise Ctrl-C only ends the current job
     threading.Thread(target=_end_with_parent, daemon=True).start()
     tokenizers = Tokenizers(config, device=devices.get())
     _worker = Worker(folder=folder, config=config, tokenizers=tokenizers)
 
 
 def _end_with_parent() -> None:
-    """Workers of a pool would wait for ever for a parent that was killed."""
+    """Exits with the parent: workers of a pool would otherwise wait forever for a killed one."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()

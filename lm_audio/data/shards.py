@@ -1,8 +1,8 @@
-"""Prepared streams of tokens or samples, many examples to a file: what recipes train from.
+"""Shards: prepared streams of tokens or samples, the training data of recipes.
 
-A folder of safetensors files, `train-00000.safetensors` and so on, that are mapped into memory and
-read in any order. Each holds for every stream one tensor [K, frames], all examples of the file one
-after the other, and in its header what they are. Reading them needs torch and safetensors alone.
+A folder of safetensors files, `train-00000.safetensors` and so on, memory-mapped for random access.
+Each has one tensor [K, frames] per stream, with the examples concatenated, and their metadata in
+the header. Reading needs only torch and safetensors.
 
 Shapes: K codebooks or channels, T frames.
 """
@@ -27,17 +27,17 @@ FORMAT = "lm-audio shard 1"
 MAX_INT16 = 2**15 - 1
 
 Conditions = dict[str, str | float | list[str]]
-"""The conditions of an example, by name; from a list, one is drawn each time."""
+"""The conditions of an example by name; of a list, a random item is used each time."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stream:
-    """What the numbers of a stream are.
+    """The metadata of a stream.
 
     Args:
         rate: frames per second.
         num_tokens: of each codebook; None for samples: 16-bit sound, K channels.
-        identity: that of the tokenizer that made them.
+        identity: of the tokenizer that made the stream.
     """
 
     rate: Fraction
@@ -49,7 +49,7 @@ class Stream:
     def vocabulary(self) -> int:
         """The number of tokens, of a stream that has tokens."""
         if self.num_tokens is None:
-            raise ValueError(f"{self.identity} is sound and has no tokens; give a stream that has.")
+            raise ValueError(f"The stream {self.identity} has samples. Use a stream of tokens.")
         return self.num_tokens
 
 
@@ -64,14 +64,14 @@ class Example:
 
 @dataclass(frozen=True, kw_only=True)
 class _Place:
-    """Where the examples of one file begin, in each stream; one more for the end."""
+    """The start of each example of a file in each stream, and the end."""
 
     path: Path
     starts: Mapping[str, np.ndarray]
 
 
 def acoustic_identity(codec: str, *, token_sets: int) -> str:
-    """The identity of a codec's tokens, of several channels where it takes one at a time."""
+    """The identity of a codec's tokens, for one or several separately coded channels."""
     return codec if token_sets == 1 else f"{codec}-{token_sets}-channels"
 
 
@@ -80,12 +80,12 @@ def shard_path(folder: Path, split: str, number: int) -> Path:
 
 
 def write_shard(path: Path, examples: Sequence[Example], streams: Mapping[str, Stream]) -> None:
-    """Writes examples that all have these streams, whole or not at all."""
+    """Writes examples, which must have exactly these streams, atomically."""
     for example in examples:
         if example.streams.keys() != streams.keys():
             raise ValueError(
-                f"{example.id} has the streams {', '.join(example.streams)}; "
-                f"give it {', '.join(streams)}, as the others."
+                f"{example.id} has the streams {', '.join(example.streams)}, expected "
+                f"{', '.join(streams)}."
             )
     header = {
         "format": FORMAT,
@@ -129,7 +129,7 @@ class Shards(Sequence[Example]):
         self.conditions: list[Conditions] = []
         self.streams: dict[str, Stream] = {}
         self._places: list[_Place] = []
-        self._rows: list[tuple[int, int]] = []  # file and place in it, of each example
+        self._rows: list[tuple[int, int]] = []  # file and index in it of each example
         self._files: dict[int, Any] = {}
         for path in paths:
             self._take_in(path)
@@ -155,12 +155,12 @@ class Shards(Sequence[Example]):
 
     @property
     def identities(self) -> dict[str, str]:
-        """Those of the tokenizers that made the streams."""
+        """The identities of the tokenizers that made the streams."""
         return {name: stream.identity for name, stream in self.streams.items()}
 
     @property
     def fingerprint(self) -> str:
-        """A hash of what the examples are, in which order, but not of where they lie."""
+        """A hash of the examples and their order, independent of their location."""
         facts = [
             {name: str(stream) for name, stream in self.streams.items()},
             {name: self.lengths(name).tolist() for name in self.streams},
@@ -173,7 +173,7 @@ class Shards(Sequence[Example]):
         """The frames of each example: [len], int64."""
         if stream not in self.streams:
             known = ", ".join(self.streams)
-            raise ValueError(f"There is no stream {stream!r}; the shards have: {known}.")
+            raise ValueError(f"Unknown stream {stream!r}. The shards have: {known}.")
         return np.concatenate([np.diff(place.starts[stream]) for place in self._places])
 
     def __getstate__(self) -> dict[str, Any]:
@@ -187,8 +187,8 @@ class Shards(Sequence[Example]):
         }
         if self.streams and streams != self.streams:
             raise ValueError(
-                f"{path} has other streams than {self._places[0].path.name} beside it; "
-                "make them anew with the same tokenizers."
+                f"{path} has different streams than {self._places[0].path.name} beside it. "
+                "Make both again with the same tokenizers."
             )
         self.streams = streams
         frames = [example["frames"] for example in header["examples"]]
@@ -207,7 +207,7 @@ def _read_header(path: Path) -> dict[str, Any]:
                 return header
     except (SafetensorError, LookupError, TypeError, ValueError):
         pass
-    raise ValueError(f"{path} is no whole shard of this version; delete it and make it again.")
+    raise ValueError(f"{path} is damaged or from another version. Delete it and make it again.")
 
 
 def _dtype(stream: Stream) -> torch.dtype:

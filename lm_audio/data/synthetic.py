@@ -1,4 +1,4 @@
-"""Sounds made from formulas: enough to try a recipe or a codec where no recording is at hand."""
+"""Synthetic sounds, for trying a recipe or a codec without recordings."""
 
 import numpy as np
 
@@ -22,7 +22,7 @@ def demo_clip(*, sample_rate: int, seed: int = 0) -> np.ndarray:
 def synthetic_clips(
     *, num_clips: int, seconds: float, sample_rate: int, seed: int
 ) -> list[Recording]:
-    """Clips of plucked notes, chirps or rain in turn, for recipes that are given no data."""
+    """Clips of plucked notes, chirps or rain in turn, for recipes without data."""
     clips = []
     for number in range(num_clips):
         rng = np.random.default_rng([seed, number])
@@ -76,6 +76,6 @@ def rain(seconds: float, *, sample_rate: int, rng: np.random.Generator) -> np.nd
 
 
 def _add(mix: np.ndarray, sound: np.ndarray, *, at: int) -> None:
-    """Adds a sound in place, from sample `at` on, and drops what exceeds the mix."""
+    """Adds a sound in place, from sample `at` on, and truncates it at the end of the mix."""
     end = min(len(mix), at + len(sound))
     mix[at:end] += sound[: end - at]

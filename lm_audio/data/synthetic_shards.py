@@ -1,4 +1,4 @@
-"""Prepared tokens of made-up sounds, for recipes that are given no data."""
+"""Shards of synthetic sounds, for recipes without data."""
 
 from fractions import Fraction
 from pathlib import Path
@@ -21,8 +21,8 @@ NUM_SEMANTIC_TOKENS = 64
 def make_up_shards(folder: Path, codec: AcousticTokenizer, *, num_clips: int = 27) -> Path:
     """Writes both splits of clips of four seconds, and returns the folder.
 
-    Acoustic tokens are the codec's. Semantic ones, half as many, are drawn from its first codebook:
-    they go with the sound, but nobody made a model for them.
+    Acoustic tokens are the codec's. Semantic tokens, at half the rate, are derived from its first
+    codebook: they correlate with the audio, but no semantic tokenizer makes them.
     """
     rate = Fraction(codec.frame_rate).limit_denominator(1000)
     streams = {

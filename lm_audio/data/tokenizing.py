@@ -1,7 +1,7 @@
-"""Turns sound into the streams of a shard: acoustic tokens, semantic tokens, 16-bit samples.
+"""Turns audio into the streams of a shard: acoustic tokens, semantic tokens, 16-bit samples.
 
-Clips are encoded one at a time: only so do tokens never depend on their neighbours, and on a CPU a
-batch is no faster. Many processes are, see `shard_workers`.
+Clips are encoded one at a time, so that tokens do not depend on other clips; on a CPU batches would
+not be faster. For parallel processes, see `shard_workers`.
 
 Shapes: C channels, N samples, K codebooks or channels, T frames.
 """
@@ -24,7 +24,7 @@ from lm_audio.data.shards import Stream, acoustic_identity
 from lm_audio.patterns import interleave_channels
 
 FULL_SCALE = 2**15
-"""What 1.0 is in the stream "samples"; so 16-bit files come out as they were."""
+"""The value of 1.0 in the stream "samples"; 16-bit files are preserved exactly."""
 
 LEAST = {
     "num_channels": 1, "max_seconds": 1, "examples_per_shard": 1, "num_mixed": 0,
@@ -34,21 +34,21 @@ LEAST = {
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizingConfig:
-    """Which streams to make, and of what.
+    """The streams to make, and their settings.
 
     Args:
         codec: a name, a path or a hub id for the stream "acoustic", or None.
-        num_codebooks: how many of each channel to keep, the coarsest first; all by default.
+        num_codebooks: codebooks per channel, coarsest first; all by default.
         semantic: the folder of a feature tokenizer for the stream "semantic", or None.
-        sample_rate: that of the stream "samples", or None.
+        sample_rate: of the stream "samples", or None.
         num_channels: the codec's own, or 1, by default; 2 with a mono codec interleaves the tokens
             of both channels, as `patterns.interleave_channels` does.
-        max_seconds: longer recordings are cut into equal parts.
-        num_mixed: the number of mixtures with other clips to add for each clip to train on.
-        passage_seconds: clips to train on of one speaker become passages of at least this, one
-            after another with short pauses; None leaves them alone.
-        fill_seconds: clips to train on that end in silence repeat their sound, at least for so
-            long; None leaves them alone.
+        max_seconds: longer recordings are split into equal parts.
+        num_mixed: the number of mixtures with other clips to add per training clip.
+        passage_seconds: joins training clips of one speaker, with short pauses, to passages of at
+            least this duration; None disables it.
+        fill_seconds: repeats the sound of training clips that end in silence, up to at least this
+            duration; None disables it.
         cache: a folder of tokens from earlier runs, or None; it does not change the result.
     """
 
@@ -68,29 +68,29 @@ class TokenizingConfig:
     def __post_init__(self) -> None:
         if self.codec is None and self.semantic is None and self.sample_rate is None:
             raise ValueError(
-                "No stream is asked for; give a codec, a semantic tokenizer or a rate."
+                "No stream to make. Give a codec, a semantic tokenizer or a sample rate."
             )
         if self.codec is None and self.num_codebooks is not None:
             raise ValueError(
-                f"num_codebooks is {self.num_codebooks} and there is no codec; drop it."
+                f"num_codebooks={self.num_codebooks} has no effect without a codec. Remove it."
             )
         if self.sample_rate is not None:
             check_sample_rate(self.sample_rate)
         if self.codec is None and self.sample_rate is None and self.num_channels is not None:
             raise ValueError(
-                f"num_channels is {self.num_channels} and semantic tokens are of all; drop it."
+                f"num_channels={self.num_channels} does not apply to semantic tokens. Remove it."
             )
         for name, least in LEAST.items():
             value = getattr(self, name)
             if value is not None and not value >= least:
-                raise ValueError(f"{name} is {value}; use {least} or more.")
+                raise ValueError(f"{name} must be at least {least}, got {value}.")
 
 
 class Tokenizers:
-    """All tokenizers of a config, loaded, and what their streams are.
+    """The loaded tokenizers of a config, and the metadata of their streams.
 
     Args:
-        device: where the models run; the streams come back on the CPU.
+        device: of the models; the streams are returned on the CPU.
     """
 
     def __init__(self, config: TokenizingConfig, *, device: str = "cpu") -> None:
@@ -122,7 +122,7 @@ class Tokenizers:
 
     @property
     def sample_rates(self) -> set[int]:
-        """The rates at which `encode` takes a clip."""
+        """The sample rates that `encode` needs."""
         rates = {self._sample_rate} if self._sample_rate is not None else set()
         rates |= {each.sample_rate for each in (self.codec, self.semantic) if each is not None}
         return rates
@@ -145,7 +145,7 @@ class Tokenizers:
         return streams
 
     def _tokens(self, name: str, samples: Tensor, encode: Callable[[Tensor], Tensor]) -> Tensor:
-        """Tokens [B, K, T] of samples [B, C, N] for a stream, from the cache if it has them."""
+        """Tokens [B, K, T] of samples [B, C, N] for a stream, cached if possible."""
 
         def compute() -> dict[str, Tensor]:
             return {"tokens": encode(samples.to(self.device)).cpu()}
@@ -161,10 +161,11 @@ def _check_codec(codec: AcousticTokenizer, config: TokenizingConfig) -> None:
     own, channels = codec.num_channels, config.num_channels
     if channels not in (None, own) and (own, channels) != (1, 2):
         choice = "1 or 2" if own == 1 else f"{own}"
-        raise ValueError(f"num_channels is {channels}; a codec of {own} takes {choice}.")
+        raise ValueError(f"num_channels must be {choice} for this codec, got {channels}.")
     if not 1 <= (config.num_codebooks or 1) <= codec.num_codebooks:
         raise ValueError(
-            f"num_codebooks is {config.num_codebooks}; this codec has 1 to {codec.num_codebooks}."
+            f"num_codebooks must be between 1 and {codec.num_codebooks} for this codec, got "
+            f"{config.num_codebooks}."
         )
 
 

@@ -1,1 +1,1 @@
-"""Measures of sound, of tokens and of models; each says which implementation it is equal to."""
+"""Metrics of audio, tokens and models; each names the reference implementation that it matches."""

@@ -1,8 +1,8 @@
-"""Folders of clips to evaluate, with what is known of each clip.
+"""Folders of clips to evaluate, with their metadata.
 
-A folder may hold `clips.jsonl`, one object a line: "audio" names the file, and "text", "label",
-"transcript" and "speaker" are what is known of it. Without it all audio files count, and the first
-folder level is the label. A prepared corpus gives its held-out clips.
+A folder may have `clips.jsonl`, one object per line with "audio", the file, and optional "text",
+"label", "transcript" and "speaker". Without it, all audio files are used, with the first folder
+level as the label. Of a prepared corpus, the held-out clips are used.
 """
 
 import json
@@ -21,7 +21,7 @@ KNOWN = ("text", "label", "transcript", "speaker")
 
 @dataclass(frozen=True, kw_only=True)
 class ClipFile:
-    """An audio file, and what is known of it.
+    """An audio file and its metadata.
 
     Args:
         name: without the suffix; a generated clip and a real one of the same name are a pair.
@@ -48,7 +48,7 @@ class ClipFile:
 
 
 def read_clips(folder: Path, *, most: int | None = None) -> list[ClipFile]:
-    """The clips of a folder by name; of more than `most`, so many that are spread over it."""
+    """The clips of a folder by name; at most `most`, evenly spread over it."""
     if (folder / "held_out.jsonl.gz").is_file():
         clips = _of_corpus(folder)
     elif (folder / FILE).is_file():
@@ -57,7 +57,7 @@ def read_clips(folder: Path, *, most: int | None = None) -> list[ClipFile]:
         paths = find_audio(folder)
         clips = [_of_path(path, folder) for path in paths]
     if not clips:
-        raise ValueError(f"Found no audio in {folder}; give a folder with audio files in it.")
+        raise ValueError(f"No audio files found in {folder}.")
     clips.sort(key=lambda clip: clip.name)
     if most is not None and most < len(clips):
         clips = [clips[i * len(clips) // most] for i in range(most)]
@@ -65,7 +65,7 @@ def read_clips(folder: Path, *, most: int | None = None) -> list[ClipFile]:
 
 
 def write_clips(folder: Path, clips: Iterable[ClipFile]) -> None:
-    """Writes the file that `read_clips` reads; the audio is below `folder` already."""
+    """Writes `clips.jsonl` for `read_clips`; the audio must already be in `folder`."""
     with replacing(folder / FILE) as path:
         lines = []
         for clip in clips:
@@ -78,7 +78,7 @@ def write_clips(folder: Path, clips: Iterable[ClipFile]) -> None:
 def pair_clips(
     generated: Sequence[ClipFile], real: Sequence[ClipFile]
 ) -> list[tuple[ClipFile, ClipFile]]:
-    """The generated clips that a real one of the same name belongs to, each with it."""
+    """Pairs of a generated and a real clip of the same name."""
     named = {clip.name: clip for clip in real}
     return [(clip, named[clip.name]) for clip in generated if clip.name in named]
 
@@ -114,8 +114,8 @@ def _of_line(line: str, folder: Path, number: int) -> ClipFile:
         audio = Path(row["audio"])
     except (ValueError, KeyError, TypeError):
         raise ValueError(
-            f'Line {number} of {folder / FILE} is no JSON object with an "audio"; write one such '
-            'as {"audio": "a.wav", "text": "rain"}.'
+            f'Line {number} of {folder / FILE} must be a JSON object with "audio", for example '
+            '{"audio": "a.wav", "text": "rain"}.'
         ) from None
     known: dict[str, Any] = {k: str(row[k]) for k in KNOWN if row.get(k) is not None}
     return ClipFile(name=str(audio.with_suffix("")), path=folder / audio, **known)

@@ -1,4 +1,4 @@
-"""What an evaluation found: each value with its implementation, and why others are missing."""
+"""Evaluation reports: values with their implementations, and reasons for missing ones."""
 
 import json
 import math
@@ -22,9 +22,9 @@ class Measurement:
     """One value of one metric.
 
     Args:
-        implementation: which one it is equal to, and of which model.
-        value: None where it could not be computed; `note` then says why.
-        interval: of 95 % confidence over the items, where that makes sense.
+        implementation: the reference implementation that it matches, and the model.
+        value: None if it could not be computed; `note` then has the reason.
+        interval: the 95 % confidence interval over the items, if applicable.
     """
 
     metric: str
@@ -60,9 +60,9 @@ def mean_of(
 
 
 def error_rate(errors: Sequence[Errors], *, metric: str, implementation: str) -> Measurement:
-    """All edits over the length of all references, equal to jiwer's `wer` and `cer` of lists."""
+    """Total edits over total reference length, equal to jiwer's `wer` and `cer` of lists."""
     if not any(error.length for error in errors):
-        raise ValueError("The transcripts hold no words; give those of speech.")
+        raise ValueError("The reference transcripts contain no words.")
     items = np.array([(error.edits, error.length) for error in errors], dtype=np.float64)
     spoken = items[items[:, 1] > 0]
     return Measurement(
@@ -85,7 +85,7 @@ def write_report(
     """Writes report.json and report.md.
 
     Args:
-        about: what was evaluated, by which settings.
+        about: the evaluated model and the settings.
     """
     rows = [
         {name: _finite(value) for name, value in asdict(row).items()}  # JSON knows no infinity
@@ -99,7 +99,7 @@ def write_report(
 
 
 def markdown_table(measurements: Sequence[Measurement], *, about: Mapping[str, Any]) -> str:
-    """One table of what was measured, and a list of what was not."""
+    """A table of measured values, and a list of missing ones."""
     lines = ["# Evaluation", "", *(f"- {name}: {value}" for name, value in about.items()), ""]
     lines += [
         "| metric | value | 95 % | items | better | implementation |",
@@ -109,8 +109,8 @@ def markdown_table(measurements: Sequence[Measurement], *, about: Mapping[str, A
         if row.value is None:
             continue
         interval = f"{row.interval[0]:.4g} to {row.interval[1]:.4g}" if row.interval else ""
-        said = f"{row.implementation}; {row.note}" if row.note else row.implementation
-        cells = [row.metric, f"{row.value:.4g}", interval, str(row.num_items), row.better, said]
+        source = f"{row.implementation}; {row.note}" if row.note else row.implementation
+        cells = [row.metric, f"{row.value:.4g}", interval, str(row.num_items), row.better, source]
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     unknown = [row for row in measurements if row.value is None]
     if unknown:

@@ -1,1 +1,1 @@
-"""One folder for each published system: its stages, its readers and writers, its settings."""
+"""One folder per published system: its stages, readers, writers and settings."""

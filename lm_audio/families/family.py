@@ -1,6 +1,6 @@
-"""What a family states of itself: the models that it published, and the layouts that it reads.
+"""The description of a family: its published models, and the layouts that it reads.
 
-Nothing here takes torch: models can be listed before any is loaded.
+Does not import torch, so models can be listed quickly.
 """
 
 from collections.abc import Callable
@@ -16,22 +16,21 @@ Ability = Literal["text", "continue", "inpaint", "voices"]
 
 TRANSFORMERS_FILES = (
     ("*.json", "*.model", "*.txt", "model.safetensors", "model-*.safetensors"),
-    ("pytorch_model.bin", "pytorch_model-*.bin"),  # where there are no safetensors
+    ("pytorch_model.bin", "pytorch_model-*.bin"),  # without safetensors
 )
 TORCH_FILES = (("*.bin", "*.pt", "*.th"),)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelInfo:
-    """A model that `lm_audio.load` knows by name; None where a fact is not known.
+    """A model that `lm_audio.load` accepts by name; None means unknown.
 
     Args:
-        source: the hub id that the name stands for, or the folder in the package.
+        source: the hub id of the model, or its folder in the package.
         place: whether the weights come with this package or from the hub.
         num_parameters: of the language models, without text encoder and codec.
-        size: bytes of its files, without a text encoder that is a model of its own on the hub.
-        abilities: what it can make sound from: a text, audio to continue, a span to fill in, with
-            one of several voices.
+        size: of its files in bytes, without a text encoder from a repository of its own.
+        abilities: text prompts, audio continuation, inpainting, voices.
     """
 
     name: str
@@ -50,8 +49,8 @@ class Checkpoint:
     """The files of a model on this machine.
 
     Args:
-        hub_id: where they came from, if not from here.
-        format: the name of one of the formats in `table.py`.
+        hub_id: the source of the files, if downloaded.
+        format: the name of a format in `table.py`.
     """
 
     folder: Path
@@ -61,12 +60,12 @@ class Checkpoint:
 
 @dataclass(frozen=True, kw_only=True)
 class LoadSettings:
-    """How a model is loaded.
+    """Settings for loading a model.
 
     Args:
         dtype: float32, bfloat16 or float16.
-        packing: of the language models' linear layers; None leaves them as they are.
-        text_encoder: a folder or hub id, for layouts that lack it.
+        packing: of the language models' linear layers; None disables packing.
+        text_encoder: a folder or hub id, for layouts without one.
     """
 
     device: str
@@ -80,11 +79,11 @@ class Format:
     """A layout of files.
 
     Args:
-        model_type: what its config.json states; None for layouts without a config.json.
+        model_type: the model_type in config.json; None for layouts without a config.json.
         holds: whether a folder without a config.json has this layout.
-        files: patterns of what is fetched from the hub, each group if those before it bring no
-            safetensors.
-        lacks_text_encoder: whether what reads the text comes from elsewhere.
+        files: groups of patterns to download from the hub; a group is used only if those before it
+            match no safetensors.
+        lacks_text_encoder: whether the text encoder comes from elsewhere.
     """
 
     name: str
@@ -97,7 +96,7 @@ class Format:
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """What `table.py` lists."""
+    """An entry of `table.py`."""
 
     models: tuple[ModelInfo, ...] = ()
     formats: tuple[Format, ...] = ()

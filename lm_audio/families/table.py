@@ -1,4 +1,4 @@
-"""All families: a new one is a folder beside this file, and a line in `FAMILIES`."""
+"""All families. To add one, create a folder beside this file and add it to `FAMILIES`."""
 
 from lm_audio.families.audiocraft.family import FAMILY as AUDIOCRAFT
 from lm_audio.families.bark.family import FAMILY as BARK

@@ -1,1 +1,1 @@
-"""Every loop that makes sound: requests, stages at work, decoding, guidance, sessions."""
+"""Generation: requests, stages, the decode loop, guidance, sessions and inpainting."""

@@ -1,4 +1,4 @@
-"""One clip on its way: a track for each stage, and the sound of the frames that are decided.
+"""A clip in progress: a track per stage, and the audio of the decided frames.
 
 Shapes: C channels, N samples, K codebooks or latent width, T frames.
 """
@@ -27,10 +27,10 @@ def make_tracks(
     num_samples: int,
     prompt: Prompt | None = None,
 ) -> dict[str, Track]:
-    """A track for each stage that the output stages need, by its name.
+    """A track for each required stage, by stage name.
 
     Args:
-        num_samples: the prompt's and the new ones.
+        num_samples: the total of prompt and new samples.
     """
     made = needed(stages, output_stages=output_stages, given=request.tokens)
     check_request(request, stages, made, seconds=request.num_samples / renderer.sample_rate)
@@ -54,7 +54,7 @@ def make_tracks(
 def needed(
     stages: Sequence[Stage], *, output_stages: Collection[str], given: Collection[str]
 ) -> list[Stage]:
-    """The output stages and those before them, up to the ones whose values are given."""
+    """The output stages and all stages that they depend on, except those whose values are given."""
     names = set(output_stages)
     for stage in reversed(stages):
         if stage.name in names and stage.name not in given and stage.source is not None:
@@ -63,7 +63,7 @@ def needed(
 
 
 def num_frames(stage: Stage, renderer: Renderer, num_samples: int) -> int:
-    """How many frames of a stage this many samples need."""
+    """The number of frames of a stage that cover this many samples."""
     if stage.makes.kind == "vector":
         return 1
     if stage.makes.content == renderer.signal.content:
@@ -72,13 +72,13 @@ def num_frames(stage: Stage, renderer: Renderer, num_samples: int) -> int:
 
 
 class ClipJob:
-    """A clip on its way; sound comes as soon as its frames are decided.
+    """A clip in progress; frames are rendered as soon as they are decided.
 
     Args:
-        tracks: one for each stage that is needed.
-        output_stages: those whose values, the rows of one below those of another, are rendered.
-        prompt: the samples [C, N] that come before the new ones, of which the tracks' values hold
-            the last `prompt_tail`.
+        tracks: one per required stage.
+        output_stages: the stages whose values are stacked along the rows and rendered.
+        prompt: the samples [C, N] before the new ones; the tracks contain its last `prompt_tail`
+            samples.
         model: the name of the model, if it has one.
     """
 
@@ -114,7 +114,7 @@ class ClipJob:
 
     @property
     def done(self) -> bool:
-        """Whether all its values are decided."""
+        """Whether all values are decided."""
         return all(track.done for track in self._output)
 
     @property
@@ -139,7 +139,7 @@ class ClipJob:
         return self._new(samples)
 
     def clip(self, sound: Sequence[Tensor]) -> Clip:
-        """The finished clip, from all that `sound` gave."""
+        """The finished clip, from everything that `sound` returned."""
         samples = torch.cat(list(sound), dim=1)
         if self._prompt is not None:
             samples = torch.cat([self._prompt, samples], dim=1)
@@ -165,7 +165,7 @@ class ClipJob:
         samples = self._mastering.push(samples)
         if self._ended:
             samples = torch.cat([samples, self._mastering.finish()], dim=1)
-        if self._ended:  # what a stage ended early is silent to the end
+        if self._ended:  # a clip that a stage ended early is padded with silence
             missing = self._samples_left - samples.shape[1]
             samples = torch.nn.functional.pad(samples, (0, missing))
         self._samples_left -= samples.shape[1]
@@ -179,7 +179,7 @@ def _values(
     num_samples: int,
     prompt: Prompt | None,
 ) -> tuple[Tensor, list[float] | None]:
-    """The values [K, T], unknown where neither prompt nor user gives them, and their starts."""
+    """The values [K, T], unknown unless given by the prompt or the user, and their start times."""
     T = num_frames(stage, renderer, num_samples)
     if stage.name in request.tokens:
         given = request.tokens[stage.name]

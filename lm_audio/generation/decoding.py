@@ -1,7 +1,7 @@
-"""The decode loop: sequences that join, take steps together and leave at any time.
+"""The decode loop, with continuous batching: sequences join and leave at any step.
 
-What a sequence gets does not depend on its company: prompts are taken in one by one, each row of a
-step is computed as it would be alone, and random numbers belong to the sequence.
+Results do not depend on the rest of the batch: prompts are prefilled one by one, each row of a step
+is computed as it would be alone, and random numbers belong to the sequence.
 
 Shapes: I sequences, R rows of all their branches, J streams, S steps, D width, V vocabulary.
 """
@@ -25,8 +25,8 @@ class DecodingBatch(Generic[SomeSequence]):
     """The sequences that one model is decoding.
 
     Args:
-        rows_per_pass: how many rows go through the model at once, all by default. Fewer need less
-            memory and give the same tokens.
+        rows_per_pass: rows per forward pass, all by default. Fewer need less memory and give the
+            same tokens.
     """
 
     def __init__(self, model: TokenLM, *, rows_per_pass: int | None = None) -> None:
@@ -37,17 +37,17 @@ class DecodingBatch(Generic[SomeSequence]):
         if self._cache.device.type == "cuda":
             self._graphs = GraphedSteps(model, self._cache)
         self._rows_per_pass = rows_per_pass
-        self._state: StepState | None = None  # of all sequences, made again when they change
+        self._state: StepState | None = None  # of all sequences, rebuilt when they change
 
     def tokens(self, sequence: SomeSequence) -> Tensor:
-        """The tokens [J, S], -1 where they are not decided."""
+        """The tokens [J, S], -1 where undecided."""
         if self._state is None:
             return sequence.tokens
         return self._state.tokens_of(sequence.place, sequence.tokens.shape[1])
 
     @torch.inference_mode()
     def join(self, *sequences: SomeSequence) -> None:
-        """Takes in the prompts of sequences and the steps known at their starts."""
+        """Adds sequences: prefills their prompts and their known first steps."""
         self._drop_state()
         rows = [(row, x.tokens.shape[1]) for x in sequences for row in x.rows]
         longest = max((S + row.prefix_length for row, S in rows), default=0)
@@ -65,7 +65,7 @@ class DecodingBatch(Generic[SomeSequence]):
 
     @torch.inference_mode()
     def leave(self, sequence: SomeSequence) -> None:
-        """Gives up a sequence, decided or not."""
+        """Removes a sequence, finished or not."""
         self._drop_state()
         start = sum(len(x.rows) for x in self.sequences[: sequence.place])
         self._cache.close_rows(start, start + len(sequence.rows))
@@ -89,7 +89,7 @@ class DecodingBatch(Generic[SomeSequence]):
             self.sequences[i].step += 1
 
     def _logits(self, state: StepState, moving: Collection[int]) -> Tensor:
-        """The logits [R, J, V] of the step that each row is at."""
+        """The logits [R, J, V] of each row's current step."""
         tokens, positions = state.inputs()
         length = 1 + max(x.step + row.prefix_length for x in self.sequences for row in x.rows)
         sums = self._sums(moving)
@@ -110,7 +110,7 @@ class DecodingBatch(Generic[SomeSequence]):
         return passes[0] if len(passes) == 1 else torch.cat(passes)
 
     def _sums(self, moving: Collection[int]) -> Tensor | None:
-        """What is added to the inputs of this step, whatever it is for rows that wait: [R, D]."""
+        """The sums added to the inputs of this step, arbitrary for waiting rows: [R, D]."""
         rows = [(x, row) for x in self.sequences for row in x.rows]
         constant = [row.fused.sum for _, row in rows]
         total = None

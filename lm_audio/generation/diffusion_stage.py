@@ -1,10 +1,10 @@
-"""A stage with a diffusion or flow model: windows of latents, made out of noise in few steps.
+"""A stage with a diffusion or flow model: denoises latents window by window.
 
-Windows keep the end of the one before. What is known of a window, from there, from a prompt or
-around an inpainted span, is put back at each level with its own noise, so that the rest fits it.
+Each window keeps the end of the previous one. Known frames (the overlap, a prompt, the surroundings
+of an inpainted span) are put back at each level, with that level's noise, so that the others fit.
 
-A window's network passes and random numbers do not depend on other tracks. On a CPU each row is a
-pass of its own, because the bits of a larger pass depend on its size.
+Results do not depend on other tracks in the batch: random numbers belong to the item, and on a CPU
+each row is a separate network pass, because the bits of a larger pass depend on its size.
 
 Shapes: B batch, D latent width, T frames of a window.
 """
@@ -26,17 +26,17 @@ from lm_audio.sampling import Denoising, gaussians
 from lm_audio.signals import Signal
 
 Network = Callable[[Tensor, Tensor, Fused], Tensor]
-"""Noisy latents [B, D, T], their times [B] and conditions to an output [B, D, T]."""
+"""Maps noisy latents [B, D, T], times [B] and conditions to an output [B, D, T]."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class DiffusionStage:
-    """A denoising network, its noise schedule and conditioners, and how it is run by default.
+    """A denoising network, its noise schedule and conditioners, and its default settings.
 
     Args:
-        predicts: what the network's output is.
-        window_frames: the most frames that the network makes at once.
-        overlap_frames: how many of them the next window begins with.
+        predicts: the quantity that the network outputs.
+        window_frames: the maximum number of frames per window.
+        overlap_frames: frames of a window that the next one keeps.
     """
 
     name: str
@@ -51,21 +51,21 @@ class DiffusionStage:
 
     def __post_init__(self) -> None:
         if self.makes.kind != "latents":
-            raise ValueError(f"The {self.name} stage makes latents, got {self.makes}.")
+            raise ValueError(f"The {self.name} stage must make latents, got {self.makes}.")
         if not 0 <= self.overlap_frames < self.window_frames:
             raise ValueError(
-                f"The {self.name} stage keeps {self.overlap_frames} of {self.window_frames} "
-                "frames; keep fewer."
+                f"overlap_frames of the {self.name} stage must be from 0 to "
+                f"{self.window_frames - 1}, got {self.overlap_frames}."
             )
         if self.predicts == "epsilon" and self.schedule.starts_without_signal:
             raise ValueError(
-                f"The {self.name} stage predicts epsilon on a {self.schedule.kind} schedule, whose "
-                "first level has no signal to find; use another prediction or schedule."
+                f"The {self.name} stage cannot predict epsilon with a {self.schedule.kind} "
+                "schedule, which starts without signal. Use another prediction or schedule."
             )
 
     @property
     def conditions(self) -> tuple[str, ...]:
-        """The names of what a user may give."""
+        """The names of the conditions that users may give."""
         return tuple(self.conditioners.fuse)
 
     @property
@@ -99,7 +99,7 @@ class DiffusionStage:
 
     @torch.inference_mode()
     def check(self, track: Track) -> None:
-        """Raises ValueError for too many steps and conditions that cannot be embedded."""
+        """Raises ValueError for too many steps or conditions that cannot be embedded."""
         self.schedule.levels(_denoising(track).steps)
         for given, dropped in ((track.conditions, False), (track.negative, True)):
             for name in given.keys() & self.conditioners.fuse.keys():
@@ -134,7 +134,7 @@ class DiffusionStage:
         )
 
     def _rows(self, track: Track, start: int, stop: int) -> list["Row"]:
-        """The branches of guidance; weights follow the time since the new sound began."""
+        """The branches of guidance; their weights follow the time since the end of the prompt."""
         asked = track.conditions.keys() | track.negative.keys()
         given = [name for name in self.conditioners.fuse if name in asked]
         seconds = [
@@ -154,7 +154,7 @@ class DiffusionStage:
         ]
 
     def _condition(self, track: Track, name: str, *, dropped: bool) -> Condition:
-        """A condition, or what stands for it, embedded once for a track."""
+        """A condition, or its replacement when dropped, embedded once per track."""
         if (name, dropped) not in track.embedded:
             values: Mapping[str, Any] = track.negative if dropped else track.conditions
             track.embedded[name, dropped] = self.conditioners[name]([values.get(name)])
@@ -171,12 +171,12 @@ class Row:
 
 @dataclass(kw_only=True, eq=False)
 class Window:
-    """Some frames of a track on their way from noise to a signal.
+    """Frames of a track that are being denoised.
 
     Args:
-        values, known: [D, T], 0 where unknown, and which frames [T] are known.
-        noise: [D, T], what the known frames get.
-        x, level: the noisy latents [D, T] that the solver wants evaluated, and their level.
+        values, known: [D, T], 0 if unknown, and the mask [T] of known frames.
+        noise: [D, T], added to the known frames.
+        x, level: the noisy latents [D, T] to evaluate next, and their level.
     """
 
     track: Track
@@ -196,7 +196,7 @@ class Window:
         return self.level == self.levels.num_steps
 
     def take(self, x: Tensor, level: int) -> None:
-        """Takes latents from the solver, the known frames put back at their level."""
+        """Accepts latents from the solver and replaces the known frames."""
         alpha, sigma = self.levels.alpha[level], self.levels.sigma[level]
         at_end = level == self.levels.num_steps
         known = self.values if at_end else alpha * self.values + sigma * self.noise
@@ -238,9 +238,9 @@ class DiffusionBatch:
         return bool(windows)
 
     def _outputs(self, windows: Sequence[Window]) -> list[Tensor]:
-        """The guided output [D, T] for each window; rows of one length share passes."""
+        """The guided output [D, T] of each window; rows of equal length share passes."""
         jobs = [(window, row) for window in windows for row in window.rows]
-        outputs: dict[int, Tensor] = {}  # by the place of the job
+        outputs: dict[int, Tensor] = {}  # by index in jobs
         for length in dict.fromkeys(window.x.shape[1] for window in windows):
             places = [i for i, (window, _) in enumerate(jobs) if window.x.shape[1] == length]
             size = self._rows_per_pass or len(places)
@@ -266,7 +266,7 @@ class DiffusionBatch:
         return output.float().unbind()
 
     def _report(self, window: Window) -> None:
-        """Hands the track what a window has made, whole or, for its progress, in part."""
+        """Writes a finished window to its track; until then, only progress."""
         track, stop = window.track, window.start + window.x.shape[1]
         if not window.done:
             share = window.level / window.levels.num_steps
@@ -275,7 +275,7 @@ class DiffusionBatch:
         track.in_work = 0.0
         values = window.x.to(track.values.device)
         track.learn(values, start=window.start, num_done=stop)
-        track.num_done = leading(is_known(track.values))  # beyond the window, too
+        track.num_done = leading(is_known(track.values))  # frames behind the window may be known
         self.remove(track)
         self.add(track)
 
@@ -286,7 +286,7 @@ def _denoising(track: Track) -> Denoising:
 
 
 def _joined(rows: Sequence[Fused]) -> Fused:
-    """The conditions of B rows, each B = 1, as those of one batch."""
+    """Joins the conditions of B rows of batch size 1."""
     if len(rows) == 1:
         return rows[0]
 

@@ -1,8 +1,7 @@
-"""Steps of a model captured once as CUDA graphs, then replayed: the launches of a step cost more
-than its arithmetic.
+"""Decode steps as CUDA graphs, because launching a step's kernels costs more than its arithmetic.
 
-A graph works on fixed tensors, so it belongs to a number of rows, a bucket of lengths and the place
-of the cache. The last tokens are copied in, the logits stay where they are.
+A graph works on fixed tensors, so there is one for each number of rows, bucket of lengths and cache
+storage. The last tokens are copied in; the logits are read in place.
 
 Shapes: R rows, J streams, D width, V vocabulary.
 """
@@ -17,19 +16,19 @@ from torch import Tensor
 from lm_audio.networks.kv_cache import KVCache
 from lm_audio.networks.token_lm import TokenLM
 
-SHORTEST = 256  # positions; buckets are this one and its doubles
+SHORTEST = 256  # positions; bucket sizes are this one times powers of two
 MOST_GRAPHS = 16
-WARM_UPS = 2  # steps outside a graph, for libraries that allocate when they are first called
+WARM_UPS = 2  # steps before capture, because libraries allocate memory on their first call
 
 
 class Capture(Protocol):
-    """Runs a function on fixed tensors and gives what it returned, and a way to run it again."""
+    """Captures a function on fixed tensors; returns its result and a function that replays it."""
 
     def __call__(self, function: Callable[[], Tensor]) -> tuple[Tensor, Callable[[], Any]]: ...
 
 
 class GraphedSteps:
-    """`TokenLM.step` over one cache, captured for each shape that comes."""
+    """`TokenLM.step` over one cache, captured once per shape."""
 
     def __init__(self, model: TokenLM, cache: KVCache, capture: Capture | None = None) -> None:
         self._model = model
@@ -41,7 +40,7 @@ class GraphedSteps:
     def __call__(
         self, tokens: Tensor, *, sums: Tensor | None, rows: slice, positions: Tensor, length: int
     ) -> Tensor:
-        """Logits [R, J, V], there until the next call."""
+        """Logits [R, J, V], valid until the next call."""
         if self._cache.storage != self._storage:
             self._steps.clear()
             self._storage = self._cache.storage
@@ -90,7 +89,7 @@ class _Step:
 
 
 class CudaCapture:
-    """Captures CUDA graphs, which share their memory since they run one after the other."""
+    """Captures CUDA graphs in one memory pool, since they run one after the other."""
 
     def __init__(self) -> None:
         self._pool: Any = None
@@ -110,7 +109,7 @@ class CudaCapture:
 
 
 def bucket(length: int) -> int:
-    """The next bucket of lengths."""
+    """The size of the smallest bucket that fits a length."""
     size = SHORTEST
     while size < length:
         size *= 2

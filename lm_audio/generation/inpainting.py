@@ -1,8 +1,8 @@
-"""Inpainting: a span of audio made anew between what comes before and after it.
+"""Inpainting: regenerates a span of audio between its left and right context.
 
-A stage that sees both sides of the span just fills it. A token language model sees only what came
-before, so it fills the span several times, each time from the same left context, and keeps the
-filling after which the true sound behind the span is the most likely under the model.
+A two-sided stage fills the span directly. A token language model sees the left context only, so it
+generates several candidates from it and keeps the one that makes the true tokens after the span
+most likely under the model.
 
 Shapes: C channels, N samples, K codebooks or latent width, T frames.
 """
@@ -23,8 +23,8 @@ from lm_audio.generation.track import Stage, Track
 from lm_audio.renderers.mastering import fill_span
 from lm_audio.renderers.protocol import Renderer
 
-RIGHT_SHARE = 4  # a quarter of what a model sees beside the span lies behind it
-JUDGED_SECONDS = 1.0  # of the sound behind the span
+RIGHT_SHARE = 4  # a quarter of the context comes after the span
+JUDGED_SECONDS = 1.0  # of the audio after the span
 
 
 def inpaint(
@@ -40,10 +40,10 @@ def inpaint(
     num_candidates: int,
     progress: Callable[[float], None] | None,
 ) -> Clip:
-    """The samples [C, N], those from `start` to `end` seconds made anew."""
+    """The samples [C, N] with those from `start` to `end` seconds regenerated."""
     first, last = _span(samples, start, end, renderer.sample_rate)
     if num_candidates < 1:
-        raise ValueError(f"num_candidates is {num_candidates}; use at least 1.")
+        raise ValueError(f"num_candidates must be at least 1, got {num_candidates}.")
     left, right = _context(samples.shape[1], first, last, stages, renderer)
     prompt = read(samples[:, left:right])
     plan = make_tracks(
@@ -66,7 +66,7 @@ def inpaint(
         elif isinstance(stage, LMStage):
             chosen[stage.name] = _best(stage, track, num_candidates, report=report)
         else:
-            raise ValueError(f"The {stage.name} stage of this model cannot fill a span.")
+            raise ValueError(f"The {stage.name} stage of this model does not support inpainting.")
     values = torch.cat([chosen[name].values for name in output_stages])
     sound = renderer.render(values, num_samples=right - left).cpu().float()
     filled = fill_span(
@@ -92,7 +92,7 @@ def _report(progress: Callable[[float], None], stage: int, num_stages: int, done
 
 
 def _make(stage: Stage, tracks: Sequence[Track], *, report: Callable[[float], None] | None) -> None:
-    """Makes what is unknown of tracks whose source is whole."""
+    """Fills the unknown values of tracks whose source is complete."""
     batch = stage.new_batch()
     for track in tracks:
         batch.add(track)
@@ -108,7 +108,7 @@ def _best(
     *,
     report: Callable[[float], None] | None,
 ) -> Track:
-    """The filling that the known frames behind it, those of the sound, follow best."""
+    """The candidate that makes the known frames after it most likely."""
     behind = _num_behind(track.known)
     candidates = [
         replace(track, values=track.values.clone(), candidate=i)
@@ -129,13 +129,13 @@ def _best(
 
 
 def _num_behind(known: Tensor) -> int:
-    """How many frames at the end of [T] are known."""
+    """The number of known frames at the end of [T]."""
     unknown = (~known).nonzero()
     return len(known) - 1 - int(unknown[-1])
 
 
 def _merged(track: Track, frame: int) -> Track:
-    """A deduplicated track without this frame if it repeats the one before, which then lasts on."""
+    """A deduplicated track without this frame if it repeats the one before."""
     tokens, starts = track.values, track.starts
     assert starts is not None
     if not 0 < frame < track.num_frames or tokens[0, frame] != tokens[0, frame - 1]:
@@ -152,8 +152,8 @@ def _span(samples: Tensor, start: float, end: float, sample_rate: int) -> tuple[
     N = samples.shape[1]
     if not 0 <= first < last <= N:
         raise ValueError(
-            f"Got a span from {start} to {end} s; give a start before the end, within the "
-            f"{N / sample_rate:.2f} s of the audio."
+            f"Expected start < end within the {N / sample_rate:.2f} s of the audio, got {start} to "
+            f"{end} s."
         )
     return first, last
 
@@ -161,7 +161,7 @@ def _span(samples: Tensor, start: float, end: float, sample_rate: int) -> tuple[
 def _context(
     num_samples: int, first: int, last: int, stages: Sequence[Stage], renderer: Renderer
 ) -> tuple[int, int]:
-    """From where to where the models look: what they can see at once, on both sides."""
+    """The context around a span that fits the models' windows, as a range of samples."""
     most = tail_length(num_samples, stages=stages, renderer=renderer)
     beside = max(most - (last - first), most // 2)
     right = min(num_samples, last + beside // RIGHT_SHARE)

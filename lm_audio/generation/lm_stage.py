@@ -1,4 +1,4 @@
-"""A stage with a token language model: its windows, and the tracks that it is working on.
+"""A stage with a token language model: its windows, and its batch of tracks.
 
 Shapes: K codebooks, J streams of the model, S steps after the pattern, V vocabulary.
 """
@@ -26,11 +26,11 @@ from lm_audio.signals import ACOUSTIC, Signal
 
 @dataclass(kw_only=True, eq=False)
 class Window(Sequence):
-    """Some frames of a track, laid out as a sequence for the decode loop.
+    """A range of frames of a track, laid out as a sequence for the decode loop.
 
     Args:
-        start, stop: its frames.
-        frames: [S], the latest frame that stands in each step; on the CPU, where it is read.
+        start, stop: the range of frames.
+        frames: [S], the latest frame in each step, on the CPU.
     """
 
     track: Track
@@ -42,17 +42,17 @@ class Window(Sequence):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LMStage:
-    """A token language model, its pattern and conditioners, and how it is sampled by default.
+    """A token language model, its pattern and conditioners, and its default sampling.
 
     Args:
-        start_token: before the first step, and in cells that the pattern leaves empty.
-        window_frames: the frames of a window, as many as the model has learned to keep together.
-        overlap_frames: how many of them the next window begins with.
-        end_token: by which the model ends a clip, if it does.
-        num_choices: how many of the tokens that a head tells apart may be picked; all by default.
-        deduplicated: no token follows itself, so tokens have no fixed length.
-        token_kind: what the tokens stand for, the content of the signal that the stage makes.
-        first_codebook: where its codebooks begin among those of the renderer.
+        start_token: precedes the first step, and fills empty cells of the pattern.
+        window_frames: frames per window, the context that the model was trained with.
+        overlap_frames: frames of a window that the next one starts with.
+        end_token: the token that ends a clip, if the model has one.
+        num_choices: the number of tokens that may be sampled; by default the whole vocabulary.
+        deduplicated: no token repeats the one before, so tokens have no fixed duration.
+        token_kind: the content of the stage's output signal.
+        first_codebook: the index of its first codebook in the renderer's input.
     """
 
     name: str
@@ -74,8 +74,8 @@ class LMStage:
     def __post_init__(self) -> None:
         if not 0 <= self.overlap_frames < self.window_frames:
             raise ValueError(
-                f"The {self.name} stage keeps {self.overlap_frames} of {self.window_frames} "
-                "frames; keep fewer."
+                f"overlap_frames of the {self.name} stage must be less than its window_frames, "
+                f"{self.window_frames}, got {self.overlap_frames}."
             )
 
     @property
@@ -94,14 +94,14 @@ class LMStage:
 
     @property
     def num_tokens(self) -> int:
-        """How many tokens each codebook has, without one that ends a clip."""
+        """Tokens per codebook, without an end token."""
         vocab_size = self.model.config.vocab_size
         without_end = vocab_size if self.end_token is None else self.end_token
         return self.pattern.codebook_size or without_end
 
     @property
     def conditions(self) -> tuple[str, ...]:
-        """The names of what a user may give."""
+        """The conditions that a user may give, by name."""
         source = self.source.condition if self.source is not None else None
         return tuple(name for name in self.conditioners.fuse if name != source)
 
@@ -122,26 +122,26 @@ class LMStage:
 
     @torch.inference_mode()
     def check(self, track: Track) -> None:
-        """Raises ValueError for conditions that cannot be embedded; the others are kept."""
+        """Embeds the conditions; raises ValueError if one is invalid."""
         for given, dropped in ((track.conditions, False), (track.negative, True)):
             for name in given.keys() & self.conditioners.fuse.keys():
                 self._condition(track, name, dropped=dropped)
 
     def trim(self, track: Track) -> None:
-        """A hook for stages that learn a track's length while they work: end it there."""
+        """A hook for stages that find a track's length during generation, to end it there."""
 
     def window_start(self, track: Track) -> int:
-        """Where the window that decides the track's next frame begins."""
+        """The first frame of the window that decides the track's next frame."""
         stride = self.window_frames - self.overlap_frames
         return max(0, -(-(track.num_done + 1 - self.window_frames) // stride)) * stride
 
     def window(self, track: Track) -> Window:
-        """The next window of a track, to be decoded when its source is ready for it."""
+        """The next window of a track, to be decoded once its source is ready."""
         start = self.window_start(track)
         return self._window(track, start, min(start + self.window_frames, track.num_frames))
 
     def ready(self, window: Window) -> bool:
-        """Whether the source has what the window's next step and those before it need."""
+        """Whether the source has the values for all steps of the window up to the next."""
         source = window.track.source
         if source is None or source.done:
             return True
@@ -154,11 +154,11 @@ class LMStage:
 
     @torch.inference_mode()
     def open(self, window: Window) -> None:
-        """Adds the branches of guidance, whose conditions are whole once the window is ready."""
+        """Adds the guidance rows; their conditions are complete once the window is ready."""
         track = window.track
         source = self.source.condition if self.source is not None else None
-        asked = track.conditions.keys() | track.negative.keys()
-        prompts = [name for name in self.conditioners.fuse if name in asked]
+        named = track.conditions.keys() | track.negative.keys()
+        prompts = [name for name in self.conditioners.fuse if name in named]
         scale = track.sampling.guidance_scale
         given = [*prompts, source] if isinstance(scale, Mapping) and source else prompts
         new = (window.frames - track.num_given).clamp(min=0).tolist()
@@ -169,12 +169,12 @@ class LMStage:
         )
 
     def likelihood(self, track: Track, first: int, last: int) -> float:
-        """The mean log-likelihood of the track's tokens of these frames, given those before."""
+        """The mean log-likelihood of the track's tokens in these frames, given those before."""
         return float(self.likelihoods(track, first, last).mean())
 
     @torch.inference_mode()
     def likelihoods(self, track: Track, first: int, last: int) -> Tensor:
-        """The log-likelihood of each of the track's tokens of these frames, step by step."""
+        """The log-likelihood of each of the track's tokens in these frames, in step order."""
         last = min(last, track.num_frames)
         window = self._window(track, max(0, last - self.window_frames), last)
         tokens = window.tokens[None]  # [1, J, S]
@@ -192,10 +192,10 @@ class LMStage:
         return scores[judged].gather(1, tokens[0][judged][:, None])[:, 0]
 
     def source_span(self, track: Track, start: int, stop: int) -> tuple[int, int]:
-        """The source's frames that go before a window of these frames.
+        """The source's frames that precede a window of these frames as its prefix.
 
-        They are those that last into the window's time, where the source knows its times. Else
-        both tracks are the same time in equal frames, and the span is in proportion.
+        If the source has start times, these are the frames that overlap the window in time. Else
+        both tracks divide the same time into equal frames, and the span is proportional.
         """
         source = track.source
         assert source is not None
@@ -208,7 +208,7 @@ class LMStage:
 
     @property
     def aligned(self) -> AlignedTokens | None:
-        """The conditioner that adds the source's tokens frame by frame, if that is its way."""
+        """The conditioner that adds the source's tokens frame by frame, if there is one."""
         found = self.conditioners[self.source.condition] if self.source is not None else None
         return found if isinstance(found, AlignedTokens) else None
 
@@ -246,7 +246,7 @@ class LMStage:
         )
 
     def _allowed(self, layout: Layout) -> Tensor:
-        """The lowest token of each cell and one past the highest: [J, S, 2]."""
+        """The lowest allowed token of each cell, and one past the highest: [J, S, 2]."""
         low, most = layout.offset, self.num_choices or self.model.config.vocab_size
         size = self.pattern.codebook_size or most
         return torch.stack([low, (low + size).clamp(max=most)], dim=-1)
@@ -270,7 +270,7 @@ class LMStage:
         )
 
     def _fused(self, window: Window, dropped: frozenset[str]) -> Fused:
-        """What goes before and beside a window, without the conditions that are dropped."""
+        """The fused conditions of a window, without the dropped ones."""
         made: dict[str, Condition] = {}
         for name in self.conditioners.fuse:
             conditioner = self.conditioners[name]
@@ -283,7 +283,7 @@ class LMStage:
         return self.conditioners.fused(made)
 
     def _condition(self, track: Track, name: str, *, dropped: bool) -> Condition:
-        """A condition of the user's, or what stands for it, embedded once for a track."""
+        """A user's condition, or its negative or null, embedded once per track."""
         if (name, dropped) not in track.embedded:
             values: Mapping[str, Any] = track.negative if dropped else track.conditions
             track.embedded[name, dropped] = self.conditioners[name]([values.get(name)])
@@ -298,12 +298,12 @@ class LMStage:
 
 
 class LMBatch(DecodingBatch[Window]):
-    """Opens the windows of tracks, decodes them together, and hands the tracks their tokens."""
+    """Opens windows of tracks, decodes them together, and writes the tokens to the tracks."""
 
     def __init__(self, stage: LMStage, *, rows_per_pass: int | None = None) -> None:
         super().__init__(stage.model, rows_per_pass=rows_per_pass)
         self._stage = stage
-        self._waiting: list[Window] = []  # for what their first step needs of the source
+        self._waiting: list[Window] = []  # for the source values of their first step
 
     def add(self, track: Track) -> None:
         self._stage.trim(track)

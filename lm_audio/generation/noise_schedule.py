@@ -1,4 +1,4 @@
-"""Noise schedules: the levels (alpha, sigma) that a denoising run passes through.
+"""Noise schedules: the levels (alpha, sigma) of a denoising run.
 
 A noisy signal is x = alpha * x0 + sigma * noise. A model predicts the noise (epsilon), the signal
 (x0), the velocity v = alpha * noise - sigma * x0 or the flow noise - x0. Each gives the same pair
@@ -44,7 +44,7 @@ class Levels:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Estimate:
-    """A network's reading of a noisy signal x [D, T]: the signal x0 and the noise in it."""
+    """The signal x0 and the noise that a network finds in x; all [D, T]."""
 
     x: Tensor
     x0: Tensor
@@ -69,19 +69,19 @@ def estimate(
 
 @dataclass(frozen=True, kw_only=True)
 class NoiseSchedule:
-    """The noise levels that a model was trained on, and how a run is spaced along them.
+    """The noise levels of a model's training and the spacing of a run along them.
 
     Args:
-        kind: linear and scaled_linear: betas that rise linearly, or as squares of a linear ramp;
-            cosine: the squared-cosine alphas; flow: alpha is 1 - t and sigma t; crash: sigma is
-            sin(pi t / 2) squared (Dance Diffusion). The network's time is the number of the
-            training step for the first three, t for flow, and the angle of (alpha, sigma) as a
-            share of a right angle for crash.
-        spacing: of the training steps that a run visits; karras spaces sigma / alpha instead.
-            Not for flow and crash, whose t falls linearly.
+        kind: linear and scaled_linear: betas increase linearly, or as the square of a linear ramp;
+            cosine: squared-cosine alphas; flow: alpha = 1 - t, sigma = t; crash: sigma =
+            sin(pi t / 2) ** 2 (Dance Diffusion). The network's time is the index of the training
+            step for the first three, sigma for flow, and 2 / pi times the angle of (alpha, sigma)
+            for crash.
+        spacing: of the training steps in a run; karras spaces sigma / alpha instead. Ignored by
+            flow and crash, where t decreases linearly.
         offset: added to the training steps of leading spacing.
-        ends_clean: the run ends without noise; else at the first training step's level.
-        shift: of a flow schedule; above 1 spends more steps at high noise.
+        ends_clean: the run ends without noise; otherwise at the level of the first training step.
+        shift: of a flow schedule; values above 1 spend more steps at high noise.
     """
 
     kind: Kind
@@ -102,13 +102,13 @@ class NoiseSchedule:
                 raise ValueError(f"Unknown {name} {value!r}. Choose one of: {', '.join(choices)}.")
         if not 0 < self.beta_start <= self.beta_end < 1:
             raise ValueError(
-                f"Got betas from {self.beta_start} to {self.beta_end}; expected 0 < beta_start <= "
-                "beta_end < 1."
+                "Betas must satisfy 0 < beta_start <= beta_end < 1, got "
+                f"{self.beta_start} and {self.beta_end}."
             )
         if not self.shift > 0 or (self.shift != 1 and self.kind != "flow"):
             raise ValueError(
-                f"Got a shift of {self.shift} for a {self.kind} schedule; use a number above 0 for "
-                "flow, 1 for others."
+                "shift must be above 0 for a flow schedule and 1 for others, got "
+                f"{self.shift} for {self.kind}."
             )
 
     @property
@@ -122,8 +122,7 @@ class NoiseSchedule:
             return _continuous(self.kind, num_steps, self.shift)
         if num_steps > self.num_train_steps:
             raise ValueError(
-                f"Got {num_steps} steps; this model was trained with {self.num_train_steps}, use "
-                "at most that many."
+                f"steps must be at most {self.num_train_steps} for this model, got {num_steps}."
             )
         signal = self._signal()
         if self.spacing == "karras":
@@ -152,7 +151,7 @@ class NoiseSchedule:
         return np.cumprod(1 - betas)
 
     def _steps(self, num_steps: int) -> np.ndarray:
-        """The training steps that a run visits, falling."""
+        """The training steps of a run, in decreasing order."""
         N = self.num_train_steps
         if self.spacing == "leading":
             steps = np.arange(num_steps)[::-1] * float(N // num_steps) + self.offset
@@ -181,7 +180,7 @@ def _continuous(kind: Kind, num_steps: int, shift: float) -> Levels:
 
 
 def _karras(signal: np.ndarray, num_steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """The signal's power and the training step, not whole, at noise levels spaced as by Karras."""
+    """Signal power and fractional training steps, with the spacing of Karras et al. (2022)."""
     ratios = np.sqrt((1 - signal) / signal)  # rising
     high, low = ratios[-1] ** (1 / _KARRAS_RHO), ratios[0] ** (1 / _KARRAS_RHO)
     visited = np.linspace(high, low, num_steps) ** _KARRAS_RHO

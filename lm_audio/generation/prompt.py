@@ -1,4 +1,4 @@
-"""Audio prompts: the user's own samples, and the tokens that each stage continues.
+"""Audio prompts: the user's samples, and the tokens that each stage continues.
 
 Shapes: C channels, N samples, K codebooks, T frames.
 """
@@ -20,12 +20,12 @@ from lm_audio.signals import SEMANTIC
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Prompt:
-    """Audio, as the stages' signals.
+    """Audio encoded as the stages' signals.
 
     Args:
         samples: [C, N], at the renderer's rate.
-        values: [K, T] by content; of the renderer's, the last frame may be filled in part.
-        rates: the frames a second of each content; of tokens before deduplication.
+        values: [K, T] by content; the last frame of the renderer's may be partly filled.
+        rates: frames per second of each content, before deduplication.
     """
 
     samples: Tensor
@@ -37,14 +37,14 @@ class Prompt:
     ) -> tuple[Tensor, list[float] | None]:
         """A stage's values [K, T], unknown for the samples from `first` to `last`.
 
-        Deduplicated tokens have no fixed length: those that are known keep the times of the sound
-        they were made from, the new ones are as many as the stage makes of that much time.
+        Deduplicated tokens have no fixed duration: known ones keep the start times of their audio,
+        and new ones fill the span at the average rate of the stage.
 
         Returns:
-            The values, and for deduplicated tokens the second at which each of them begins.
+            The values, and for deduplicated tokens the start time of each in seconds.
         """
         signal = stage.makes
-        if signal.kind == "vector":  # of the whole item, so of none of its parts
+        if signal.kind == "vector":  # describes the whole item, not its parts
             return unknown_values(signal, 1, stage.device), None
         values, rate = self.values[signal.content], self.rates[signal.content]
         if signal.content == renderer.signal.content:
@@ -67,7 +67,7 @@ class Prompt:
 def _merged(
     stage: Stage, before: Tensor, after: Tensor, stop: int, rate: Fraction
 ) -> tuple[Tensor, list[float]]:
-    """What comes before a span [1, T], the span unknown, what comes after, without repeats."""
+    """Deduplicated tokens before a span [1, T], the span as unknown, and those after it."""
     left, right = changes(before), changes(after)
     begin, end = before.shape[1] / rate, stop / rate
     num_new = math.ceil((end - begin) * stage.makes.rate)
@@ -87,7 +87,7 @@ def read_prompt(
     semantic_tokenizer: SemanticTokenizer | None,
     device: torch.device,
 ) -> Prompt:
-    """Turns samples [C, N] into the signals of all stages."""
+    """Encodes samples [C, N] as the signals of all stages."""
     values: dict[str, Tensor] = {}
     rates: dict[str, Fraction] = {}
     made = [stage.makes for stage in stages if stage.makes.kind != "vector"]
@@ -100,20 +100,20 @@ def read_prompt(
             mono = samples.mean(dim=0, keepdim=True)
             mono = resample(mono, renderer.sample_rate, semantic_tokenizer.sample_rate)
             values[content] = semantic_tokenizer.encode(mono[None].to(device))[0]
-            # A float of samples per second over samples per frame: the exact ratio is found again.
+            # A float ratio of samples per second to samples per frame: recover the exact fraction.
             rate = Fraction(semantic_tokenizer.frame_rate)
             rates[content] = rate.limit_denominator(semantic_tokenizer.sample_rate)
         else:
-            lacks = "semantic tokenizer" if content == SEMANTIC else f"encoder to {content} values"
+            lacks = "semantic tokenizer" if content == SEMANTIC else f"encoder for {content}"
             raise ValueError(
-                f"This model has no {lacks}, so it takes no audio; "
-                "choose a model that continues audio (lm-audio models)."
+                f"This model has no {lacks}, so it does not accept audio prompts. "
+                "Choose a model that continues audio (lm-audio models)."
             )
     return Prompt(samples=samples, values=values, rates=rates)
 
 
 def tail_length(num_samples: int, *, stages: Sequence[Stage], renderer: Renderer) -> int:
-    """How many samples at the end of a prompt the stages can see: whole frames, or all."""
+    """The number of samples at the end of a prompt that fit the stages' windows."""
     rates = [(stage.window_frames, stage.makes.rate) for stage in stages if stage.makes.rate]
     most = max(Fraction(context) / rate for context, rate in rates)
     hop = renderer.hop_length
@@ -121,7 +121,7 @@ def tail_length(num_samples: int, *, stages: Sequence[Stage], renderer: Renderer
 
 
 def changes(tokens: Tensor) -> list[int]:
-    """Where tokens [1, T] differ from the one before; the first one does."""
+    """The indices at which tokens [1, T] differ from the one before, including the first."""
     changed = torch.ones_like(tokens[0], dtype=torch.bool)
     changed[1:] = tokens[0, 1:] != tokens[0, :-1]
     return changed.nonzero()[:, 0].tolist()

@@ -1,6 +1,6 @@
-"""What a user asks a pipeline for, one value per clip, and all that is checked of it.
+"""Requests: the user's settings, one value per clip, and their validation.
 
-Whatever would have no effect is a mistake, too; each mistake is one sentence.
+A setting without effect is an error, too.
 
 Shapes: C channels, N samples, K codebooks, T frames.
 """
@@ -23,7 +23,7 @@ from lm_audio.sampling import AnySampling, Sampling, check_seed, random_seed
 
 LONGEST = 24 * 3600  # seconds
 AudioLike = str | Path | Clip | tuple[Tensor, int]
-"""A file, a clip, or samples [C, N] with their rate."""
+"""A path, a clip, or samples [C, N] with their sample rate."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,11 +31,11 @@ class Request:
     """One clip to make.
 
     Args:
-        num_samples: of new sound.
-        conditions: by name; negative: what stands in for those that guidance drops.
-        sampling: for the stages that take it, or by the name of the stage; their own by default.
-        tokens: values of stages that need not be run, [K, T] by name.
-        raw: keep the level that the model made, peaks beyond full scale included.
+        num_samples: of new audio.
+        conditions: by name; negative: used in place of conditions that guidance drops.
+        sampling: for all stages that take its kind, or by stage name; the stages' own by default.
+        tokens: values [K, T] of stages that are not run, by stage name.
+        raw: keep the model's output level, including peaks beyond full scale.
     """
 
     num_samples: int
@@ -61,21 +61,21 @@ def make_requests(
     raw: bool = False,
     count: int | None = None,
 ) -> list[Request]:
-    """One request for each of the prompts, durations and seeds, whichever are lists.
+    """One request per item of the lists among the arguments.
 
     Args:
-        count: how many there must be, if that is known.
+        count: the expected length of the lists, if known.
     """
     _check_kinds(prompt, negative=negative, conditions=conditions, sampling=sampling, tokens=tokens)
     if "text" in (conditions or {}):
-        raise ValueError("Got a text among the conditions; give it as the prompt.")
+        raise ValueError("Pass text as the prompt, not in conditions.")
     given = {"prompts": prompt, "durations": duration, "seeds": seed}
     lengths = {name: len(_each(x, 1)) for name, x in given.items() if _is_list(x)}
     if count is not None:
         lengths["audio prompts"] = count
     if len(set(lengths.values())) > 1 or 0 in lengths.values():
         found = ", ".join(f"{length} {name}" for name, length in lengths.items())
-        raise ValueError(f"Got {found}; give equally many of each, at least one, or a single one.")
+        raise ValueError(f"All lists need the same length of at least 1, got {found}.")
     B = next(iter(lengths.values()), 1)
     prompts, durations, seeds = (_each(x, B) for x in given.values())
     return [
@@ -96,11 +96,11 @@ def make_requests(
 def check_request(
     request: Request, stages: Sequence[Stage], made: Sequence[Stage], *, seconds: float
 ) -> None:
-    """Raises ValueError for what is wrong, before any work is done.
+    """Raises ValueError if a request is invalid, before any work is done.
 
     Args:
-        made: the stages that there are tracks of.
-        seconds: of new sound.
+        made: the stages that have tracks.
+        seconds: of new audio.
     """
     check_seed(request.seed)
     working = [stage for stage in made if stage.name not in request.tokens]
@@ -114,7 +114,10 @@ def check_request(
         sources = {stage.source.condition} if stage.source is not None else set()
         if isinstance(scale, Mapping) and not set(scale) <= {*stage.conditions, *sources}:
             wrong = ", ".join(sorted(set(scale) - {*stage.conditions, *sources}))
-            raise ValueError(f"The {stage.name} stage has no condition {wrong} to guide by.")
+            raise ValueError(
+                f"guidance_scale names a condition that the {stage.name} stage does not have: "
+                f"{wrong}."
+            )
     _check_negative(request, working, seconds)
 
 
@@ -126,48 +129,48 @@ def sampling_of(stage: Stage, request: Request) -> AnySampling:
 
 
 def check_given(stage: Stage, values: Tensor, num_frames: int) -> None:
-    """Values that stand for a stage's own must be what it makes, for this many frames."""
+    """Raises ValueError unless given values match a stage's output signal for this many frames."""
     signal = stage.makes
     dtype = str(signal.dtype).removeprefix("torch.")
     if not isinstance(values, Tensor):
         raise ValueError(
-            f"Got a {type(values).__name__} as {signal.kind} of the {stage.name} stage; give a "
-            f"tensor [{signal.width}, T], {dtype}."
+            f"Expected a tensor [{signal.width}, T], {dtype}, as {signal.kind} of the {stage.name} "
+            f"stage, got {type(values).__name__}."
         )
-    # Deduplicated tokens stand for no fixed time.
+    # Deduplicated tokens have no fixed duration.
     fits = values.shape[-1:] == (num_frames,) if not stage.deduplicated else values.numel() > 0
     is_matrix = values.ndim == 2 and len(values) == signal.width
     if not (fits and is_matrix and values.dtype == signal.dtype):
         T = f"{num_frames}], {dtype}, for this duration"
         T = T if not stage.deduplicated else f"T], {dtype}, not empty"
         raise ValueError(
-            f"Got {signal.kind} {list(values.shape)} of type {values.dtype} for the {stage.name} "
-            f"stage; give [{signal.width}, {T}."
+            f"The {stage.name} stage needs {signal.kind} [{signal.width}, {T}, got "
+            f"{list(values.shape)}, {values.dtype}."
         )
     if signal.num_tokens is None:
         if not values.isfinite().all():
-            raise ValueError(f"Got latents that are not finite for the {stage.name} stage.")
+            raise ValueError(f"The latents for the {stage.name} stage contain NaN or infinity.")
         return
     low, high = int(values.min()), int(values.max())
     if low < 0 or high >= signal.num_tokens:
         raise ValueError(
-            f"Got tokens from {low} to {high} for the {stage.name} stage; give some from 0 to "
-            f"{signal.num_tokens - 1}."
+            f"Tokens for the {stage.name} stage must be between 0 and {signal.num_tokens - 1}, got "
+            f"{low} to {high}."
         )
     if stage.deduplicated and (values[:, 1:] == values[:, :-1]).any():
         raise ValueError(
-            f"Got tokens that follow themselves for the {stage.name} stage; remove all repeats."
+            f"Tokens for the {stage.name} stage must not repeat consecutively. Deduplicate them."
         )
 
 
 def as_audio(audio: AudioLike, *, sample_rate: int, num_channels: int) -> Tensor:
-    """Samples [C, N] of any audio, at this rate and with so many channels."""
+    """Samples [C, N] of any audio, converted to this rate and number of channels."""
     if isinstance(audio, str | Path):
         return read_audio(audio, sample_rate=sample_rate, num_channels=num_channels).samples
     if not isinstance(audio, Clip) and not _is_samples(audio):
         raise ValueError(
-            f"Got a {type(audio).__name__} as audio; give a path, a Clip, or samples [C, N] and "
-            "their rate."
+            "Audio must be a path, a Clip, or samples [C, N] with their sample rate, got "
+            f"{type(audio).__name__}."
         )
     samples, rate = (audio.samples, audio.sample_rate) if isinstance(audio, Clip) else audio
     _check_samples(samples, rate)
@@ -175,24 +178,24 @@ def as_audio(audio: AudioLike, *, sample_rate: int, num_channels: int) -> Tensor
     if len(samples) == num_channels:
         return samples
     if num_channels > 1 and len(samples) > 1:
-        raise ValueError(f"Got {len(samples)} channels; give 1 or {num_channels}.")
+        raise ValueError(f"Audio must have 1 or {num_channels} channels, got {len(samples)}.")
     return samples.mean(dim=0, keepdim=True).expand(num_channels, -1).contiguous()
 
 
 def as_list(audio: AudioLike | Sequence[AudioLike]) -> list[AudioLike]:
-    """One or many, as a list."""
+    """A single item as a list of one; lists unchanged."""
     return list(audio) if _is_list(audio) else [audio]  # type: ignore[arg-type, list-item]
 
 
 def check_single(**given: object) -> None:
-    """Raises ValueError if any of these is a list, where one clip is made."""
+    """Raises ValueError if any of these is a list, for methods that make one clip."""
     for name, value in given.items():
         if _is_list(value):
-            raise ValueError(f"Got a list as {name}; this makes one clip, so give a single one.")
+            raise ValueError(f"This method makes one clip, so {name} must not be a list.")
 
 
 def is_batch(*values: object) -> bool:
-    """Whether a list was given, so that a list is expected."""
+    """Whether any argument is a list, so that the result is one, too."""
     return any(_is_list(value) for value in values)
 
 
@@ -201,7 +204,7 @@ def _is_list(value: object) -> bool:
 
 
 def _is_samples(value: object) -> bool:
-    """Whether these are meant as samples and their rate."""
+    """Whether a value is a pair of samples and sample rate."""
     return (
         isinstance(value, list | tuple)
         and len(value) == 2
@@ -213,27 +216,27 @@ def _is_samples(value: object) -> bool:
 def _check_samples(samples: object, rate: object) -> None:
     if not isinstance(samples, Tensor) or not samples.is_floating_point():
         found = samples.dtype if isinstance(samples, Tensor) else type(samples).__name__
-        raise ValueError(f"Got samples of type {found}; give a tensor of floats within -1..1.")
+        raise ValueError(f"Samples must be a float tensor within -1..1, got {found}.")
     if samples.ndim != 2 or not samples.numel():
-        raise ValueError(f"Got samples of shape {list(samples.shape)}; give [C, N], N at least 1.")
+        raise ValueError(f"Expected samples [C, N] with N >= 1, got {list(samples.shape)}.")
     if not samples.isfinite().all():
-        raise ValueError("Got samples that are not finite; give numbers within -1..1.")
+        raise ValueError("Samples contain NaN or infinity. Expected numbers within -1..1.")
     if not isinstance(rate, int) or rate < 1:
-        raise ValueError(f"Got a sample rate of {rate!r}; give a whole number, such as 24000.")
+        raise ValueError(f"The sample rate must be a positive integer, got {rate!r}.")
 
 
 def _check_kinds(prompt: object, *, negative: object, sampling: object, **mappings: object) -> None:
     for text in (*_each(prompt, 1), negative):
         if not isinstance(text, str | None):
-            raise ValueError(f"Got {text!r} as a text; give a string.")
+            raise ValueError(f"A text prompt must be a string, got {text!r}.")
     for name, given in mappings.items():
         if not isinstance(given, Mapping | None):
-            raise ValueError(f"Got a {type(given).__name__} as {name}; give a dict by name.")
+            raise ValueError(f"{name} must be a dict by name, got {type(given).__name__}.")
     for one in sampling.values() if isinstance(sampling, Mapping) else [sampling or Sampling()]:
         if not isinstance(one, AnySampling):
             raise ValueError(
-                f"Got {one!r} as sampling; give a Sampling or Denoising, or a dict of them by "
-                "stage name."
+                "sampling must be a Sampling or Denoising, or a dict of them by stage name, got "
+                f"{one!r}."
             )
 
 
@@ -245,7 +248,7 @@ def _num_samples(duration: float, sample_rate: int) -> int:
     number = isinstance(duration, int | float) and math.isfinite(duration)
     if not number or not 1 <= round(duration * sample_rate) <= LONGEST * sample_rate:
         raise ValueError(
-            f"Got a duration of {duration!r}; give seconds above 0, such as 5.0, and at most a day."
+            f"duration must be above 0 and at most {LONGEST} seconds, got {duration!r}."
         )
     return round(duration * sample_rate)
 
@@ -260,28 +263,28 @@ def _check_names(
     names = [stage.name for stage in stages]
     for name in (*by_stage, *request.tokens):
         if name not in names:
-            raise ValueError(f"There is no stage '{name}'. Choose from: {', '.join(names)}.")
+            raise ValueError(f"Unknown stage '{name}'. Choose from: {', '.join(names)}.")
     known = {name for stage in stages for name in stage.conditions}
     for name in (*request.conditions, *request.negative):
         if name not in known:
-            takes = f"it takes {', '.join(sorted(known))}" if known else "leave it out"
-            raise ValueError(f"This model takes no {name}; {takes}.")
+            takes = f"It accepts: {', '.join(sorted(known))}" if known else "Remove it"
+            raise ValueError(f"This model does not accept {name}. {takes}.")
         if not any(name in stage.conditions for stage in working):
             raise ValueError(
-                f"The {name} has no effect, since no stage that takes it is run; leave it out, or "
-                "some of the tokens."
+                f"{name} has no effect, because the given tokens replace every stage that uses it. "
+                "Remove it, or some of the tokens."
             )
     unused = [name for name in by_stage if name not in {stage.name for stage in working}]
     unused += [name for name in request.tokens if name not in {stage.name for stage in made}]
     if unused:
         raise ValueError(
-            f"What is given for the {unused[0]} stage has no effect, since the tokens of others "
-            "are given; leave it out."
+            f"The {unused[0]} stage is not run, because the tokens of others are given. Remove "
+            "its settings."
         )
 
 
 def _check_sampling_kinds(request: Request, working: Sequence[Stage]) -> None:
-    """Stages of tokens take a Sampling, those that denoise a Denoising."""
+    """Token stages take a Sampling, diffusion stages a Denoising."""
     given = request.sampling
     if isinstance(given, Mapping):
         for stage in working:
@@ -289,37 +292,35 @@ def _check_sampling_kinds(request: Request, working: Sequence[Stage]) -> None:
             if not isinstance(one, type(stage.sampling)):
                 takes = type(stage.sampling).__name__
                 raise ValueError(
-                    f"Got a {type(one).__name__} for the {stage.name} stage; give a {takes}."
+                    f"The {stage.name} stage takes a {takes}, got a {type(one).__name__}."
                 )
     elif given is not None and not any(isinstance(given, type(x.sampling)) for x in working):
         takes = "Denoising" if isinstance(given, Sampling) else "Sampling"
-        raise ValueError(
-            f"Got a {type(given).__name__}, which no stage of this model takes; give a {takes}."
-        )
+        raise ValueError(f"No stage of this model takes a {type(given).__name__}; pass a {takes}.")
 
 
 def _check_temperatures(sampling: Sampling, stage: Stage) -> None:
-    """There must be one temperature, or one for each codebook."""
+    """There must be one temperature, or one per codebook."""
     temperature, width = sampling.temperature, stage.makes.width
     if isinstance(temperature, tuple) and len(temperature) != width:
         raise ValueError(
-            f"Got {len(temperature)} temperatures for the {stage.name} stage; give one, or "
-            f"{width}, one for each codebook."
+            f"Expected one temperature for the {stage.name} stage, or {width}, one per codebook, "
+            f"got {len(temperature)}."
         )
 
 
 def _check_negative(request: Request, working: Sequence[Stage], seconds: float) -> None:
-    """A negative prompt takes the place of what guidance drops, if it drops that at all."""
-    asked = request.conditions.keys() | request.negative.keys()
+    """A negative prompt replaces a condition that guidance drops, so guidance must drop it."""
+    named = request.conditions.keys() | request.negative.keys()
     dropped: set[str] = set()
     for stage in working:
         sampling = sampling_of(stage, request)
         bends = [min(time, seconds) for time, _ in sampling.guidance_schedule]
-        given = asked & set(stage.conditions)
+        given = named & set(stage.conditions)
         for names, _ in guidance_rows(sampling, given, [0.0, *bends, seconds]):  # linear between
             dropped |= names
     if unused := request.negative.keys() - dropped:
         raise ValueError(
-            f"A negative prompt has no effect where the guidance scale of {min(unused)} is 1, or "
-            "there is none; use a higher scale."
+            f"A negative prompt has no effect without guidance: the guidance scale of "
+            f"{min(unused)} is 1 or missing. Use a higher one."
         )

@@ -1,4 +1,4 @@
-"""Clips that are made together: they join and leave the running batches at any step.
+"""Sessions: clips that are generated together and join or leave the batches at any step.
 
 Shapes: C channels, N samples.
 """
@@ -11,19 +11,19 @@ from torch import Tensor
 from lm_audio.generation.clip_job import ClipJob
 from lm_audio.generation.track import Stage
 
-MOST_AT_ONCE = 32  # clips; more of them wait until others are done
+MOST_AT_ONCE = 32  # clips; more of them are queued
 
 
 class Session:
-    """The running batches of a pipeline's stages; each clip gets the values that it gets alone.
+    """The running batches of a pipeline's stages; each clip gets the same values as alone.
 
-    The order of work is free, since random numbers belong to the item and the stage. The stage
-    nearest to sound goes first, and earlier stages work for those that wait, so that sound comes
-    early and no item stands still because of others.
+    The stages can run in any order, because random numbers belong to the item and the stage. Later
+    stages run first, and earlier stages run when a later one needs input, so that audio comes early
+    and no item stalls because of others.
 
     Args:
-        stages: those that every clip of the session needs.
-        rows_per_pass: how many rows go through a model at once; all by default.
+        stages: the stages that every clip of the session needs.
+        rows_per_pass: rows per forward pass; all by default.
     """
 
     def __init__(self, stages: Sequence[Stage], *, rows_per_pass: int | None = None) -> None:
@@ -39,15 +39,15 @@ class Session:
         self._jobs.append(job)
 
     def remove(self, job: ClipJob) -> None:
-        """Gives up a clip, done or not."""
+        """Removes a clip, finished or not."""
         self._jobs.remove(job)
         for batch, track in zip(self._batches, job.tracks.values(), strict=True):
             batch.remove(track)
 
     def step(self) -> list[tuple[ClipJob, Tensor]]:
-        """Takes a step; the sound [C, N >= 0] of each clip that became final by it.
+        """Takes one step; returns each clip's newly final samples [C, N >= 0].
 
-        Clips that are done have left.
+        Finished clips leave the session.
         """
         stepped = False
         for batch in reversed(self._batches):
@@ -62,7 +62,7 @@ class Session:
     def sound(
         self, jobs: Iterable[ClipJob], *, most_at_once: int = MOST_AT_ONCE
     ) -> Iterator[list[tuple[ClipJob, Tensor]]]:
-        """Makes these clips and yields what each step gave; one that is done admits the next."""
+        """Makes these clips and yields the result of each step; a finished clip admits the next."""
         coming = deque(jobs)
         while coming or self._jobs:
             while coming and len(self._jobs) < most_at_once:

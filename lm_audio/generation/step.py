@@ -1,15 +1,15 @@
-"""A step of the decode loop: the sequences that take it, the guidance and sampling that decide it.
+"""A step of the decode loop: its sequences, and the guidance and sampling that pick their tokens.
 
-Classifier-free guidance with one scale s takes the logits without the prompts plus s times what the
-prompts add. With a scale per condition they are added one after the other, each to those before it
-(double guidance):
+Classifier-free guidance with one scale s is the unconditional logits plus s times the difference
+that the prompts make. With a scale per condition, conditions are added one by one, each to those
+before it (double guidance):
 
     without all + s1 (with the first - without all) + s2 (with both - with the first) + ...
 
-which is a weighted sum of rows. A row of weight 0 is left out: scale 1 needs no second row, and
+which is a weighted sum of rows. Rows of weight 0 are skipped: scale 1 needs no second row, and
 neither does a request without prompts.
 
-Nothing in `StepState` waits for the device.
+Nothing in `StepState` synchronises with the device.
 
 Shapes: I sequences, R rows of all their branches, J streams, S steps, V vocabulary, D width.
 """
@@ -30,11 +30,11 @@ from lm_audio.sampling import AnySampling, Sampling, SamplingTensors, choose, sa
 def guidance_rows(
     sampling: AnySampling, given: Collection[str], seconds: List[float]
 ) -> list[tuple[frozenset[str], tuple[float, ...]]]:
-    """The rows that these conditions need: what is dropped in each, and its weight at each step.
+    """The rows that these conditions need: the dropped conditions and the weights at each step.
 
     Args:
         given: the conditions that have a value and may be dropped, in order.
-        seconds: the time at which each step stands, for the schedule.
+        seconds: the time of each step, for the schedule.
     """
     scale = sampling.guidance_scale
     if isinstance(scale, Mapping):
@@ -60,10 +60,10 @@ class Row:
 
     Args:
         fused: the prompts of this branch, B = 1; its sum, if any, is the same for all steps.
-        weights: [S], how much its logits count at each step.
+        weights: [S], the weight of its logits at each step.
         aligned: adds tokens of an earlier stage to each step; the same in all rows of a batch.
-        lookahead: the tokens [look-ahead + 1] that it adds to a step, called when the step is
-            ready; None where they are dropped.
+        lookahead: returns the tokens [look-ahead + 1] to add to a step, once the step is ready;
+            None if they are dropped.
     """
 
     fused: Fused
@@ -73,11 +73,11 @@ class Row:
 
     @property
     def prefix_length(self) -> int:
-        """How many positions come before step 0."""
+        """The number of positions before step 0."""
         return 0 if self.fused.prepend is None else self.fused.prepend.embeddings.shape[1]
 
     def sums(self, start: int, stop: int) -> Tensor | None:
-        """What is added to the inputs of these steps: [1, stop - start, D], or None."""
+        """The sum added to the inputs of these steps: [1, stop - start, D], or None."""
         if start == stop:
             return None
         sums = self.fused.sum
@@ -88,7 +88,7 @@ class Row:
         return added if sums is None else added + sums
 
     def row_lookahead(self, step: int | None) -> Tensor:
-        """The tokens that are added to a step, [look-ahead + 1]; none where there is no step."""
+        """The tokens to add to a step, [look-ahead + 1]; `NO_TOKEN` if there is no step."""
         assert self.aligned is not None
         if self.lookahead is None or step is None:
             return torch.full((self.aligned.look_ahead + 1,), NO_TOKEN, device=self.weights.device)
@@ -97,19 +97,19 @@ class Row:
 
 @dataclass(kw_only=True, eq=False)
 class Sequence:
-    """Steps of J streams, known ones and those to be sampled, on its way through a batch.
+    """The known and unknown steps of J streams, and their state in a batch.
 
     Args:
-        start_token: in the column before the first step.
-        tokens: [J, S], int64; -1 is to be sampled. While a batch decodes, ask `batch.tokens`.
+        start_token: fills the column before the first step.
+        tokens: [J, S], int64; -1 is to be sampled. While decoding, use `batch.tokens` instead.
         uniforms: [J, S], a random number for each token.
         temperature, allowed: [J, S] and [J, S, 2], lowest token and one past the highest.
-        sampling: all else by which tokens are picked.
-        rows: the branches of guidance, there when it joins a batch.
-        penalty_window: how many steps back the repetition penalty looks; 0 if it is 1.
-        deduplicated: a token never follows itself.
-        step: how many steps at the start are decided; `last_step` is one past the last unknown.
-        place: which of the batch's sequences it is.
+        sampling: all other sampling settings.
+        rows: the branches of guidance, set before it joins a batch.
+        penalty_window: the repetition penalty's window in steps; 0 disables it.
+        deduplicated: no token may repeat the one before.
+        step: the number of decided steps at the start; `last_step` is one past the last unknown.
+        place: the index of the sequence in the batch.
     """
 
     start_token: int
@@ -137,25 +137,25 @@ class Sequence:
 
 @dataclass(kw_only=True, eq=False)
 class StepState:
-    """The tokens so far, where each sequence stands, and how its tokens are picked."""
+    """The tokens so far, the current step of each sequence, and its sampling settings."""
 
     tokens: Tensor  # [I, J, 1 + S], the start column first; -1 is not decided
     step: Tensor  # [I]
     owner: Tensor  # [R], the sequence of each row
-    rows: Tensor  # [I, G], the rows of each sequence; those it lacks are its first, of weight 0
+    rows: Tensor  # [I, G], the rows of each sequence, padded with its first row at weight 0
     offset: Tensor  # [R]
     weights: Tensor  # [I, G, S]
     uniforms: Tensor  # [I, J, S]
     temperature: Tensor  # [I, J, S]
     allowed: Tensor  # [I, J, S, 2]
-    settings: SamplingTensors  # but for the temperature, which may differ from step to step
+    settings: SamplingTensors  # except the temperature, which may vary by step
     window: Tensor  # [I], of the repetition penalty
     longest_window: int
     deduplicated: Tensor | None  # [I]; None: all may repeat
 
     @staticmethod
     def of(sequences: List[Sequence]) -> "StepState":
-        """Puts sequences together, each where it stands."""
+        """Combines sequences, each at its current step."""
         device, J = sequences[0].tokens.device, sequences[0].tokens.shape[0]
         started = [
             torch.cat([x.tokens.new_full((J, 1), x.start_token), x.tokens], dim=1)
@@ -198,10 +198,10 @@ class StepState:
         return tokens[self.owner], self.offset + self.step[self.owner]
 
     def decide(self, logits: Tensor, *, moves: List[bool] | None) -> None:
-        """Decides the step that each sequence is at, from logits [R, J, V].
+        """Decides the current step of each sequence from logits [R, J, V].
 
         Args:
-            moves: False for the sequences that stay where they are; None: all move.
+            moves: False for sequences that do not advance; None: all do.
         """
         logits = self._guided(logits.float())
         picked = choose(
@@ -217,7 +217,7 @@ class StepState:
         if moves is not None:
             moved = torch.tensor(moves, device=logits.device).long()
             decided = torch.where(moved[:, None] > 0, decided, here)
-        last = self.tokens.shape[2] - 1  # where a sequence that has all its steps stays
+        last = self.tokens.shape[2] - 1  # the final position of a finished sequence
         index = (self.step + 1).clamp(max=last)[:, None, None].expand(-1, decided.shape[1], 1)
         self.tokens.scatter_(2, index, decided[..., None])
         self.step = self.step + moved
@@ -240,7 +240,7 @@ class StepState:
         return logits.scatter(2, index, kept)
 
     def _recent(self, vocab_size: int) -> Tensor:
-        """The tokens [I, J, W] that the repetition penalty looks at; -1: none."""
+        """The tokens [I, J, W] that the repetition penalty applies to; -1: none."""
         back = torch.arange(self.longest_window, device=self.step.device)
         column = self.step[:, None] - back  # [I, W], the last decided one first
         index = column.clamp(min=0)[:, None].expand(-1, self.tokens.shape[1], -1)
@@ -251,14 +251,14 @@ class StepState:
     @staticmethod
     def _at(table: Tensor, step: Tensor) -> Tensor:
         """The entries [I, J, ...] of a table [I, J, S, ...] at a step [I] of each sequence."""
-        step = step.clamp(max=table.shape[2] - 1)  # for sequences that have all their steps
+        step = step.clamp(max=table.shape[2] - 1)  # for finished sequences
         index = step.view(-1, 1, 1, *[1] * (table.dim() - 3))
         index = index.expand(-1, table.shape[1], 1, *table.shape[3:])
         return table.gather(2, index).squeeze(2)
 
 
 def _rows(sequences: List[Sequence]) -> Tensor:
-    """The rows [I, G] of each sequence; those it lacks are its first."""
+    """The rows [I, G] of each sequence, padded with its first row."""
     most = max(len(x.rows) for x in sequences)
     rows, first = [], 0
     for sequence in sequences:
@@ -269,7 +269,7 @@ def _rows(sequences: List[Sequence]) -> Tensor:
 
 
 def _weights(sequences: List[Sequence]) -> Tensor:
-    """The weights [I, G, S] of their rows, 0 for those that they lack."""
+    """The weights [I, G, S] of their rows, 0 for padding."""
     most = max(len(x.rows) for x in sequences)
     longest = max(x.tokens.shape[1] for x in sequences)
     weights = sequences[0].rows[0].weights.new_zeros(len(sequences), most, longest)

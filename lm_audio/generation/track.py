@@ -1,4 +1,4 @@
-"""One item in one stage: what is asked for, and what is known of its values.
+"""Tracks: the conditions and the values, known so far, of one item in one stage.
 
 Shapes: K codebooks or latent width, T frames.
 """
@@ -28,19 +28,19 @@ class Track:
     """The values of one item in one stage, some of them known from the start.
 
     Args:
-        values: tokens [K, T], int64, -1 where unknown; or latents [D, T], float32, NaN there.
-        conditions: by name; those that are not given are missing.
-        negative: what stands in for conditions that guidance drops, instead of nothing.
-        embedded: conditions as the stage embedded them, by name and whether they are negative.
+        values: tokens [K, T], int64, -1 if unknown; or latents [D, T], float32, NaN if unknown.
+        conditions: the given ones, by name.
+        negative: used in place of conditions that guidance drops; the null by default.
+        embedded: embedded conditions, by name and whether they are negative.
         source: the track of the earlier stage whose values condition this one.
-        starts: the second at which each frame begins, for deduplicated tokens that in part come
-            from sound; without it, all frames of a track are equally long.
+        starts: the start time of each frame in seconds, for deduplicated tokens that partly come
+            from audio; without it, all frames of a track are equally long.
         open_end: whether the stage may end it before T frames.
-        candidate: tells apart tracks that differ in their random numbers alone.
-        known: [T], the frames that were given.
-        num_given: how many of them come before the first that was not.
-        num_done: how many frames from the first on are known or made.
-        in_work: how many more the work done on a window counts for, before any of it is final.
+        candidate: distinguishes tracks that differ only in their random numbers.
+        known: [T], the given frames.
+        num_given: the number of given frames at the start.
+        num_done: the number of known or generated frames at the start.
+        in_work: progress of the current window, in frames.
     """
 
     values: Tensor
@@ -71,37 +71,37 @@ class Track:
         return self.num_done == self.num_frames
 
     def learn(self, values: Tensor, *, start: int, num_done: int) -> None:
-        """Takes in values [K, n] of the frames from `start` on.
+        """Stores values [K, n] of the frames from `start` on.
 
         Args:
-            num_done: how many frames from the first on are decided now.
+            num_done: the number of decided frames at the start of the track.
         """
         self.values[:, start : start + values.shape[1]] = values
         self.num_done = max(self.num_done, num_done)
 
     def end(self, num_frames: int) -> None:
-        """Ends the item here, whether these frames are decided yet or not."""
+        """Ends the item after this many frames, decided or not."""
         self.values = self.values[:, :num_frames]
         self.num_done = min(self.num_done, num_frames)
 
 
 class StageBatch(Protocol):
-    """The tracks that a stage is working on."""
+    """The tracks that a stage is processing."""
 
     def add(self, track: Track) -> None: ...
 
     def remove(self, track: Track) -> None:
-        """Gives up a track, done or not."""
+        """Removes a track, finished or not."""
 
     def waiting(self) -> bool:
-        """Whether some track that is not done lacks values of an earlier stage."""
+        """Whether some unfinished track lacks values of an earlier stage."""
 
     def step(self) -> bool:
-        """Takes one step with all tracks that can; False if none could."""
+        """Takes one step with all tracks that are ready; False if none is."""
 
 
 class Stage(Protocol):
-    """What the engine needs to know of a stage, whatever kind of model it has."""
+    """The interface of a stage, for any kind of model."""
 
     @property
     def name(self) -> str: ...
@@ -111,21 +111,21 @@ class Stage(Protocol):
 
     @property
     def window_frames(self) -> int:
-        """How many frames it sees at once."""
+        """The number of frames in its context window."""
 
     @property
     def sampling(self) -> AnySampling: ...
 
     @property
     def conditions(self) -> tuple[str, ...]:
-        """The names of what a user may give."""
+        """The conditions that a user may give, by name."""
 
     @property
     def source(self) -> Source | None: ...
 
     @property
     def deduplicated(self) -> bool:
-        """Whether no token follows itself, so that tokens have no fixed length."""
+        """Whether no token repeats the one before, so that tokens have no fixed duration."""
 
     @property
     def may_end(self) -> bool:
@@ -133,34 +133,34 @@ class Stage(Protocol):
 
     @property
     def two_sided(self) -> bool:
-        """Whether it sees what is known behind a span that it fills."""
+        """Whether it uses the known frames after a span that it fills."""
 
     @property
     def first_codebook(self) -> int:
-        """Where its rows begin among those of the renderer."""
+        """The index of its first row in the renderer's input."""
 
     @property
     def device(self) -> torch.device: ...
 
     def check(self, track: Track) -> None:
-        """Raises ValueError for what the user gave wrongly, before any work is done."""
+        """Raises ValueError if the user's input is invalid, before any work is done."""
 
     def new_batch(self, *, rows_per_pass: int | None = None) -> StageBatch: ...
 
 
 def is_known(values: Tensor) -> Tensor:
-    """Which frames [T] of values [K, T] are known in all their rows."""
+    """Whether each frame [T] of values [K, T] is known in all rows."""
     unknown = values.isnan() if values.is_floating_point() else values < 0
     return ~unknown.any(dim=0)
 
 
 def leading(known: Tensor) -> int:
-    """How many frames at the start of [T] are known."""
+    """The number of known frames at the start of [T]."""
     unknown = (~known).nonzero()
     return int(unknown[0]) if len(unknown) else len(known)
 
 
 def unknown_values(signal: Signal, num_frames: int, device: torch.device) -> Tensor:
-    """The values [K, T] of a track of which nothing is known."""
+    """The values [K, T] of a track without known frames."""
     size = (signal.width, num_frames)
     return torch.full(size, signal.unknown, dtype=signal.dtype, device=device)

@@ -1,1 +1,1 @@
-"""Networks: transformers over tokens, their parts, and how a CPU runs them."""
+"""Networks: transformers over tokens, their layers, and CPU kernels."""

@@ -1,4 +1,4 @@
-"""Attention: the projections, and the two ways of attending, over a whole sequence and by step.
+"""Attention: the projections, and attention over whole sequences or one step at a time.
 
 Shapes: B batch, R rows of a cache, H heads, S steps, L keys, D width of the model or of a head.
 """
@@ -15,10 +15,10 @@ from lm_audio.networks.positions import rotate
 
 
 class Attend(Protocol):
-    """How queries meet keys and values, and which of these are kept."""
+    """Computes attention for given queries, and stores keys and values."""
 
     def to_self(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Attends from q [B, H, S, D] to what is kept and the new k, v [B, H, S, D], turned."""
+        """Attends from q [B, H, S, D] to stored and new keys and values [B, H, S, D], rotated."""
 
     def to_condition(self, layer: int, q: Tensor, module: "CrossAttention") -> Tensor:
         """Attends from q [B, H, S, D] to the condition."""
@@ -59,13 +59,13 @@ class CrossAttention(nn.Module):
 
 
 class WholeAttend:
-    """Attends within whole sequences; the keys and values can be kept for the steps to come.
+    """Attends within whole sequences; can store the keys and values for later steps.
 
     Args:
         bias: [B, 1 or H, S, S], added to the scores; None: causal.
-        condition: [B, L, D] and its mask [B, L], True where it is real.
-        cache: takes the keys and values of the only sequence, B = 1, in this row, which has those
-            of its condition already.
+        condition: [B, L, D] and its mask [B, L], False on padding.
+        cache: stores the keys and values of the only sequence, B = 1, in this row, which already
+            has those of its condition.
     """
 
     def __init__(
@@ -96,21 +96,21 @@ class WholeAttend:
             k, v, bias = (x.to(q.dtype) for x in (k, v, bias))
             return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         if self._condition is None:
-            raise ValueError("The model attends to a condition and got none; give it one.")
+            raise ValueError("The model needs a condition for cross-attention, got none.")
         embeddings, mask = self._condition
         k, v = module.keys_values(embeddings)
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None])
 
 
 class StepAttend:
-    """Attends from one new position of each row to all that the cache keeps of that row.
+    """Attends from one new position of each row to the row's cache.
 
-    Written as matrix products: they give a row, to the bit, what it gets in any batch and at any
-    padded length, which `scaled_dot_product_attention` does not with more than one thread.
+    Written as matrix products: their result for a row is bit-identical in any batch and at any
+    padded length, unlike that of `scaled_dot_product_attention` with more than one thread.
 
     Args:
-        positions: [R], where the new keys and values go.
-        bias: [R, 1 or H, 1, L], added to the scores, -inf on what a row does not have.
+        positions: [R], of the new keys and values.
+        bias: [R, 1 or H, 1, L], added to the scores, -inf beyond the end of a row.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Conditions as a network takes them in; conditioners make them.
+"""Conditions in the form that a network takes; conditioners make them.
 
 Shapes: B batch, T frames, L condition length, D width.
 """
@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 class Condition:
     """Embeddings [B, L, D], 0 on padding, and their mask [B, L], False on padding.
 
-    Each row begins with its own entries; padding comes behind them.
+    Rows are padded at the end.
     """
 
     embeddings: Tensor
@@ -24,11 +24,11 @@ class Condition:
 
 @dataclass(frozen=True, kw_only=True)
 class Fused:
-    """Conditions as a model takes them in, None where it takes none that way.
+    """Conditions by the way that a model takes them; None for unused ways.
 
     Args:
-        cross: attended to.
-        prepend: put before the input; its length may be 0.
+        cross: for cross-attention.
+        prepend: prepended to the input; its length may be 0.
         sum: [B, 1 or T, D], added to the input.
     """
 

@@ -1,4 +1,4 @@
-"""Keys and values of the positions so far, and of the conditions, for rows decoded together.
+"""The KV cache: keys and values of past positions and of conditions, for a batch of rows.
 
 Shapes: R rows, H heads, L positions, D width of a head.
 """
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 _SCALE = 4  # bytes of a float32
-BLOCK = 64  # lengths are padded to a multiple of it, so that they do not change how sums round
+BLOCK = 64  # lengths are padded to a multiple of it, so that they do not affect rounding
 
 
 def padded(length: int) -> int:
@@ -16,10 +16,10 @@ def padded(length: int) -> int:
 
 
 class KVCache:
-    """Memory for a number of rows and positions, allocated once and made larger when needed.
+    """Memory for a number of rows and positions, which grows when needed.
 
-    Rows are in use from the first on; what stands in the others has no meaning. As int8, which the
-    CPU kernels read, the D bytes of a key or value are followed by the four of their scale.
+    The rows in use come first; the others have arbitrary content. In int8, for the CPU kernels, the
+    D bytes of a key or value are followed by the four bytes of their scale.
     """
 
     def __init__(
@@ -40,11 +40,11 @@ class KVCache:
 
     @property
     def storage(self) -> tuple[int, ...]:
-        """Changes when what is kept moves to another place."""
+        """Memory addresses; they change when the cache is reallocated."""
         return self._keys.data_ptr(), self._condition_keys.data_ptr()
 
     def reserve(self, num_rows: int, length: int, condition_length: int) -> None:
-        """Makes room for this many rows and positions, keeping what is there."""
+        """Allocates room for this many rows and positions, keeping the content."""
         self._keys = _grown(self._keys, (1, num_rows), (3, padded(length)))
         self._values = _grown(self._values, (1, num_rows), (3, padded(length)))
         size = padded(condition_length)
@@ -55,7 +55,7 @@ class KVCache:
         )
 
     def open_row(self, condition_length: int) -> int:
-        """Takes the next row into use, for a condition of this length, in the room reserved."""
+        """Opens the next row, with a condition of this length, within the reserved memory."""
         row, self.num_rows = self.num_rows, self.num_rows + 1
         self._condition_lengths.append(condition_length)
         self._condition_bias[row] = -torch.inf
@@ -63,7 +63,7 @@ class KVCache:
         return row
 
     def close_rows(self, start: int, stop: int) -> None:
-        """Gives rows up; those behind them move to the front."""
+        """Closes rows; later rows move up."""
         kept = self.num_rows - stop
         for tensor, dim in (
             (self._keys, 1), (self._values, 1), (self._condition_keys, 1),
@@ -75,19 +75,19 @@ class KVCache:
         del self._condition_lengths[start:stop]
 
     def put(self, layer: int, row: int, k: Tensor, v: Tensor) -> None:
-        """Keeps k, v [H, L, D] as the first positions of a row."""
+        """Stores k, v [H, L, D] as the first positions of a row."""
         length = k.shape[1]
         self._keys[layer, row, :, :length] = self._stored(k)
         self._values[layer, row, :, :length] = self._stored(v)
 
     def put_condition(self, layer: int, row: int, k: Tensor, v: Tensor) -> None:
-        """Keeps the keys and values [H, L, D] of a row's condition."""
+        """Stores the keys and values [H, L, D] of a row's condition."""
         length = k.shape[1]
         self._condition_keys[layer, row, :, :length] = self._stored(k)
         self._condition_values[layer, row, :, :length] = self._stored(v)
 
     def add(self, layer: int, rows: slice, positions: Tensor, k: Tensor, v: Tensor) -> None:
-        """Keeps k, v [R, H, D] at one position [R] of each of these rows."""
+        """Stores k, v [R, H, D] at one position [R] of each of these rows."""
         row = torch.arange(len(k), device=positions.device)
         self._keys[layer, rows][row, :, positions] = k
         self._values[layer, rows][row, :, positions] = v
@@ -97,15 +97,15 @@ class KVCache:
         return self._keys[layer, rows, :, :length], self._values[layer, rows, :, :length]
 
     def all(self, layer: int, rows: slice) -> tuple[Tensor, Tensor]:
-        """Keys and values [R, H, L, D] of all positions for which these rows have room."""
+        """Keys and values [R, H, L, D] of all allocated positions of these rows."""
         return self._keys[layer, rows], self._values[layer, rows]
 
     def condition_lengths(self, rows: slice) -> Tensor:
-        """How long these rows' conditions are: [R]."""
+        """The lengths of these rows' conditions: [R]."""
         return torch.tensor(self._condition_lengths[rows], device=self._keys.device)
 
     def condition_of(self, layer: int, row: int) -> tuple[Tensor, Tensor, Tensor]:
-        """As `condition`, of one row and as long as its own, whatever room others need."""
+        """As `condition`, for one row and without padding."""
         length = self._condition_lengths[row]
         k, v, bias = self.condition(layer, slice(row, row + 1))
         k, v = (self._read(x[:, :, :length]) for x in (k, v))
@@ -117,7 +117,7 @@ class KVCache:
         return keys, values, self._condition_bias[rows]
 
     def _stored(self, x: Tensor) -> Tensor:
-        """Keys or values [..., D] as they are kept."""
+        """Keys or values [..., D] in their stored form."""
         if self._keys.dtype != torch.int8:
             return x
         scale = x.float().abs().amax(dim=-1, keepdim=True).clamp(min=1e-12) / 127
@@ -125,7 +125,7 @@ class KVCache:
         return torch.cat([whole, scale.contiguous().view(torch.int8)], dim=-1)
 
     def _read(self, x: Tensor) -> Tensor:
-        """Keys or values of those that are kept."""
+        """Keys or values from their stored form."""
         if x.dtype != torch.int8:
             return x
         scale = x[..., -_SCALE:].contiguous().view(torch.float32)

@@ -1,4 +1,4 @@
-"""Makes the linear layers of a model ready for the steps of a decode loop on a CPU."""
+"""Packs the linear layers of a model for decoding on a CPU."""
 
 import logging
 from collections.abc import Iterable
@@ -17,15 +17,13 @@ from lm_audio.system import trim_malloc
 logger = logging.getLogger(__name__)
 
 Kind = Literal["same", "int8"]
-"""same: the numbers that they have, in another order."""
+"""same: the same values in another layout."""
 
 
 def pack(model: nn.Module, kind: Kind = "same") -> None:
-    """Packs each linear layer that is not packed yet, one after the other: no two copies of the
-    weights are in memory.
+    """Packs the linear layers one by one, so that memory never has two copies of the weights.
 
-    Where this CPU or this torch lacks what it takes, the layers stay as they are: slower, and no
-    less correct.
+    If this CPU or torch does not support it, the layers stay unpacked: slower but correct.
     """
     low_precision = kind == "int8" or next(model.parameters()).dtype == torch.bfloat16
     for name in [name for name, layer in model.named_modules() if _is_plain(layer)]:
@@ -48,16 +46,16 @@ def fill(
     dtype: torch.dtype = torch.float32,
     packing: Kind | None = None,
 ) -> None:
-    """Gives a model on the meta device its weights, all of them, one after the other.
+    """Loads all weights into a model on the meta device, one by one.
 
-    They are copied, so that they no longer hang on a file; and a linear layer is packed as soon as
-    it is whole, so that hardly more is ever in memory than in the end. `pack` completes that.
+    They are copied, so that they no longer depend on a memory-mapped file. Linear layers are packed
+    as soon as they are complete, to limit peak memory; `pack` packs the rest.
     """
     for name, weight in weights:
         path, _, own = name.rpartition(".")
         module: Any = model.get_submodule(path)
         to_pack = packing is not None and own == "weight" and isinstance(module, Linear)
-        there = weight.to(device, dtype, copy=not to_pack)  # packing is a copy
+        there = weight.to(device, dtype, copy=not to_pack)  # packing copies
         if own in module._parameters:
             learns = module.get_parameter(own).requires_grad
             there = nn.Parameter(there, requires_grad=learns)
@@ -72,7 +70,7 @@ def fill(
 
 
 def num_parameters(model: nn.Module) -> int:
-    """How many numbers a model learned, packed or not."""
+    """The number of parameters of a model, packed or not."""
     count = 0
     for module in model.modules():
         if isinstance(module, Linear | Int8Linear):
@@ -88,8 +86,8 @@ def _is_plain(layer: nn.Module) -> bool:
 
 
 def _packed(model: nn.Module, name: str, kind: Kind) -> bool:
-    """Packs a layer; False, and a line in the log, where that cannot be."""
-    layer: Any = model.get_submodule(name)  # held no longer than it is packed
+    """Packs a layer; if that fails, logs it and returns False."""
+    layer: Any = model.get_submodule(name)  # local, so that it is freed after packing
     try:
         if kind == "int8":
             parent, _, own = name.rpartition(".")
@@ -107,7 +105,7 @@ def _packed(model: nn.Module, name: str, kind: Kind) -> bool:
 
 
 def _compute_in_float32(model: nn.Module) -> None:
-    """What lies between the linear layers, which the kernels make float32."""
+    """Converts everything between the linear layers to float32, the kernels' output dtype."""
     for module in model.modules():
         if not isinstance(module, Linear | Int8Linear | nn.Embedding):
             for parameter in module.parameters(recurse=False):

@@ -1,4 +1,4 @@
-"""How a transformer knows where a token stands: sinusoids, rotations, relative biases.
+"""Position encodings of a transformer: sinusoids, rotations, relative biases.
 
 Shapes: B batch, H heads, S queries, L keys, D width.
 """
@@ -28,7 +28,7 @@ def rotation(positions: Tensor, dim: int) -> tuple[Tensor, Tensor]:
 
 
 def rotate(x: Tensor, by: tuple[Tensor, Tensor]) -> Tensor:
-    """Turns pairs of x [B, H, S, D], one from each half, by an angle (RoPE, arXiv 2104.09864)."""
+    """Rotates pairs of x [B, H, S, D], one from each half, by an angle (RoPE, arXiv 2104.09864)."""
     cos, sin = (part.to(x.dtype) for part in by)
     first, second = x.chunk(2, dim=-1)
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
@@ -38,7 +38,7 @@ class RelativeBias(nn.Module):
     """A learned bias per head and distance, distances in growing buckets (T5, arXiv 1910.10683).
 
     Args:
-        causal: all buckets are for keys behind the query; else half of them are for those ahead.
+        causal: all buckets are for keys before the query; else half are for keys after it.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class RelativeBias(nn.Module):
         else:
             num_buckets //= 2
             first, distance = (behind < 0).long() * num_buckets, behind.abs()
-        exact = num_buckets // 2  # the nearer half have a bucket each
+        exact = num_buckets // 2  # small distances have a bucket each
         growth = (distance.clamp(min=1) / exact).log() / math.log(self.longest / exact)
         far = (exact + (growth * (num_buckets - exact)).long()).clamp(max=num_buckets - 1)
         return first + torch.where(distance < exact, distance, far)

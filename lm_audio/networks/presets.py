@@ -1,4 +1,4 @@
-"""Named shapes of token language models; a variant is `dataclasses.replace` of one."""
+"""Named shapes of token language models; derive variants with `dataclasses.replace`."""
 
 from lm_audio.networks.token_lm import TokenLMConfig
 from lm_audio.networks.transformer import TransformerConfig
@@ -15,17 +15,17 @@ def tiny(
 
 
 def small(*, num_streams: int = 4, vocab_size: int = 2048) -> TokenLMConfig:
-    """The shape of musicgen-small, 420 million weights."""
+    """The shape of musicgen-small, 420 million parameters."""
     return _musicgen(1024, 24, 16, num_streams, vocab_size)
 
 
 def medium(*, num_streams: int = 4, vocab_size: int = 2048) -> TokenLMConfig:
-    """The shape of audiogen-medium and musicgen-medium, 1.8 billion weights."""
+    """The shape of audiogen-medium and musicgen-medium, 1.8 billion parameters."""
     return _musicgen(1536, 48, 24, num_streams, vocab_size)
 
 
 def large(*, num_streams: int = 4, vocab_size: int = 2048) -> TokenLMConfig:
-    """The shape of musicgen-large, 3.3 billion weights."""
+    """The shape of musicgen-large, 3.3 billion parameters."""
     return _musicgen(2048, 48, 32, num_streams, vocab_size)
 
 
@@ -48,10 +48,10 @@ def audiolm(*, vocab_size: int, cross_attention: bool = False) -> TokenLMConfig:
 def compact(
     *, dim: int, num_layers: int, reads: bool = False, dropout: float = 0.1
 ) -> TransformerConfig:
-    """What learns well with little data: heads of 64, rotary positions, SwiGLU.
+    """A shape for little training data: heads of 64, rotary positions, SwiGLU.
 
     Args:
-        reads: two-sided, for text, instead of causal with cross-attention.
+        reads: two-sided, for text encoders, instead of causal with cross-attention.
     """
     return TransformerConfig(
         dim=dim,

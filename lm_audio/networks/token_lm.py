@@ -1,6 +1,6 @@
 """The language model of every stage: a transformer over J streams of tokens.
 
-It knows neither what the tokens mean nor how a pattern laid them out.
+It does not depend on the meaning of the tokens or on the codebook pattern.
 
 Shapes: B batch, R rows of a cache, J streams, S steps, P prefix, L condition length, D width,
 V vocabulary.
@@ -22,9 +22,9 @@ class TokenLMConfig:
     """The shape of a token language model.
 
     Args:
-        vocab_size: the number of tokens of a stream.
-        num_inputs: how many tokens its embedding knows; those that no head makes are special ones,
-            such as the start and empty cells. One more than `vocab_size` by default.
+        vocab_size: the number of tokens per stream.
+        num_inputs: the number of input tokens; those beyond `vocab_size` are special ones, such as
+            the start token, which heads never predict. Defaults to `vocab_size` + 1.
     """
 
     transformer: TransformerConfig
@@ -38,8 +38,8 @@ class TokenLMConfig:
         object.__setattr__(self, "num_inputs", self.num_inputs or self.vocab_size + 1)
         if self.num_streams < 1 or self.vocab_size < 1 or self.num_inputs < self.vocab_size:
             raise ValueError(
-                f"Got {self.num_streams} streams of {self.vocab_size} tokens, {self.num_inputs} at "
-                "the input; give at least one of each, and no fewer at the input."
+                "num_streams and vocab_size must be at least 1 and num_inputs at least vocab_size, "
+                f"got {self.num_streams}, {self.vocab_size} and {self.num_inputs}."
             )
 
 
@@ -54,7 +54,7 @@ class TokenLM(nn.Module):
         self.transformer = Transformer(config.transformer)
         self.heads = Linear(dim, config.num_streams * config.vocab_size, bias=False)
         self.apply(_initialise)
-        for block in self.transformer.blocks:  # each adds to the sum of those before it
+        for block in self.transformer.blocks:  # residual branches add up
             scale = (2 * (block.layer + 1)) ** -0.5
             for module in (block.attention, block.cross_attention, block.feed_forward):
                 if module is not None:
@@ -63,7 +63,7 @@ class TokenLM(nn.Module):
     def forward(
         self, tokens: Tensor, *, fused: Fused | None = None, mask: Tensor | None = None
     ) -> Tensor:
-        """Logits [B, J, S, V] of what follows each of the steps of tokens [B, J, S].
+        """Next-token logits [B, J, S, V] for each step of tokens [B, J, S].
 
         Args:
             fused: the prompts, as conditioners make them.
@@ -84,7 +84,7 @@ class TokenLM(nn.Module):
         return self.logits(x[:, -tokens.shape[2] :])
 
     def prefill(self, tokens: Tensor, *, fused: Fused, cache: KVCache) -> None:
-        """Takes a prompt into a new row of the cache, the prefix first.
+        """Prefills a new row of the cache with the prefix and a prompt.
 
         Args:
             tokens: [1, J, S], S >= 0.
@@ -109,7 +109,7 @@ class TokenLM(nn.Module):
 
         Args:
             sums: [R, D], added to the embeddings.
-            positions: [R], where the rows stand; `length` is one past the highest.
+            positions: [R], the current positions; `length` is one past the highest.
         """
         x = self.embed(tokens[..., None])[:, 0]  # [R, D]
         if sums is not None:
@@ -121,13 +121,13 @@ class TokenLM(nn.Module):
         """The sum [B, S, D] of the embeddings of tokens [B, J, S]."""
         first = torch.arange(self.config.num_streams, device=tokens.device)
         rows = tokens + first[:, None] * self.config.num_inputs
-        x, *others = self.embedding(rows).unbind(1)  # looked up at once: one gradient of the table
+        x, *others = self.embedding(rows).unbind(1)  # one lookup for a single gradient of the table
         for other in others:
             x = x + other
         return x.to(self.transformer.norm.weight.dtype)  # tables may be rounded, sums are not
 
     def logits(self, x: Tensor) -> Tensor:
-        """The heads' view [B, J, S, V] of what the transformer made, [B, S, D]."""
+        """The logits [B, J, S, V] of the heads for the transformer's output [B, S, D]."""
         B, S, _ = x.shape
         return self.heads(x).view(B, S, self.config.num_streams, -1).transpose(1, 2)
 

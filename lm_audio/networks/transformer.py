@@ -31,8 +31,8 @@ class TransformerConfig:
     """The shape of a transformer.
 
     Args:
-        num_positions: how many positions a `learned` table holds; others have no limit.
-        window: how many positions back, its own included, each one sees; None: all.
+        num_positions: the size of the table of `learned` positions; others have no limit.
+        window: the number of positions that each one attends to, itself included; None: all.
         bias: of the linear layers. Layer norms have one unless `norm_bias` is False.
         dropout: in training, after the attention and the feed-forward part.
     """
@@ -56,16 +56,18 @@ class TransformerConfig:
     def __post_init__(self) -> None:
         for name in ("dim", "num_layers", "num_heads", "hidden_dim"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; use at least 1.")
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
         if self.dim % self.num_heads or (self.dim // self.num_heads) % 2:
             raise ValueError(
-                f"dim {self.dim} and num_heads {self.num_heads} give no even width per head; "
-                "choose a dim that is a multiple of twice the number of heads."
+                f"dim must be a multiple of 2 x num_heads, got dim {self.dim} and num_heads "
+                f"{self.num_heads}."
             )
         if (self.positions == "learned") != (self.num_positions is not None):
-            raise ValueError("num_positions belongs to learned positions; give both or neither.")
+            raise ValueError("num_positions and learned positions require each other.")
         if self.window is not None and (self.window < 1 or not self.causal):
-            raise ValueError(f"window is {self.window}; use at least 1, in a causal transformer.")
+            raise ValueError(
+                f"window must be at least 1 and needs a causal transformer, got {self.window}."
+            )
 
     @property
     def head_dim(self) -> int:
@@ -86,8 +88,8 @@ class Transformer(nn.Module):
         self.blocks: Any = nn.ModuleList(kind(config, i) for i in range(config.num_layers))
         self.norm = make_norm(config)
         self.cache_dtype: torch.dtype | None = None  # that of the weights
-        self.kernel_steps: KernelSteps | None = None  # by which `packing.pack` makes steps faster
-        self.recomputes = False  # activations in training, to save memory
+        self.kernel_steps: KernelSteps | None = None  # set by `packing.pack`
+        self.recomputes = False  # activation checkpointing in training
 
     def forward(
         self,
@@ -97,11 +99,11 @@ class Transformer(nn.Module):
         mask: Tensor | None = None,
         condition: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
-        """Runs over whole sequences x [B, S, D] and returns as much.
+        """Runs over whole sequences x [B, S, D] and returns the same shape.
 
         Args:
             positions: [B, S]; 0, 1, 2 ... by default.
-            mask: [B, S], False on padding, which nobody sees.
+            mask: [B, S], False on padding.
             condition: embeddings [B, L, D] and their mask [B, L], for cross-attention.
         """
         if positions is None:
@@ -141,7 +143,7 @@ class Transformer(nn.Module):
         """Runs one step x [R, D] of these rows of the cache, at positions [R]; returns [R, D].
 
         Args:
-            length: one past the highest position, known without asking the device.
+            length: one past the highest position, known without a device synchronisation.
         """
         keys = torch.arange(padded(length), device=x.device)[None]
         queries, turns = positions[:, None], self._rotation(positions[:, None])
@@ -164,12 +166,12 @@ class Transformer(nn.Module):
 
     def train(self, mode: bool = True) -> "Transformer":
         if mode:
-            self.kernel_steps = None  # the layers that it reads are unpacked
+            self.kernel_steps = None  # its layers are unpacked
             self.cache_dtype = None
         return super().train(mode)
 
     def new_cache(self) -> KVCache:
-        """An empty cache for this transformer, where its weights are."""
+        """An empty cache for this transformer, on its device."""
         config, weight = self.config, self.norm.weight
         return KVCache(
             num_layers=config.num_layers,
@@ -189,7 +191,7 @@ class Transformer(nn.Module):
         return self.norm(x)
 
     def _placed(self, x: Tensor, positions: Tensor) -> Tensor:
-        """x [B, S, D] with what stands for its positions [B, S], if that is added."""
+        """x [B, S, D] plus the embeddings of its positions [B, S], if these are additive."""
         if self.config.positions == "sinusoidal":
             return x + sinusoids(positions, self.config.dim).to(x.dtype)
         if self.config.positions == "learned":
@@ -209,13 +211,13 @@ class Transformer(nn.Module):
         if plain and config.causal:
             return None
         bias = self._bias(positions, positions, dtype)
-        if mask is not None:  # padding sees itself, so that its softmax is not empty
+        if mask is not None:  # padding attends to itself, so that its softmax is not empty
             itself = torch.eye(mask.shape[1], dtype=torch.bool, device=mask.device)
             bias = bias.masked_fill(~(mask[:, None, None] | itself), -torch.inf)
         return bias
 
     def _bias(self, queries: Tensor, keys: Tensor, dtype: torch.dtype) -> Tensor:
-        """What is added to the scores between positions [B, S] and [B, L]: [B, 1 or H, S, L]."""
+        """The bias added to scores between positions [B, S] and [B, L]: [B, 1 or H, S, L]."""
         config = self.config
         behind = queries[:, :, None] - keys[:, None, :]
         unseen = behind < 0 if config.causal else torch.zeros_like(behind, dtype=torch.bool)
@@ -256,9 +258,9 @@ class Block(nn.Module):
 
 
 class CausalBlock(Block):
-    """A block of a language model: the unit in which its weights are shared out in training.
+    """A block of a language model: the unit of FSDP sharding.
 
-    Encoders, which some batches do not need, are not shared out.
+    Encoders are not sharded, because some batches do not use them.
     """
 
 

@@ -1,1 +1,1 @@
-"""Renderers turn the last tokens of a pipeline into sound."""
+"""Renderers turn the output tokens of a pipeline into audio."""

@@ -1,4 +1,4 @@
-"""Renders acoustic tokens by the decoder of a codec, in mono or stereo, whole or in a stream.
+"""Renders acoustic tokens with a codec's decoder, in mono or stereo, at once or in a stream.
 
 Shapes: C channels, N samples, K codebooks, T frames.
 """
@@ -19,16 +19,16 @@ BLOCK_SECONDS = 0.25
 class CodecRenderer:
     """A codec's decoder as a renderer.
 
-    A mono codec renders stereo from two interleaved sets of tokens, L0 R0 L1 R1 and so on, as
-    MusicGen does: each channel is coded by itself.
+    A mono codec renders stereo from two interleaved sets of tokens, L0 R0 L1 R1 and so on, as in
+    MusicGen: each channel is coded separately.
 
     A codec that normalises its input, as EnCodec does at 48 kHz, would need gains to restore the
-    level; tokens carry none, so that all chunks are rendered at the gain of 1.
+    level. Tokens do not contain them, so all chunks are rendered at a gain of 1.
 
     Args:
-        codec: its device is where the samples and tokens must be.
+        codec: samples and tokens must be on its device.
         num_channels: 1 or 2 with a mono codec; the codec's own by default.
-        num_codebooks: how many of the codec's codebooks to use, the coarsest first; all by default.
+        num_codebooks: the number of codebooks to use, coarsest first; all by default.
     """
 
     def __init__(
@@ -41,13 +41,14 @@ class CodecRenderer:
         channels = codec.num_channels if num_channels is None else num_channels
         if channels != codec.num_channels and (codec.num_channels, channels) != (1, 2):
             raise ValueError(
-                f"Got num_channels={num_channels}; a codec of {codec.num_channels} renders "
-                + ("1 or 2." if codec.num_channels == 1 else f"{codec.num_channels} only.")
+                f"Expected {'1 or 2' if codec.num_channels == 1 else codec.num_channels} as "
+                f"num_channels for this codec, got {num_channels}."
             )
         codebooks = codec.num_codebooks if num_codebooks is None else num_codebooks
         if not 1 <= codebooks <= codec.num_codebooks:
             raise ValueError(
-                f"Got num_codebooks={num_codebooks}; this codec has 1 to {codec.num_codebooks}."
+                f"num_codebooks must be between 1 and {codec.num_codebooks} for this codec, got "
+                f"{num_codebooks}."
             )
         self.codec = codec
         self._num_channels = channels
@@ -56,7 +57,7 @@ class CodecRenderer:
 
     @property
     def identity(self) -> str:
-        """Names the codec, its weights and how it is used; equal identities render equally."""
+        """Identifies the codec, its weights and settings; equal identities render equally."""
         return f"{self.codec.identity}-{self.num_channels}x{self.codec_codebooks}"
 
     @property
@@ -92,7 +93,7 @@ class CodecRenderer:
 
     @property
     def num_codebooks(self) -> int:
-        """The K of the tokens that it takes: twice the codec's for stereo by a mono codec."""
+        """K of its input tokens: twice the codec's for stereo with a mono codec."""
         return self.token_sets * self.codec_codebooks
 
     @property
@@ -101,27 +102,28 @@ class CodecRenderer:
 
     @property
     def block_frames(self) -> int:
-        """The frames that are decoded at a time, always as many: so pushes change no sample."""
+        """Frames per decoding step, fixed so that the size of pushes does not change samples."""
         return max(1, round(BLOCK_SECONDS * self.frame_rate))
 
     def num_frames(self, num_samples: int) -> int:
-        """The frames that `encode` makes of `num_samples` samples, the last perhaps in part."""
+        """The number of frames that cover `num_samples` samples, the last perhaps in part."""
         return sum(-(-chunk // self.hop_length) for chunk in self.chunks(num_samples))
 
     def stream(self) -> "CodecStream":
         return CodecStream(self)
 
     def render(self, tokens: Tensor, *, num_samples: int | None = None) -> Tensor:
-        """Turns tokens [K, T] into samples [C, N], float32: those that the stream gives.
+        """Turns tokens [K, T] into samples [C, N], float32, equal to those of the stream.
 
         Args:
-            num_samples: the length to cut to; all samples of the T frames by default.
+            num_samples: trims the result; by default all samples of the T frames.
         """
         stream = self.stream()
         samples = torch.cat([stream.push(tokens), stream.finish()], dim=1)
         if num_samples is not None and not 0 <= num_samples <= samples.shape[1]:
             raise ValueError(
-                f"Got num_samples={num_samples}; these tokens render to {samples.shape[1]} samples."
+                f"num_samples is {num_samples}, but these tokens render to {samples.shape[1]} "
+                "samples."
             )
         return samples[:, :num_samples]
 
@@ -131,11 +133,11 @@ class CodecRenderer:
 
     @property
     def chunk_length(self) -> int | None:
-        """The samples that the codec codes by itself; None if it codes all as one."""
+        """Samples per separately coded chunk; None for a codec without chunks."""
         return getattr(self.codec, "chunk_length", None)
 
     def chunks(self, num_samples: int) -> list[int]:
-        """The samples of each chunk that the codec codes by itself."""
+        """The number of samples in each separately coded chunk."""
         length = self.chunk_length
         if length is None:
             return [num_samples]
@@ -144,7 +146,7 @@ class CodecRenderer:
 
 
 class CodecEncoder:
-    """The codec's encoder: samples to the tokens that its renderer takes."""
+    """The codec's encoder: samples to the input tokens of its renderer."""
 
     def __init__(self, renderer: CodecRenderer) -> None:
         self._renderer = renderer
@@ -153,8 +155,8 @@ class CodecEncoder:
         """Turns samples [C, N], float32 at the codec's rate, into tokens [K, T], int64."""
         if samples.ndim != 2 or len(samples) != self._renderer.num_channels:
             raise ValueError(
-                f"Got samples of shape {list(samples.shape)}; expected "
-                f"[{self._renderer.num_channels}, N], mix or repeat the channels."
+                f"Expected samples of shape [{self._renderer.num_channels}, N], got "
+                f"{list(samples.shape)}."
             )
         codec = self._renderer.codec
         rows = samples.unflatten(0, (self._renderer.token_sets, -1))  # [token sets, codec's C, N]
@@ -162,21 +164,21 @@ class CodecEncoder:
         return interleave_channels(tokens[None])[0]
 
     def prompt_frames(self, num_samples: int) -> int:
-        """How many frames a prompt of `num_samples` samples fills.
+        """The number of frames that a prompt of `num_samples` samples fills.
 
-        A last frame that it fills in part is not kept: the stages make it.
+        A partly filled last frame does not count: the stages generate it.
         """
         frames = 0
         for chunk in self._renderer.chunks(num_samples):
             if self._renderer.chunk_length is None or chunk < self._renderer.chunk_length:
-                # A next chunk begins before this one ends, but its frames may not come yet.
+                # The next chunk overlaps this one, but its frames must not come yet.
                 return frames + chunk // self._renderer.hop_length
             frames += -(-chunk // self._renderer.hop_length)
         return frames
 
 
 class CodecStream:
-    """Renders piece by piece; holds back the tokens of an unfinished block."""
+    """Renders in a stream; buffers the tokens of an incomplete block."""
 
     def __init__(self, renderer: CodecRenderer) -> None:
         self._renderer = renderer
@@ -189,8 +191,8 @@ class CodecStream:
         """Takes the next tokens [K, T >= 0], returns the samples [C, N >= 0] that are final."""
         if tokens.ndim != 2 or len(tokens) != self._renderer.num_codebooks:
             raise ValueError(
-                f"Got tokens of shape {list(tokens.shape)}; this renderer takes "
-                f"[{self._renderer.num_codebooks}, T]."
+                f"Expected tokens of shape [{self._renderer.num_codebooks}, T], got "
+                f"{list(tokens.shape)}."
             )
         self._progress.advance(tokens[None])
         size = self._renderer.block_frames

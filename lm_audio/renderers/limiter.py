@@ -1,7 +1,7 @@
-"""A true-peak limiter that streams: keeps peaks, also those between samples, below the ceiling.
+"""A streaming true-peak limiter: keeps peaks, including those between samples, below a ceiling.
 
-The gain falls ahead of a peak and recovers after it. Work is done in blocks at fixed places, so the
-result is the same to the bit however samples are pushed.
+The gain falls ahead of a peak and recovers after it. Blocks have fixed positions, so the result is
+bit-identical however samples are pushed.
 
 Shapes: C channels, N samples, P parts of a block, about a millisecond each.
 """
@@ -14,16 +14,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 CEILING = 10 ** (-1.0 / 20)  # of true peaks
-MARGIN = 10 ** (-0.3 / 20)  # for peaks that interpolation by four does not see
+MARGIN = 10 ** (-0.3 / 20)  # for peaks that 4x oversampling misses
 PARTS = 20  # of a block
 ATTACK = 5  # parts
 RELEASE = 60  # parts
-REACH = 16  # samples on each side that the interpolation takes
+REACH = 16  # samples on each side that the interpolation uses
 PHASES = 4
 
 
 class Limiter:
-    """Takes samples in a stream, returns them a few milliseconds later. Memory does not grow.
+    """Limits a stream with a delay of a few milliseconds and constant memory.
 
     Args:
         ceiling: the highest true peak, 1 being full scale.

@@ -1,9 +1,8 @@
-"""Brings rendered sound to one loudness while it streams.
+"""Normalises the loudness of rendered audio in a stream.
 
-The gain changes slowly and looks a second ahead: it is chosen so that what was returned and what is
-in sight together reach the target loudness, the effect of the limiter included. Work is done in
-hops at fixed places, so the result is the same to the bit however samples are pushed. Loudness
-follows ITU-R BS.1770-4.
+The gain changes slowly with a look-ahead of one second: it is chosen so that the returned audio and
+the look-ahead together reach the target loudness after limiting. Hops have fixed positions, so the
+result is bit-identical however samples are pushed. Loudness follows ITU-R BS.1770-4.
 
 Shapes: C channels, N samples, P parts of a hop.
 """
@@ -24,9 +23,9 @@ LOOK_AHEAD = 10  # hops of about 100 ms
 MEMORY = 100  # hops, over which loudness is integrated
 GAINS = (-40.0, 40.0)  # dB
 RISE, FALL = 1.0, 3.0  # dB a hop
-DEEPEST = 18.0  # dB that the limiter may take off a peak
-CORRECTION = 10.0  # dB around the gain that fits all known sound
-STEADY_HOPS, STEADY = 5, 6.0  # a sound is steady if its last hops are so near to all, in dB
+DEEPEST = 18.0  # dB, the most that the limiter may reduce a peak
+CORRECTION = 10.0  # dB around the gain that fits all known audio
+STEADY_HOPS, STEADY = 5, 6.0  # steady audio: its last hops are within this many dB of the whole
 PARTS = 100  # of a hop
 ATTACK = 5  # parts that the limiter's gain falls ahead of a peak
 BLOCK = 4  # hops: the 400 ms of the standard
@@ -54,11 +53,11 @@ class Hop:
 
 
 class Leveller:
-    """Takes samples in a stream, returns them at the target loudness. Memory does not grow.
+    """Normalises a stream to the target loudness in constant memory.
 
     Args:
-        before: samples [C, N] that come before and stay as they are: the target is their loudness.
-        overlap: how many of the first samples stand for the last of those before. They are not
+        before: unchanged samples [C, N] before the stream, whose loudness becomes the target.
+        overlap: the number of first samples that coincide with the end of `before`. They are not
             measured and get the first gain.
     """
 
@@ -76,8 +75,8 @@ class Leveller:
         self._overlap = overlap
         self._waiting = self._last[:, :0]
         self._in_sight: list[Hop] = []
-        self._past: list[Hop] = []  # hops that were returned, as they came
-        self._made: list[float] = []  # and their power as they were returned
+        self._past: list[Hop] = []  # returned hops, before gain
+        self._made: list[float] = []  # their power after gain
         self._gain: float | None = None  # dB, of the last hop
         self._target = TARGET
         self._first_sight = LOOK_AHEAD + 1  # hops that decide the first gain
@@ -108,14 +107,14 @@ class Leveller:
         return torch.from_numpy(np.concatenate(levelled, axis=1)[:, :num_left])
 
     def _follow(self, before: Samples) -> None:
-        """Takes the loudness of these samples as the target, unless they are silent."""
+        """Uses the loudness of these samples as the target, unless they are silent."""
         power = []
         for i in range(-min(MEMORY, before.shape[1] // self._hop), 0):
             stop = before.shape[1] + (i + 1) * self._hop
             power.append(self._measured(before[:, stop - self._hop : stop]).power_at(0.0))
         if power and (target := integrated(np.array(power))) > SILENCE:
             self._target = target
-            # The first gain is the one that is heard as a step, if the sound is steady.
+            # In steady audio, a wrong first gain is audible as a step.
             if abs(integrated(np.array(power[-STEADY_HOPS:])) - target) < STEADY:
                 self._first_sight = STEADY_HOPS
 
@@ -150,8 +149,8 @@ class Leveller:
         return (hop.samples * factors).astype(np.float32)
 
     def _next_gain(self) -> float:
-        """The gain of the next hop: the one that all known sound needs, corrected for what was
-        returned at other gains, and reached slowly."""
+        """The gain of the next hop: that of all known audio, corrected for the past at other gains,
+        with a limited slope."""
         coming = self._in_sight if self._gain is not None else self._in_sight[: self._first_sight]
         if all(hop.is_silent for hop in coming):
             return 0.0 if self._gain is None else self._gain
@@ -170,7 +169,7 @@ class Leveller:
         return min(max(gain, self._gain - FALL), self._gain + RISE)
 
     def _solve(self, made: Array, power: Array, peaks: Array, *, low: float, high: float) -> float:
-        """The gain between two that brings hops, with those that were made, to the target."""
+        """The gain within limits that brings these and the returned hops to the target."""
         while high - low > 0.05:
             middle = (low + high) / 2
             known = np.concatenate([made, limited(power, peaks, middle)])
@@ -179,7 +178,7 @@ class Leveller:
 
 
 def limited(power: Array, peaks: Array, gain: float) -> Array:
-    """The mean power [hops] of parts [hops, P] behind a gain in dB and the limiter, estimated."""
+    """The estimated mean power [hops] of parts [hops, P] after a gain in dB and the limiter."""
     factors = np.minimum(10 ** (gain / 20), CEILING / np.maximum(peaks, TINY))
     return (power * factors * factors).sum(1) / PARTS
 

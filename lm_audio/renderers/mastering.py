@@ -1,4 +1,4 @@
-"""The last step from rendered samples to a clip: loudness, the seam behind a prompt, peaks.
+"""The last step from rendered samples to a clip: loudness, the seam after a prompt, peaks.
 
 Shapes: C channels, N samples.
 """
@@ -12,15 +12,15 @@ from lm_audio.renderers.seam import Continuation, history_length, inpainted
 
 
 class Mastering:
-    """Takes rendered samples in a stream and returns those of the clip, about a second later.
+    """Turns a stream of rendered samples into those of the clip, about a second later.
 
-    However they are pushed, the samples are the same. A prompt stays as it is: what follows takes
+    The result does not depend on how samples are pushed. A prompt is not changed: new audio follows
     its loudness and may reach its peak.
 
     Args:
-        prompt: samples [C, N] that the clip begins with; the rendered samples begin where its last
-            `prompt_tail` samples begin.
-        raw: keep the level as rendered.
+        prompt: samples [C, N] at the start of the clip; the rendered samples start with its last
+            `prompt_tail` samples.
+        raw: keep the rendered level.
     """
 
     def __init__(
@@ -69,8 +69,8 @@ def fill_span(
     """The samples [C, N] with those from `start` to `end` replaced by rendered ones: [C, N].
 
     Args:
-        rendered: [C, M], beginning where `samples` begin.
-        raw: keep the level as rendered.
+        rendered: [C, M], aligned with the start of `samples`.
+        raw: keep the rendered level.
     """
     if raw:
         return inpainted(samples, rendered, start=start, end=end, sample_rate=sample_rate)
@@ -88,7 +88,7 @@ def fill_span(
 
 
 def highest_peak(samples: Tensor | None) -> float:
-    """How high new sound beside these samples [C, N] may peak."""
+    """The highest allowed peak of new audio beside these samples [C, N]."""
     if samples is None or not samples.numel():
         return CEILING
     return max(CEILING, min(1.0, float(samples.abs().max())))

@@ -1,6 +1,6 @@
-"""What every renderer promises: the last signal of a pipeline in, sound out.
+"""The renderer interface: turns the last signal of a pipeline into audio.
 
-The way back, from samples to that signal, is another object: a model without one takes no audio.
+Encoding, from samples to that signal, is a separate object: a model without one accepts no audio.
 
 Shapes: C channels, N samples, K codebooks or latent width, T frames.
 """
@@ -13,28 +13,28 @@ from lm_audio.signals import Signal
 
 
 class RenderStream(Protocol):
-    """Renders values piece by piece, in constant memory.
+    """Renders values in a stream, in constant memory.
 
-    The samples depend on the values alone, not on the pieces that they came in.
+    The samples do not depend on how the values are split between pushes.
     """
 
     def push(self, values: Tensor) -> Tensor:
-        """Takes the next values [K, T >= 0], returns the samples [C, N >= 0] that are final."""
+        """Adds values [K, T >= 0] and returns newly final samples [C, N >= 0]."""
 
     def finish(self) -> Tensor:
         """Ends the values and returns the remaining samples: [C, N >= 0]."""
 
 
 class Encoder(Protocol):
-    """Turns samples into the signal that a renderer takes."""
+    """Encodes samples as the input signal of a renderer."""
 
     def encode(self, samples: Tensor) -> Tensor:
         """Turns samples [C, N], float32 at the renderer's rate, into values [K, T]."""
 
     def prompt_frames(self, num_samples: int) -> int:
-        """How many frames a prompt of `num_samples` samples fills.
+        """The number of frames that a prompt of `num_samples` samples fills.
 
-        A last frame that it fills in part is not kept: the stages make it.
+        A partly filled last frame does not count: the stages generate it.
         """
 
 
@@ -43,15 +43,15 @@ class Renderer(Protocol):
 
     @property
     def signal(self) -> Signal:
-        """What it takes."""
+        """The input signal."""
 
     @property
     def encoder(self) -> Encoder | None:
-        """The way back; None if there is none."""
+        """The encoder; None if there is none."""
 
     @property
     def identity(self) -> str:
-        """Names the renderer, its settings and its weights; equal identities render equally."""
+        """Identifies the renderer, its settings and weights; equal identities render equally."""
 
     @property
     def sample_rate(self) -> int: ...
@@ -64,13 +64,13 @@ class Renderer(Protocol):
         """Samples per frame."""
 
     def num_frames(self, num_samples: int) -> int:
-        """The frames that `num_samples` samples need, the last one perhaps in part."""
+        """The number of frames that cover `num_samples` samples, the last perhaps in part."""
 
     def stream(self) -> RenderStream: ...
 
     def render(self, values: Tensor, *, num_samples: int | None = None) -> Tensor:
-        """Turns values [K, T] into samples [C, N], float32: those that its stream gives.
+        """Turns values [K, T] into samples [C, N], float32, equal to those of the stream.
 
         Args:
-            num_samples: the length to cut to; all samples of the T frames by default.
+            num_samples: trims the result; by default all samples of the T frames.
         """

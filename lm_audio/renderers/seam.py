@@ -1,16 +1,16 @@
-"""Seams between the user's own samples and rendered ones, which cannot be heard.
+"""Inaudible seams between the user's samples and rendered ones.
 
-A codec's version of a prompt differs from the prompt, so that a plain cut from one to the other
-clicks. Here the user's samples stay as they are, and the rendered ones beside them are corrected:
-the error of the rendering just before the seam, the user's samples minus the rendered, is
-extrapolated across the seam and faded out. The extrapolation has two parts:
+A codec's version of a prompt differs from the prompt, so a plain cut from one to the other clicks.
+Here the user's samples are unchanged and the rendered ones beside them are corrected: the error of
+the rendering before the seam, the user's samples minus the rendered, is extrapolated across the
+seam and faded out. The extrapolation has two parts:
 
-- What linear prediction (Burg's method) knows of the error goes on: value, slope, tones and level.
-  Chance does not go on, and needs not: noise may jump as noise does.
-- Where the rendering lacks noise that the user's samples have, the prediction is driven by its own
-  residual, mirrored at the seam, at the level that is missing: the noise fades and does not stop.
+- The predictable part of the error (linear prediction, Burg's method) continues: value, slope,
+  tones and level. The random part need not continue, because jumps in noise are inaudible.
+- If the rendering has less noise than the user's samples, the mirrored residual drives the
+  predictor at the missing level, so that the noise fades out instead of stopping.
 
-Nothing that follows a seam is needed before it, so a continuation streams without delay.
+The correction needs no samples after the seam, so a continuation streams without delay.
 
 Shapes: C channels, N samples, L samples beside the seam, P taps of the predictor.
 """
@@ -24,29 +24,29 @@ from torch import Tensor
 FADE_SECONDS = 0.03
 HISTORY_SECONDS = 0.04
 ORDER = 32
-TINY = 1e-30  # far below the power of a sample that float32 can change
+TINY = 1e-30  # far below the power of any audible sample
 
 
 class Continuation:
-    """Takes rendered samples in a stream and returns those that follow the prompt.
+    """Turns a stream of rendered samples into those that follow the prompt, in constant memory.
 
-    However they are pushed, the samples are the same. Memory does not grow.
+    The result does not depend on how samples are pushed.
 
     Args:
-        prompt: [C, N], or its last part; a few hundredths of a second are kept. The rendered
-            samples begin where it begins.
+        prompt: [C, N], or its last part; the last tens of milliseconds are used. The rendered
+            samples start where it starts.
     """
 
     def __init__(self, prompt: Tensor, sample_rate: int) -> None:
         self._history_length = history_length(sample_rate)
         self._fade_length = round(FADE_SECONDS * sample_rate)
         self._prompt = prompt[:, -self._history_length :].clone()
-        self._rendered = prompt[:, :0]  # [C, L], the last that stand for the prompt
+        self._rendered = prompt[:, :0]  # [C, L], the last that cover the prompt
         self._to_skip = prompt.shape[1]
         self._correction = prompt[:, :0]  # of the next samples
 
     def push(self, rendered: Tensor) -> Tensor:
-        """Takes the next rendered samples [C, n >= 0], returns those behind the prompt."""
+        """Adds rendered samples [C, n >= 0] and returns those after the prompt."""
         _check_channels(rendered, len(self._prompt))
         if self._to_skip:
             skipped, rendered = rendered[:, : self._to_skip], rendered[:, self._to_skip :]
@@ -61,14 +61,14 @@ class Continuation:
         return torch.cat([rendered[:, :n] + now, rendered[:, n:]], dim=1)
 
     def finish(self) -> Tensor:
-        """Ends the stream; no samples [C, 0] are left, since none are held back."""
+        """Ends the stream and returns no samples, [C, 0], since none are buffered."""
         return self._prompt[:, :0]
 
 
 def continued(prompt: Tensor, rendered: Tensor, *, sample_rate: int) -> Tensor:
-    """The prompt [C, N] as it is, then what follows it of the rendered samples [C, M]: [C, M].
+    """The prompt [C, N], then the rest of the rendered samples [C, M]: [C, M].
 
-    The rendered samples begin where the prompt begins.
+    The rendered samples start where the prompt starts.
     """
     return torch.cat([prompt, Continuation(prompt, sample_rate).push(rendered)], dim=1)
 
@@ -79,14 +79,14 @@ def inpainted(
     """The samples [C, N] with those from `start` to `end` replaced by rendered ones: [C, N].
 
     Args:
-        rendered: [C, M], beginning where `samples` begin, M at least `end`; a few hundredths of a
-            second more, where the samples go on, show how the right seam must be.
+        rendered: [C, M], aligned with the start of `samples`, M at least `end`; tens of
+            milliseconds more are used to correct the right seam.
     """
     _check_channels(rendered, len(samples))
     if not 0 <= start < end <= min(samples.shape[1], rendered.shape[1]):
         raise ValueError(
-            f"Got a span from {start} to {end}; expected one within the {samples.shape[1]} samples "
-            f"and the {rendered.shape[1]} rendered ones."
+            f"Expected a span within {samples.shape[1]} samples and {rendered.shape[1]} rendered "
+            f"ones, got {start} to {end}."
         )
     history = history_length(sample_rate)
     fade = min(round(FADE_SECONDS * sample_rate), end - start)
@@ -100,11 +100,11 @@ def inpainted(
 
 
 def correction(original: Tensor, rendered: Tensor, *, length: int) -> Tensor:
-    """What to add to the `length` rendered samples behind a seam: [C, length].
+    """The correction to add to the `length` rendered samples after a seam: [C, length].
 
     Args:
-        original: [C, L], before the seam.
-        rendered: [C, L], the same as rendered.
+        original: [C, L], the user's samples before the seam.
+        rendered: [C, L], the rendered version of `original`.
     """
     C, L = original.shape
     if L == 0:
@@ -122,12 +122,12 @@ def correction(original: Tensor, rendered: Tensor, *, length: int) -> Tensor:
         extended[:, i] -= (taps * extended[:, i - P : i]).sum(1)
     phase = (torch.arange(length, dtype=torch.float64, device=error.device) + 0.5) / length
     fade = 0.5 + 0.5 * torch.cos(math.pi * phase)
-    # An error that grew up to the seam would go on growing.
+    # Otherwise an error that grows towards the seam would keep growing.
     return (extended[:, P:].clamp(-peak, peak) * fade).to(original.dtype)
 
 
 def history_length(sample_rate: int) -> int:
-    """How many samples before a seam are looked at."""
+    """The number of samples before a seam that are analysed."""
     return round(HISTORY_SECONDS * sample_rate)
 
 
@@ -150,13 +150,12 @@ def burg(x: Tensor, *, order: int) -> Tensor:
 def _check_channels(rendered: Tensor, num_channels: int) -> None:
     if rendered.ndim != 2 or len(rendered) != num_channels:
         raise ValueError(
-            f"Got rendered samples of shape {list(rendered.shape)}; expected [{num_channels}, N], "
-            "the channels of what they join."
+            f"Expected rendered samples of shape [{num_channels}, N], got {list(rendered.shape)}."
         )
 
 
 def _residual(x: Tensor, taps: Tensor) -> Tensor:
-    """What the predictor does not know of x [C, L]: [C, L - P]."""
+    """The prediction residual of x [C, L]: [C, L - P]."""
     P = taps.shape[1]
     before = x.unfold(1, P, 1)[:, :-1] if P else x.new_zeros(*x.shape, 0)  # [C, L - P, P]
     return x[:, P:] + (before * taps[:, None]).sum(2)

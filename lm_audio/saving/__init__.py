@@ -1,1 +1,1 @@
-"""Models on disk: our own folder, and reading the files of others without running code."""
+"""Models on disk: lm-audio's own format, and safe readers for the files of others."""

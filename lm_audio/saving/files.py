@@ -1,4 +1,4 @@
-"""What lies in the folder of a checkpoint, read without running code."""
+"""Reads the files of a checkpoint folder without running code."""
 
 import json
 import re
@@ -12,25 +12,25 @@ from lm_audio.saving.pickles import read_pickle
 
 
 def folder_of(source: str | Path) -> Path:
-    """A source that must be a folder."""
+    """The source as a folder; raises ValueError if it is not one."""
     if not Path(source).is_dir():
-        raise ValueError(f"There is no folder {source}; give the one in which the checkpoint lies.")
+        raise ValueError(f"Folder {source} not found. Give the folder with the checkpoint.")
     return Path(source)
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Reads a JSON object; one that is not there is empty."""
+    """Reads a JSON object; a missing file counts as empty."""
     try:
         content = json.loads(path.read_text()) if path.exists() else {}
     except ValueError:
         content = None
     if not isinstance(content, dict):
-        raise ValueError(f"Could not read {path}: it is no whole JSON file, fetch it again.")
+        raise ValueError(f"{path} is not valid JSON. Download it again.")
     return content
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """All weights of a folder that transformers wrote, in one file or in shards."""
+    """All weights of a folder in transformers' layout, from one file or from shards."""
     for name, read in (("model.safetensors", read_safetensors), ("pytorch_model.bin", read_pickle)):
         if (folder / name).exists():
             return read(folder / name)
@@ -40,14 +40,16 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
         weights: dict[str, Tensor] = {}
         for shard in sorted(set(read_json(index).get("weight_map", {}).values())):
             if Path(shard).name != shard or not (folder / shard).exists():
-                raise ValueError(f"{folder} lacks {shard}, which {index.name} names; fetch it.")
+                raise ValueError(
+                    f"{shard}, listed in {index.name}, is missing in {folder}. Download it."
+                )
             weights |= read(folder / shard)
         return weights
-    raise ValueError(f"Found no weights in {folder}; expected model.safetensors in it.")
+    raise ValueError(f"No weights found in {folder}. Expected model.safetensors.")
 
 
 def stated_licence(folder: Path) -> str | None:
-    """The licence that the model card states, if there is a card and it does."""
+    """The licence in the model card, if there is one."""
     card = folder / "README.md"
     text = card.read_text(errors="replace") if card.exists() else ""
     head = re.match(r"---\n(.*?)\n---", text, re.DOTALL)

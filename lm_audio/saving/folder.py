@@ -1,10 +1,10 @@
-"""Our own folder: a whole pipeline as safetensors and JSON, which can be moved, shared and trusted.
+"""lm-audio's own format: a folder of safetensors and JSON that is safe to load and to move.
 
 config.json               the stages in order, the renderer, and the size of every other file
-semantic/ acoustic/ ...   a stage each: see `stage_folder.py`
-codec/                    what turns tokens into sound
-semantic_tokenizer/       what turns audio prompts into semantic tokens, if the model takes any
-text_encoder/             what reads text for all stages and is not trained, as a T5, if any
+semantic/ acoustic/ ...   one folder per stage: see `stage_folder.py`
+codec/                    decodes tokens to audio
+semantic_tokenizer/       encodes audio prompts, if the model accepts any
+text_encoder/             the frozen text encoder of all stages, such as a T5, if any
 """
 
 import json
@@ -44,12 +44,11 @@ Part = TypeVar("Part")
 
 
 def save_model(model: Model, folder: str | Path, *, half: bool = False) -> None:
-    """Writes a model for `load_model`, whole or not at all, in the place of an older one.
+    """Writes a model for `load_model` atomically, replacing an older one.
 
     Args:
-        half: store what the language models hold as float16, half the size. Codec and semantic
-            tokenizer, on whose tokens they were trained, never change: they are stored so only if
-            that is exact.
+        half: store the language models as float16, half the size. The codec and the semantic
+            tokenizer, which define the tokens, are stored as float16 only if that is exact.
     """
     folder = Path(folder)
     _check_free(folder)
@@ -76,12 +75,12 @@ def load_model(
     dtype: str = "float32",
     packing: Kind | None = None,
 ) -> Model:
-    """Reads what `save_model` wrote.
+    """Reads a model that `save_model` wrote.
 
     Args:
         packing: of the language models' linear layers.
-        dtype: of the language models and what is trained with them, one of `DTYPES`; codec,
-            semantic tokenizer and a text encoder that is not trained are always float32.
+        dtype: of the language models and their trained conditioners, one of `DTYPES`; the codec,
+            the semantic tokenizer and a frozen text encoder are always float32.
     """
     if dtype not in DTYPES:
         raise ValueError(f"Unknown dtype {dtype!r}. Choose one of: {', '.join(DTYPES)}.")
@@ -121,10 +120,10 @@ def load_model(
 
 
 def push_model(model: Model, repo_id: str, *, private: bool = True, half: bool = False) -> str:
-    """Writes a model to the Hugging Face hub, and returns its address.
+    """Uploads a model to the Hugging Face hub and returns its URL.
 
     Args:
-        repo_id: "owner/name"; the repository is made if there is none.
+        repo_id: "owner/name"; the repository is created if necessary.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # its HTTP library's
@@ -142,52 +141,51 @@ def push_model(model: Model, repo_id: str, *, private: bool = True, half: bool =
         except (HTTPError, OSError) as error:
             reason = str(error).splitlines()[0]
             raise ValueError(
-                f"{repo_id} cannot be written to ({reason}); connect to the hub, and log in with: "
+                f"Could not upload to {repo_id} ({reason}). Check the connection, and log in with: "
                 "hf auth login."
             ) from error
     return str(url)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The config.json of our own folder, after a look at whether all of its files are whole."""
+    """Reads config.json and checks that all files of the folder exist with the right size."""
     path = folder / "config.json"
     try:
         config = json.loads(path.read_text())
     except (OSError, ValueError):
-        raise ValueError(f"Got {folder}, which has no readable config.json.") from None
+        raise ValueError(f"No readable config.json in {folder}.") from None
     if not isinstance(config, dict) or config.get("model_type") != MODEL_TYPE:
-        raise ValueError(f"Got {folder}, whose config.json does not name a model of lm-audio.")
+        raise ValueError(f"The config.json in {folder} does not describe an lm-audio model.")
     if config.get("format") != FORMAT:
         raise ValueError(
-            f"{path} is of format {config.get('format')} and this version of lm-audio reads "
-            f"{FORMAT}; use the version that saved it."
+            f"{path} has format {config.get('format')}, but this version of lm-audio reads "
+            f"{FORMAT}. Use the version that saved it."
         )
     with fitting(path):
         sizes = {str(name): int(size) for name, size in config["files"].items()}
     for name, size in sizes.items():
         file = folder / name
         if not file.is_file():
-            raise ValueError(f"{file} is missing; fetch the model again.")
+            raise ValueError(f"{file} is missing. Download the model again.")
         if file.stat().st_size != size:
             raise ValueError(
-                f"{file} has {file.stat().st_size} bytes instead of {size}; fetch the model again."
+                f"{file} has {file.stat().st_size} bytes, expected {size}. "
+                "Download the model again."
             )
     return config
 
 
 def _describe(model: Model) -> dict[str, Any]:
-    """Everything but the weights and the sizes of files; raises if something cannot be saved."""
+    """The config without file sizes; raises ValueError if a part cannot be saved."""
     renderer, semantic = model.renderer, model.semantic_tokenizer
     stages = [describe_stage(stage) for stage in model.stages]
     _check_names([stage.name for stage in model.stages])
     if not isinstance(renderer, CodecRenderer):
-        raise ValueError(
-            f"The renderer is a {type(renderer).__name__}; only a CodecRenderer can be saved."
-        )
+        raise ValueError(f"Only a CodecRenderer can be saved, got {type(renderer).__name__}.")
     if not isinstance(semantic, FeatureTokenizer | None):
         raise ValueError(
-            f"The semantic tokenizer is a {type(semantic).__name__}; only a FeatureTokenizer can "
-            "be saved."
+            "Only a FeatureTokenizer can be saved as the semantic tokenizer, got "
+            f"{type(semantic).__name__}."
         )
     frozen = model.text_encoder
     token_sets = renderer.num_channels // renderer.codec.num_channels
@@ -210,17 +208,17 @@ def _check_names(names: list[str]) -> None:
     for name in names:
         if not _PLAIN_NAME.fullmatch(name) or name in (_CODEC, _SEMANTIC, _TEXT_ENCODER):
             raise ValueError(
-                f"Got a stage named {name!r}; use letters, digits, - and _, and none of {_CODEC}, "
-                f"{_SEMANTIC} and {_TEXT_ENCODER}, the names of other folders."
+                f"Invalid stage name {name!r}. Use letters, digits, - and _, but not the reserved "
+                f"names {_CODEC}, {_SEMANTIC} and {_TEXT_ENCODER}."
             )
 
 
 def _check_free(folder: Path) -> None:
-    """Refuses to replace anything but a model of ours."""
+    """Raises ValueError if the folder contains anything but an lm-audio model."""
     if not folder.exists():
         return
     if not folder.is_dir():
-        raise ValueError(f"{folder} is a file; give the name of a folder to write or replace.")
+        raise ValueError(f"{folder} is a file. Choose a folder to create or replace.")
     found = {path for path in folder.rglob("*") if not path.is_dir()}
     if not found:
         return
@@ -233,7 +231,7 @@ def _check_free(folder: Path) -> None:
     if not ours or found - known:
         other = min(found - known or found).relative_to(folder)
         raise ValueError(
-            f"{folder} has {other}, which is no part of a model of lm-audio; give a new or empty "
+            f"{folder} contains {other}, not part of an lm-audio model. Choose a new or empty "
             "folder."
         )
 
@@ -243,7 +241,9 @@ def _part(folder: Path, load: Callable[[Path], Part]) -> Part:
         return load(folder)
     except (OSError, json.JSONDecodeError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"{folder} cannot be read ({reason}); fetch the model again.") from error
+        raise ValueError(
+            f"Could not read {folder} ({reason}). Download the model again."
+        ) from error
 
 
 def _card(card: ModelCard, repo_id: str) -> str:

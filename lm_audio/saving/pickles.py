@@ -1,8 +1,7 @@
-"""Reads the pickles that `torch.save` writes, without running code.
+"""Reads pickles written by `torch.save` without running code.
 
-Tensors and plain containers are read, and, by name, NumPy scalars and the settings of OmegaConf, as
-training leaves them in checkpoints; these are read into stand-ins that do nothing. All else is
-refused.
+Supports tensors, plain containers and, for training checkpoints, NumPy scalars and OmegaConf
+settings, which become inert placeholders. Everything else raises an error.
 """
 
 import zipfile
@@ -19,11 +18,11 @@ _OLD_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9"  # torch before 1.6
 
 
 class Node:
-    """Stands for an object of OmegaConf: a mapping, a list, a value, or what describes them."""
+    """Placeholder for an OmegaConf object: a mapping, a list, a value, or their metadata."""
 
 
 class _Type:
-    """Stands for a type that settings are annotated with."""
+    """Placeholder for a type in OmegaConf metadata."""
 
 
 _OMEGACONF = (
@@ -31,9 +30,9 @@ _OMEGACONF = (
     "nodes.AnyNode", "nodes.StringNode", "nodes.IntegerNode", "nodes.FloatNode",
     "nodes.BooleanNode",
 )  # fmt: skip
-_SCALAR = np.float64(0).__reduce__()[0]  # what makes NumPy's scalars; no public name leads to it
+_SCALAR = np.float64(0).__reduce__()[0]  # the constructor of NumPy scalars, which is private
 _ALLOWED: list[Any] = [
-    (_SCALAR, "numpy.core.multiarray.scalar"),  # as NumPy 1 and 2 name it
+    (_SCALAR, "numpy.core.multiarray.scalar"),  # its names in NumPy 1 and 2
     (_SCALAR, "numpy._core.multiarray.scalar"),
     np.dtype,
     type(np.dtype(np.float64)),
@@ -47,24 +46,24 @@ _ALLOWED: list[Any] = [
 
 
 def is_torch_file(path: Path) -> bool:
-    """Whether a file begins as those that `torch.save` writes; it may be damaged further on."""
+    """Whether a file starts like one from `torch.save`; the rest may be damaged."""
     with path.open("rb") as file:
         head = file.read(len(_OLD_MAGIC))
     if not head.startswith(_ZIP_MAGIC):
         return head == _OLD_MAGIC
-    if not zipfile.is_zipfile(path):  # its end is missing
+    if not zipfile.is_zipfile(path):  # truncated
         return True
     with zipfile.ZipFile(path) as archive:
         return any(name.endswith("/data.pkl") for name in archive.namelist())
 
 
 def read_pickle(path: Path) -> dict[str, Any]:
-    """Reads a dict; its tensors stay on disk until they are used."""
+    """Reads a dict; its tensors are memory-mapped."""
     return weights.read_pickle(path, allowed=_ALLOWED)
 
 
 def plain(node: Any) -> Any:
-    """The dicts, lists and values that a stand-in holds; references stay text, `${like.this}`."""
+    """The dicts, lists and values in a placeholder; references remain text, `${like.this}`."""
     if not isinstance(node, Node):
         return node
     fields = vars(node)

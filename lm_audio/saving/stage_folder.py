@@ -1,8 +1,8 @@
-"""One stage in our own folder: its description, its weights, the tokenizers of its own texts.
+"""One stage in lm-audio's own format: its description, weights and text tokenizers.
 
 semantic/config.json         the shape of the model
 semantic/model.safetensors   the weights of the model and of the conditioners
-semantic/text.model          the tokenizer of the text encoder that is trained with it, if any
+semantic/text.model          the tokenizer of the text encoder trained with it, if any
 """
 
 import json
@@ -38,18 +38,18 @@ from lm_audio.sampling import Sampling
 
 MODEL_TYPE = "lm-audio-token-lm"
 _WEIGHTS = "model.safetensors"
-_DESCRIPTION, _TEXT_ENCODER = "stage.json", "text_encoder"  # of a stage that is no part of a model
+_DESCRIPTION, _TEXT_ENCODER = "stage.json", "text_encoder"  # of a stage without a model
 _PLAIN = (
     "name", "start_token", "end_token", "num_choices", "token_kind", "first_codebook",
 )  # fmt: skip
-_STORED = {"window_frames": "context", "overlap_frames": "keep"}  # fields by their names in JSON
+_STORED = {"window_frames": "context", "overlap_frames": "keep"}  # fields with another name in JSON
 
 
 def describe_stage(stage: Stage) -> dict[str, Any]:
-    """Everything that a stage holds but its model and its weights, for JSON."""
+    """The fields of a stage, except its model and weights, for JSON."""
     if type(stage) is not LMStage or type(stage.model) is not TokenLM:
         raise ValueError(
-            f"The {stage.name} stage is a {type(stage).__name__}, which cannot be saved; keep the "
+            f"The {stage.name} stage is a {type(stage).__name__}, which cannot be saved. Use the "
             "checkpoint that it was loaded from."
         )
     return {
@@ -91,20 +91,20 @@ def load_stage(
     dtype: torch.dtype,
     packing: Kind | None = None,
 ) -> LMStage:
-    """Reads a stage; no weight is in memory twice.
+    """Reads a stage without duplicating weights in memory.
 
     Args:
         packing: of the language model's linear layers.
-        frozen: the text encoder that stages share, if this one needs it.
+        frozen: the shared text encoder, if this stage needs it.
     """
     path = folder / _WEIGHTS
     weights = read_safetensors(path)
     config = read_config(folder, TokenLMConfig, model_type=MODEL_TYPE)
     with fitting(folder), unfilled():
         settings = dict(description)
-        if config.transformer.num_layers > len(weights):  # or building them could take for ever
+        if config.transformer.num_layers > len(weights):  # building them could take forever
             raise ValueError(
-                f"{path} lacks layers of {config.transformer.num_layers}; fetch it again."
+                f"{path} has fewer than {config.transformer.num_layers} layers. Download it again."
             )
         model = TokenLM(config).eval()
         conditioners = build_conditioners(
@@ -132,17 +132,16 @@ def load_stage(
     fill(model, parts["model"].items(), device=device, dtype=dtype, packing=packing)
     fill(conditioners, parts["conditioners"].items(), device=device, dtype=dtype)
     for null in module.modules():
-        if isinstance(null, Null) and null.embedding.is_meta:  # its zeros are no weights
+        if isinstance(null, Null) and null.embedding.is_meta:  # its zeros are not saved
             null.embedding = torch.zeros(null.embedding.shape, device=device, dtype=dtype)
     return stage
 
 
 def write_stage(stage: LMStage, folder: Path, *, tokens: Mapping[str, str] | None = None) -> None:
-    """Writes a stage that is no part of a model yet, whole or not at all, with its T5
-    or other text encoder that is not trained, if any.
+    """Writes a single stage atomically, with its frozen text encoder, if any.
 
     Args:
-        tokens: the identities of the tokenizers that made what it learned from, by the kind.
+        tokens: the identities of the tokenizers of its training data, by kind.
     """
     frozen = shared(text_encoders(stage.conditioners).values())
     with replacing_folder(folder) as new:
@@ -160,17 +159,18 @@ def read_stage(
     tokens: Mapping[str, str] | None = None,
     device: torch.device | str = "cpu",
 ) -> LMStage:
-    """Reads what `write_stage` wrote.
+    """Reads a stage that `write_stage` wrote.
 
     Args:
-        tokens: those that it is to work with; a stage that knows others of a kind is refused.
+        tokens: the identities of the tokenizers in use, by kind; raises ValueError if the stage was
+            trained with others.
     """
     path = folder / _DESCRIPTION
     try:
         description = json.loads(path.read_text())
     except (OSError, ValueError):
         raise ValueError(
-            f"{folder} has no readable {_DESCRIPTION}; give a stage's folder."
+            f"No readable {_DESCRIPTION} in {folder}. Give the folder of a stage."
         ) from None
     frozen = None
     with fitting(path):
@@ -179,8 +179,8 @@ def read_stage(
     for kind, identity in known:
         if (other := (tokens or {}).get(kind, identity)) != identity:
             raise ValueError(
-                f"{folder} has learned {kind} tokens of {identity}, and here they are those of "
-                f"{other}; train it with these, or give another stage."
+                f"{folder} was trained on {kind} tokens of {identity}, but the tokens here are "
+                f"from {other}. Train it on these, or use another stage."
             )
     if text_encoder is not None:
         with fitting(path):
@@ -190,23 +190,23 @@ def read_stage(
 
 @contextmanager
 def fitting(source: Path) -> Iterator[None]:
-    """Says in one sentence that what is being built of a description does not fit this version."""
+    """Raises a one-sentence ValueError if building from a description fails."""
     try:
         yield
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError) as error:
         raise ValueError(
-            f"{source} does not describe what this version of lm-audio can build: "
+            f"This version of lm-audio cannot build the model in {source}: "
             f"{type(error).__name__}: {str(error).splitlines()[0]}."
         ) from error
 
 
 def _module(model: TokenLM, conditioners: nn.Module) -> nn.ModuleDict:
-    """Both as one, whose weights are named model.* and conditioners.*"""
+    """Both in one module, with weights named model.* and conditioners.*"""
     return nn.ModuleDict({"model": model, "conditioners": conditioners})
 
 
 def _stored(name: str, weight: Tensor, half: bool) -> Tensor:
     stored = weight.detach().to("cpu", torch.float16 if half else weight.dtype).contiguous()
     if half and not stored.isfinite().all():
-        raise ValueError(f"{name} has values that float16 cannot hold; save without half.")
+        raise ValueError(f"{name} has values that overflow float16. Save without half=True.")
     return stored

@@ -1,1 +1,1 @@
-"""Losses and bookkeeping that recipes share."""
+"""Losses, optimizers, checkpoints and batches, shared by the recipes."""

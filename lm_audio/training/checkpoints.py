@@ -1,7 +1,7 @@
-"""The state of a run on disk: the last few and the best, each file whole or not there.
+"""Training checkpoints: keeps the last few and the best, written atomically.
 
-A file has all weights in one piece, however many processes made it, so that another number of them
-can go on. It is read as data: tensors and plain values.
+A file contains unsharded weights, so a run can resume with another number of processes. It is read
+as data, without running code.
 """
 
 import math
@@ -21,7 +21,7 @@ _NAME = re.compile(r"step-(\d+)(?:_(-?\d+\.\d+))?\.pt")
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A file of a run, and the loss by which it is judged, where there is one."""
+    """A checkpoint file, and its held-out loss, if known."""
 
     path: Path
     step: int
@@ -29,20 +29,20 @@ class Checkpoint:
 
 
 class Checkpoints:
-    """The files of one run: `step-00001000_2.3456.pt`, the step and the held-out loss.
+    """The checkpoints of one run: `step-00001000_2.3456.pt`, the step and the held-out loss.
 
     Args:
-        keep_last: how many are kept beside the best one.
+        keep_last: the number of latest checkpoints to keep, besides the best one.
     """
 
     def __init__(self, folder: str | Path, *, keep_last: int = 2) -> None:
         if keep_last < 1:
-            raise ValueError(f"keep_last is {keep_last}; keep at least 1.")
+            raise ValueError(f"keep_last must be at least 1, got {keep_last}.")
         self.folder = Path(folder)
         self.keep_last = keep_last
 
     def found(self) -> list[Checkpoint]:
-        """All of them, by step."""
+        """All checkpoints, by step."""
         matches = [(path, _NAME.fullmatch(path.name)) for path in self.folder.glob("step-*.pt")]
         every = [
             Checkpoint(
@@ -63,30 +63,30 @@ class Checkpoints:
         return min(judged, key=lambda each: (each.loss, -each.step), default=None)
 
     def is_best(self, loss: float) -> bool:
-        """Whether no earlier state was better, to the digits that their names have."""
+        """Whether no earlier loss was lower, to the precision of file names."""
         best = self.best()
         return math.isfinite(loss) and (
             best is None or best.loss is None or round(loss, 4) <= best.loss
         )
 
     def save(self, state: Mapping[str, Any], *, step: int, loss: float | None = None) -> Path:
-        """Writes a state after `step` steps, then deletes those that need not be kept."""
+        """Writes a state after `step` steps, then deletes obsolete checkpoints."""
         if loss is not None and not math.isfinite(loss):
             raise FloatingPointError(
-                f"The held-out loss is {loss} after {step} steps; {_last_good(self.latest())}. "
-                "Start again with a lower learning rate."
+                f"The held-out loss is {loss} after {step} steps ({_last_good(self.latest())}). "
+                "Restart with a lower learning rate."
             )
         suffix = "" if loss is None else f"_{loss:.4f}"
         path = self.folder / f"step-{step:08}{suffix}.pt"
-        for left in self.folder.glob(".step-*.pt"):  # by a run that was killed while it wrote
+        for left in self.folder.glob(".step-*.pt"):  # left by a run that was killed while writing
             left.unlink()
         try:
             with replacing(path) as temporary:
                 torch.save(dict(state), temporary)
-        except RuntimeError as error:  # all that torch says of a full disk
+        except RuntimeError as error:  # torch's error for a full disk
             raise OSError(
-                f"Could not write {path}, the disk may be full; {_last_good(self.latest())}. "
-                "Make room and start again to go on."
+                f"Could not write {path}; the disk may be full ({_last_good(self.latest())}). "
+                "Free some space and restart to resume."
             ) from error
         best, every = self.best(), self.found()
         for each in every[: -self.keep_last]:
@@ -95,51 +95,50 @@ class Checkpoints:
         return path
 
     def read(self, checkpoint: Checkpoint) -> dict[str, Any]:
-        """Its state; the tensors stay on disk until they are used."""
+        """Reads the state; its tensors are memory-mapped."""
         try:
             return read_pickle(checkpoint.path)
         except ValueError as error:
             earlier = [each.path for each in self.found() if each.step < checkpoint.step]
             place = earlier[-1] if earlier else "the beginning"
             raise ValueError(
-                f"{checkpoint.path} is damaged, or was not written by a run; delete it to go on "
-                f"from {place}."
+                f"{checkpoint.path} is damaged or not a checkpoint. Delete it to resume from "
+                f"{place}."
             ) from error
 
 
 def check_same_settings(saved: Mapping[str, Any], now: Mapping[str, Any], *, path: Path) -> None:
-    """Raises ValueError if a run would go on with other settings than it was started with."""
+    """Raises ValueError if a run would resume with different settings."""
     if strange := saved.keys() ^ now.keys():
         raise ValueError(
-            f"{path} is of another recipe or version, which differs in having {min(strange)!r}; "
-            "start anew in another folder."
+            f"{path} is from another recipe or version, which differs in the setting "
+            f"{min(strange)!r}. Start a new run in another folder."
         )
     for name in now:
         if saved[name] != now[name]:
             raise ValueError(
-                f"{path} was made with {name}={saved[name]!r} and now it is {now[name]!r}; go on "
-                "with the same settings, or start anew in another folder."
+                f"{path} was made with {name}={saved[name]!r}, got {now[name]!r}. Resume with the "
+                "same settings, or start a new run in another folder."
             )
 
 
 def check_finite(loss: float, norm: float, *, step: int, checkpoints: Checkpoints) -> None:
-    """Raises FloatingPointError, which names the last good state, if a run has gone astray."""
+    """Raises FloatingPointError, which names the last good checkpoint, if a run has diverged."""
     if math.isfinite(loss) and math.isfinite(norm):
         return
     raise FloatingPointError(
-        f"The loss is {loss} and the gradient's norm {norm} at step {step}; "
-        f"{_last_good(checkpoints.latest())}. "
-        "Start again with a lower learning rate."
+        f"The loss is {loss} and the gradient norm {norm} at step {step} "
+        f"({_last_good(checkpoints.latest())}). Restart with a lower learning rate."
     )
 
 
 def check_identity(found: str, expected: str, *, option: str) -> None:
-    """Raises ValueError unless a tokenizer is the one that made the tokens of the data."""
+    """Raises ValueError unless a tokenizer made the tokens of the data."""
     if found != expected:
         raise ValueError(
-            f"{option} is {found} and the data's tokens were made by {expected}; give that one."
+            f"The data's tokens were made by {expected}, but {option} is {found}. Use the former."
         )
 
 
 def _last_good(latest: Checkpoint | None) -> str:
-    return "there is no earlier state" if latest is None else f"the last good one is {latest.path}"
+    return "no earlier checkpoint" if latest is None else f"last good checkpoint: {latest.path}"

@@ -1,4 +1,4 @@
-"""How much of a codebook is in use."""
+"""Codebook usage: the share of used codes and their perplexity."""
 
 from dataclasses import dataclass
 
@@ -8,8 +8,8 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class CodeUsage:
-    """Means over codebooks: the share of codes that are used at all, and the perplexity, the number
-    of equally frequent codes that would say as much."""
+    """Means over codebooks: the share of used codes, and the perplexity, the number of equally
+    frequent codes with the same entropy."""
 
     used: float
     perplexity: float

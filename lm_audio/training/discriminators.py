@@ -1,7 +1,7 @@
-"""A discriminator that sees whether the levels of bands are of real sound, and both sides' losses.
+"""A discriminator of band spectrograms, and the losses of both sides.
 
-It looks at a spectrogram of the codec's bands as at a picture, which costs a small part of what
-discriminators of waveforms cost. Hinge losses as in SoundStream (arXiv 2107.03312).
+It treats a spectrogram of the codec's bands as an image, which is much cheaper than waveform
+discriminators. Hinge losses as in SoundStream (arXiv 2107.03312).
 
 Shapes: B batch, J spectra.
 """
@@ -20,16 +20,16 @@ SLOPE = 0.2
 @dataclass(frozen=True, kw_only=True)
 class DiscriminatorConfig:
     widths: tuple[int, ...] = (24, 48, 64, 64)
-    """Of the layers: the first one halves the bands, all but the last also halve the time."""
+    """Layer widths: the first layer halves the bands, all but the last also halve the time."""
 
     def __post_init__(self) -> None:
         if len(self.widths) < 2:
-            raise ValueError(f"Got widths {self.widths}; give those of 2 layers or more.")
+            raise ValueError(f"Expected the widths of at least 2 layers, got {self.widths}.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Judgement:
-    """What the discriminator says: logits [B, n], high for real, and its features [B, ...]."""
+    """The discriminator's output: logits [B, n], high for real, and its features [B, ...]."""
 
     logits: Tensor
     features: list[Tensor]
@@ -61,21 +61,21 @@ class Discriminator(nn.Module):
 
 
 def discriminator_loss(real: Judgement, fake: Judgement) -> Tensor:
-    """What a discriminator learns by: logits above 1 for real and below -1 for fake."""
+    """The discriminator's loss: pushes logits above 1 for real and below -1 for fake."""
     return F.relu(1 - real.logits).mean() + F.relu(1 + fake.logits).mean()
 
 
 def adversarial_loss(fake: Judgement) -> Tensor:
-    """What a generator learns by: logits above 1 for its own."""
+    """The generator's loss: pushes logits above 1 for its output."""
     return F.relu(1 - fake.logits).mean()
 
 
 def feature_distance(real: Judgement, fake: Judgement) -> Tensor:
-    """The mean absolute difference of all layers' features, each over the mean of the real ones;
-    only the generator learns from it."""
+    """The mean absolute feature difference over all layers, relative to the real features; its
+    gradient reaches the generator only."""
     terms = [
-        F.l1_loss(mine.float(), true.detach().float())
+        F.l1_loss(made.float(), true.detach().float())
         / true.detach().float().abs().mean().clamp(min=1e-6)
-        for true, mine in zip(real.features, fake.features, strict=True)
+        for true, made in zip(real.features, fake.features, strict=True)
     ]
     return torch.stack(terms).mean()

@@ -1,7 +1,7 @@
-"""Memory and operations of a training run, before it starts, on 1 to 256 GPUs.
+"""Estimates memory and compute of a training run on 1 to 256 GPUs before it starts.
 
-Weights are counted. Operations and activations are those of a step on tensors that have shapes and
-no memory. What an allocator wastes is not foreseen.
+Weights are counted. Operations and activations are measured in a step on meta tensors. Allocator
+fragmentation is not included.
 """
 
 from collections.abc import Callable
@@ -27,22 +27,22 @@ from lm_audio.training.processes import Precision
 from lm_audio.training.settings import LanguageModelSettings
 
 GPU_NAME, GPU_BYTES = "H100", 80e9
-GPU_FLOPS: dict[Precision, float] = {"bfloat16": 989e12, "float32": 67e12}  # a second
-UTILISATION = 0.4  # the share of these that training reaches
+GPU_FLOPS: dict[Precision, float] = {"bfloat16": 989e12, "float32": 67e12}  # per second
+UTILISATION = 0.4  # the share of them that training reaches
 NUMBERS_OF_GPUS = tuple(2**n for n in range(9))
-TEXT_TOKENS = 32  # of a caption
-MARGIN = 0.9  # of a GPU's memory; the rest is for what is not foreseen
-FLOAT = 4  # bytes; weights and all that goes with them stay float32
+TEXT_TOKENS = 32  # per caption
+MARGIN = 0.9  # of a GPU's memory; the rest is a reserve
+FLOAT = 4  # bytes; weights, gradients and optimizer state stay float32
 
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    """Numbers of weights.
+    """Parameter counts.
 
     Args:
-        trained: those that have gradients.
-        frozen: those of encoders that are not trained.
-        block: the largest piece that FSDP gathers at once.
+        trained: with gradients.
+        frozen: in frozen encoders.
+        block: of the largest unit that FSDP gathers at once.
     """
 
     trained: int
@@ -52,8 +52,8 @@ class Weights:
     def memory(self, *, num_gpus: int, sharded: bool) -> float:
         """Bytes on each GPU for weights, gradients, both moments of AdamW, and the average.
 
-        DDP has a second copy of the gradients, to send; FSDP holds two whole pieces, the one in use
-        and the next.
+        DDP has a second copy of the gradients, in its buckets; FSDP gathers two units, the current
+        one and the next.
         """
         if sharded and num_gpus > 1:
             return FLOAT * (5 * self.trained / num_gpus + 2 * self.block + self.frozen)
@@ -66,7 +66,7 @@ class StepCost:
 
     Args:
         flops: of matrix products, convolutions and attention.
-        activations: bytes kept between the passes.
+        activations: bytes stored between the passes.
     """
 
     flops: float
@@ -76,11 +76,11 @@ class StepCost:
 def step_cost(
     module: nn.Module, loss: Callable[[], Tensor], *, precision: Precision = "float32"
 ) -> StepCost:
-    """Counts the operations of `loss`, and of its gradient, without computing them.
+    """Counts the operations of `loss` and its gradient without computing them.
 
     Args:
-        module: all that is trained, on the meta device. It cannot be used afterwards.
-        loss: makes its inputs, too.
+        module: everything that is trained, on the meta device. Unusable afterwards.
+        loss: also makes its inputs.
     """
     kept: dict[int, torch.UntypedStorage] = {}
 
@@ -88,7 +88,7 @@ def step_cost(
         kept[x.untyped_storage()._cdata] = x.untyped_storage()
         return x
 
-    # These are the operators of a CPU, which torch's counter does not know.
+    # CPU operators that torch's counter does not include.
     attention: dict[Any, Any] = {
         torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: (
             lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v)
@@ -129,7 +129,7 @@ def count_weights(stage: LMStage) -> Weights:
 
 
 def num_crops(stage: LMStage, *, tokens: int) -> int:
-    """The crops of the whole context in a batch of `tokens`."""
+    """The number of full-context crops in a batch of `tokens`."""
     return max(1, tokens // (stage.window_frames * stage.num_codebooks))
 
 
@@ -141,10 +141,10 @@ def batch_cost(
     recompute: bool = False,
     source: LMStage | None = None,
 ) -> StepCost:
-    """The cost of a batch of crops of the whole context.
+    """The cost of a batch of full-context crops.
 
     Args:
-        source: the stage whose tokens precede those of this one, if there is one.
+        source: the stage whose tokens are this one's prefix, if there is one.
     """
     config, rows = stage.model.config, num_crops(stage, tokens=tokens)
     shape = config.transformer
@@ -175,13 +175,14 @@ def batch_cost(
 
         return step_cost(nn.ModuleList([model, *readers]), loss, precision=precision)
 
-    one, two = with_layers(1), with_layers(2)  # and each further layer adds the same
+    one, two = with_layers(1), with_layers(2)  # the cost is linear in the layers
     layer_flops, kept = two.flops - one.flops, two.activations - one.activations
     flops = one.flops + (shape.num_layers - 1) * layer_flops
     if not recompute:
         activations = one.activations + (shape.num_layers - 1) * kept
         return StepCost(flops=flops, activations=activations)
-    # A third of a layer's work is done twice; all layers keep their inputs, one at a time the rest.
+    # The forward pass, a third of the work, runs twice; layers store only their inputs, and one at
+    # a time the rest.
     inputs = FLOAT * rows * (prefix + steps) * shape.dim
     return StepCost(
         flops=flops + shape.num_layers * layer_flops / 3,
@@ -195,7 +196,7 @@ def print_estimate(
     """Prints the memory of each GPU and the time of the run.
 
     Args:
-        stage: may be on the meta device, where its weights take no memory.
+        stage: may be on the meta device.
         source: as in `batch_cost`.
     """
     weights, rows = count_weights(stage), num_crops(stage, tokens=config.tokens_per_batch)

@@ -1,6 +1,6 @@
-"""Low-rank adapters: a few weights beside the linear layers of a model, trained in their stead.
+"""Low-rank adapters (LoRA, arXiv 2106.09685) for fine-tuning, through peft.
 
-Those of peft (arXiv 2106.09685), put into a model of ours, and taken in by its own weights.
+Adds them to a token language model, merges them into its weights, and saves them for peft.
 """
 
 from collections.abc import Iterator
@@ -15,21 +15,21 @@ from audio_tokenizers.atomic import replacing_folder
 from lm_audio.networks.token_lm import TokenLM
 
 TARGETS = r"transformer\.blocks\.\d+\.(attention|cross_attention|feed_forward)\.\w+"
-"""The names of the linear layers that get adapters."""
+"""The linear layers that get adapters."""
 
-_NAME = "default"  # of the only adapter, as peft calls it
+_NAME = "default"  # peft's name for the only adapter
 
 
 def add_adapters(model: TokenLM, *, rank: int, alpha: float) -> None:
-    """Puts adapters beside all attention and feed-forward layers; nothing else stays trainable.
+    """Adds adapters to all attention and feed-forward layers and freezes everything else.
 
-    At first they add nothing: one factor of each is zero, the other is drawn.
+    Initially they add nothing: one factor of each is zero, the other is random.
 
     Args:
-        alpha: what they add is scaled by alpha / rank.
+        alpha: the output of adapters is scaled by alpha / rank.
     """
     if rank < 1:
-        raise ValueError(f"The rank of the adapters is {rank}; use at least 1.")
+        raise ValueError(f"The adapter rank must be at least 1, got {rank}.")
     peft = _peft()
     model.requires_grad_(False)
     config = peft.LoraConfig(r=rank, lora_alpha=alpha, target_modules=TARGETS)
@@ -38,9 +38,9 @@ def add_adapters(model: TokenLM, *, rank: int, alpha: float) -> None:
 
 @contextmanager
 def merged(model: TokenLM) -> Iterator[TokenLM]:
-    """While it lasts, the model has plain layers whose weights hold what the adapters add.
+    """Within this context, the adapters are merged into plain layers.
 
-    Afterwards it is to the bit what it was.
+    Afterwards the model is restored bit for bit.
     """
     found = {name: layer for name, layer in model.named_modules() if hasattr(layer, "lora_A")}
     weights = {name: layer.get_base_layer().weight.data for name, layer in found.items()}
@@ -58,7 +58,7 @@ def merged(model: TokenLM) -> Iterator[TokenLM]:
 
 
 def save_adapters(model: TokenLM, folder: Path) -> None:
-    """Writes the adapters for peft, whole or not at all: `PeftModel.from_pretrained` reads them."""
+    """Writes the adapters for `PeftModel.from_pretrained` atomically."""
     state = _peft().get_peft_model_state_dict(model, adapter_name=_NAME)
     weights = {f"base_model.model.{name}": x.cpu().contiguous() for name, x in state.items()}
     config: Any = model.peft_config
@@ -77,6 +77,6 @@ def _peft() -> Any:
         import peft
     except ModuleNotFoundError as error:
         raise ValueError(
-            "Adapters need peft; install it with: pip install 'lm-audio[train]'."
+            "Adapters need peft. Install it with: pip install 'lm-audio[train]'."
         ) from error
     return peft

@@ -1,10 +1,10 @@
 """Balances losses of one output by their gradients there (EnCodec, arXiv 2210.13438).
 
-A loss then pulls as hard as its weight says, however large its values are. The gradients together
-are as long as that of the first loss alone: what does not pass through the output, a commitment
-loss or a limit on the gradient's norm, keeps its proportion when more losses join. Unlike in the
-paper, no other loss ever pulls harder than that: the gradients of a discriminator that has just
-begun grow a hundredfold within a few steps, and the running mean of their norms lags behind.
+The weight of a loss then determines its share of the gradient, whatever its scale. The total has
+the norm of the first loss's gradient alone, so that terms that bypass the output, such as a
+commitment loss or gradient clipping, keep their proportion when more losses are added. Unlike in
+the paper, that norm also limits each other loss: the gradients of a new discriminator grow a
+hundredfold within a few steps, and the running mean of their norms lags behind.
 """
 
 from collections.abc import Mapping
@@ -18,30 +18,30 @@ class LossBalancer:
     """Keeps running means of the norms of the losses' gradients.
 
     Args:
-        weights: the share of each loss in the gradient, of the sum of those present; the first
-            gives the scale.
+        weights: the share of each loss in the gradient, relative to the sum of those present; the
+            first sets the scale.
         decay: of the running means.
     """
 
     def __init__(self, weights: Mapping[str, float], *, decay: float = 0.999) -> None:
         if not weights or min(weights.values()) <= 0:
-            raise ValueError(f"Got weights {dict(weights)}; expected one or more, all positive.")
+            raise ValueError(f"Expected one or more positive weights, got {dict(weights)}.")
         self.weights = dict(weights)
         self.decay = decay
-        self.sums = dict.fromkeys(weights, 0.0)  # of norms, faded by the decay at each step
+        self.sums = dict.fromkeys(weights, 0.0)  # of norms, decayed at each step
         self.counts = dict.fromkeys(weights, 0.0)
 
     def gradient(self, losses: Mapping[str, Tensor], output: Tensor) -> Tensor:
-        """The gradient to go back from `output` with, of its shape; the graph is kept.
+        """The gradient to backpropagate from `output`, of its shape; the graph is retained.
 
         Args:
-            losses: scalars by their names among the weights; the first must be there, others may
-                join later.
+            losses: scalars by the names of the weights; the first is required, others may be added
+                later.
         """
         first = next(iter(self.weights))
         if first not in losses or not losses.keys() <= self.weights.keys():
             raise ValueError(
-                f"Got losses {sorted(losses)}; expected {first} and others of "
+                f"Unexpected losses {sorted(losses)}. Expected {first} and others of "
                 f"{sorted(self.weights)}."
             )
         gradients = {
@@ -49,7 +49,7 @@ class LossBalancer:
             for name, loss in losses.items()
         }
         norms = torch.stack([gradient.norm() for gradient in gradients.values()])
-        if dist.is_available() and dist.is_initialized():  # processes must keep in step
+        if dist.is_available() and dist.is_initialized():  # the same in all processes
             dist.all_reduce(norms)
             norms = norms / dist.get_world_size()
         for name, norm in zip(gradients, norms.tolist(), strict=True):

@@ -12,9 +12,9 @@ from lm_audio.training.stage_batches import IGNORED, TrainingBatch
 
 
 class StageObjective(nn.Module):
-    """A stage's model and conditioners as one module, whose call is the loss.
+    """A stage's model and conditioners as one module that returns the loss.
 
-    The softmax of a token covers its own codebook only, as in sampling.
+    The softmax covers the token's own codebook only, as in sampling.
     """
 
     def __init__(self, stage: LMStage) -> None:
@@ -29,12 +29,12 @@ class StageObjective(nn.Module):
         logits = self.model(batch.inputs, fused=fused)  # [B, J, S, V]
         codebook, targets = batch.codebook, batch.targets
         num_codebooks, size = self.stage.num_codebooks, self.stage.pattern.codebook_size
-        if size is not None:  # one stream; of it the range of the step's codebook
+        if size is not None:  # one stream: select the range of the step's codebook
             own = codebook.clamp(min=0)
             ranges = logits[..., : num_codebooks * size].unflatten(-1, (num_codebooks, -1))
             logits = ranges.take_along_dim(own[..., None, None], dim=-2)[..., 0, :]  # [B, 1, S, v]
             targets = torch.where(codebook < 0, IGNORED, targets - own * size)
-        # In the order in which the heads wrote them, so that nothing is copied: [B, S, J, V].
+        # In the memory order of the heads, to avoid a copy: [B, S, J, V].
         losses = F.cross_entropy(
             logits.transpose(1, 2).flatten(0, 2).float(),
             targets.transpose(1, 2).flatten(),
@@ -46,9 +46,9 @@ class StageObjective(nn.Module):
         return sums.index_add(0, index, losses) + 0 * self._all_conditioners()
 
     def _all_conditioners(self) -> Tensor:
-        """Something of each of their weights: all processes then have the same gradients to share.
+        """A zero term with all conditioner weights, so that all processes have the same gradients.
 
-        A null, or an encoder whose texts were all forgotten, would have none.
+        A null, or an encoder whose texts were all dropped, would otherwise have none.
         """
         trained = [weight for weight in self.conditioners.parameters() if weight.requires_grad]
         return torch.stack([weight.sum().float() for weight in trained] or [torch.zeros(())]).sum()

@@ -1,4 +1,4 @@
-"""The optimizers of a language model, their learning rate over time, and its averaged weights."""
+"""Optimizers, learning rate schedules and weight averaging for language models."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +21,7 @@ def adamw(
     weight_decay: float,
     betas: tuple[float, float] = (0.9, 0.95),
 ) -> torch.optim.AdamW:
-    """AdamW that decays what multiplies, and leaves biases and norms alone."""
+    """AdamW with weight decay on matrices, not on biases and norms."""
     trained = [weight for weight in module.parameters() if weight.requires_grad]
     groups = [
         {"params": [w for w in trained if w.dim() >= 2], "weight_decay": weight_decay},
@@ -33,10 +33,10 @@ def adamw(
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon (Jordan et al. 2024) for some matrices of a module, AdamW for all else that is trained.
+    """Muon (Jordan et al. 2024) for some matrices of a module, AdamW for all other parameters.
 
-    It makes the update of a matrix orthogonal, and as long as AdamW's would be, so that learning
-    rates mean the same for both.
+    Muon orthogonalises the update of a matrix and scales it to the norm of AdamW's, so that both
+    can use the same learning rate.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         loss = closure() if closure is not None else None
         for name, part in self._parts.items():
-            # Both keep what they know in this one's state, which checkpoints save and restore.
+            # Both store their state in this optimizer's, which checkpoints save and restore.
             part.state = self.state
             part.param_groups = [group for group in self.param_groups if group["part"] == name]
             part.step()
@@ -82,7 +82,7 @@ class Muon(torch.optim.Optimizer):
 def language_model_optimizer(
     name: OptimizerName, module: nn.Module, *, learning_rate: float, weight_decay: float
 ) -> torch.optim.Optimizer:
-    """AdamW, or Muon for the matrices inside the blocks of transformers."""
+    """AdamW, or Muon for the matrices in transformer blocks."""
     if name == "adamw":
         return adamw(module, learning_rate=learning_rate, weight_decay=weight_decay)
     blocks = [block for block in module.modules() if isinstance(block, Block)]
@@ -97,10 +97,10 @@ def linear_weights(module: nn.Module) -> list[Tensor]:
 def learning_rate_share(
     step: int, *, steps: int, warmup_steps: int, schedule: Schedule, final: float = 0.1
 ) -> float:
-    """The share of the highest learning rate at a step: a linear rise, then the schedule.
+    """The learning rate at a step relative to its peak: linear warm-up, then the schedule.
 
     Args:
-        final: where a cosine ends.
+        final: the end value of a cosine schedule.
     """
     if step < warmup_steps:
         return (step + 1) / warmup_steps
@@ -116,10 +116,10 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) ->
 
 
 class EMA:
-    """An exponential moving average of a module's trained weights, which it can stand in for.
+    """An exponential moving average of a module's trained weights.
 
     Args:
-        decay: reached slowly, so that the first steps are soon forgotten.
+        decay: the final decay; it starts lower, so that the first steps have little influence.
     """
 
     def __init__(self, module: nn.Module, *, decay: float) -> None:
@@ -129,14 +129,14 @@ class EMA:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Takes in the weights after step number `step`, from 0."""
+        """Adds the weights after step number `step`, from 0."""
         share = 1 - min(self.decay, (1 + step) / (10 + step))
-        for mine, latest in zip(self._average, self._weights, strict=True):
-            mine.lerp_(latest, share)
+        for average, latest in zip(self._average, self._weights, strict=True):
+            average.lerp_(latest, share)
 
     @contextmanager
     def swapped(self) -> Iterator[None]:
-        """While it lasts, the module has the averaged weights."""
+        """Within this context, the module has the averaged weights."""
         self._swap()
         try:
             yield
@@ -145,13 +145,13 @@ class EMA:
 
     @torch.no_grad()
     def restart(self) -> None:
-        """Takes the weights as they are for the average."""
-        for mine, latest in zip(self._average, self._weights, strict=True):
-            mine.copy_(latest)
+        """Resets the average to the current weights."""
+        for average, latest in zip(self._average, self._weights, strict=True):
+            average.copy_(latest)
 
     @torch.no_grad()
     def _swap(self) -> None:
-        for mine, latest in zip(self._average, self._weights, strict=True):
+        for average, latest in zip(self._average, self._weights, strict=True):
             other: Tensor = latest.detach().clone()
-            latest.copy_(mine)
-            mine.copy_(other)
+            latest.copy_(average)
+            average.copy_(other)

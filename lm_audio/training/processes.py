@@ -1,7 +1,7 @@
-"""One process or many: accelerate starts and joins them, this is what a recipe asks of them.
+"""Single- and multi-process training through accelerate.
 
-`accelerate launch` chooses between one process, DDP and FSDP; `recipes/fsdp.yaml` is a file for the
-last. Nothing in a recipe depends on the choice, and a run can go on with another.
+`accelerate launch` chooses between one process, DDP and FSDP; `recipes/fsdp.yaml` configures the
+last. Recipes do not depend on the choice, and a run can resume with another.
 """
 
 import os
@@ -38,23 +38,23 @@ from lm_audio.training.stage_batches import TrainingBatch
 
 Precision = Literal["bfloat16", "float32"]
 _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
-# What is not trained is in the model that a run started from.
+# Frozen parameters are already in the model that a run starts from.
 _TRAINED = StateDictOptions(
     full_state_dict=True, cpu_offload=True, ignore_frozen_params=True, strict=False
 )
 
 
 def new_accelerator(precision: Precision) -> Accelerator:
-    """This process's part in a run."""
+    """The accelerator of this process."""
     return Accelerator(
-        cpu=not torch.accelerator.is_available(),  # or CPU processes would not find each other
+        cpu=not torch.accelerator.is_available(),  # needed for CPU processes to communicate
         mixed_precision="bf16" if precision == "bfloat16" else "no",
     )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class StepLoss:
-    """The loss of one step over the batches of all processes.
+    """The loss of one step over all processes.
 
     Args:
         sums: [K], the summed loss of each codebook's targets.
@@ -74,10 +74,10 @@ class StepLoss:
 
 
 class Processes:
-    """The processes of a run, of which this is one.
+    """The processes of a run, including this one.
 
     Args:
-        accumulation: batches that each process takes in one step.
+        accumulation: batches per process and step.
     """
 
     def __init__(self, *, precision: Precision, accumulation: int = 1) -> None:
@@ -109,12 +109,12 @@ class Processes:
     def prepare(
         self, objective: StageObjective, optimizer: torch.optim.Optimizer
     ) -> tuple[nn.Module, torch.optim.Optimizer]:
-        """Moves, wraps or shards what is to be trained."""
+        """Moves, wraps or shards the objective and the optimizer."""
         for encoder in _frozen(objective.stage):
             encoder.to(self.device)
         if self._shards:
             self._blank = _blank_copy(objective.stage)
-        if self._shards and self.device.type == "cpu":  # which accelerate leaves out
+        if self._shards and self.device.type == "cpu":  # unsupported by accelerate
             if self.accelerator.mixed_precision == "bf16":  # as accelerate does it
                 lower = torch.autocast("cpu", torch.bfloat16)
                 objective.forward = lower(objective.forward)  # type: ignore[method-assign]
@@ -129,14 +129,14 @@ class Processes:
         num_codebooks: int,
         seed: int,
     ) -> StepLoss:
-        """Adds up the gradients of a step's loss, the mean over the targets of all processes.
+        """Accumulates the gradients of a step's loss, the mean over the targets of all processes.
 
         Args:
-            batches: this process's share, numbered; the number and `seed` seed the dropout.
+            batches: this process's share, numbered; dropout is seeded by `seed` and the number.
         """
         counts = torch.stack([batch.counts(num_codebooks) for _, batch in batches]).sum(dim=0)
         counts = self.sum(counts)
-        # Gradients are averaged over the processes, and the loss is to be a sum over them.
+        # Gradients are averaged over processes, but the loss is a sum over them.
         scale = self.count / counts.sum()
         sums = torch.zeros(num_codebooks, device=self.device)
         for place, (number, batch) in enumerate(batches, start=1):
@@ -147,7 +147,7 @@ class Processes:
         return StepLoss(sums=self.sum(sums), counts=counts)
 
     def backward(self, module: nn.Module, loss: Tensor, *, is_last: bool) -> None:
-        """Adds a batch's gradients; those of the processes are averaged in a step's last batch."""
+        """Backpropagates a batch; gradients are averaged over processes in a step's last batch."""
         alone = is_last or self._shards
         with nullcontext() if alone else self.accelerator.no_sync(module):
             self.accelerator.backward(loss)
@@ -155,7 +155,7 @@ class Processes:
     def step(
         self, module: nn.Module, optimizer: torch.optim.Optimizer, *, max_norm: float
     ) -> float:
-        """Clips the gradients and takes the step, unless they are not finite: the norm they had."""
+        """Clips the gradients, takes a step if they are finite, and returns their norm."""
         weights = [weight for weight in module.parameters() if weight.requires_grad]
         norm = torch.nn.utils.clip_grad_norm_(weights, max_norm)
         norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
@@ -167,7 +167,7 @@ class Processes:
     def batches(
         self, batches: Sequence[TrainingBatch], *, steps: range, num_workers: int = 0
     ) -> Iterator[list[tuple[int, TrainingBatch]]]:
-        """The batches of this process, step by step, each with its number; workers read ahead."""
+        """The numbered batches of this process, step by step; workers prefetch them."""
         numbers = [number for step in steps for number in self.batch_numbers(step)]
         loader: DataLoader[TrainingBatch] = DataLoader(
             batches,  # type: ignore[arg-type]  # a Sequence is what it needs
@@ -182,10 +182,10 @@ class Processes:
     def mean_loss(
         self, module: nn.Module, batches: Sequence[TrainingBatch], *, num_batches: int
     ) -> Tensor:
-        """The loss of each codebook over the first batches, shared among the processes: [K].
+        """The loss of each codebook over the first batches, split between the processes: [K].
 
         Args:
-            num_batches: at most; fewer if the batches are fewer.
+            num_batches: the maximum number of batches.
         """
         module.eval()
         sums = None
@@ -209,7 +209,7 @@ class Processes:
     def state(
         self, module: nn.Module, optimizer: torch.optim.Optimizer, average: EMA
     ) -> dict[str, Any]:
-        """What is trained, in one piece, for the main process to save; all have to ask."""
+        """The unsharded training state, for the main process to save; all processes must call."""
         weights = get_model_state_dict(module, options=_TRAINED)
         with average.swapped():
             averaged = deepcopy(get_model_state_dict(module, options=_TRAINED))
@@ -223,7 +223,7 @@ class Processes:
         optimizer: torch.optim.Optimizer,
         average: EMA,
     ) -> None:
-        """Goes on from a `state`, of however many processes."""
+        """Restores a `state` from any number of processes."""
         set_model_state_dict(module, state["average"], options=_TRAINED)
         average.restart()
         set_model_state_dict(module, state["weights"], options=_TRAINED)
@@ -251,9 +251,9 @@ class Processes:
 
     @contextmanager
     def gathered(self, module: nn.Module, stage: LMStage) -> Iterator[LMStage]:
-        """The stage as it is now, whole and ready to generate, on the main process.
+        """The current stage, unsharded and ready to generate, on the main process.
 
-        All processes have to enter.
+        All processes must enter.
         """
         if self._blank is None:
             _set_training(stage, False)
@@ -275,7 +275,7 @@ class Processes:
 def _shard(
     objective: StageObjective, optimizer: torch.optim.Optimizer
 ) -> tuple[nn.Module, torch.optim.Optimizer]:
-    """Shards block by block, and hands the shards to the optimizer."""
+    """Shards block by block, and passes the shards to the optimizer."""
     names = {id(weight): name for name, weight in objective.named_parameters()}
     for module in objective.modules():
         if isinstance(module, CausalBlock):
@@ -288,7 +288,7 @@ def _shard(
 
 
 def _blank_copy(stage: LMStage) -> LMStage:
-    """The stage with weights that take no memory; text encoders that are not trained are shared."""
+    """The stage with weights on the meta device, sharing frozen text encoders."""
     objective = StageObjective(stage)
     copies: dict[int, Any] = {
         id(weight): nn.Parameter(weight.to("meta"), requires_grad=weight.requires_grad)

@@ -1,4 +1,4 @@
-"""Tokens and sound that a stage generates while it is trained, for the log of the run.
+"""Generates samples from a stage during training, for the log of the run.
 
 Shapes: K codebooks, T frames.
 """
@@ -20,16 +20,16 @@ from lm_audio.training.stage_batches import StageBatches
 from lm_audio.training.tracking import Tracker
 
 NUM_SAMPLES = 3
-SAMPLE_SECONDS = 5.0  # of a sample; on a CPU more takes longer than the steps between
+SAMPLE_SECONDS = 5.0  # longer samples take more time on a CPU than the steps between them
 
 
 def num_sample_frames(stage: LMStage) -> int:
-    """The frames of a logged sample; no more than the stage sees at once."""
+    """The frames of a logged sample, limited to one window of the stage."""
     return min(stage.window_frames, round(SAMPLE_SECONDS * stage.frame_rate))
 
 
 def first_conditions(given: Conditions, names: Sequence[str]) -> dict[str, Any]:
-    """The conditions of an example by these names; the first of a list, such as of captions."""
+    """The conditions of an example by these names; of a list, such as captions, the first."""
     return {
         name: value[0] if isinstance(value, list) else value
         for name, value in given.items()
@@ -46,13 +46,13 @@ def log_samples(
     renderer: Renderer,
     following: LMStage | None = None,
 ) -> None:
-    """Logs what a stage makes of the conditions and the source tokens of held-out examples.
+    """Logs samples with the conditions and source tokens of held-out examples.
 
-    Acoustic tokens are logged as sound, those of an acoustic source included. Other tokens are
-    logged as text, and as sound if there is a stage to follow.
+    Acoustic tokens are logged as audio, including those of an acoustic source. Other tokens are
+    logged as text, and as audio if there is a following stage.
 
     Args:
-        stage: the current weights of the stage that `held_out` is for.
+        stage: the stage of `held_out` with its current weights.
         following: an acoustic stage whose source is this one.
     """
     shards, source = held_out.shards, held_out.source
@@ -98,8 +98,8 @@ def sample_tokens(
     Args:
         conditions: by name.
         source: tokens [K, T] of the stage whose tokens condition this one.
-        prompt: [K, T], how it begins.
-        sampling: that of the stage by default.
+        prompt: [K, T], the first tokens.
+        sampling: the stage's own by default.
     """
     sampling = sampling or stage.sampling
     tokens = unknown_values(stage.makes, num_frames, stage.device)

@@ -1,4 +1,4 @@
-"""The settings that all recipes for language models share; each recipe adds its own."""
+"""The common settings of all recipes for language models."""
 
 import tempfile
 from collections.abc import Sequence
@@ -106,7 +106,7 @@ def check_least(settings: object, **least: int) -> None:
     for name, lowest in least.items():
         value = getattr(settings, name)
         if not value >= lowest:
-            raise ValueError(f"{name} is {value}; use {lowest} or more.")
+            raise ValueError(f"{name} must be at least {lowest}, got {value}.")
 
 
 def read_data(settings: LanguageModelSettings, codec: AcousticTokenizer) -> tuple[Shards, Shards]:
@@ -119,11 +119,11 @@ def read_data(settings: LanguageModelSettings, codec: AcousticTokenizer) -> tupl
     if not folders:
         if settings.preset != "tiny" and not settings.dry_run:
             raise ValueError(
-                f"The preset {settings.preset!r} needs data; give --data, a folder of shards that "
-                "recipes/tokenize_dataset.py made."
+                f"The preset {settings.preset!r} needs data. Pass --data with a folder of shards "
+                "from recipes/tokenize_dataset.py."
             )
         if settings.dry_run:
-            with tempfile.TemporaryDirectory() as folder:  # their tokens are not read
+            with tempfile.TemporaryDirectory() as folder:  # their tokens are not used
                 made_up = make_up_shards(Path(folder), codec)
                 return Shards(made_up), Shards(made_up, "held_out")
         folders = [make_up_shards(settings.out / "data", codec)]

@@ -1,4 +1,4 @@
-"""What a stage learns from: crops of prepared tokens, laid out by its pattern, and its conditions.
+"""Training batches of a stage: crops of tokens in its codebook pattern, and conditions.
 
 Shapes: B batch, K codebooks, T frames, J streams of the model, S steps after the pattern.
 """
@@ -24,11 +24,11 @@ IGNORED = -100
 
 @dataclass(frozen=True, kw_only=True)
 class Dropout:
-    """How often conditions are forgotten.
+    """Condition dropout probabilities.
 
     Args:
-        joint: all that a user gives at once, for guidance.
-        each: by the name of the condition; that of the source too.
+        joint: of dropping all user conditions at once, for guidance.
+        each: by condition name, including the source's.
     """
 
     joint: float = 0.1
@@ -37,12 +37,12 @@ class Dropout:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TrainingBatch:
-    """Tokens of B crops as a model reads and predicts them.
+    """Inputs and targets of B crops.
 
     Args:
-        inputs: [B, J, S], what stands before each step.
-        targets: [B, J, S], `IGNORED` where nothing is to be learned.
-        codebook: [B, J, S], whose token a target is; -1 where there is none.
+        inputs: [B, J, S], the input of each step.
+        targets: [B, J, S], `IGNORED` for cells without loss.
+        codebook: [B, J, S], the codebook of each target; -1 if none.
         frames: [B, S], for conditions that are added frame by frame.
         conditions: B values of each condition.
     """
@@ -54,11 +54,11 @@ class TrainingBatch:
     conditions: Mapping[str, Sequence[Any | None]]
 
     def counts(self, num_codebooks: int) -> Tensor:
-        """How many targets each codebook has: [K], float32."""
+        """The number of targets of each codebook: [K], float32."""
         return torch.bincount(self.codebook[self.codebook >= 0], minlength=num_codebooks).float()
 
     def to(self, device: torch.device) -> "TrainingBatch":
-        """Moves what the model reads; conditioners move their own values."""
+        """Moves the tensors of the model; conditioners move their own values."""
         return replace(
             self,
             inputs=self.inputs.to(device, non_blocking=True),
@@ -73,8 +73,8 @@ class StageBatches(Sequence[TrainingBatch]):
 
     Args:
         source: the stage whose tokens condition this one, if one does.
-        tokens: the most of a batch, counting padding.
-        dropout: None for measuring, when nothing is forgotten and the first caption is taken.
+        tokens: the maximum per batch, including padding.
+        dropout: None for evaluation, which drops nothing and uses the first caption.
     """
 
     def __init__(
@@ -92,14 +92,14 @@ class StageBatches(Sequence[TrainingBatch]):
                 f"The {stage.name} stage {'needs' if source is None else 'has no'} source."
             )
         if stage.end_token is not None:
-            raise ValueError(f"The {stage.name} stage ends clips itself; it cannot be trained.")
+            raise ValueError(f"The {stage.name} stage has an end token, so it cannot be trained.")
         for each in (stage, source):
             if each is not None:
                 _check_stream(each, shards)
         names = stage.conditioners.fuse
         if dropout is not None and (unknown := dropout.each.keys() - names.keys()):
             raise ValueError(
-                f"There is no condition {min(unknown)!r} to forget; the {stage.name} stage has: "
+                f"Unknown condition {min(unknown)!r} to drop. The {stage.name} stage has: "
                 f"{', '.join(names) or 'none'}."
             )
         self.stage, self.shards, self.source, self.dropout = stage, shards, source, dropout
@@ -109,9 +109,9 @@ class StageBatches(Sequence[TrainingBatch]):
         most = min(longest, int(shards.lengths(stage.token_kind).max(initial=0)))
         if tokens < most * stage.num_codebooks:
             raise ValueError(
-                f"A batch of {tokens} tokens holds no crop of {most} frames of "
-                f"{stage.num_codebooks} codebooks; give it {most * stage.num_codebooks} or more "
-                "(--tokens-per-batch), or make the context shorter."
+                f"A crop of {most} frames and {stage.num_codebooks} codebooks exceeds a batch of "
+                f"{tokens} tokens. Use at least {most * stage.num_codebooks} "
+                "(--tokens-per-batch), or a shorter context."
             )
         self.crops = Batches(
             shards.lengths(stage.token_kind),
@@ -125,7 +125,7 @@ class StageBatches(Sequence[TrainingBatch]):
 
     @property
     def identities(self) -> dict[str, str]:
-        """Those of the tokenizers of the stage's own tokens and of its source's, by their kind."""
+        """The identities of the tokenizers of the stage and its source, by kind."""
         stages = [self.stage] if self.source is None else [self.stage, self.source]
         return {each.token_kind: self.shards.identities[each.token_kind] for each in stages}
 
@@ -152,7 +152,7 @@ class StageBatches(Sequence[TrainingBatch]):
 
     def _conditions(self, crops: list[Crop], number: int) -> Mapping[str, Sequence[Any | None]]:
         random = np.random.default_rng([self.seed, number, 1])
-        # Apart from `seed_of`, with which recipes seed the model's own dropout.
+        # Independent of `seed_of`, with which recipes seed the model's dropout.
         generator = torch.Generator().manual_seed(int(random.integers(2**63)))
         pick = random if self.dropout is not None else None
         given = [self.shards.conditions[crop.index] for crop in crops]
@@ -174,9 +174,9 @@ class StageBatches(Sequence[TrainingBatch]):
         return values | tokens
 
     def source_tokens(self, crop: Crop) -> Tensor | None:
-        """The source's tokens beside a crop: [K, T]; of aligned ones from the origin on.
+        """The source's tokens for a crop: [K, T]; aligned ones start at its origin.
 
-        None where there are none, as in a clip that is shorter than one of them.
+        None if there are none, as in a clip that is shorter than one token.
         """
         assert self.source is not None
         streams = self.shards.streams
@@ -188,7 +188,7 @@ class StageBatches(Sequence[TrainingBatch]):
         return tokens if tokens.numel() else None
 
     def _behind(self, crop: Crop) -> int:
-        """How many frames a crop lies behind the last one at which an aligned token begins."""
+        """The number of frames from the start of the last aligned token to the crop."""
         aligned = self.stage.aligned
         return 0 if aligned is None else crop.start % aligned.ratio.denominator
 
@@ -200,7 +200,7 @@ def _tokens(stage: LMStage, shards: Shards, index: int, start: int, stop: int) -
 
 
 def _one(value: Any, random: np.random.Generator | None) -> Any:
-    """A value, one of several if there are several: the first without a generator."""
+    """A value; of a list, a random item, or the first without a generator."""
     if not isinstance(value, list):
         return value
     if not value:
@@ -209,7 +209,7 @@ def _one(value: Any, random: np.random.Generator | None) -> Any:
 
 
 def _padded(rows: list[Tensor], value: int) -> Tensor:
-    """Rows [J, S], each with its own S, as [B, J, S]."""
+    """Rows [J, S] of any S, padded to [B, J, S]."""
     longest = max(row.shape[1] for row in rows)
     return torch.stack([F.pad(row, (0, longest - row.shape[1]), value=value) for row in rows])
 
@@ -218,18 +218,18 @@ def _check_stream(stage: LMStage, shards: Shards) -> None:
     kind = stage.token_kind
     if kind not in shards.streams:
         raise ValueError(
-            f"The {stage.name} stage learns from {kind} tokens and the shards have "
-            f"{', '.join(shards.streams)}; make them with recipes/tokenize_dataset.py."
+            f"The {stage.name} stage needs {kind} tokens, but the shards only have "
+            f"{', '.join(shards.streams)}. Make them with recipes/tokenize_dataset.py."
         )
     stream = shards.streams[kind]
     rows = stage.first_codebook + stage.num_codebooks
     if rows > stream.num_codebooks or stage.num_tokens != stream.num_tokens:
         raise ValueError(
-            f"The {stage.name} stage has {rows} codebooks of {stage.num_tokens} tokens and the "
-            f"shards {stream.num_codebooks} of {stream.num_tokens}; use those of its tokenizer."
+            f"The {stage.name} stage has {rows} codebooks of {stage.num_tokens} tokens, but the "
+            f"shards have {stream.num_codebooks} of {stream.num_tokens}. Use its tokenizer."
         )
     if not stage.deduplicated and stage.frame_rate != stream.rate:
         raise ValueError(
-            f"The {stage.name} stage has {float(stage.frame_rate):g} frames a second and the "
-            f"shards {float(stream.rate):g}; use those of its tokenizer."
+            f"The {stage.name} stage has {float(stage.frame_rate):g} frames per second, but the "
+            f"shards have {float(stream.rate):g}. Use its tokenizer."
         )

@@ -1,4 +1,4 @@
-"""Text conditioners to be trained with a stage, or around an encoder that is not."""
+"""Text conditioners for training, around a new or a frozen encoder."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -16,7 +16,7 @@ from lm_audio.conditioners.text import (
 from lm_audio.data.shards import Shards
 from lm_audio.networks.transformer import TransformerConfig
 
-WORD_DROPOUT = 0.5  # beside a sentence encoder
+WORD_DROPOUT = 0.5  # with a sentence encoder
 
 
 def captions(shards: Shards) -> Iterable[str]:
@@ -34,15 +34,15 @@ def chosen_text(
     t5: str | None,
     text_encoder: Path | None,
 ) -> Callable[[int], nn.Module]:
-    """Makes text conditioners around the encoder that is given, by default around a new one.
+    """Builds text conditioners around the given encoder, or around a new one by default.
 
     Args:
-        transformer, vocab_size: as in `own_text`, of the new one.
+        transformer, vocab_size: of the new encoder, as in `own_text`.
         t5: a folder or hub id.
         text_encoder: a folder that `SentenceEncoder.save` wrote.
     """
     if t5 is not None and text_encoder is not None:
-        raise ValueError("Got --t5 and --text-encoder, and one encoder reads text; leave one out.")
+        raise ValueError("--t5 and --text-encoder are mutually exclusive.")
     if t5 is not None:
         return t5_text(t5)
     if text_encoder is not None:
@@ -53,15 +53,15 @@ def chosen_text(
 def own_text(
     shards: Shards, transformer: TransformerConfig, *, vocab_size: int
 ) -> Callable[[int], nn.Module]:
-    """Makes text conditioners of a width, around a new encoder of the words of a corpus.
+    """Builds text conditioners of a given width around a new encoder for a corpus's captions.
 
     Args:
         transformer: two-sided, without cross-attention.
-        vocab_size: the most word pieces; fewer where the captions hold no more.
+        vocab_size: the maximum number of word pieces.
     """
     if not (sentences := list(captions(shards))):
         raise ValueError(
-            "The data has no captions to learn words from; add them when it is prepared, or "
+            "The data has no captions to train a tokenizer on. Add them during preparation, or "
             "train without text."
         )
     tokenizer = SentencePieceTokenizer.train(sentences, vocab_size)
@@ -70,16 +70,16 @@ def own_text(
 
 
 def t5_text(source: str | Path) -> Callable[[int], nn.Module]:
-    """Makes text conditioners of a width, all around one T5 from a folder or the hub."""
+    """Builds text conditioners of a given width around one T5 from a folder or the hub."""
     encoder = T5Encoder.load(source)
     return lambda dim: TextConditioner(encoder, dim)
 
 
 def sentence_text(folder: str | Path) -> Callable[[int], nn.Module]:
-    """Makes text conditioners of a width, all around one sentence encoder from a folder.
+    """Builds text conditioners of a given width around one sentence encoder from a folder.
 
-    Half the time they learn from the sentence alone: words that no caption had mean nothing to a
-    stage, and what the encoder makes of their sentence does.
+    Half of the time they are trained with the sentence embedding alone, because unseen words are
+    meaningless to a stage while their sentence embedding is not.
     """
     encoder = SentenceEncoder.load(folder)
     return lambda dim: TextConditioner(encoder, dim, word_dropout=WORD_DROPOUT)

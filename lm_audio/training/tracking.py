@@ -1,4 +1,4 @@
-"""What a run reports for tensorboard: numbers, sounds and their spectrograms."""
+"""Logs a run to tensorboard: numbers, text, audio and spectrograms."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,12 +15,11 @@ _COLOURS = torch.tensor(
 
 
 class Tracker:
-    """Writes a tensorboard log, if it may.
+    """Writes a tensorboard log.
 
     Args:
-        after: the step that a run goes on from; what it had logged beyond it, and then lost, no
-            longer counts.
-        active: False in all processes but one.
+        after: the step that a run resumes from; later entries of the interrupted run are purged.
+        active: False in all processes except one.
     """
 
     def __init__(self, folder: Path, *, after: int = 0, active: bool = True) -> None:
@@ -30,8 +29,7 @@ class Tracker:
                 from torch.utils.tensorboard import SummaryWriter
             except ModuleNotFoundError as error:
                 raise ValueError(
-                    "The log of a run needs tensorboard; install it with: "
-                    "pip install 'lm-audio[train]'."
+                    "Logging needs tensorboard. Install it with: pip install 'lm-audio[train]'."
                 ) from error
             self._writer = SummaryWriter(str(folder), purge_step=after + 1 if after else None)
 
@@ -41,7 +39,7 @@ class Tracker:
                 self._writer.add_scalar(name, value, step)
 
     def sound(self, name: str, samples: Tensor, sample_rate: int, *, step: int) -> None:
-        """Samples [C, N] to hear and to see; of several channels, their mean."""
+        """Logs samples [C, N], mixed to mono, as audio and spectrogram."""
         if self._writer is None:
             return
         samples = samples.detach().float().cpu().clamp(-1, 1)
@@ -58,7 +56,7 @@ class Tracker:
 
 
 def spectrogram_picture(samples: Tensor, sample_rate: int) -> Tensor:
-    """The mel spectrogram of samples [C, N] in colours, low tones below: [3, height, width]."""
+    """The mel spectrogram of samples [C, N] as an image, low frequencies below: [3, H, W]."""
     level = 1 + log_mels(samples, sample_rate).flip(0) / DYNAMIC_RANGE  # [bands, columns], 0 to 1
     place = level * (len(_COLOURS) - 1)
     below = place.long().clamp(max=len(_COLOURS) - 2)

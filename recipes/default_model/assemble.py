@@ -47,16 +47,19 @@ PARTS = {"codec", "semantic_tokenizer", "text_encoder", "__pycache__"}
 class Config:
     preset: Literal["default", "tiny"] = "default"
     model: Path | None = None
-    """The folder of a complete model; the tiny preset uses random weights."""
+    """Folder of a complete model; the tiny preset uses random weights instead."""
     out: Path | None = None
-    """Default: the package, or runs/default_model for the tiny preset."""
+    """Output folder; defaults to the package, or runs/default_model with the tiny preset."""
     name: str = "lm-audio default"
     licence: str = "Apache-2.0"
     guidance_scale: float | None = None
-    """How closely both stages follow the prompt; default: as in the model, like the next three."""
+    """Guidance scale of both stages; defaults to the model's."""
     semantic_temperature: float | None = None
+    """Sampling temperature of the semantic stage; defaults to the model's."""
     acoustic_temperature: float | None = None
+    """Sampling temperature of the acoustic stage; defaults to the model's."""
     top_k: int | None = None
+    """Number of most likely tokens to sample from, in both stages; defaults to the model's."""
 
 
 def main(config: Config) -> Path:
@@ -103,7 +106,7 @@ def read_model(config: Config) -> AudioPipeline:
         return load(config.model, device="cpu")
     if config.preset != "tiny":
         raise ValueError(
-            "Got no --model; give the folder of a complete model, or use --preset tiny."
+            "No model; pass the folder of a complete model as --model, or use --preset tiny."
         )
     codec = FrameCodec(tiny()).eval()
     stages = duet(
@@ -120,14 +123,14 @@ def read_model(config: Config) -> AudioPipeline:
 
 
 def known_prompts(model: AudioPipeline) -> KnownPrompts | None:
-    """The kinds of sound that it was trained on, if its encoder can compare prompts with them."""
+    """The kinds of sound it was trained on, if its encoder can compare prompts with them."""
     if not isinstance(model.model.text_encoder, SentenceEncoder):
         return None
     return KnownPrompts(**json.loads(EXAMPLES.read_text(encoding="utf-8")))
 
 
 def sampling_of(stage: str, sampling: Sampling, config: Config) -> Sampling:
-    """A stage's sampling settings with those of the config that are given."""
+    """A stage's sampling settings, overridden by the config."""
     temperatures = {
         "semantic": config.semantic_temperature,
         "acoustic": config.acoustic_temperature,
@@ -142,13 +145,13 @@ def sampling_of(stage: str, sampling: Sampling, config: Config) -> Sampling:
 
 
 def kept_files(out: Path, *, stages: set[str]) -> list[Path]:
-    """The files to keep of a folder that is replaced: those at its top, except the config."""
+    """The files of the replaced folder to keep: those at its top level, except the config."""
     found = sorted(out.iterdir()) if out.is_dir() else []
     for path in found:
         if path.is_dir() and path.name not in PARTS | stages:
             raise ValueError(
-                f"{path} is not part of a model, and {out} would be replaced as a whole; choose "
-                "another --out or remove it."
+                f"{path} is not part of a model and would be deleted with {out}; choose another "
+                "--out or move it."
             )
     return [path for path in found if path.is_file() and path.name != "config.json"]
 

@@ -1,4 +1,4 @@
-"""Measures how well a model tells prompts that it was not trained on from those that it was.
+"""Measures how well a model detects prompts for kinds of sound that it was not trained on.
 
     python recipes/default_model/check_prompts.py                # the model in the package
     python recipes/default_model/check_prompts.py --model runs/default/model
@@ -26,11 +26,11 @@ PROMPTS = Path(__file__).parent / "prompts"
 @dataclass(frozen=True, kw_only=True)
 class Config:
     model: Path = DEFAULT_FOLDER
-    """The folder of a model with a sentence encoder."""
+    """Folder of a model with a sentence encoder; the bundled model by default."""
     prompts: Path = PROMPTS
-    """The folder of examples.json, known.txt and unknown.txt."""
+    """Folder of examples.json, known.txt and unknown.txt."""
     false_alarms: float = 0.05
-    """The largest share of known prompts that may get a notice."""
+    """Maximum share of known prompts that get a notice."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,9 +49,9 @@ def main(config: Config) -> Rates:
     odd, even = ({name: rows[first::2] for name, rows in scores.items()} for first in (0, 1))
     best = threshold_of([score for _, score in odd["known"]], config.false_alarms)
     for title, rows, threshold in (
-        (f"odd lines, the threshold {best:.3f} chosen by them", odd, best),
-        (f"even lines, the threshold {best:.3f}", even, best),
-        (f"even lines, the stored threshold {known.threshold:.3f}", even, known.threshold),
+        (f"odd lines, best threshold {best:.3f}", odd, best),
+        (f"even lines, best threshold {best:.3f}", even, best),
+        (f"even lines, stored threshold {known.threshold:.3f}", even, known.threshold),
     ):
         rates = rates_of(rows, threshold)
         print(

@@ -88,7 +88,7 @@ SPEECH_PROMPT, PIANO_PROMPT, PIANO_SECONDS = 3.0, 4.0, 6.0
 LEAST_REST = 1.5  # seconds of a real clip after the prompt, to compare with
 SPEED_TEXT = "a dog barking"
 MODEL_FILES = {".json", ".safetensors", ".model", ".txt"}
-# The dozen of corpora/music's instruments whose training renders are easiest to tell apart.
+# The twelve instruments of corpora/music whose training renders are easiest to classify.
 DOZEN = (
     "piano", "acoustic guitar", "organ", "accordion", "violin", "flute", "trumpet", "saxophone",
     "music box", "marimba", "choir", "drums",
@@ -100,26 +100,34 @@ class Config:
     preset: Literal["default", "tiny"] = "default"
     """tiny uses a random model, a synthetic corpus and log-mel statistics as the judge."""
     model: Path = DEFAULT_FOLDER
-    """The folder of a model; default: the one in the package."""
+    """Folder of a model; the bundled one by default."""
     esc10: Path | None = None
+    """Corpus from recipes/prepare_esc10.py."""
     effects: Path | None = None
+    """Corpus from prepare_effects.py."""
     music: Path | None = None
+    """Corpus from prepare_music.py."""
     piano: Path | None = None
-    """Solo pieces of 10 s or more; default: those of `music`, which are shorter."""
+    """Corpus of solo piano pieces of at least 10 s; defaults to --music, whose pieces are
+    shorter."""
     speech: Path | None = None
+    """Corpus from prepare_speech.py."""
     shards: tuple[Path, ...] = ()
-    """Shards that the semantic stage was trained on, from recipes/tokenize_dataset.py."""
+    """Training shards of the semantic stage, from recipes/tokenize_dataset.py."""
     yamnet: Path | None = None
+    """Path of yamnet.tflite."""
     lyra: Path | None = None
-    """A folder with Lyra V2's TFLite files."""
+    """Folder of Lyra V2's TFLite files."""
     asr: str | None = None
-    """A recogniser: a folder of faster-whisper, or a folder or hub id of transformers."""
+    """Speech recogniser: a faster-whisper folder, or a folder or hub id for transformers."""
     dnsmos: str | None = None
+    """Path of sig_bak_ovr.onnx, or "speechmos"."""
     voices: str | None = None
+    """Speaker embedding: an x-vector model from transformers, or "resemblyzer"."""
     only: tuple[Group, ...] = ()
-    """Groups to measure; default: all."""
+    """Groups to measure; all by default."""
     clips_per_class: int = 20
-    """Clips for each class; half as many without guidance, a tenth of it for each speaker."""
+    """Clips per class; half as many without guidance, and a tenth per speaker."""
     out: Path = Path("runs/default_report")
     seed: int = 0
 
@@ -147,18 +155,18 @@ class Bench:
         self.voices = None if voices is None else ClipEmbedder(voices, progress=show_progress)
 
     def corpus(self, name: str, split: Split) -> list[CorpusClip]:
-        folder = needed(getattr(self.config, name), f"there is no corpus; give --{name}")
+        folder = needed(getattr(self.config, name), f"no corpus; pass --{name}")
         return read_corpus(folder, split)
 
     def sound_embedder(self) -> ClipEmbedder:
         if self.config.yamnet is None and not self.tiny:
-            raise NotMeasuredError("there is no embedding of sound; give --yamnet")
+            raise NotMeasuredError("no audio embedding; pass --yamnet")
         return self.sounds
 
     def pipeline(self) -> AudioPipeline:
         if self.model is None:
             if not (self.config.model / "config.json").is_file():
-                raise NotMeasuredError(f"{self.config.model} holds no whole model; give --model")
+                raise NotMeasuredError(f"{self.config.model} is not a complete model; pass --model")
             self.model = load(self.config.model, device="cpu")
         return self.model
 
@@ -264,7 +272,7 @@ def main(config: Config) -> list[TargetResult]:
 
 def evaluate(config: Config) -> list[TargetResult]:
     if config.clips_per_class < 2:
-        raise ValueError(f"--clips-per-class is {config.clips_per_class}; give 2 or more.")
+        raise ValueError(f"--clips-per-class must be at least 2, got {config.clips_per_class}.")
     bench = Bench(config)
     about = {
         "model": bench.identity,
@@ -273,8 +281,7 @@ def evaluate(config: Config) -> list[TargetResult]:
     }
     earlier, rows = read_target_report(config.out)
     rows = rows if all(earlier.get(key) == value for key, value in about.items()) else []
-    asked = config.only or tuple(GROUPS)
-    for group in asked:
+    for group in config.only or tuple(GROUPS):
         tqdm.write(f"{group} ...", file=sys.stderr)
         try:
             found = GROUPS[group](bench)
@@ -288,7 +295,7 @@ def evaluate(config: Config) -> list[TargetResult]:
         write_target_report(config.out, rows, about=earlier)
     judged = [row.met for row in rows if row.met is not None]
     tqdm.write(
-        f"{sum(judged)} of {len(judged)} targets are met: {config.out}/report.md, and as JSON "
+        f"{sum(judged)} of {len(judged)} targets met. Report: {config.out}/report.md and "
         f"{config.out}/report.json. Clips: {bench.clips}.\nNext: copy the results to the model "
         "card, lm_audio/pretrained/README.md."
     )
@@ -299,28 +306,28 @@ def measure_codec(bench: Bench) -> list[TargetResult]:
     """The codec, compared with Lyra and the originals: sound classes, words, quality."""
     config, judges = bench.config, bench.judges
     if not (config.model / "codec").is_dir():
-        raise NotMeasuredError(f"{config.model} holds no codec; give --model")
+        raise NotMeasuredError(f"{config.model} has no codec; pass --model")
     systems = dict([codec_system(load_codec(config.model / "codec"), most_bits=MOST_BITS)])
     rows, lacking = [], []
     if config.lyra is not None:
         systems |= dict([lyra_system(Lyra(config.lyra))])
     else:
-        lacking.append(missing("codec: Lyra V2 beside it", reason="give --lyra"))
+        lacking.append(missing("codec: comparison with Lyra V2", reason="pass --lyra"))
     if config.esc10 is not None and (config.yamnet is not None or bench.tiny):
         sounds = bench.coded(systems, bench.corpus("esc10", "held_out"))
         rows += class_results(sounds, bench.corpus("esc10", "train"), bench.sound_embedder())
     else:
-        lacking.append(missing("codec: sound class accuracy", reason="give --esc10 and --yamnet"))
+        lacking.append(missing("codec: sound class accuracy", reason="pass --esc10 and --yamnet"))
     if config.speech is not None and judges.recognizer is not None:
         spoken = bench.coded(systems, bench.of_each_speaker(config.clips_per_class // 5))
         rows += word_results(spoken, judges.recognizer, progress=show_progress)
     else:
-        lacking.append(missing("codec: word error rate", reason="give --speech and --asr"))
+        lacking.append(missing("codec: word error rate", reason="pass --speech and --asr"))
     if config.speech is not None and judges.dnsmos is not None:
         spoken = bench.coded(systems, bench.of_each_speaker(config.clips_per_class // 5))
         rows += quality_results(spoken, judges.dnsmos, progress=show_progress)
     else:
-        lacking.append(missing("codec: DNSMOS", reason="give --speech and --dnsmos"))
+        lacking.append(missing("codec: DNSMOS", reason="pass --speech and --dnsmos"))
     return [*rows, *without_target("codec", lacking)]
 
 
@@ -361,7 +368,7 @@ def measure_frechet(bench: Bench) -> list[TargetResult]:
             first.append(one.part(0, seconds))
             second.append(other.part(0, seconds))
     if len(first) < 2:
-        raise NotMeasuredError("there are too few held-out clips; give --esc10 and --effects")
+        raise NotMeasuredError("too few held-out clips; pass --esc10 and --effects")
     specs = [
         ClipSpec(
             name=f"like {clip.name}", seconds=float(clip.duration or 0), seed=i, text=clip.text
@@ -389,7 +396,7 @@ def measure_piano(bench: Bench) -> list[TargetResult]:
     clips = bench.corpus("piano" if bench.config.piano else "music", "held_out")
     pieces = [clip for clip in clips if clip.instruments == "piano" and clip.seconds >= least]
     if len(pieces) < 2:
-        raise NotMeasuredError(f"there are no two held-out pieces of solo piano of {least:g} s")
+        raise NotMeasuredError(f"needs two held-out solo piano pieces of at least {least:g} s")
     made = bench.made(continuation_specs(pieces, prompt=prompt, seconds=rest), "piano")
     real, prompts = (
         [clip.part(*span) for clip in pieces] for span in ((prompt, rest), (0, prompt))
@@ -411,14 +418,14 @@ def measure_memorisation(bench: Bench) -> list[TargetResult]:
     """Whether clips for training captions repeat training tokens."""
     folders = bench.config.shards
     if not folders:
-        raise NotMeasuredError("there are no tokens of training; give --shards")
+        raise NotMeasuredError("no training tokens; pass --shards")
     train, held_out = (Shards(folders, split) for split in SPLITS)
     tokenizer = bench.pipeline().semantic_tokenizer
     if "semantic" not in train.streams:
-        raise NotMeasuredError("the shards have no semantic tokens; give other --shards")
+        raise NotMeasuredError("the shards have no semantic tokens; pass other --shards")
     stream = train.streams["semantic"]
     if tokenizer is None or tokenizer.identity != stream.identity:
-        raise NotMeasuredError("the shards are of another tokenizer; give other --shards")
+        raise NotMeasuredError("the shards come from another tokenizer; pass other --shards")
     known = captions_by_label(bench.corpus("esc10", "train"))
     made = bench.made(bench.captioned(known), "text")
     rows = measure_copies(
@@ -445,7 +452,7 @@ GROUPS: dict[Group, Callable[[Bench], list[TargetResult]]] = {
 def made_up(config: Config, folder: Path) -> Config:
     """Fills in synthetic sounds of three kinds as every corpus, and an untrained model."""
     if config.model != DEFAULT_FOLDER:
-        raise ValueError("The tiny preset uses a random model; drop --model or the preset.")
+        raise ValueError("--preset tiny uses a random model; remove --model or the preset.")
     corpus = folder / "corpus"
     texts = make_up_corpus(corpus, seed=config.seed)
     model = untrained_model([*texts, SPEED_TEXT], seed=config.seed)

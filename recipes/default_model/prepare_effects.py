@@ -57,7 +57,7 @@ ABBREVIATIONS = {
     "ambi": "ambient", "bd": "bass drum", "elec": "electronic", "guit": "guitar", "misc": "",
     "mehackit": "electronic", "perc": "percussive", "sn": "snare drum",
 }  # fmt: skip
-"""What the first part of a sample's name stands for."""
+"""Meanings of the first part of a sample's name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,18 +65,19 @@ class Config:
     out: Path = Path("runs/effects")
     preset: Literal["default", "tiny"] = "default"
     hours: float | None = None
-    """One hour by default, three minutes for the tiny preset."""
+    """Hours of sound to make; default 1, or 0.05 with the tiny preset."""
     sample_rate: int | None = None
-    """In Hz; 24,000 by default, 16,000 for the tiny preset."""
+    """Sample rate in Hz; default 24,000, or 16,000 with the tiny preset."""
     captions: int = 4
-    """A caption and its paraphrases for each clip."""
+    """Captions per clip, paraphrases included."""
     samples: Path | None = None
-    """A folder of recordings to add, whose names are captions."""
+    """Folder of recordings to add; their file names become captions."""
     samples_licence: str = "CC0-1.0"
+    """Licence of --samples to write into LICENCES.md."""
     held_out: float = 0.05
-    """The share to hold out for validation."""
+    """Share of clips to hold out for validation."""
     num_workers: int | None = None
-    """As many processes as there are cores, one for the tiny preset."""
+    """Number of processes; defaults to one per CPU core, or 1 with the tiny preset."""
     seed: int = 0
 
 
@@ -86,7 +87,7 @@ def main(config: Config) -> dict[Split, int]:
     hours = (0.05 if tiny else 1.0) if config.hours is None else config.hours
     sample_rate = config.sample_rate or (16_000 if tiny else 24_000)
     if not hours > 0:
-        raise ValueError(f"--hours is {hours}; give a number above 0, such as 1.")
+        raise ValueError(f"--hours must be above 0, got {hours}.")
     keep_settings(config.out, {"seed": config.seed, "sample_rate": sample_rate})
 
     plans = list(enough(3600 * hours, seed=config.seed))
@@ -126,7 +127,7 @@ def main(config: Config) -> dict[Split, int]:
 
 
 def enough(seconds: float, *, seed: int) -> Iterator[EffectPlan]:
-    """Plans until they fill the time, at least one."""
+    """Yields plans until they fill the time, at least one."""
     for number in count():
         plan = plan_effect(number, seed=seed)
         yield plan
@@ -138,11 +139,11 @@ def enough(seconds: float, *, seed: int) -> Iterator[EffectPlan]:
 def in_parallel(
     write: "partial[None]", paths: list[Path], plans: list[EffectPlan], *, num_workers: int
 ) -> Iterator[None]:
-    """Runs `write` for each path and plan; one worker needs no other process."""
+    """Runs `write` for each path and plan; a single worker runs in this process."""
     if num_workers == 1:
         yield from map(write, paths, plans)
         return
-    context = multiprocessing.get_context("spawn")  # forking is not safe beside torch's threads
+    context = multiprocessing.get_context("spawn")  # forking is unsafe with torch's threads
     with ProcessPoolExecutor(num_workers, mp_context=context) as pool:
         yield from pool.map(write, paths, plans, chunksize=8)
 
@@ -159,7 +160,7 @@ def describe(plan: EffectPlan, num_captions: int) -> Conditions:
 
 
 def write_unseen(folder: Path, plans: dict[str, EffectPlan]) -> None:
-    """For each clip held out, two captions in wordings that are never trained on."""
+    """Writes two captions per held-out clip, in wordings that training never uses."""
     with replacing(folder / "unseen_captions.jsonl") as path, path.open("w") as file:
         for cut in read_cuts(folder, "held_out"):
             if cut.id in plans:
@@ -171,7 +172,7 @@ def take_samples(folder: Path, config: Config, sample_rate: int) -> list[Cut]:
     """Copies recordings in mono; numbered takes of one thing stay in one split."""
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SOUNDS)
     if not paths:
-        raise ValueError(f"No audio files were found below {folder}, given as --samples.")
+        raise ValueError(f"No audio files found in {folder}; pass another folder as --samples.")
     cuts = []
     for number, path in enumerate(tqdm(paths, desc="copying samples", unit="file")):
         name = f"sample-{path.stem}"
@@ -182,8 +183,8 @@ def take_samples(folder: Path, config: Config, sample_rate: int) -> list[Cut]:
         what = caption_of(path.stem)
         rng = np.random.default_rng([config.seed, number, 4])
         ways = [f"the sound of a {what}", f"a {what} recorded up close", f"one {what}", f"{what}"]
-        said = [with_article(ways[way]) for way in rng.permutation(len(ways))[: config.captions]]
-        conditions: Conditions = {"text": said, "label": what}
+        captions = [with_article(ways[i]) for i in rng.permutation(len(ways))[: config.captions]]
+        conditions: Conditions = {"text": captions, "label": what}
         group = re.sub(r"\d+$", "", path.stem)
         cuts.append(make_cut(name, copy, info=audio_info(copy), conditions=conditions, group=group))
     return cuts

@@ -48,7 +48,7 @@ from lm_audio.data.manifest import (
 )
 
 BATCH = 24
-"""Pieces that are rendered together: a process loads the soundfont once for them."""
+"""Pieces per render process, which loads the soundfont once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,25 +56,27 @@ class Config:
     out: Path = Path("runs/music")
     preset: Literal["default", "tiny"] = "default"
     hours: float | None = None
-    """One hour by default, three minutes for the tiny preset."""
+    """Hours of music to make; default 1, or 0.05 with the tiny preset."""
     sample_rate: int | None = None
-    """In Hz; 24,000 by default, 16,000 for the tiny preset."""
+    """Sample rate in Hz; default 24,000, or 16,000 with the tiny preset."""
     engine: Literal["fluidsynth", "simple"] | None = None
-    """fluidsynth by default, simple for the tiny preset."""
+    """Synthesiser; default fluidsynth, or simple with the tiny preset."""
     solo: str | None = None
-    """The instrument that plays all pieces, alone; by default they take turns."""
+    """Instrument that plays all pieces alone; all instruments take turns by default."""
     shortest: float = LENGTHS[0]
+    """Minimum length of a piece in seconds; at most half of --longest."""
     longest: float = LENGTHS[1]
-    """The length of a piece, in seconds."""
+    """Maximum length of a piece in seconds."""
     soundfont: Path = Path("/usr/share/sounds/sf2/FluidR3_GM.sf2")
+    """Soundfont for fluidsynth."""
     soundfont_licence: str = "MIT"
-    """Written into LICENCES.md; that of FluidR3 is MIT."""
+    """Licence of the soundfont to write into LICENCES.md; MIT applies to FluidR3."""
     captions: int = 4
-    """A caption and its paraphrases for each clip."""
+    """Captions per clip, paraphrases included."""
     held_out: float = 0.05
-    """The share to hold out for validation."""
+    """Share of clips to hold out for validation."""
     num_workers: int | None = None
-    """As many processes as there are cores, one for the tiny preset."""
+    """Number of processes; defaults to one per CPU core, or 1 with the tiny preset."""
     seed: int = 0
 
 
@@ -85,9 +87,9 @@ def main(config: Config) -> dict[Split, int]:
     sample_rate = config.sample_rate or (16_000 if tiny else 24_000)
     engine = config.engine or ("simple" if tiny else "fluidsynth")
     if not hours > 0:
-        raise ValueError(f"--hours is {hours}; give a number above 0, such as 1.")
+        raise ValueError(f"--hours must be above 0, got {hours}.")
     if not 8_000 <= sample_rate <= 96_000:
-        raise ValueError(f"--sample-rate is {sample_rate}; give one of 8000 to 96000 Hz.")
+        raise ValueError(f"--sample-rate must be from 8000 to 96000 Hz, got {sample_rate}.")
     if engine == "fluidsynth":
         check_fluidsynth(config.soundfont)
     soundfont = config.soundfont if engine == "fluidsynth" else None
@@ -131,13 +133,14 @@ def main(config: Config) -> dict[Split, int]:
 
 
 def unusual_kind(config: Config) -> dict[str, Any]:
-    """What `compose` is told of the pieces where they are not the usual ones."""
+    """Arguments of `compose` that differ from its defaults."""
     if config.solo is not None and config.solo not in INSTRUMENTS:
-        raise ValueError(f"--solo is {config.solo}; give one of {', '.join(INSTRUMENTS)}.")
+        known = ", ".join(INSTRUMENTS)
+        raise ValueError(f"Unknown instrument {config.solo!r} for --solo. Choose one of: {known}.")
     if not 2 <= config.shortest <= config.longest / 2:
         raise ValueError(
-            f"--shortest is {config.shortest:g} and --longest {config.longest:g}; give 2 seconds "
-            "or more, and at least twice as many."
+            f"--shortest must be at least 2 s and at most half of --longest, got "
+            f"{config.shortest:g} and {config.longest:g}."
         )
     kind: dict[str, Any] = {} if config.solo is None else {"solo": config.solo}
     if (lengths := (config.shortest, config.longest)) != LENGTHS:
@@ -146,7 +149,7 @@ def unusual_kind(config: Config) -> dict[str, Any]:
 
 
 def enough(seconds: float, *, seed: int, **kind: Any) -> Iterator[Score]:
-    """Scores of a kind until they fill the time, at least one."""
+    """Yields scores until they fill the time, at least one."""
     for number in count():
         score = compose(number, seed=seed, **kind)
         yield score
@@ -162,14 +165,14 @@ def in_parallel(
     *,
     num_workers: int,
 ) -> Iterator[int]:
-    """Runs `write` for each batch; one worker needs no other process."""
+    """Runs `write` for each batch; a single worker runs in this process."""
     starts = range(0, len(scores), BATCH)
     path_batches = [paths[start : start + BATCH] for start in starts]
     score_batches = [scores[start : start + BATCH] for start in starts]
     if num_workers == 1:
         yield from map(write, path_batches, score_batches)
         return
-    context = multiprocessing.get_context("spawn")  # forking is not safe beside torch's threads
+    context = multiprocessing.get_context("spawn")  # forking is unsafe with torch's threads
     with ProcessPoolExecutor(num_workers, mp_context=context) as pool:
         yield from pool.map(write, path_batches, score_batches)
 
@@ -179,7 +182,7 @@ def clip_name(score: Score) -> str:
 
 
 def write_unseen(folder: Path, scores: dict[str, Score]) -> None:
-    """For each clip held out, two captions in wordings that are never trained on."""
+    """Writes two captions per held-out clip, in wordings that training never uses."""
     with replacing(folder / "unseen_captions.jsonl") as path, path.open("w") as file:
         for cut in read_cuts(folder, "held_out"):
             captions = score_captions(scores[cut.id], count=2, unseen=True)

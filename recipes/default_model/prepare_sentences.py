@@ -29,7 +29,7 @@ SOUNDS = re.compile(
     r"\b(sound\w*|nois\w+|loud\w*|cry|cries|utter\w*|music\w*|sing\w*|ring\w*|voice|vocal\w*|"
     r"whistl\w+|bell|drum\w*|instrument|engine|alarm|explo\w+|hear\w*|strik\w+|blow\w*|tone|roar\w*)\b"
 )
-"""What the definition of a word that sounds speaks of."""
+"""Matches definitions of words for sounds and of things that make sounds."""
 SOUNDING_KINDS = {4, 5, 6, 8, 10, 11, 17, 18, 19}
 """Lexicographer files of nouns: acts, animals, artefacts, bodies, communication, events, objects,
 persons, phenomena."""
@@ -52,18 +52,18 @@ PAIRS = (
 class Config:
     preset: Literal["tiny", "default"] = "default"
     wordnet: Path | None = None
-    """The folder of WordNet; without it, the tiny preset takes a dozen words."""
+    """Folder of WordNet's data files; the tiny preset defaults to a few built-in words."""
     corpora: tuple[Path, ...] = ()
-    """Prepared corpora, for the captions of their training splits."""
+    """Prepared corpora whose training captions to use."""
     out: Path = Path("runs/sentences.txt")
     definitions: int = 45_000
-    """The most definitions and examples of WordNet."""
+    """Maximum number of definitions and examples from WordNet."""
     templates: int = 55_000
-    """How many sentences are made of templates."""
+    """Number of sentences from templates."""
     pairs: int = 20_000
-    """How many sentences join two captions."""
+    """Number of sentences that join two captions."""
     longest: int = 20
-    """No sentence of WordNet has more words."""
+    """Maximum number of words in a sentence from WordNet."""
     seed: int = 0
 
 
@@ -97,8 +97,8 @@ def main(config: Config) -> list[str]:
     """Writes the sentences and returns them."""
     if config.wordnet is None and config.preset != "tiny":
         raise ValueError(
-            "There is no WordNet to take words from; give its folder, as Debian's package "
-            "wordnet-base has it, with --wordnet."
+            "No WordNet; pass the folder of its data files as --wordnet. Debian has them in the "
+            "package wordnet-base."
         )
     words = FEW_WORDS if config.wordnet is None else read_wordnet(config.wordnet, config.longest)
     rng = np.random.default_rng(config.seed)
@@ -112,14 +112,14 @@ def main(config: Config) -> list[str]:
     with replacing(config.out) as path:
         path.write_text("\n".join(sentences) + "\n", encoding="utf-8")
     print(
-        f"{len(sentences)} sentences are in {config.out}\n"
+        f"Wrote {len(sentences):,} sentences to {config.out}\n"
         f"Next: recipes/train_text_encoder.py --sentences {config.out}"
     )
     return sentences
 
 
 def read_wordnet(folder: Path, longest: int) -> Words:
-    """The words and sentences of WordNet; words that sound or are common stand several times."""
+    """The words and sentences of WordNet; common words and words for sounds are repeated."""
     counts = lines_of(folder / "cntlist.rev")
     common = {line.split("%")[0].replace("_", " ") for line in counts}
     words: dict[str, list[str]] = {"noun": [], "verb": [], "adj": []}
@@ -133,7 +133,7 @@ def read_wordnet(folder: Path, longest: int) -> Words:
             if part != "noun" or kind in SOUNDING_KINDS:
                 for lemma in plain:
                     lemmas += [lemma] * (4 if sounds else 1) * (4 if lemma in common else 1)
-            if plain:  # else a proper name, or a Latin one
+            if plain:  # otherwise a proper or a Latin name
                 clean = (text.strip(' ";:') for text in texts)
                 sentences += [t for t in clean if 1 < len(t.split()) <= longest]
     exceptions = lines_of(folder / "verb.exc")
@@ -160,7 +160,7 @@ def read_synsets(path: Path) -> Iterator[tuple[int, list[str], str]]:
 
 def lines_of(path: Path) -> list[str]:
     if not path.is_file():
-        raise ValueError(f"{path} does not exist; give the folder of WordNet 3.0's data files.")
+        raise ValueError(f"{path} does not exist; pass the folder of WordNet 3.0's data files.")
     return path.read_text(encoding="utf-8").splitlines()
 
 
@@ -179,7 +179,7 @@ def one(texts: Sequence[str], rng: np.random.Generator) -> str:
 
 
 def filled(words: Words, count: int, rng: np.random.Generator) -> Iterator[str]:
-    """Templates with words of their slots."""
+    """Yields random templates with their slots filled."""
 
     def fill(slot: re.Match[str]) -> str:
         if slot[1] == "noun":

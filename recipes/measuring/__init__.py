@@ -1,1 +1,1 @@
-"""What recipes/evaluate.py measures: which metrics, of what, and why others are missing."""
+"""The metrics of recipes/evaluate.py, with the reasons for missing ones."""

@@ -1,4 +1,4 @@
-"""ABX: is a sound nearer to one of its own kind than to one of another kind?
+"""ABX: is a sound closer to one of its own category than to one of another?
 
 The error rate of the Zero Resource Speech Challenges (Schatz et al., 2013), by the definitions of
 Libri-Light's `eval_ABX` (arXiv 1912.07875): triplets of phones in the same context, of one speaker
@@ -27,7 +27,7 @@ Distance = Callable[[Tensor, Tensor], float]
 
 @dataclass(frozen=True, kw_only=True)
 class Item:
-    """A stretch of a file, from `onset` to `offset` seconds, and what is said there by whom."""
+    """A phone in a file, from `onset` to `offset` seconds, with its context and speaker."""
 
     file: str
     onset: float
@@ -37,7 +37,7 @@ class Item:
     speaker: str
 
     def frames(self, sequence: Tensor, *, frame_rate: float) -> Tensor:
-        """Those of a file's frames [T, ...] whose centres lie in the stretch."""
+        """The frames [T, ...] of a file whose centres lie between onset and offset."""
         first = max(0, math.ceil(frame_rate * self.onset - 0.5))
         return sequence[first : math.floor(frame_rate * self.offset - 0.5)]
 
@@ -51,7 +51,7 @@ def read_items(path: Path) -> list[Item]:
         fields = line.split()
         if len(fields) != 7:
             raise ValueError(
-                f"Line {number} of {path} has {len(fields)} fields; an item has 7: file, onset, "
+                f"Line {number} of {path} has {len(fields)} fields; expected 7: file, onset, "
                 "offset, phone, previous phone, next phone, speaker."
             )
         file, onset, offset, category, before, after, speaker = fields
@@ -86,9 +86,9 @@ def token_edits(first: Tensor, second: Tensor) -> float:
 
 
 def aligned_distance(costs: np.ndarray) -> float:
-    """The mean of costs [T, T'] along the path of least sum (dynamic time warping).
+    """The mean of costs [T, T'] along the path with the lowest sum (dynamic time warping).
 
-    Of equal ways the one on the diagonal is taken, then the one along T', as Libri-Light does.
+    Ties go to the diagonal step, then to the step along T', as in Libri-Light.
     """
     rows, columns = costs.shape
     sums, lengths = np.empty_like(costs), np.ones((rows, columns), dtype=np.int64)
@@ -117,14 +117,14 @@ def abx_error(
     most_speakers: int = 5,
     seed: int = 0,
 ) -> float | None:
-    """How often X, of the kind of A, is nearer to B; ties count half. None without triplets.
+    """How often X, of A's category, is closer to B; ties count half. None without triplets.
 
-    A mean over contexts (and speakers of X), then over speakers, then over pairs of kinds.
+    The mean over contexts (and speakers of X), then over speakers, then over pairs of categories.
 
     Args:
-        frames: of each item, [T, D] or [T]; items without any are left out.
-        most_of_a_kind: items of one kind, context and speaker; of more, so many are drawn.
-        most_speakers: of X, for each A, across speakers.
+        frames: frames of each item, [T, D] or [T]; items without frames are ignored.
+        most_of_a_kind: maximum number of items per category, context and speaker; more are sampled.
+        most_speakers: maximum number of speakers of X for each A, across speakers.
     """
     groups: dict[tuple[str, str, str], list[int]] = defaultdict(list)
     for number, (item, sequence) in enumerate(zip(items, frames, strict=True)):
@@ -165,7 +165,7 @@ def _triplets(
     most_speakers: int,
     random: np.random.Generator,
 ) -> Iterator[tuple[str, tuple[str, str], list[int], list[int], list[int]]]:
-    """A speaker, the kinds of A and B, and items that may be A, B and X."""
+    """Yields a speaker, the categories of A and B, and candidate items for A, B and X."""
     kinds_of: dict[tuple[str, str], list[str]] = defaultdict(list)
     speakers_of: dict[tuple[str, str], list[str]] = defaultdict(list)
     for context, speaker, kind in groups:

@@ -1,7 +1,6 @@
-"""Generated clips against real ones, by all judges at hand.
+"""Compares generated clips with real ones by all judges that are given.
 
-Whatever is lacking for a metric, a judge, real clips, or what is known of clips, is its reason in
-the report: nothing is left out silently.
+A metric that lacks a judge, real clips or metadata is reported as missing, with the reason.
 
 Shapes: B clips, n vectors, D width.
 """
@@ -31,25 +30,25 @@ from lm_audio.evaluation.metrics.speakers import nearest_speakers, speaker_simil
 from lm_audio.evaluation.metrics.words import character_errors, word_errors
 from lm_audio.evaluation.report import Measurement, error_rate, mean_of, missing
 
-NO_REAL = "there are no real clips; give --real"
-NO_PAIRS = "no real clip has the name of a generated one"
+NO_REAL = "no real clips; pass --real"
+NO_PAIRS = "no real clip has the same name as a generated one"
 NEIGHBOURS = 5
 
 
 def measure_clips(
     generated: Sequence[ClipFile], real: Sequence[ClipFile], judges: Judges
 ) -> list[Measurement]:
-    """All metrics of generated clips, those that cannot be computed included."""
+    """All metrics of generated clips, including missing ones with the reason."""
     found = []
     for embedding in judges.embeddings:
         found += _in_space(embedding, generated, real)
     if all(isinstance(embedding, LogMelStatistics) for embedding in judges.embeddings):
-        reason = "no trained embedding was given; give --clap, --vggish or --yamnet"
+        reason = "no trained embedding; pass --clap, --vggish or --yamnet"
         found.append(missing("Frechet audio distance, trained embedding", reason=reason))
     for classifier in judges.classifiers:
         found += _labels(classifier, generated, real)
     if not judges.classifiers:
-        reason = "no classifier was given; give --yamnet or --classifier"
+        reason = "no classifier; pass --yamnet or --classifier"
         found += [missing("KL divergence", reason=reason), missing("label accuracy", reason=reason)]
     return [
         *found,
@@ -63,7 +62,7 @@ def measure_clips(
 def _in_space(
     embedding: AudioEmbedding, generated: Sequence[ClipFile], real: Sequence[ClipFile]
 ) -> list[Measurement]:
-    """The Frechet distance in a space, and the labels of real neighbours in it."""
+    """The Frechet distance in an embedding space, and the accuracy of nearest real neighbours."""
     names = (
         f"Frechet distance, {embedding.name}",
         f"{NEIGHBOURS}-NN label accuracy, {embedding.name}",
@@ -78,8 +77,8 @@ def _frechet(metric: str, ours: list[Tensor], theirs: list[Tensor]) -> Measureme
     first, second = torch.cat(ours), torch.cat(theirs)
     fewest, D = min(len(first), len(second)), first.shape[1]
     if fewest < 2:
-        return missing(metric, reason="a covariance needs at least two windows of sound a side")
-    note = f"only {fewest} vectors for {D} dimensions: too high" if fewest <= D else ""
+        return missing(metric, reason="needs at least two windows of real and of generated sound")
+    note = f"biased upwards: only {fewest} vectors for {D} dimensions" if fewest <= D else ""
     return Measurement(
         metric=metric,
         implementation="pytorch-fid, fadtk (formula)",
@@ -97,21 +96,21 @@ def _neighbours(
     ours: list[Tensor],
     theirs: list[Tensor],
 ) -> Measurement:
-    asked = [i for i, clip in enumerate(generated) if clip.label is not None]
+    labelled = [i for i, clip in enumerate(generated) if clip.label is not None]
     known = [i for i, clip in enumerate(real) if clip.label is not None]
-    if not asked or not known:
-        return missing(metric, reason="labels of generated and real clips are not known")
-    own = torch.tensor([[generated[i].name == real[j].name for j in known] for i in asked])
+    if not labelled or not known:
+        return missing(metric, reason="no labels for the generated and the real clips")
+    own = torch.tensor([[generated[i].name == real[j].name for j in known] for i in labelled])
     if own.all(dim=1).any():
-        return missing(metric, reason="a clip has no real neighbour but its own pair")
+        return missing(metric, reason="a clip has no real neighbour other than its own pair")
     answers = nearest_labels(
-        clip_means([ours[i] for i in asked]),
+        clip_means([ours[i] for i in labelled]),
         clip_means([theirs[i] for i in known]),
         [str(real[i].label) for i in known],
         k=NEIGHBOURS,
         own=own,
     )
-    right = [float(a == generated[i].label) for a, i in zip(answers, asked, strict=True)]
+    right = [float(a == generated[i].label) for a, i in zip(answers, labelled, strict=True)]
     implementation = "scikit-learn KNeighborsClassifier, cosine, means of windows, without the pair"
     return mean_of(right, metric=metric, implementation=implementation, better="higher")
 
@@ -119,7 +118,7 @@ def _neighbours(
 def _labels(
     classifier: AudioClassifier, generated: Sequence[ClipFile], real: Sequence[ClipFile]
 ) -> list[Measurement]:
-    """Divergence from the labels of the real pair, and accuracy against what is known."""
+    """The divergence from the real pair's class probabilities, and the label accuracy."""
     divergence, accuracy = f"KL divergence, {classifier.name}", f"label accuracy, {classifier.name}"
     pairs = pair_clips(generated, real)
     found = [missing(divergence, reason=NO_PAIRS if real else NO_REAL)]
@@ -135,22 +134,22 @@ def _labels(
         ]
     named = [clip for clip in generated if clip.label in classifier.labels]
     if not named:
-        reason = "no clip has a label of the classifier's, such as " + repr(classifier.labels[0])
+        reason = f"no clip has one of the classifier's labels, such as {classifier.labels[0]!r}"
         return [*found, missing(accuracy, reason=reason)]
     right = label_accuracy(
         classify_clips(classifier, named), [str(clip.label) for clip in named], classifier.labels
     )
-    implementation = "share of likeliest labels that are right"
+    implementation = "top-1 accuracy"
     return [*found, mean_of(right, metric=accuracy, implementation=implementation, better="higher")]
 
 
 def _clap_score(generated: Sequence[ClipFile], judges: Judges) -> Measurement:
     if judges.clap is None:
-        return missing("CLAP score", reason="no CLAP was given; give --clap")
+        return missing("CLAP score", reason="no CLAP model; pass --clap")
     metric = f"CLAP score, {judges.clap.name}"
     clips = [clip for clip in generated if clip.text]
     if not clips:
-        return missing(metric, reason="captions of the clips are not known")
+        return missing(metric, reason="the clips have no captions")
     texts = judges.clap.embed_texts([str(clip.text) for clip in clips])
     scores = clap_scores(embed_clips(judges.clap, clips), texts)
     implementation = "audiocraft CLAPTextConsistencyMetric: mean cosine"
@@ -171,9 +170,9 @@ def _words(generated: Sequence[ClipFile], judges: Judges) -> list[Measurement]:
     recognizer, clips = judges.recognizer, [clip for clip in generated if clip.transcript]
     reason = None
     if recognizer is None:
-        reason = "no speech recogniser was given; give --asr"
+        reason = "no speech recogniser; pass --asr"
     elif not clips:
-        reason = "transcripts of the clips are not known"
+        reason = "the clips have no transcripts"
     if recognizer is None or reason is not None:
         names = ("word error rate", "character error rate")
         return [missing(name, reason=str(reason)) for name in names]
@@ -182,7 +181,7 @@ def _words(generated: Sequence[ClipFile], judges: Judges) -> list[Measurement]:
     implementation = f"jiwer, lower case without punctuation; {recognizer.name}"
     return [
         error_rate(
-            [count(said, heard) for said, heard in pairs],
+            [count(reference, transcript) for reference, transcript in pairs],
             metric=metric,
             implementation=implementation,
         )
@@ -196,10 +195,10 @@ def _words(generated: Sequence[ClipFile], judges: Judges) -> list[Measurement]:
 def _voices(
     generated: Sequence[ClipFile], real: Sequence[ClipFile], judges: Judges
 ) -> list[Measurement]:
-    """Similarity to the real pair, and whether the nearest enrolled speaker is the right one."""
+    """The similarity to the real pair, and the accuracy of the nearest enrolled speaker."""
     names = ("speaker similarity", "speaker classification accuracy")
     if judges.voices is None:
-        reason = "no speaker embedding was given; give --voices"
+        reason = "no speaker embedding; pass --voices"
         return [missing(name, reason=reason) for name in names]
     if not real:
         return [missing(name, reason=NO_REAL) for name in names]
@@ -214,16 +213,16 @@ def _voices(
         note="" if pairs else NO_PAIRS,
     )
     speakers = {clip.speaker for clip in real if clip.speaker is not None}
-    asked = [i for i, clip in enumerate(generated) if clip.speaker in speakers]
-    if len(speakers) < 2 or not asked:
-        reason = "it takes real clips of at least two speakers, and generated ones of some of them"
+    known_speaker = [i for i, clip in enumerate(generated) if clip.speaker in speakers]
+    if len(speakers) < 2 or not known_speaker:
+        reason = "needs real clips of at least two speakers, and generated clips of at least one"
         return [similarity, missing(names[1], reason=reason)]
     known = [i for i, clip in enumerate(real) if clip.speaker is not None]
     pair_of, row_of = dict(pairs), {i: row for row, i in enumerate(known)}
-    own = [row_of.get(pair_of[i]) if i in pair_of else None for i in asked]
+    own = [row_of.get(pair_of[i]) if i in pair_of else None for i in known_speaker]
     voices = [str(real[i].speaker) for i in known]
-    answers = nearest_speakers(ours[asked], theirs[known], voices, own=own)
-    right = [float(a == generated[i].speaker) for a, i in zip(answers, asked, strict=True)]
+    answers = nearest_speakers(ours[known_speaker], theirs[known], voices, own=own)
+    right = [float(a == generated[i].speaker) for a, i in zip(answers, known_speaker, strict=True)]
     implementation = f"nearest of {len(speakers)} centroids; {judges.voices.name}"
     return [
         similarity,
@@ -234,7 +233,7 @@ def _voices(
 def _quality(generated: Sequence[ClipFile], judges: Judges) -> list[Measurement]:
     names = {name: f"DNSMOS {name}" for name in ("overall", "speech", "background")}
     if judges.dnsmos is None:
-        reason = "no DNSMOS was given; give --dnsmos"
+        reason = "no DNSMOS; pass --dnsmos"
         return [missing(metric, reason=reason) for metric in names.values()]
     rated = [judges.dnsmos(clip.audio(judges.dnsmos.sample_rate).samples[0]) for clip in generated]
     return [

@@ -1,4 +1,4 @@
-"""A codec on real clips: what comes back, at which rate, and how the codebooks are used.
+"""A codec on real clips: reconstruction quality, bit rate and codebook usage.
 
 Shapes: C channels, N samples, K codebooks, T frames.
 """
@@ -23,11 +23,11 @@ from measuring.signal_quality import mel_distance, pesq, si_sdr, stoi, visqol
 
 @dataclass(frozen=True, kw_only=True)
 class SignalMetric:
-    """A metric of an answer [N] and the truth [N]; `measure` gives None where it cannot tell.
+    """A metric of a reconstruction [N] and the original [N]; `measure` returns None if undefined.
 
     Args:
-        package: what it needs; without it the metric is not measured.
-        reason: why it is not measured, if it is not.
+        package: a package that it requires.
+        reason: why it is not measured, or empty.
     """
 
     name: str
@@ -48,7 +48,7 @@ def reconstruct(
     device: str = "cpu",
     progress: Callable[[], object] = lambda: None,
 ) -> tuple[list[ClipFile], list[Tensor]]:
-    """Writes clips as the codec gives them back; returns them, and their tokens [K, T]."""
+    """Encodes and decodes clips; returns the written reconstructions and the tokens [K, T]."""
     made, tokens = [], []
     for clip in clips:
         audio = clip.audio(codec.sample_rate, num_channels=codec.num_channels)
@@ -71,21 +71,21 @@ def measure_signals(
     speech: bool,
     visqol_mode: Literal["audio", "speech"] | None = None,
 ) -> list[Measurement]:
-    """Reconstructions against their originals, in mono at the rate of the codec.
+    """Compares reconstructions with their originals, in mono at the codec's sample rate.
 
     Args:
-        speech: whether the clips are speech, which PESQ and STOI judge.
+        speech: whether the clips are speech; PESQ and STOI require it.
     """
     metrics = signal_metrics(sample_rate, speech=speech, visqol_mode=visqol_mode)
     reasons = {metric.name: metric.reason or _lacks(metric.package) for metric in metrics}
-    asked = [metric for metric in metrics if not reasons[metric.name]]
-    scores: dict[str, list[float | None]] = {metric.name: [] for metric in asked}
+    available = [metric for metric in metrics if not reasons[metric.name]]
+    scores: dict[str, list[float | None]] = {metric.name: [] for metric in available}
     for clips in pairs:
         answer, truth = _aligned(*clips, sample_rate=sample_rate)
-        for metric in asked:
+        for metric in available:
             scores[metric.name].append(metric.measure(answer, truth))
     return [
-        *(_mean_of_known(metric, scores[metric.name]) for metric in asked),
+        *(_mean_of_known(metric, scores[metric.name]) for metric in available),
         *(missing(name, reason=reason) for name, reason in reasons.items() if reason),
     ]
 
@@ -93,9 +93,9 @@ def measure_signals(
 def signal_metrics(
     sample_rate: int, *, speech: bool, visqol_mode: Literal["audio", "speech"] | None
 ) -> list[SignalMetric]:
-    """All of them, those that are not asked for with the reason."""
-    not_speech = "" if speech else "the clips are not said to be speech; give --speech"
-    no_visqol = "" if visqol_mode else "it was not asked for; give --visqol audio or speech"
+    """All signal metrics; those that are not requested carry the reason."""
+    not_speech = "" if speech else "only for speech; pass --speech"
+    no_visqol = "" if visqol_mode else "not requested; pass --visqol audio or speech"
     return [
         SignalMetric(
             name="SI-SDR (dB)",
@@ -139,7 +139,7 @@ def _lacks(package: str) -> str:
 
 
 def _aligned(answer: ClipFile, truth: ClipFile, *, sample_rate: int) -> tuple[Tensor, Tensor]:
-    """Both in mono, [N], of one length."""
+    """Both in mono [N], cut to the same length."""
     pair = [clip.audio(sample_rate).samples[0] for clip in (answer, truth)]
     N = min(len(samples) for samples in pair)
     return pair[0][:N], pair[1][:N]
@@ -153,14 +153,14 @@ def _mean_of_known(metric: SignalMetric, values: Sequence[float | None]) -> Meas
         metric=metric.name,
         implementation=metric.implementation,
         better=metric.better,
-        note=f"{left_out} clips without an utterance are left out" if left_out else "",
+        note=f"without {left_out} clips that have no speech" if left_out else "",
     )
 
 
 def measure_codebooks(
     codec: AcousticTokenizer, tokens: Sequence[Tensor], *, num_codebooks: int
 ) -> list[Measurement]:
-    """Rate and use of the codebooks that made tokens [K, T]."""
+    """The bit rate and codebook usage of tokens [K, T]."""
     if not tokens:
         return [missing("bit rate (kb/s)", reason="no clips")]
     use = count_tokens(tokens, codebook_size=codec.codebook_size)

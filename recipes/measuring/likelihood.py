@@ -1,7 +1,7 @@
-"""What a model finds likely: pairs of which it should prefer one.
+"""Likelihoods of sequences, and pairs in which a model should prefer one.
 
-sWUGGY asks for the real word of a pair, sBLIMP for the grammatical sentence (Zero Resource Speech
-Challenge 2021, arXiv 2011.11588; AudioLM, arXiv 2209.03143, table IV).
+In sWUGGY the preferred one is the real word, in sBLIMP the grammatical sentence (Zero Resource
+Speech Challenge 2021, arXiv 2011.11588; AudioLM, arXiv 2209.03143, table IV).
 
 Shapes: K codebooks, T frames.
 """
@@ -20,7 +20,7 @@ from lm_audio.generation.track import Track
 
 @dataclass(frozen=True, kw_only=True)
 class LogLikelihood:
-    """The log-likelihood of a sequence, in nats, and how many tokens it has."""
+    """The log-likelihood of a sequence, in nats, and its number of tokens."""
 
     total: float
     num_tokens: int
@@ -33,10 +33,9 @@ class LogLikelihood:
 def log_likelihood(
     stage: LMStage, tokens: Tensor, *, conditions: Mapping[str, Any] | None = None
 ) -> LogLikelihood:
-    """How likely a stage finds tokens [K, T] from the first on, window by window.
+    """The log-likelihood of all tokens [K, T] under a stage, summed window by window.
 
-    The sum of what `Stage.likelihood` says. Repeats are removed for a stage over de-duplicated
-    tokens, as its training data had none.
+    Repeats are removed for a stage over de-duplicated tokens, as in its training data.
 
     Args:
         conditions: by name.
@@ -44,7 +43,7 @@ def log_likelihood(
     tokens = tokens if not stage.deduplicated else deduplicate(tokens[0])[0][None]
     K, T = tokens.shape
     if T == 0:
-        raise ValueError("Got no tokens to find likely; give at least one frame.")
+        raise ValueError("Got no tokens; expected at least one frame.")
     track = Track(values=tokens, seed=0, sampling=stage.sampling, conditions=conditions or {})
     total, first = 0.0, 0
     while first < T:
@@ -72,7 +71,7 @@ def pair_wins(
     """
     if len(preferred) != len(others) or not preferred:
         raise ValueError(
-            f"Got {len(preferred)} preferred and {len(others)} other sequences; give pairs."
+            f"Got {len(preferred)} preferred and {len(others)} other sequences; expected pairs."
         )
     scores = [
         torch.tensor([x.per_token if per_token else x.total for x in side], dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""How near a reconstruction is to its original: SI-SDR, mel distance, PESQ, STOI and ViSQOL.
+"""Distances between reconstructions and originals: SI-SDR, mel distance, PESQ, STOI and ViSQOL.
 
 Shapes: B batch, N samples.
 """
@@ -58,7 +58,7 @@ def mel_distance(
 def pesq(answer: Tensor, truth: Tensor, *, sample_rate: int) -> float | None:
     """Wide-band PESQ (ITU-T P.862.2) of speech [N], by the package pesq, at 16 kHz.
 
-    None where it finds no utterance.
+    None if it detects no utterance.
     """
     if not truth.any():
         return None
@@ -105,6 +105,6 @@ def visqol(
 def _check_pair(answer: Tensor, truth: Tensor) -> None:
     if answer.ndim != 2 or answer.shape != truth.shape:
         raise ValueError(
-            f"Got samples of shape {list(answer.shape)} and {list(truth.shape)}; expected the same "
-            "[B, N], cut both to one length."
+            f"Got samples of shape {list(answer.shape)} and {list(truth.shape)}; expected equal "
+            "shapes [B, N]; cut both to the same length."
         )

@@ -1,4 +1,4 @@
-"""Semantic tokens by ABX, and a stage over them by pairs of which it should prefer one.
+"""ABX of semantic tokens, and likelihood pairs for a stage over them.
 
 Shapes: C channels, N samples, T frames, D width.
 """
@@ -39,17 +39,17 @@ def measure_abx(
     seed: int = 0,
     progress: Callable[[], object] = lambda: None,
 ) -> list[Measurement]:
-    """ABX of a tokenizer's tokens, and of the features they are made of where it has some.
+    """ABX of a tokenizer's tokens, and of its features if it has any.
 
     Args:
-        folder: the audio that the item file names, in any subfolder.
+        folder: contains the audio that the item file names, in any subfolder.
     """
     items = read_items(item_file)
     paths = {path.stem: path for path in find_audio(folder)}
     lacking = sorted({item.file for item in items} - paths.keys())
     if lacking:
         raise ValueError(
-            f"Found no audio of {lacking[0]} in {folder}; give the folder that has it."
+            f"Found no audio for {lacking[0]} in {folder}; pass the folder that contains it."
         )
     tokens, features = dict[str, Tensor](), dict[str, Tensor]()
     for name in dict.fromkeys(item.file for item in items):
@@ -76,7 +76,7 @@ def measure_abx(
                 value=error,
                 num_items=sum(len(x) > 0 for x in frames),
                 better="lower",
-                note="" if error is not None else "the items have no triplets of this kind",
+                note="" if error is not None else "the items form no triplets",
             )
             found.append(row)
     return found
@@ -96,11 +96,11 @@ def read_pairs(
             return torch.tensor([value])
         if not isinstance(value, str):
             raise ValueError(
-                f'Line {number} of {path} lacks "preferred" or "other" as a file or a list of '
-                "tokens; give both."
+                f'Line {number} of {path} needs both "preferred" and "other", each an audio file '
+                "or a list of tokens."
             )
         if tokenizer is None:
-            raise ValueError(f"{path} names audio files; give the tokenizer that makes its tokens.")
+            raise ValueError(f"{path} names audio files; encoding them needs a semantic tokenizer.")
         audio = read_audio(path.parent / value, sample_rate=tokenizer.sample_rate, num_channels=1)
         return tokenizer.encode(audio.samples[None])[0].cpu()
 
@@ -111,7 +111,7 @@ def read_pairs(
                 row = json.loads(line)
                 sides = row.get("preferred"), row.get("other")
             except (ValueError, AttributeError):
-                raise ValueError(f"Line {number} of {path} is no JSON object.") from None
+                raise ValueError(f"Line {number} of {path} is not a JSON object.") from None
             pairs.append((read(sides[0], number), read(sides[1], number)))
     return pairs
 
@@ -122,13 +122,13 @@ def measure_pairs(
     *,
     progress: Callable[[], object] = lambda: None,
 ) -> list[Measurement]:
-    """How often a stage finds the preferred tokens [1, T] likelier, by the mean and by the sum."""
+    """How often a stage assigns the preferred tokens [1, T] the higher likelihood."""
     scores = []
     for pair in pairs:
         scores.append([log_likelihood(stage, tokens) for tokens in pair])
         progress()
     if not scores:
-        return [missing("likelihood pairs", reason="there are no pairs")]
+        return [missing("likelihood pairs", reason="no pairs")]
     preferred, others = ([score[side] for score in scores] for side in (0, 1))
     return [
         mean_of(

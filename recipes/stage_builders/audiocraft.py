@@ -1,4 +1,4 @@
-"""AudioGen's and MusicGen's one stage: text, and labels, to all codebooks of a codec at once."""
+"""The single stage of AudioGen and MusicGen: text and labels to all codebooks of a codec."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -66,19 +66,18 @@ class AudiocraftSettings(StageSettings):
     stage: Literal["acoustic"] = "acoustic"
     out: Path = Path("runs/text_to_audio")
     channels: int | None = None
-    """2 for stereo with a mono codec; by default the codec's own number of channels."""
+    """Number of channels; defaults to the codec's. 2 also works with a mono codec."""
     pattern: Literal["delayed", "parallel", "flattened", "unrolled", "coarse_first"] = "delayed"
-    """How the codebooks are laid out. "flattened" and "unrolled" take one step per token."""
+    """Layout of the codebooks. "flattened" and "unrolled" take one step per token."""
     t5: str | None = None
-    """A folder or hub id of a T5 that encodes the captions. By default a small text encoder is
-    trained along with the stage."""
+    """Folder or hub id of a T5 that encodes the captions. By default a small text encoder is
+    trained with the stage."""
     labels: tuple[str, ...] = ()
-    """Attributes of the data to condition on as well, such as: label speaker."""
+    """Attributes of the data to condition on besides the text, such as: label speaker."""
     joint_dropout: float = 0.1
-    """The share of examples whose conditions are all dropped, for classifier-free guidance."""
+    """Share of examples that drop all conditions, for classifier-free guidance."""
     label_dropout: float = 0.1
-    """The share of examples that drop a label, for each label on its own, so that none is
-    required."""
+    """Share of examples that drop a label, per label, so that labels are optional."""
 
 
 def audiocraft_acoustic(settings: AudiocraftSettings, data: StageData) -> StagePlan:
@@ -122,19 +121,19 @@ def audiocraft_acoustic(settings: AudiocraftSettings, data: StageData) -> StageP
 
 
 def labels_of(conditions: Sequence[Conditions], name: str) -> list[str]:
-    """All values of an attribute. Those of held-out examples must be known to evaluate them."""
+    """All values of an attribute, those of held-out examples included."""
     found = [each[name] for each in conditions if name in each]
     if name == "text" or not found or not all(isinstance(value, str) for value in found):
         given = [(key, value) for each in conditions for key, value in each.items()]
         known = {key for key, value in given if isinstance(value, str) and key != "text"}
         raise ValueError(
-            f"The data has no labels {name!r}; it has: {', '.join(sorted(known)) or 'none'}."
+            f"Unknown label {name!r}. The data has: {', '.join(sorted(known)) or 'no labels'}."
         )
     return sorted(set(map(str, found)))
 
 
 def _renderer(channels: int | None, codec: AcousticTokenizer, acoustic: Stream) -> CodecRenderer:
-    """Renders as many codebooks as the data has, which must be tokens of so many channels."""
+    """A renderer for the codebooks in the data; raises unless codec and channels match."""
     token_sets = CodecRenderer(codec, num_channels=channels).token_sets
     identity = acoustic_identity(codec.identity, token_sets=token_sets)
     check_identity(identity, acoustic.identity, option="--codec with --channels")

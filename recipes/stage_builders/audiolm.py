@@ -46,7 +46,7 @@ class AudioLMCoarseSettings(StageSettings):
     stage: Literal["coarse"] = "coarse"
     out: Path = Path("runs/coarse")
     num_coarse: int = 4
-    """The number of coarse codebooks; all others are left to the fine stage."""
+    """Number of coarse codebooks; the fine stage predicts the rest."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,13 +56,13 @@ class AudioLMFineSettings(StageSettings):
     out: Path = Path("runs/fine")
     context_seconds: float = 3.0
     num_coarse: int = 4
-    """The number of coarse codebooks; all others are fine."""
+    """Number of coarse codebooks; this stage predicts the rest."""
     semantic: Path | None = None
-    """The output folder of a trained semantic stage, to write a whole model."""
+    """Output folder of a trained semantic stage; with --coarse, also writes a complete model."""
     coarse: Path | None = None
-    """The output folder of a trained coarse stage, to write a whole model."""
+    """Output folder of a trained coarse stage; with --semantic, also writes a complete model."""
     semantic_tokenizer: Path | None = None
-    """The folder of the tokenizer that made the semantic tokens, for models that continue sound."""
+    """Folder of the semantic tokenizer to store in the model, so that it can continue audio."""
 
 
 def audiolm_semantic(settings: AudioLMSemanticSettings, data: StageData) -> StagePlan:
@@ -73,7 +73,7 @@ def audiolm_semantic(settings: AudioLMSemanticSettings, data: StageData) -> Stag
             SHAPES[settings.preset],
             num_semantic_tokens=semantic.vocabulary,
             semantic_rate=rate,
-            num_coarse=1,  # the other stages are not used, and as small as they can be
+            num_coarse=1,  # the other stages are unused, so make them small
             num_fine=1,
             codebook_size=2,
             frame_rate=semantic.rate,
@@ -105,7 +105,7 @@ def audiolm_fine(settings: AudioLMFineSettings, data: StageData) -> StagePlan:
 
 
 def rate_without_repeats(shards: Shards) -> Fraction:
-    """The semantic tokens per second that differ from the one before, on average."""
+    """The average number of semantic tokens per second without repeats."""
     every = range(0, len(shards), -(-len(shards) // MAX_MEASURED))
     tokens = [shards.read(index, SEMANTIC) for index in every]
     left = sum(torch.unique_consecutive(row, dim=1).shape[1] for row in tokens)
@@ -119,12 +119,12 @@ def _stages(
     *,
     semantic: Stream | None = None,
 ) -> list[LMStage]:
-    """All three stages with new weights; without `semantic`, the first is as small as it can be."""
+    """All three stages with new weights; without `semantic`, the first is a tiny placeholder."""
     acoustic, num_coarse = data.acoustic_stream(), settings.num_coarse
     if not 1 <= num_coarse < acoustic.num_codebooks:
         raise ValueError(
-            f"--num-coarse is {num_coarse} and the shards have {acoustic.num_codebooks} codebooks; "
-            f"give 1 to {acoustic.num_codebooks - 1}, so that some are left to the fine stage."
+            f"--num-coarse must be from 1 to {acoustic.num_codebooks - 1}, since the shards have "
+            f"{acoustic.num_codebooks} codebooks, got {num_coarse}."
         )
     with new_weights(settings):
         return audiolm(
@@ -141,12 +141,12 @@ def _stages(
 def _model(
     settings: AudioLMFineSettings, data: StageData, stage: LMStage, renderer: CodecRenderer
 ) -> Model | None:
-    """The whole model, if the other two stages are given."""
+    """The complete model, if the other two stages are given."""
     if settings.semantic is None or settings.coarse is None:
         if settings.semantic or settings.coarse or settings.semantic_tokenizer:
             raise ValueError(
-                "A whole model needs both other stages; give --semantic and --coarse, or neither "
-                "of them and no --semantic-tokenizer."
+                "A complete model needs --semantic and --coarse; pass both, or remove --semantic, "
+                "--coarse and --semantic-tokenizer."
             )
         return None
     if settings.dry_run:

@@ -24,7 +24,7 @@ from stage_builders.plan import (
     with_context,
 )
 
-READERS = {  # of captions, where they are trained with a stage
+READERS = {  # text encoders that are trained with a stage
     "tiny": TransformerConfig(dim=32, num_layers=1, num_heads=2, hidden_dim=64, causal=False),
     "default": presets.compact(dim=128, num_layers=3, reads=True),
     "small": presets.compact(dim=256, num_layers=4, reads=True),
@@ -48,12 +48,12 @@ ACOUSTIC_SHAPES = {
 class _DuetSettings(StageSettings):
     family: Literal["duet"] = "duet"
     t5: str | None = None
-    """A folder or hub id of a T5 that encodes the captions. By default a small text encoder is
-    trained along with the stage."""
+    """Folder or hub id of a T5 that encodes the captions. By default a small text encoder is
+    trained with the stage."""
     text_encoder: Path | None = None
-    """A folder of recipes/train_text_encoder.py. It encodes the captions and is not trained."""
+    """Folder of an encoder from recipes/train_text_encoder.py for the captions; stays frozen."""
     text_dropout: float = 0.1
-    """The share of examples whose text is dropped, for classifier-free guidance."""
+    """Share of examples that drop the text, for classifier-free guidance."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +62,7 @@ class DuetSemanticSettings(_DuetSettings):
     out: Path = Path("runs/semantic")
     context_seconds: float = 30.0
     acoustic: Path | None = None
-    """The output folder of a trained acoustic stage, to log samples as sound."""
+    """Output folder of a trained acoustic stage, to log samples as audio."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,11 +70,11 @@ class DuetAcousticSettings(_DuetSettings):
     stage: Literal["acoustic"] = "acoustic"
     out: Path = Path("runs/acoustic")
     semantic: Path | None = None
-    """The output folder of a trained semantic stage, to write a whole model."""
+    """Output folder of a trained semantic stage; also writes a complete model."""
     semantic_tokenizer: Path | None = None
-    """The folder of the tokenizer that made the semantic tokens, for models that continue sound."""
+    """Folder of the semantic tokenizer to store in the model, so that it can continue audio."""
     semantic_dropout: float = 0.05
-    """The share of examples whose semantic tokens are dropped."""
+    """Share of examples that drop the semantic tokens."""
 
 
 def duet_semantic(settings: DuetSemanticSettings, data: StageData) -> StagePlan:
@@ -104,7 +104,7 @@ def duet_acoustic(settings: DuetAcousticSettings, data: StageData) -> StagePlan:
     model = None
     if settings.semantic is None and settings.semantic_tokenizer is not None:
         raise ValueError(
-            "--semantic-tokenizer is for a whole model; give --semantic, too, or leave it out."
+            "--semantic-tokenizer has no effect without --semantic; pass --semantic or remove it."
         )
     if settings.semantic is not None and not settings.dry_run:
         model = whole_model(
@@ -125,7 +125,7 @@ def _stages(
     semantic: TransformerConfig | None = None,
     acoustic: TransformerConfig | None = None,
 ) -> list[LMStage]:
-    """Both stages with new weights; one without a shape is tiny, for it is not to be trained."""
+    """Both stages with new weights; a stage without a shape is a tiny placeholder."""
     text = chosen_text(
         data.shards,
         READERS[settings.preset],

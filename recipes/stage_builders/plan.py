@@ -1,4 +1,4 @@
-"""What is needed to train a stage, whatever the family: settings, data, and a plan."""
+"""Settings, data and plan for training a stage of any family."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -21,28 +21,27 @@ from lm_audio.training.settings import LanguageModelSettings
 from lm_audio.training.stage_batches import Dropout
 
 VOCABULARY = 4000
-"""The most word pieces of a text encoder that is trained with a stage."""
+"""Maximum number of word pieces of a text encoder that is trained with a stage."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StageSettings(LanguageModelSettings):
-    """What the stages of all families have in common."""
+    """Settings that the stages of all families share."""
 
     family: str
     stage: str
     codec: Path = CODEC_FOLDER
-    """The codec that made the acoustic tokens; it also makes samples audible."""
+    """Folder of the codec of the acoustic tokens, also used to decode samples."""
     context_seconds: float = 10.0
-    """The length of the training examples, and of what the stage sees at once."""
+    """Length of the training examples and of the stage's context, in seconds."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class StageData:
-    """What a stage is built for.
+    """The data that a stage is built for.
 
     Args:
-        codec: makes samples audible, and is part of the whole model.
-        device: where the run takes place.
+        codec: decodes samples and is part of the complete model.
     """
 
     shards: Shards
@@ -55,8 +54,8 @@ class StageData:
         if kind not in self.shards.streams:
             option = " --semantic" * (kind == SEMANTIC)
             raise ValueError(
-                f"The shards have {', '.join(self.shards.streams)} and no {kind} tokens; make them "
-                f"with recipes/tokenize_dataset.py{option}."
+                f"The shards have {', '.join(self.shards.streams)} but no {kind} tokens; create "
+                f"them with recipes/tokenize_dataset.py{option}."
             )
         return self.shards.streams[kind]
 
@@ -69,15 +68,15 @@ class StageData:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class StagePlan:
-    """A stage with new weights, and what its training needs.
+    """A stage with new weights and everything that its training needs.
 
     Args:
-        source: the stage whose tokens condition it, if there is one.
-        dropout: how often its conditions are dropped; None never drops any.
-        renderer: makes its samples audible.
-        following: an acoustic stage that makes the samples of a semantic stage audible.
-        model: a whole model around it, if the other stages are there.
-        next_stage: the stage of the family to train next, if there is one.
+        source: the stage whose tokens condition it, if any.
+        dropout: how often to drop its conditions; None never drops any.
+        renderer: decodes its samples.
+        following: an acoustic stage that turns the samples of a semantic stage into audio.
+        model: the complete model, if the other stages are given.
+        next_stage: the stage of the family to train next, if any.
     """
 
     stage: LMStage
@@ -90,12 +89,12 @@ class StagePlan:
 
 
 def new_weights(settings: StageSettings) -> AbstractContextManager[object]:
-    """Where to make the weights of a stage; those that a dry run only counts take no memory."""
+    """The device for new weights; a dry run only counts them, on the meta device."""
     return torch.device("meta") if settings.dry_run else nullcontext()
 
 
 def with_context(stage: LMStage, seconds: float) -> LMStage:
-    """The stage with another context; windows overlap by the same share."""
+    """The stage with another context length; windows overlap by the same share."""
     context = int(seconds * stage.frame_rate)
     return replace(
         stage,
@@ -113,13 +112,13 @@ def whole_model(
     semantic_tokenizer: Path | None,
     output_stages: Sequence[str] = (),
 ) -> Model:
-    """A model of trained stages and the one that is to be trained.
+    """A complete model of the earlier, trained stages and this one.
 
     Raises ValueError unless the parts fit together.
 
     Args:
-        earlier: the output folders of the runs that trained the stages before it.
-        semantic_tokenizer: its folder, for models that continue sound.
+        earlier: output folders of the runs that trained the earlier stages.
+        semantic_tokenizer: its folder, for models that continue audio.
     """
     tokens, tokenizer = data.shards.identities, _semantic_tokenizer(semantic_tokenizer, data)
     if tokenizer is not None:

@@ -64,7 +64,7 @@ def test_a_link_stays_and_its_target_is_replaced(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", ["/dev/null", "."])
 def test_what_is_not_a_file_is_refused(path: str) -> None:
-    with pytest.raises(ValueError, match=r"is not a file"), replacing(path):
+    with pytest.raises(ValueError, match=r"is not a regular file"), replacing(path):
         pass
 
 

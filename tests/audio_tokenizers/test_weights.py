@@ -38,9 +38,9 @@ def test_a_whole_file_is_read_and_a_torn_one_is_named(folder: Path) -> None:
     whole = file.read_bytes()
     for length in (0, 5, 100, len(whole) - 1):
         file.write_bytes(whole[:length])
-        with pytest.raises(ValueError, match=r"in .*model.safetensors are no whole safetensors"):
+        with pytest.raises(ValueError, match=r"model.safetensors is not a complete safetensors"):
             read_safetensors(file)
-        with pytest.raises(ValueError, match=rf"in {folder} are no whole safetensors file"):
+        with pytest.raises(ValueError, match=rf"{folder} is not a complete safetensors file"):
             load_transformers(DacModel, folder, kind="dac")
 
 
@@ -50,8 +50,8 @@ def test_weights_that_do_not_fit_are_all_named_in_one_sentence() -> None:
                   source="x")  # fmt: skip
     found = {"a": torch.zeros(3, 2), "d": torch.zeros(1), "c": torch.zeros(4)}
     message = (
-        r"^x: missing or unexpected weights: b, d; weights of a shape that its header does not "
-        r"give: a \(\[3, 2\] instead of \[2, 3\]\)\.$"
+        r"^x: missing or unexpected weights: b, d; weight shapes that do not match its "
+        r"header: a \(\[3, 2\] instead of \[2, 3\]\)\.$"
     )
     with pytest.raises(ValueError, match=message):
         check_weights(found, expected, source="x", settings="its header")
@@ -72,10 +72,10 @@ def test_a_model_of_transformers_gets_the_values_of_its_file_in_float32(folder: 
     (lambda weights: weights.pop(BIAS), rf": missing or unexpected weights: {BIAS}\.$"),
     (lambda weights: weights.update(extra=torch.zeros(1)), r" unexpected weights: extra\.$"),
     (lambda weights: weights.update({BIAS: torch.zeros(3)}),
-     rf": weights of a shape that config.json does not give: {BIAS}\.$"),
+     rf": weight shapes that do not match config.json: {BIAS}\.$"),
     (lambda weights: weights.update({"extra": weights.pop(BIAS), "encoder.conv2.bias":
                                      torch.zeros(7)}),
-     rf"weights: {BIAS}, extra; weights of a shape .* give: encoder.conv2.bias\.$"),
+     rf"weights: {BIAS}, extra; weight shapes .* config.json: encoder.conv2.bias\.$"),
 ])  # fmt: skip
 def test_a_model_of_transformers_that_does_not_fit_is_refused(
     folder: Path, edit: Edit, message: str

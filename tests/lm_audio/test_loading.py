@@ -196,7 +196,7 @@ def test_an_unreachable_hub_is_given_up_within_seconds(
 
 
 def test_a_file_in_the_place_of_a_folder_is_refused(audiocraft_folder: Path) -> None:
-    with pytest.raises(ValueError, match="is a file; give the folder"):
+    with pytest.raises(ValueError, match=r"is a file. Give the folder"):
         load(audiocraft_folder / "state_dict.bin")
 
 
@@ -323,7 +323,7 @@ def test_what_the_hub_cannot_give_is_told_in_one_sentence(
     hub: type[Hub], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hub.folder.mkdir()
-    with pytest.raises(ValueError, match="Found no model 'owner/nothing'"):
+    with pytest.raises(ValueError, match="Model 'owner/nothing' not found"):
         load("owner/nothing")
     with pytest.raises(ValueError, match=r"is gated. Accept its conditions at .*gated/model"):
         load("gated/model")
@@ -347,7 +347,7 @@ def test_a_codec_on_the_hub_is_refused_before_its_weights_are_fetched(hub: type[
     published.mkdir(parents=True)
     (published / "config.json").write_text('{"model_type": "encodec"}')
     (published / "model.safetensors").write_bytes(b"large")
-    with pytest.raises(ValueError, match="of type encodec"):
+    with pytest.raises(ValueError, match="model_type encodec"):
         load("owner/codec")
     assert hub.asked == ["config.json"]
 

@@ -94,5 +94,7 @@ def test_a_plot_without_matplotlib_says_how_to_get_it(
 
 
 def test_a_plot_in_another_format_is_refused(tone: torch.Tensor, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"use one of \.png, \.jpg, \.jpeg, \.svg, \.pdf\.$"):
+    with pytest.raises(
+        ValueError, match=r"Use one of the suffixes \.png, \.jpg, \.jpeg, \.svg, \.pdf\.$"
+    ):
         draw_sound(tmp_path / "clip.tiff", tone, RATE, title="a tone")

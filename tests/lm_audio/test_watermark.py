@@ -83,7 +83,9 @@ def test_weights_of_something_else_are_refused(generator: Any, tmp_path: Path) -
     del short["encoder.model.3.conv.conv.weight_g"]
     for content in (short, {"a": torch.zeros(1)}, published(generator, normed=True) | {"b": 1}):
         torch.save({"model": content}, path)
-        with pytest.raises(ValueError, match=r"does not hold the weights of AudioSeal's generator"):
+        with pytest.raises(
+            ValueError, match=r"does not contain the weights of AudioSeal's generator"
+        ):
             Watermark.load(path)
     with pytest.raises(ValueError, match="No such file: "):
         Watermark.load(tmp_path / "none.pth")

@@ -92,7 +92,7 @@ def test_the_tiny_preset_measures_made_up_clips_and_an_untrained_codec(
     assert neighbours["num_items"] == 12
     missing = found["clips: word error rate"]
     assert missing["value"] is None
-    assert missing["note"] == "no speech recogniser was given; give --asr"
+    assert missing["note"] == "no speech recogniser; pass --asr"
     assert "- clips: word error rate: no speech recogniser" in (tmp_path / "report.md").read_text()
     again = tmp_path / "again"
     recipe.main(recipe.Config(preset="tiny", out=again, device="cpu"))
@@ -117,7 +117,7 @@ def test_a_codec_of_speech_is_measured_at_each_number_of_codebooks(
     stoi = found["codec, 4 codebooks: STOI"]
     assert stoi["num_items"] == 2
     assert -1 <= stoi["value"] <= 1
-    assert found["codec, 1 codebooks: ViSQOL"]["note"].startswith("it was not asked for")
+    assert found["codec, 1 codebooks: ViSQOL"]["note"].startswith("not requested; pass --visqol")
     assert audio_info(tmp_path / "out/reconstructed/1-codebooks/ann/a.wav").num_samples == 24_000
 
 
@@ -204,11 +204,11 @@ def test_tokens_are_measured_by_abx_and_by_pairs(
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({}, "There is nothing to measure; give --codec"),
-        ({"codec": "dac-16khz"}, "--codec has no effect alone; give --real, too"),
-        ({"abx": Path("dev.item")}, "--abx has no effect alone; give --audio, too"),
-        ({"num_codebooks": (1,)}, "--num-codebooks has no effect alone; give --codec, too"),
-        ({"model": "m"}, "The model has nothing to do; give --prompts"),
+        ({}, "Nothing to measure; pass --codec"),
+        ({"codec": "dac-16khz"}, "--codec has no effect alone; also pass --real"),
+        ({"abx": Path("dev.item")}, "--abx has no effect alone; also pass --audio"),
+        ({"num_codebooks": (1,)}, "--num-codebooks has no effect alone; also pass --codec"),
+        ({"model": "m"}, "--model needs something to measure; pass --prompts"),
     ],
 )
 def test_settings_without_effect_are_refused(
@@ -226,23 +226,23 @@ def test_prompts_and_pairs_that_cannot_be_read_are_told(
     recipe = load_recipe("evaluate")
     bad = tmp_path / "bad.jsonl"
     bad.write_text("rain\n")
-    with pytest.raises(ValueError, match=r"bad.jsonl has a line that is no JSON object; write"):
+    with pytest.raises(ValueError, match=r"bad.jsonl has a line that is not a JSON object"):
         recipe.main(recipe.Config(model=str(model_folder), prompts=bad, out=tmp_path / "out"))
     bad.write_text('{"name": "a"}\n{"name": "a"}\n')
-    with pytest.raises(ValueError, match=r"bad.jsonl names 2 prompts 'a'; give each its own"):
+    with pytest.raises(ValueError, match=r"bad.jsonl has 2 prompts named 'a'; use unique names"):
         recipe.main(recipe.Config(model=str(model_folder), prompts=bad, out=tmp_path / "out"))
     bad.write_text("rain\n")
-    with pytest.raises(ValueError, match=r"Line 1 of .*bad.jsonl is no JSON object"):
+    with pytest.raises(ValueError, match=r"Line 1 of .*bad.jsonl is not a JSON object"):
         recipe.main(recipe.Config(model=str(model_folder), pairs=bad, out=tmp_path / "out"))
     bad.write_text('{"preferred": [1]}\n')
-    with pytest.raises(ValueError, match=r'lacks "preferred" or "other" as a file or a list'):
+    with pytest.raises(ValueError, match=r'needs both "preferred" and "other", each an audio'):
         recipe.main(recipe.Config(model=str(model_folder), pairs=bad, out=tmp_path / "out"))
     write_noises(tmp_path / "real", "a.wav")
     config = recipe.Config(
         model=str(model_folder), real=tmp_path / "real", out=tmp_path / "out", device="cpu"
     )
-    with pytest.raises(ValueError, match="has no captions to generate from; give --prompts"):
+    with pytest.raises(ValueError, match="has no captions to generate from; pass --prompts"):
         recipe.main(config)
     (tmp_path / "real" / "clips.jsonl").write_text('{"audio": "a.wav", "text": "rain"}\n')
-    with pytest.raises(ValueError, match="takes no text; give --prompts, with lines such as"):
+    with pytest.raises(ValueError, match="takes no text; pass --prompts with audio to continue"):
         recipe.main(config)

@@ -74,17 +74,19 @@ def test_a_folder_of_other_settings_is_refused(
 ) -> None:
     config = recipe.Config(prompts=prompts, out=tmp_path / "out", duration=0.2)
     recipe.claim_folder(config, ["rain"])
-    with pytest.raises(ValueError, match=f"has clips with another {field}; give another --out"):
+    with pytest.raises(ValueError, match=rf"has clips with different settings \({field}\); choose"):
         recipe.claim_folder(replace(config, **{field: value}), ["rain"])
-    with pytest.raises(ValueError, match="has clips with another prompts"):
+    with pytest.raises(ValueError, match=r"has clips with different settings \(prompts\)"):
         recipe.claim_folder(config, ["wind"])
 
 
 def test_what_cannot_be_done_is_told(recipe: ModuleType, tmp_path: Path) -> None:
     (tmp_path / "empty.txt").write_text("\n \n")
-    with pytest.raises(ValueError, match="holds no prompt; give a file with one on each line"):
+    with pytest.raises(ValueError, match="has no prompts; expected one per line"):
         recipe.main(recipe.Config(prompts=tmp_path / "empty.txt", out=tmp_path))
-    with pytest.raises(ValueError, match="batch_size is 7; use one of which 1,000 is a multiple"):
+    with pytest.raises(
+        ValueError, match="--batch-size must be a divisor of 1,000, such as 20, got 7"
+    ):
         recipe.main(recipe.Config(out=tmp_path, batch_size=7))
 
 
@@ -100,5 +102,5 @@ def test_a_ray_cluster_makes_the_same_clips(
     command += ["--engine", "ray", "--num-workers", "2", "--device", "cpu"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert "3 clips are in" in done.stdout
+    assert ": 3 clips, " in done.stdout
     assert clips(tmp_path / "ray") == clips(tmp_path / "here")

@@ -54,8 +54,8 @@ def test_files_that_a_table_lacks_are_counted_with_the_remedy(
     prepare(load_recipe("prepare_folder"), sounds, out, captions=table)
     shown = capsys.readouterr().out
     assert f"{out}: 1 clip, 0.00 h, 0 of them held out.\n" in shown
-    assert f"Skipped 2; for the reasons see {out}/skipped.txt.\n" in shown
-    assert f"2 of these are not in {table}; with --uncaptioned name" in shown
+    assert f"Skipped 2; see {out}/skipped.txt for the reasons.\n" in shown
+    assert f"2 of these are not in {table}; pass --uncaptioned name" in shown
     assert "Nothing is held out, since all clips are in one group." in shown
     prepare(load_recipe("prepare_folder"), sounds, out, captions=table, uncaptioned="name")
     shown = capsys.readouterr().out
@@ -84,8 +84,8 @@ def test_names_are_captions_and_bad_files_are_listed(
         "stereo.mp3": ["stereo"],
     }
     reasons = skipped(out)
-    assert reasons["silent.wav"] == "it is silent"
-    assert reasons["12/34.wav"] == "it has no caption"
+    assert reasons["silent.wav"] == "silent"
+    assert reasons["12/34.wav"] == "no caption"
     assert "broken.wav" in reasons["broken.wav"]
     assert "song.m4a" in reasons["song.m4a"]
     assert len(reasons) == 4
@@ -135,17 +135,17 @@ def test_a_table_gives_captions_and_attributes(
     reasons = skipped(tmp_path / "out")
     first = 1 if kind == "jsonl" else 2
     assert reasons.pop(f"{table.name} line {first + 1}") == (
-        "its speaker is not that of an earlier row of 'a/dog.wav'"
+        "its speaker differs from an earlier row of 'a/dog.wav'"
     )
     notes = reasons.pop(f"{table.name} line {first + 2}", None)
     assert (notes is not None and "'notes' of" in notes) == (kind == "jsonl")
-    assert reasons.pop(f"{table.name} line {first + 3}") == "'dog.wav' is the name of 2 files"
-    assert reasons.pop(f"{table.name} line {first + 4}") == "'fish' is the name of 0 files"
+    assert reasons.pop(f"{table.name} line {first + 3}") == "'dog.wav' matches 2 files"
+    assert reasons.pop(f"{table.name} line {first + 4}") == "'fish' matches 0 files"
     assert reasons.pop(f"{table.name} line {first + 5}") in (
-        "it is not a JSON object",
-        "it has more cells than the first line",
+        "not a JSON object",
+        "more cells than the header",
     )
-    assert reasons == {"b/dog.wav": "it has no caption", "d/cow.wav": "it has no caption"}
+    assert reasons == {"b/dog.wav": "no caption", "d/cow.wav": "no caption"}
 
 
 def test_files_without_captions_can_be_kept_and_grouped(
@@ -169,17 +169,17 @@ def test_mistakes_are_told(
 ) -> None:
     recipe = load_recipe("prepare_folder")
     out = tmp_path / "out"
-    with pytest.raises(ValueError, match=r"nowhere is not a folder; give a folder of audio"):
+    with pytest.raises(ValueError, match=r"nowhere is not a folder; pass a folder of audio"):
         prepare(recipe, tmp_path / "nowhere", out)
-    with pytest.raises(ValueError, match=r"No audio files were found below"):
+    with pytest.raises(ValueError, match=r"No audio files found in"):
         prepare(recipe, tmp_path, out)
     sounds = make_folder(tmp_path / "sounds", "0.wav")
-    with pytest.raises(ValueError, match=r"None of the 1 audio files below .* can be used; .*skip"):
+    with pytest.raises(ValueError, match=r"None of the 1 audio files in .* can be used; .*skip"):
         prepare(recipe, sounds, out)
     for content, message in {
-        "name,caption\n0,rain\n": r"has no column 'file', only name, caption; name the right ones",
-        "file,caption,text\n0,rain,x\n": r"has a column 'text' beside 'caption'; rename it, or",
-        "file,caption,captions\n0,a,b\n": r"has a column 'captions' beside 'caption'; rename it",
+        "name,caption\n0,rain\n": r"has no column 'file', only name, caption; set --file-column",
+        "file,caption,text\n0,rain,x\n": r"has a column 'text' in addition to 'caption'; rename",
+        "file,caption,captions\n0,a,b\n": r"has a column 'captions' in addition to 'caption'",
     }.items():
         (tmp_path / "table.csv").write_text(content)
         with pytest.raises(ValueError, match=message):
@@ -187,10 +187,10 @@ def test_mistakes_are_told(
     (tmp_path / "table.csv").write_bytes(b"file,caption\n0,caf\xe9\n")
     with pytest.raises(ValueError, match=r"table.csv is not UTF-8 text; save it as UTF-8"):
         prepare(recipe, sounds, out, captions=tmp_path / "table.csv")
-    with pytest.raises(ValueError, match=r"no.csv does not exist; give the path of a table"):
+    with pytest.raises(ValueError, match=r"no.csv does not exist; check --captions"):
         prepare(recipe, sounds, out, captions=tmp_path / "no.csv")
-    with pytest.raises(ValueError, match=r"table.txt is not a .csv, .tsv or .jsonl file"):
+    with pytest.raises(ValueError, match=r"Expected a .csv, .tsv or .jsonl table, got .*table.txt"):
         prepare(recipe, sounds, out, captions=tmp_path / "table.txt")
     monkeypatch.setitem(sys.modules, "lhotse", None)
-    with pytest.raises(ValueError, match=r"needs lhotse; install it with: pip install 'lm-audio"):
+    with pytest.raises(ValueError, match=r"needs lhotse. Install it with: pip install 'lm-audio"):
         prepare(recipe, sounds, out)

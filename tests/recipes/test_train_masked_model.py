@@ -68,7 +68,7 @@ def test_a_run_killed_at_any_step_goes_on_with_the_same_losses(
         patch.setattr(recipe, "learning_rate_share", killed)
         with pytest.raises(KeyboardInterrupt):
             recipe.main(config(recipe, sounds, tmp_path / "killed", **settings))
-    with pytest.raises(ValueError, match=r"was made with data='.*' and now it is '"):
+    with pytest.raises(ValueError, match=r"was made with data='.*', got '"):
         recipe.main(replace(config(recipe, sounds, tmp_path / "killed", **settings), data=()))
     rest = recipe.main(config(recipe, sounds, tmp_path / "killed", **settings))
     assert rest == whole[last // 3 * 3 :], f"killed at step {last}"
@@ -99,13 +99,13 @@ def test_a_dry_run_prints_what_the_paper_preset_takes(
 
 def test_numbers_without_sense_are_refused(recipe: ModuleType) -> None:
     for name in ("steps", "batch_size", "evaluate_every"):
-        with pytest.raises(ValueError, match=f"{name} is 0; use 1 or more"):
+        with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
             replace(recipe.PRESETS["tiny"], **{name: 0})
 
 
 def test_presets_for_real_sounds_ask_for_them(recipe: ModuleType, tmp_path: Path) -> None:
     settings = replace(recipe.PRESETS["tiny"], preset="small", out=tmp_path)
-    with pytest.raises(ValueError, match=r"The preset 'small' needs sounds .*; give --data"):
+    with pytest.raises(ValueError, match=r"No training data for the preset 'small'; pass"):
         recipe.read_corpus(settings, 24_000)
 
 
@@ -121,4 +121,4 @@ def test_processes_without_gpus_find_each_other(
     done = subprocess.run(
         [sys.executable, *launch, *script, *places], capture_output=True, text=True, check=False
     )
-    assert "batch_size 3 cannot be shared by 2 processes" in done.stderr
+    assert "--batch-size 3 must be a multiple of the number of processes, 2" in done.stderr

@@ -53,7 +53,7 @@ def test_the_tiny_preset_leaves_a_tokenizer_that_can_be_moved(
     written = json.loads((tmp_path / "moved" / "report.json").read_text())
     assert written["layer"] == 1
     assert written["num_frames"] == report.num_frames == 15 * 2 * 25
-    assert "next: python recipes/tokenize_dataset.py --semantic" in capsys.readouterr().out
+    assert "Next: python recipes/tokenize_dataset.py --semantic" in capsys.readouterr().out
     assert not list((tmp_path / "moved").glob("features-*"))
 
 
@@ -146,7 +146,7 @@ def test_a_model_of_fairseq2_names_the_extra_where_it_is_missing(
 def test_mistakes_are_named(recipe: ModuleType, sounds: Path, model: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"Got layer 3; this model has layers 0 to 2"):
         recipe.main(config(recipe, sounds, tmp_path, model=model, layer=3))
-    with pytest.raises(ValueError, match=r"The preset 'small' needs a model; give --model"):
+    with pytest.raises(ValueError, match=r"No model for the preset 'small'; pass a folder or hub"):
         recipe.main(config(recipe, sounds, tmp_path, preset="small"))
-    with pytest.raises(ValueError, match=r"The preset 'small' needs sounds .*; give --data"):
+    with pytest.raises(ValueError, match=r"No training data for the preset 'small'; pass"):
         recipe.read_corpus(replace(recipe.PRESETS["small"], out=tmp_path), 24_000)

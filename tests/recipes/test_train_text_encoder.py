@@ -138,14 +138,14 @@ def test_both_stages_read_by_it_and_a_model_holds_it_once(
 
 def test_mistakes_are_named(recipe: ModuleType, tmp_path: Path) -> None:
     tiny, usual = (replace(recipe.PRESETS[x], out=tmp_path) for x in ("tiny", "default"))
-    with pytest.raises(ValueError, match="There is no teacher; give the folder or hub id"):
+    with pytest.raises(ValueError, match="No teacher; pass --teacher with the folder or hub id"):
         recipe.main(usual)
-    with pytest.raises(ValueError, match="There is no sentence embedding that can be read at"):
+    with pytest.raises(ValueError, match=r"Found no sentence embedding at .*gone; pass a folder"):
         recipe.main(replace(usual, teacher=str(tmp_path / "gone")))
-    with pytest.raises(ValueError, match="There are no sentences to train on; make them with"):
+    with pytest.raises(ValueError, match="No sentences to train on; create them with"):
         recipe.read_sentences(usual)
     (tmp_path / "few.txt").write_text("a dog\n\na bell\na dog\n")
-    with pytest.raises(ValueError, match="There are 2 sentences, and 20 held out and a batch of"):
+    with pytest.raises(ValueError, match="Got 2 sentences, too few for --held-out 20 and --batch"):
         recipe.main(replace(tiny, sentences=tmp_path / "few.txt"))
 
 
@@ -156,5 +156,5 @@ def test_a_corpus_without_wordings_to_judge_by_is_a_mistake(
         (tmp_path / file.name).write_bytes(file.read_bytes())
     (tmp_path / "unseen_captions.jsonl").write_text("")
     encoder = SentenceEncoder.load(run[0].out / "model")
-    with pytest.raises(ValueError, match="has no unseen wording of a class that it has captions"):
+    with pytest.raises(ValueError, match="has no unseen captions for any class in its training"):
         recipe.judge(tmp_path, encoder, recipe.read_teacher(run[0]))

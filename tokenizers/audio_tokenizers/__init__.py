@@ -1,1 +1,1 @@
-"""Waveform to tokens and back; knows nothing of language models."""
+"""Tokenizers: waveform to tokens and back, independent of language models."""

@@ -1,4 +1,4 @@
-"""Files and folders written whole or not at all."""
+"""Atomic writes of files and folders."""
 
 import os
 import secrets
@@ -11,23 +11,23 @@ from pathlib import Path
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Yields a temporary path beside `path` that replaces it when the block ends without error.
+    """Yields a temporary path next to `path` that replaces it if the block succeeds.
 
-    The temporary file keeps the suffix of `path`, since writers choose a format by it. Parallel
+    The temporary file keeps the suffix of `path`, since writers choose a format by it. Concurrent
     writers of one path each write their own file; the last to finish wins.
     """
-    path = Path(path).resolve()  # what a link points to is replaced, not the link
+    path = Path(path).resolve()  # replaces the target of a link, not the link
     with suppress(FileNotFoundError):
-        if not stat.S_ISREG(path.stat().st_mode):  # one look: others may come and go meanwhile
-            raise ValueError(f"{path} is not a file; give the name of a file to write or replace.")
+        if not stat.S_ISREG(path.stat().st_mode):  # a single stat, to avoid races
+            raise ValueError(f"{path} is not a regular file; choose another output path.")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{secrets.token_hex(8)}{path.suffix}")
-    # Created here, not by mkstemp, whose files only their owner can read: the umask decides.
+    # Not mkstemp, whose files only their owner can read: permissions follow the umask.
     os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     mode = temporary.stat().st_mode
     try:
         yield temporary
-        temporary.chmod(mode)  # some writers, safetensors among them, put a private file there
+        temporary.chmod(mode)  # some writers, such as safetensors, make the file private
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -35,11 +35,11 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def replacing_folder(folder: Path) -> Iterator[Path]:
-    """Yields a new folder beside `folder` that takes its place when the block ends without error.
+    """Yields a new folder next to `folder` that replaces it if the block succeeds.
 
-    What was there before goes last, and comes back if its place cannot be taken.
+    The old folder is deleted last, and restored if the replacement fails.
     """
-    folder = folder.resolve()  # what a link points to is replaced, not the link
+    folder = folder.resolve()  # replaces the target of a link, not the link
     folder.parent.mkdir(parents=True, exist_ok=True)
     token = secrets.token_hex(8)
     new, old = (folder.with_name(f".{folder.name}.{token}.{age}") for age in ("new", "old"))
@@ -61,7 +61,7 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
 
 
 def _share(folder: Path) -> None:
-    """Lets others read all files as the umask has it; some writers make files for their owner."""
+    """Gives all files the permissions of the umask; some writers make them private."""
     mode = folder.stat().st_mode & 0o666
     for path in folder.rglob("*"):
         if path.is_file():

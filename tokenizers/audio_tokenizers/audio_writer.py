@@ -1,6 +1,6 @@
-"""Writes audio files: WAV, FLAC, OGG Vorbis, Opus and MP3, whole or not at all.
+"""Writes audio files atomically: WAV, FLAC, OGG Vorbis, Opus and MP3.
 
-Samples beyond full scale are limited to it with a warning, except in float WAV. Reading is in
+Samples beyond full scale are clipped with a warning, except in float WAV. Reading is in
 `audio_files`.
 """
 
@@ -34,21 +34,20 @@ FORMATS: dict[str, tuple[str, dict[Encoding | None, str], int]] = {
     "opus": ("OGG", {None: "OPUS"}, MAX_CHANNELS),
     "mp3": ("MP3", {None: "MPEG_LAYER_III"}, 2),
 }
-# The rates of the formats that do not take any.
+# Sample rates of formats that support only some.
 RATES = {
     "opus": (8_000, 12_000, 16_000, 24_000, 48_000),
     "mp3": (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000),
 }
-# libsndfile crashes on a higher rate in Vorbis, and refuses it in FLAC.
+# Above these rates libsndfile crashes (Vorbis) or fails (FLAC).
 MAX_RATES = {"ogg": 200_000, "flac": 655_350}
 # libsndfile's Vorbis encoder crashes on much longer blocks. All blocks but the last have this
-# length, since the sound of the first ones depends on it.
+# length, since the length affects the encoded sound.
 BLOCK_SAMPLES = 1 << 14
 BYTES: dict[Encoding | None, int] = {"pcm16": 2, "pcm24": 3, "float": 4}
 MAX_WAV_BYTES = 2**32 - 2**16
-LONGEST_COMMENT = (
-    2000  # libsndfile drops what is longer in WAV, and spoils in MP3 what is not ASCII
-)
+# libsndfile drops longer comments in WAV, and corrupts non-ASCII ones in MP3.
+LONGEST_COMMENT = 2000
 
 
 def write_audio(
@@ -57,12 +56,12 @@ def write_audio(
     sample_rate: int,
     *,
     encoding: Encoding | None = None,
-    format: str | None = None,  # noqa: A002 - the word for it
+    format: str | None = None,  # noqa: A002
     comment: str | None = None,
 ) -> None:
     """Writes samples [C, N] or [N]; see `AudioWriter`."""
     if samples.dim() not in (1, 2):
-        raise ValueError(f"The samples have shape {tuple(samples.shape)}; give [C, N] or [N].")
+        raise ValueError(f"Got samples of shape {list(samples.shape)}; expected [C, N] or [N].")
     channels = samples if samples.dim() == 2 else samples[None]
     with AudioWriter(
         path,
@@ -78,17 +77,17 @@ def write_audio(
 class AudioWriter:
     """Writes an audio file piece by piece, in constant memory; a context manager.
 
-    The file appears when the block ends; an exception inside the block leaves none, and an older
-    file as it was. Samples are rounded to the nearest step of `pcm16` or `pcm24`, halves to even.
+    The file appears when the block ends. If the block raises, no file is written, and an existing
+    one is kept. Samples are rounded to the nearest step of `pcm16` or `pcm24`, halves to even.
 
     Args:
-        path: the suffix says the format: .wav, .flac, .ogg (Vorbis), .opus or .mp3. Or a binary
-            file open for reading and writing, such as `io.BytesIO`, with `format`.
-        sample_rate: Opus and MP3 allow a few rates only; other rates are resampled to the next
-            higher one, which is logged.
-        encoding: pcm16 (default), pcm24 or, in WAV, float; not for the lossy formats.
-        format: wav, flac, ogg, opus or mp3, where `path` is not a path.
-        comment: goes into the metadata of the file; ASCII, at most `LONGEST_COMMENT` characters.
+        path: a path whose suffix gives the format: .wav, .flac, .ogg (Vorbis), .opus or .mp3. Or a
+            binary file open for reading and writing, such as `io.BytesIO`, with `format`.
+        sample_rate: Opus and MP3 support only some rates; others are resampled to the next higher
+            one with a log message.
+        encoding: pcm16 (default), pcm24 or, in WAV, float; not for lossy formats.
+        format: wav, flac, ogg, opus or mp3, if `path` is not a path.
+        comment: stored in the file's metadata; ASCII, at most `LONGEST_COMMENT` characters.
     """
 
     def __init__(
@@ -108,17 +107,17 @@ class AudioWriter:
         if self._encoding not in encodings:
             choices = ", ".join(str(choice) for choice in encodings if choice)
             raise ValueError(
-                f"Encoding {encoding!r} does not exist in a .{name} file; "
-                + (f"choose one of: {choices}." if choices else "leave it out.")
+                f"A .{name} file does not support encoding {encoding!r}; "
+                + (f"choose one of: {choices}." if choices else "remove it.")
             )
         if not 1 <= num_channels <= max_channels:
             raise ValueError(
-                f"{num_channels} channels do not fit a .{name} file; it holds 1 to {max_channels}."
+                f"A .{name} file supports 1 to {max_channels} channels, got {num_channels}."
             )
         if comment and not (comment.isascii() and len(comment) <= LONGEST_COMMENT):
             raise ValueError(
-                f"The comment has {len(comment):,} characters, {comment[:40]!r}; give at most "
-                f"{LONGEST_COMMENT:,} of ASCII, which all formats keep."
+                f"The comment must be ASCII and at most {LONGEST_COMMENT:,} characters, got "
+                f"{len(comment):,}: {comment[:40]!r}."
             )
         self._comment = comment
         self._subtype = encodings[self._encoding]
@@ -165,12 +164,12 @@ class AudioWriter:
             self._write_resampled(self._resampler.finish())
             self._file.write(_encoded(self._pending, self._encoding))
             if self._num_written == 0:
-                raise ValueError("There are no samples to write; write at least one.")
+                raise ValueError("No samples were written; an audio file needs at least one.")
         if self._num_limited:
             over = 20 * math.log10(self._peak)
             warnings.warn(
-                f"{self._num_limited} samples were beyond full scale, by up to {over:.2f} dB, and "
-                "were limited to it; lower the level to keep the peaks.",
+                f"Clipped {self._num_limited} samples that exceeded full scale by up to "
+                f"{over:.2f} dB; lower the level to keep the peaks.",
                 stacklevel=2,
             )
 
@@ -178,14 +177,14 @@ class AudioWriter:
         """Appends samples [C, n], floating point, nominally within -1..1."""
         if samples.dim() != 2 or len(samples) != self._num_channels:
             raise ValueError(
-                f"The samples have shape {tuple(samples.shape)}; give [{self._num_channels}, N]."
+                f"Got samples of shape {list(samples.shape)}; expected [{self._num_channels}, N]."
             )
         if not samples.is_floating_point():
-            raise ValueError(f"The samples are {samples.dtype}; give floats within -1..1.")
+            raise ValueError(f"Got samples of {samples.dtype}; expected floats within -1..1.")
         for block in torch.split(samples.detach(), BLOCK_SAMPLES, dim=-1):
             block = block.to("cpu", torch.float32)
             if not bool(torch.isfinite(block).all()):
-                raise ValueError("The samples hold NaN or infinite values; give finite ones.")
+                raise ValueError("Got NaN or infinite samples; expected finite ones.")
             self._write_resampled(self._resampler.push(block))
 
     def _write_resampled(self, samples: Tensor) -> None:
@@ -197,7 +196,7 @@ class AudioWriter:
         self._num_written += samples.shape[-1]
         num_bytes = self._num_written * self._num_channels * BYTES.get(self._encoding, 0)
         if self._container == "WAV" and num_bytes > MAX_WAV_BYTES:
-            raise ValueError("A WAV file ends at 4 GiB; write FLAC, or several files.")
+            raise ValueError("WAV files are limited to 4 GiB; use FLAC or several files.")
         self._pending = torch.cat([self._pending, samples], dim=-1)
         while self._pending.shape[-1] >= BLOCK_SAMPLES:
             block, self._pending = self._pending.tensor_split([BLOCK_SAMPLES], dim=-1)
@@ -205,7 +204,7 @@ class AudioWriter:
 
 
 def _encoded(samples: Tensor, encoding: Encoding | None) -> "np.ndarray[Any, Any]":
-    """The frames [n, C] as libsndfile takes them: it cuts floats to integers, so round first."""
+    """Frames [n, C] for libsndfile; rounded here, since it truncates floats to integers."""
     frames = samples.numpy().T
     if encoding == "pcm16":
         return np.minimum(np.rint(frames * 2**15), 2**15 - 1).astype(np.int16)
@@ -218,11 +217,11 @@ def _encoded(samples: Tensor, encoding: Encoding | None) -> "np.ndarray[Any, Any
 def _format_of(path: str | Path | BinaryIO, name: str | None) -> str:
     if isinstance(path, str | Path):
         if name is not None:
-            raise ValueError(f"format={name!r} has no effect on a path; name it by the suffix.")
+            raise ValueError(f"format={name!r} has no effect with a path; set the suffix instead.")
         name = Path(path).suffix[1:].lower()
         if name not in FORMATS:
             raise ValueError(
-                f"{path} does not end in a known suffix; use one of: .{', .'.join(FORMATS)}."
+                f"{path} has no supported audio suffix; use one of: .{', .'.join(FORMATS)}."
             )
     elif name not in FORMATS:
         raise ValueError(f"Unknown format {name!r}. Choose one of: {', '.join(FORMATS)}.")
@@ -232,12 +231,12 @@ def _format_of(path: str | Path | BinaryIO, name: str | None) -> str:
 def _allowed_rate(name: str, sample_rate: int) -> int:
     if sample_rate > MAX_RATES.get(name, sample_rate):
         raise ValueError(
-            f"A .{name} file holds at most {MAX_RATES[name]} Hz, not {sample_rate} Hz; "
-            "choose a lower rate or WAV."
+            f"A .{name} file supports at most {MAX_RATES[name]} Hz, got {sample_rate} Hz; use a "
+            "lower rate or WAV."
         )
     rates = RATES.get(name)
     if rates is None or sample_rate in rates:
         return sample_rate
     rate = min((rate for rate in rates if rate > sample_rate), default=rates[-1])
-    logger.warning("%s cannot hold %d Hz: resampling to %d Hz.", name, sample_rate, rate)
+    logger.warning("%s does not support %d Hz; resampling to %d Hz.", name, sample_rate, rate)
     return rate

@@ -1,8 +1,8 @@
-"""Tokens on disk, so that no audio is encoded twice.
+"""Token cache on disk, to avoid encoding the same audio twice.
 
 An entry is a file named by a hash of its key: the content of the audio, the identity of the
-tokenizer (which includes a hash of its weights) and the settings that change the tokens. Any number
-of processes may share a folder. Entries are never evicted; delete the folder to clear it.
+tokenizer (which includes a hash of its weights) and the settings that change the tokens. Processes
+can share a folder. Entries are never evicted; delete the folder to clear it.
 """
 
 import hashlib
@@ -31,9 +31,9 @@ class TokenCache:
     def get(
         self, key: Sequence[str | int], compute: Callable[[], dict[str, Tensor]]
     ) -> dict[str, Tensor]:
-        """Returns the tensors stored under `key`, after computing and storing them if need be.
+        """Returns the tensors stored under `key`, computing and storing them if needed.
 
-        Stored tensors come back on the CPU. A damaged file is computed again, with a warning.
+        Stored tensors are on the CPU. Damaged files are computed again with a warning.
         """
         path = self.path(key)
         stored = _read(path)

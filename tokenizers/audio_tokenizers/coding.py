@@ -1,4 +1,4 @@
-"""Files through codecs: audio to tokens and back, in constant memory."""
+"""Encodes and decodes audio files with a codec, in constant memory."""
 
 import hashlib
 from collections.abc import Callable
@@ -68,7 +68,7 @@ def _encode(
     stream = codec.encoder_stream(num_codebooks=num_codebooks)
     pieces, num_samples = [], 0
     for samples in stream_audio(path, sample_rate=codec.sample_rate):
-        if samples.shape[0] != codec.num_channels:  # surround sound, say: any to one to any
+        if samples.shape[0] != codec.num_channels:  # e.g. surround sound: downmix, then repeat
             samples = samples.mean(0, keepdim=True).expand(codec.num_channels, -1)
         pieces.append(stream.push(samples[None].to(device)).cpu().to(torch.int32))
         num_samples += samples.shape[1]
@@ -96,12 +96,12 @@ def decode_to_file(
 ) -> None:
     """Decodes tokens of any length to an audio file, with the length of the original.
 
-    Raises ValueError for tokens that another codec made: they would decode to noise.
+    Raises ValueError for tokens from another codec, which would decode to noise.
     """
     if encoded.identity != codec.identity:
         raise ValueError(
-            f"These tokens were made by {encoded.identity}, this codec is {codec.identity}; "
-            "load the one that made them."
+            f"These tokens come from {encoded.identity}, but this codec is {codec.identity}; "
+            "load the codec that encoded them."
         )
     gains = None if encoded.gains is None else encoded.gains[None].to(device)
     stream = codec.decoder_stream(gains=gains)

@@ -1,4 +1,4 @@
-"""config.json beside the weights of our own models: the fields of a dataclass and a model_type."""
+"""config.json of our own models: the fields of a dataclass and a model_type."""
 
 import json
 from dataclasses import asdict
@@ -22,10 +22,10 @@ def read_config(folder: Path, kind: type[Config], *, model_type: str) -> Config:
     try:
         fields = json.loads(path.read_text())
     except (OSError, ValueError):
-        raise ValueError(f"Got {folder}, which has no readable config.json.") from None
+        raise ValueError(f"{folder} has no readable config.json.") from None
     if not isinstance(fields, dict) or fields.pop("model_type", None) != model_type:
-        raise ValueError(f"Got {folder}, whose config.json does not name a {model_type}.")
+        raise ValueError(f"{folder} is not a {model_type}; check the model_type in config.json.")
     try:
         return kind(**fields)
     except TypeError as error:
-        raise ValueError(f"Got {path}, which does not fit this version: {error}.") from None
+        raise ValueError(f"{path} does not match this version of lm-audio: {error}.") from None

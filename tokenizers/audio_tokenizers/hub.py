@@ -1,4 +1,4 @@
-"""Access to the Hugging Face hub: paths stay on this machine, and an unreachable hub fails fast."""
+"""Access to the Hugging Face hub: paths are never looked up there, and timeouts are short."""
 
 import functools
 import re
@@ -15,7 +15,7 @@ _PATH_PREFIXES = ("/", "./", "../", "~", "runs/", "\\")
 
 
 def is_path(source: str | Path) -> bool:
-    """Whether a name can only mean a file or folder: by its start, or since its parent exists."""
+    """Whether a name can only be a path: by its prefix, or because its parent exists."""
     text = str(source)
     first, slash, _ = text.partition("/")
     return text.startswith(_PATH_PREFIXES) or (bool(slash) and Path(first).is_dir())
@@ -28,9 +28,9 @@ def is_hub_id(source: str | Path) -> bool:
 
 @contextmanager
 def hub_access(source: str | Path) -> Iterator[None]:
-    """Allows requests for a repository inside the block; only its cache if the hub does not answer.
+    """Allows hub requests for `source` inside the block; uses only the cache if it is unreachable.
 
-    Raises ValueError for a path that does not exist. A local source needs no hub.
+    Raises ValueError for a path that does not exist. Does nothing for a local source.
     """
     if Path(source).exists():
         yield
@@ -42,7 +42,7 @@ def hub_access(source: str | Path) -> Iterator[None]:
     if constants.HF_HUB_OFFLINE or is_reachable():
         yield
         return
-    constants.HF_HUB_OFFLINE = True  # otherwise each request is tried for half a minute
+    constants.HF_HUB_OFFLINE = True  # otherwise each request retries for half a minute
     try:
         yield
     finally:
@@ -50,7 +50,7 @@ def hub_access(source: str | Path) -> Iterator[None]:
 
 
 def is_reachable() -> bool:
-    """Whether the hub answers within seconds; it is asked once in a process."""
+    """Whether the hub answers within seconds; checked once per process."""
     from huggingface_hub import constants
 
     return _is_reachable(constants.ENDPOINT)
@@ -65,7 +65,7 @@ def _answers() -> bool:
     answered = threading.Event()
     thread = threading.Thread(target=_request, args=(answered,), daemon=True)
     thread.start()
-    thread.join(TIMEOUT)  # resolving a name may take longer than any timeout of a request
+    thread.join(TIMEOUT)  # request timeouts do not cover name resolution
     return answered.is_set()
 
 

@@ -1,4 +1,4 @@
-"""Hashes that tell one set of weights, or one piece of audio, from another."""
+"""Hashes that identify weights and audio."""
 
 import hashlib
 from collections.abc import Mapping
@@ -20,8 +20,8 @@ def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
 def hash_model(settings: str, weights: Mapping[str, Tensor]) -> str:
     """Sixteen digits that depend on a model's settings and weights: the end of an identity.
 
-    A model that may train on calls it anew each time: some trainers write to `Tensor.data`, which
-    no version counter sees. It takes about a millisecond per million weights.
+    Do not cache it for a model that may still train: some trainers write to `Tensor.data`, which
+    version counters miss. It takes about a millisecond per million weights.
     """
     return hashlib.sha256((settings + hash_tensors(weights)).encode()).hexdigest()[:16]
 

@@ -1,4 +1,4 @@
-"""What every tokenizer promises: the seams between waveforms, tokens and the language models.
+"""Protocols of tokenizers, the interface between waveforms, tokens and language models.
 
 Shapes: B batch, C channels, N samples, K codebooks, T frames, D width.
 """
@@ -59,17 +59,17 @@ class AcousticTokenizer(Protocol):
     def num_channels(self) -> int: ...
 
     def to(self, device: str) -> object:
-        """Moves the codec, in place, to where its input will be."""
+        """Moves the codec to a device, in place."""
 
     def encode(self, samples: Tensor, *, num_codebooks: int | None = None) -> Tensor:
         """Turns samples [B, C, N], float32 at `sample_rate`, into tokens [B, K, T], int64.
 
         Args:
-            num_codebooks: how many of the codebooks to use, the coarsest first; all by default.
+            num_codebooks: number of codebooks to use, coarsest first; all by default.
         """
 
     def gains(self, samples: Tensor) -> Tensor | None:
-        """Gains [B, chunks] that a codec which normalises its input needs to decode; else None."""
+        """Gains [B, chunks] for `decode` if the codec normalises its input, else None."""
 
     def decode(
         self, tokens: Tensor, *, num_samples: int | None = None, gains: Tensor | None = None
@@ -77,8 +77,8 @@ class AcousticTokenizer(Protocol):
         """Turns tokens [B, K, T], with K from 1 to `num_codebooks`, into samples [B, C, N].
 
         Args:
-            num_samples: the length to restore exactly; all samples of the T frames by default.
-            gains: what `gains` returned, for a codec that normalises; 1 by default.
+            num_samples: exact length to restore; all samples of the T frames by default.
+            gains: the result of `gains`, for a codec that normalises; 1 by default.
         """
 
     def encoder_stream(self, *, num_codebooks: int | None = None) -> EncoderStream: ...
@@ -87,7 +87,7 @@ class AcousticTokenizer(Protocol):
 
 
 class SemanticTokenizer(Protocol):
-    """A masked audio model with a codebook: waveform to one stream of tokens, one way only."""
+    """A masked audio model with a codebook: waveform to one stream of tokens; cannot decode."""
 
     @property
     def identity(self) -> str:

@@ -35,14 +35,14 @@ def resample(samples: "Tensor", from_rate: int, to_rate: int) -> "Tensor":
 
 
 def resampled_length(num_samples: int, from_rate: int, to_rate: int) -> int:
-    """How many samples `num_samples` samples become."""
+    """The length of `num_samples` samples after resampling."""
     if num_samples == 0:
         return 0
     return max(1, (2 * num_samples * to_rate + from_rate) // (2 * from_rate))
 
 
 def check_sample_rate(sample_rate: int) -> None:
-    """Raises ValueError for a rate that no recording has."""
+    """Raises ValueError for an implausible sample rate."""
     if not MIN_SAMPLE_RATE <= sample_rate <= MAX_SAMPLE_RATE:
         raise ValueError(
             f"A sample rate of {sample_rate} Hz is out of range; "
@@ -67,7 +67,7 @@ class StreamResampler:
         )
 
     def push(self, samples: "Tensor") -> "Tensor":
-        """Takes the next samples [C, N], returns the resampled ones that are final: [C, N']."""
+        """Takes the next samples [C, N], returns final resampled ones [C, N' >= 0]."""
         self._num_in += samples.shape[-1]
         return samples if self._stream is None else self._advance(samples, last=False)
 

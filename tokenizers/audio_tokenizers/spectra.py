@@ -1,4 +1,4 @@
-"""Windows and mel bands, for the networks here and for losses elsewhere."""
+"""Windows and mel bands, for networks and losses."""
 
 import math
 
@@ -7,10 +7,12 @@ from torch import Tensor
 
 
 def mel_filterbank(*, num_mels: int, num_bins: int, sample_rate: int) -> Tensor:
-    """Triangles of unit peak, evenly spaced on the mel scale, over `num_bins` bins from 0 Hz up
-    to, without, Nyquist: [num_mels, num_bins]. Each reaches at least its neighbouring bins."""
+    """Triangles of unit peak, evenly spaced on the mel scale: [num_mels, num_bins].
+
+    The bins start at 0 Hz and exclude Nyquist. Each triangle covers at least its adjacent bins.
+    """
     top = 2595 * math.log10(1 + sample_rate / 2 / 700)
-    # The device is named, since torch forgets linspace once transformers has patched it.
+    # Explicit, since `with torch.device` misses linspace once transformers has patched it.
     mels = torch.linspace(0, top, num_mels + 2, device=torch.get_default_device())
     edges = 700 * (10 ** (mels / 2595) - 1)
     bin_width = sample_rate / 2 / num_bins

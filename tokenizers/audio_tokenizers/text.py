@@ -1,4 +1,4 @@
-"""Text to tokens: a sentencepiece tokenizer that we train, and T5's through transformers.
+"""Text tokenizers: a sentencepiece tokenizer that we train, and T5's from transformers.
 
 Shapes: B batch, L text tokens.
 """
@@ -40,48 +40,48 @@ class TextTokenizer(Protocol):
 
     @property
     def vocab_size(self) -> int:
-        """All text tokens are below it."""
+        """Number of text tokens."""
 
     @property
     def pad_id(self) -> int: ...
 
     @property
     def bos_id(self) -> int | None:
-        """None for a vocabulary without one, as T5's. `encode` never adds it."""
+        """None if the vocabulary has none, like T5's. `encode` never adds it."""
 
     @property
     def eos_id(self) -> int: ...
 
     def encode(self, texts: Sequence[str], *, max_length: int | None = None) -> TextTokens:
-        """Turns B texts into tokens [B, L], each with the end-of-text token at its end.
+        """Turns B texts into tokens [B, L], each ending with the end-of-text token.
 
         Args:
-            max_length: longer texts are cut to this many tokens, the end of text included.
+            max_length: maximum number of tokens, end of text included; longer texts are truncated.
         """
 
     def decode(self, tokens: Tensor) -> list[str]:
-        """Turns tokens [B, L] into B texts, without padding, begin and end."""
+        """Turns tokens [B, L] into B texts, without special tokens."""
 
 
 class SentencePieceTokenizer:
     """A unigram vocabulary, trained on our captions.
 
-    Text is normalised by NFKC and lower-cased (case folding), since captions differ in case without
-    meaning. Characters that training did not see become bytes: nothing is unknown or lost. Text
-    tokens: 0 padding, 1 unknown (never made), 2 begin, 3 end, then 256 bytes, then pieces.
+    Text is NFKC-normalised and case-folded, since case carries no meaning in captions. Characters
+    that training did not see become bytes, so nothing is unknown. Text tokens: 0 padding, 1 unknown
+    (unused), 2 begin, 3 end, then 256 bytes, then pieces.
 
     Args:
-        model: the content of a sentencepiece `.model` file with padding and end tokens.
+        model: content of a sentencepiece `.model` file with padding and end tokens.
     """
 
     def __init__(self, model: bytes) -> None:
         if not model:
-            raise ValueError("The sentencepiece model is empty; give a whole .model file.")
+            raise ValueError("The sentencepiece model is empty; pass a complete .model file.")
         try:
             self._processor: Any = sentencepiece.SentencePieceProcessor(model_proto=model)
         except RuntimeError as error:
             raise ValueError(
-                "The data is not a sentencepiece model; give a whole .model file."
+                "The data is not a sentencepiece model; pass a complete .model file."
             ) from error
         if min(self._processor.pad_id(), self._processor.eos_id()) < 0:
             raise ValueError(
@@ -91,15 +91,15 @@ class SentencePieceTokenizer:
 
     @classmethod
     def train(cls, sentences: Iterable[str], vocab_size: int) -> "SentencePieceTokenizer":
-        """Trains on `sentences`, all in memory; the same ones give the same tokenizer.
+        """Trains on `sentences`, all in memory; deterministic.
 
         Args:
-            vocab_size: the most text tokens, with the 4 special ones and the 256 bytes; fewer where
-                the text has too few words.
+            vocab_size: maximum number of text tokens, the 4 special ones and 256 bytes included;
+                a small text gives fewer.
         """
         texts = [text for text in sentences if text.strip()]
         if not texts:
-            raise ValueError("There is no text to train on; give at least one sentence.")
+            raise ValueError("No text to train on; expected at least one sentence.")
         model = io.BytesIO()
         try:
             sentencepiece.SentencePieceTrainer.train(
@@ -111,12 +111,12 @@ class SentencePieceTokenizer:
                 byte_fallback=True,
                 character_coverage=0.9995,
                 normalization_rule_name="nmt_nfkc_cf",
-                max_sentence_length=1 << 20,  # longer ones are dropped without a word
+                max_sentence_length=1 << 20,  # longer ones are silently dropped
                 pad_id=0,
                 unk_id=1,
                 bos_id=2,
                 eos_id=3,
-                num_threads=1,  # the sums of the training depend on the number
+                num_threads=1,  # the result depends on the number of threads
                 minloglevel=2,
             )
         except RuntimeError as error:
@@ -128,15 +128,15 @@ class SentencePieceTokenizer:
         """Reads a `.model` file."""
         if not Path(path).is_file():
             raise ValueError(
-                f"{path} does not exist; give the path of a sentencepiece .model file."
+                f"{path} does not exist; pass the path of a sentencepiece .model file."
             )
         try:
             return cls(Path(path).read_bytes())
         except ValueError as error:
-            raise ValueError(f"{path} cannot be used: {error}") from error
+            raise ValueError(f"Cannot load {path}: {error}") from error
 
     def save(self, path: str | Path) -> None:
-        """Writes a `.model` file, whole or not at all."""
+        """Writes a `.model` file atomically."""
         with replacing(path) as temporary:
             temporary.write_bytes(self._model)
 
@@ -166,7 +166,7 @@ class SentencePieceTokenizer:
         return _padded(self._processor.encode(list(texts)), self, max_length)
 
     def knows(self, text: str) -> bool:
-        """Whether a text has any piece of the vocabulary besides bytes and spaces."""
+        """Whether a text contains any piece of the vocabulary besides bytes and spaces."""
         pieces = self._processor
         return any(
             not pieces.is_byte(token) and pieces.id_to_piece(token) != "\u2581"  # a space
@@ -178,10 +178,10 @@ class SentencePieceTokenizer:
 
 
 class T5TextTokenizer:
-    """The tokenizer of a T5 text encoder, case-sensitive as it was trained.
+    """The case-sensitive tokenizer of a T5 text encoder.
 
     Args:
-        tokenizer: as `transformers.AutoTokenizer` gives it.
+        tokenizer: from `transformers.AutoTokenizer`.
     """
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase") -> None:
@@ -189,7 +189,7 @@ class T5TextTokenizer:
 
     @classmethod
     def load(cls, name_or_path: str | Path) -> "T5TextTokenizer":
-        """Reads the tokenizer from a folder, or by its id from the Hugging Face hub."""
+        """Loads the tokenizer from a folder or hub id."""
         from transformers import AutoTokenizer
 
         try:
@@ -199,18 +199,18 @@ class T5TextTokenizer:
                 )
         except (OSError, ValueError, ImportError) as error:
             raise ValueError(
-                f"There is no T5 tokenizer that can be read at {name_or_path}; give a folder with "
-                "tokenizer.json (or spiece.model, with protobuf installed), or a hub id."
+                f"Found no T5 tokenizer at {name_or_path}; pass a folder with tokenizer.json (or "
+                "spiece.model, with protobuf installed), or a hub id."
             ) from error
         if tokenizer.pad_token_id is None or tokenizer.eos_token_id is None:
             raise ValueError(
-                f"The tokenizer at {name_or_path} lacks a padding or end token; give one of a T5."
+                f"The tokenizer at {name_or_path} lacks a padding or end token; pass a T5's."
             )
         return cls(tokenizer)
 
     @property
     def identity(self) -> str:
-        # The vocabulary, and not the serialised tokenizer: that differs between versions.
+        # The vocabulary only: the serialised tokenizer differs between versions.
         content = json.dumps(
             [self._tokenizer.get_vocab(), self.pad_id, self.eos_id], sort_keys=True
         )
@@ -243,9 +243,9 @@ class T5TextTokenizer:
 
 def _check_texts(texts: Sequence[str], max_length: int | None) -> None:
     if isinstance(texts, str) or len(texts) == 0:
-        raise ValueError(f"Got {texts!r}; give a list of at least one text.")
+        raise ValueError(f"Got {texts!r}; expected a list of at least one text.")
     if max_length is not None and max_length < 1:
-        raise ValueError(f"max_length is {max_length}; use at least 1, for the end of the text.")
+        raise ValueError(f"max_length must be at least 1, for the end of text, got {max_length}.")
 
 
 def _padded(
@@ -264,21 +264,21 @@ def _padded(
 
 def _without_special(tokens: Tensor, tokenizer: TextTokenizer) -> list[list[int]]:
     if tokens.dim() != 2:
-        raise ValueError(f"The text tokens have shape {tuple(tokens.shape)}; give [B, L].")
+        raise ValueError(f"Got text tokens of shape {list(tokens.shape)}; expected [B, L].")
     if tokens.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) < tokenizer.vocab_size:
         raise ValueError(
-            f"The text tokens run from {int(tokens.min())} to {int(tokens.max())}; "
-            f"give some from 0 to {tokenizer.vocab_size - 1}."
+            f"Got text tokens from {int(tokens.min())} to {int(tokens.max())}; expected 0 to "
+            f"{tokenizer.vocab_size - 1}."
         )
     special = {tokenizer.pad_id, tokenizer.bos_id, tokenizer.eos_id}
     return [[token for token in row if token not in special] for row in tokens.tolist()]
 
 
 def _vocab_size_error(vocab_size: int, error: RuntimeError) -> ValueError:
-    """Says in one sentence what sentencepiece says about a vocabulary that does not fit."""
+    """Rewords sentencepiece's error about a vocabulary size that does not fit."""
     if least := re.search(r"required_chars\. \d+ vs (\d+)", str(error)):
         return ValueError(
-            f"vocab_size is {vocab_size} and the bytes and characters alone need {least[1]}; "
-            f"use more than {least[1]}."
+            f"vocab_size must be above {least[1]}, the number of bytes and characters, got "
+            f"{vocab_size}."
         )
-    return ValueError(f"The text cannot be trained on: {error}; change the text or vocab_size.")
+    return ValueError(f"Training on the text failed: {error}; change the text or vocab_size.")

@@ -1,7 +1,7 @@
-"""Tokens of one clip in a file, with all that decoding needs: a safetensors file anyone can read.
+"""Tokens of one clip in a safetensors file, with everything that decoding needs.
 
-Tensors: `tokens` [K, T], int16 where they fit, and `gains` [chunks] for a codec that normalises.
-The header says which codec made them.
+Tensors: `tokens` [K, T], int16 if they fit, and `gains` [chunks] for a codec that normalises. The
+metadata names the codec.
 """
 
 import json
@@ -23,7 +23,7 @@ class EncodedAudio:
     """One clip as tokens.
 
     tokens: [K, T], int64; gains: [chunks] or None; num_samples: the clip's length at the codec's
-    rate; codec: the name or path it was loaded by; identity: that of its settings and weights.
+    sample rate; codec: its name or path; identity: of its settings and weights.
     """
 
     tokens: Tensor
@@ -35,7 +35,7 @@ class EncodedAudio:
 
     @property
     def duration(self) -> float:
-        """Seconds."""
+        """Duration in seconds."""
         return self.num_samples / self.sample_rate
 
 
@@ -54,19 +54,19 @@ def save_encoded(encoded: EncodedAudio, path: str | Path) -> None:
         "identity": encoded.identity,
     }
     with replacing(path) as temporary:
-        # One string, since safetensors writes several in an order of chance.
+        # One string, since safetensors writes several metadata entries in random order.
         save_file(tensors, temporary, metadata={"lm-audio": json.dumps(header)})
 
 
 def load_encoded(path: str | Path) -> EncodedAudio:
     if not Path(path).is_file():
-        raise ValueError(f"{path} does not exist; give a file that `lm-audio encode` wrote.")
+        raise ValueError(f"{path} does not exist; pass a file from `lm-audio encode`.")
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
-        raise ValueError(f"{path} is not a whole safetensors file: {error}.") from None
+        raise ValueError(f"{path} is not a valid safetensors file: {error}.") from None
     try:
         header = json.loads(metadata["lm-audio"])
         if header.pop("format") != FORMAT:
@@ -75,5 +75,5 @@ def load_encoded(path: str | Path) -> EncodedAudio:
         return EncodedAudio(tokens=tokens, gains=tensors.get("gains"), **header)
     except (KeyError, TypeError, ValueError):
         raise ValueError(
-            f"{path} does not hold tokens; give a file that `lm-audio encode` wrote."
+            f"{path} is not a token file; pass a file from `lm-audio encode`."
         ) from None

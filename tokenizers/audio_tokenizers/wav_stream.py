@@ -1,4 +1,4 @@
-"""WAV of unknown length: sound as bytes while it is made.
+"""WAV of unknown length, for streaming.
 
 Shapes: C channels, N samples.
 """
@@ -11,7 +11,7 @@ UNKNOWN = 0xFFFFFFFF  # the length of a file that is not finished
 
 
 def wav_header(sample_rate: int, num_channels: int) -> bytes:
-    """That of 16-bit sound of unknown length."""
+    """The header of 16-bit audio of unknown length."""
     block = 2 * num_channels
     form = struct.pack("<HHIIHH", 1, num_channels, sample_rate, block * sample_rate, block, 16)
     head = b"RIFF" + struct.pack("<I", UNKNOWN) + b"WAVE"
@@ -19,6 +19,6 @@ def wav_header(sample_rate: int, num_channels: int) -> bytes:
 
 
 def pcm16(samples: Tensor) -> bytes:
-    """Samples [C, N], channels in turn, 16 bits each, the low byte first; limited to full scale."""
+    """Samples [C, N] as interleaved 16-bit little-endian PCM, clipped to full scale."""
     steps = (samples.T * 2**15).round().clamp(-(2**15), 2**15 - 1)
     return steps.contiguous().numpy().astype("<i2").tobytes()

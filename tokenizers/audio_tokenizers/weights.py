@@ -1,4 +1,4 @@
-"""Weights from files: read without running code, and exactly those that a model expects."""
+"""Reads weights without running code, and checks that they match the model."""
 
 import pickle
 import zipfile
@@ -41,27 +41,27 @@ def read_safetensors(path: str | Path) -> dict[str, Tensor]:
 
 
 def read_pickle(path: str | Path, *, allowed: Sequence[Any] = ()) -> dict[str, Any]:
-    """Reads a dict of torch's pickle format; tensors stay on disk until they are used.
+    """Reads a dict in torch's pickle format; tensors are memory-mapped.
 
     Args:
-        allowed: what it may hold besides tensors and plain values, as `safe_globals` takes it.
+        allowed: classes to allow besides tensors and plain values, as in `safe_globals`.
     """
     try:
         is_zip = zipfile.is_zipfile(path)
         with Path(path).open("rb") as file:
             if not is_zip and file.read(1) != b"\x80":
-                raise EOFError("It is no whole zip file, and begins as no pickle does.")
+                raise EOFError("Neither a complete zip file nor a pickle.")
         with torch.serialization.safe_globals(list(allowed)):
             package = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except pickle.UnpicklingError as error:
         raise ValueError(
-            f"Refused to read {path}: it holds more than tensors and plain values, which could run "
-            "code, or is damaged; fetch it again, or export its weights alone (audiocraft does so "
-            "by export_lm and export_encodec)."
+            f"Refused to read {path}: it is damaged, or holds objects that could run code; "
+            "download it again, or export only its weights (in audiocraft: export_lm and "
+            "export_encodec)."
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, TypeError, KeyError) as error:
         raise ValueError(
-            f"Could not read {path}: it is no complete PyTorch file, fetch it again."
+            f"Could not read {path}: not a complete PyTorch file; download it again."
         ) from error
     if not isinstance(package, dict):
         raise ValueError(f"Got a {type(package).__name__} in {path}; expected a dict of weights.")
@@ -75,10 +75,10 @@ def check_weights(
     source: str | Path,
     settings: str = "config.json",
 ) -> None:
-    """Raises ValueError that names weights which are missing, unexpected or of another shape.
+    """Raises ValueError if weights are missing, unexpected or of the wrong shape.
 
     Args:
-        settings: what gives the shapes.
+        settings: the source of the shapes, for the message.
     """
     misshapen = [
         f"{name} ({list(found[name].shape)} instead of {list(expected[name].shape)})"
@@ -89,7 +89,7 @@ def check_weights(
 
 
 def fits_float16(weights: Mapping[str, Tensor]) -> bool:
-    """Whether float16 holds all of these exactly, as when they were read from a file of it."""
+    """Whether float16 can represent all weights exactly."""
     return all(torch.equal(weight, weight.half().to(weight.dtype)) for weight in weights.values())
 
 
@@ -106,10 +106,10 @@ def load_transformers(cls: Any, source: str | Path, *, kind: str) -> Any:
         try:
             model, info = cls.from_pretrained(
                 source,
-                dtype=torch.float32,  # transformers 5 keeps that of the file by default
+                dtype=torch.float32,  # transformers 5 defaults to the file's dtype
                 use_safetensors=True,
                 output_loading_info=True,
-                ignore_mismatched_sizes=True,  # they are named below, with all others
+                ignore_mismatched_sizes=True,  # reported below with all others
             )
         except SafetensorError as error:
             raise _not_whole(source) from error
@@ -128,10 +128,10 @@ def _refuse(
         problems.append(f"missing or unexpected weights: {', '.join(sorted(names))}")
     if misshapen:
         shown = ", ".join(sorted(misshapen))
-        problems.append(f"weights of a shape that {settings} does not give: {shown}")
+        problems.append(f"weight shapes that do not match {settings}: {shown}")
     if problems:
         raise ValueError(f"{source}: {'; '.join(problems)}.")
 
 
 def _not_whole(source: str | Path) -> ValueError:
-    return ValueError(f"The weights in {source} are no whole safetensors file; fetch them again.")
+    return ValueError(f"{source} is not a complete safetensors file; download it again.")

@@ -1,1 +1,1 @@
-"""Networks that judge sound; their weights come by path, hub id or package name."""
+"""Networks that judge audio; their weights come from a path, the hub or a package."""

@@ -1,4 +1,4 @@
-"""CLAP: sound and text in one space (arXiv 2211.06687), through transformers.
+"""CLAP: joint embeddings of audio and text (arXiv 2211.06687), through transformers.
 
 Shapes: B batch, N samples, n windows, D width.
 """
@@ -13,13 +13,13 @@ from torch import Tensor
 
 from lm_audio.evaluation.judges.pretrained import load_feature_extractor, load_pretrained
 
-_SHORTEST_REST = 1.0  # seconds; what is left of a long clip and shorter is not looked at
+_SHORTEST_REST = 1.0  # seconds; a shorter rest of a long clip is ignored
 
 
 class Clap:
-    """Embeds sound, as an `AudioEmbedding` does, and text; all vectors have length 1.
+    """Embeds audio, as an `AudioEmbedding`, and text; all vectors have length 1.
 
-    Long clips are seen in windows of ten seconds: transformers would draw one of them at random.
+    Long clips are split into windows of ten seconds; transformers would pick a random one.
     """
 
     def __init__(self, source: str | Path, *, device: str = "cpu") -> None:
@@ -42,14 +42,14 @@ class Clap:
             if start == 0 or len(piece) >= rest
         ]
         inputs = self._extractor(pieces, sampling_rate=self.sample_rate, return_tensors="pt")
-        # The extractor calls one clip at random longer than it is, if none is.
+        # The extractor marks a random clip as longer than it is, if none is.
         inputs["is_longer"] = torch.zeros(len(pieces), 1, dtype=torch.bool)
         return self._normalised(self._model.get_audio_features(**inputs.to(self._model.device)))
 
     @torch.inference_mode()
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
         """The vectors [B, D] of texts."""
-        # What the tokenizers of public checkpoints state is no limit (10 ** 30); RoBERTa has one.
+        # The tokenizers of public checkpoints state no limit (10 ** 30), but RoBERTa has one.
         limit = self._model.config.text_config.max_position_embeddings - 2
         inputs = self._tokenizer(
             list(texts), padding=True, truncation=True, max_length=limit, return_tensors="pt"

@@ -1,4 +1,4 @@
-"""Classifiers of sound: the protocol, and models of transformers.
+"""Audio classifiers: the protocol, and models of transformers.
 
 Shapes: B batch, N samples, W windows, V labels.
 """

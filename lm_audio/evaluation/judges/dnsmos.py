@@ -1,4 +1,4 @@
-"""DNSMOS: how people would rate speech, without an original (arXiv 2010.15258, P.835: 2110.01763).
+"""DNSMOS: reference-free speech quality ratings (arXiv 2010.15258, P.835: 2110.01763).
 
 Reads the network `sig_bak_ovr.onnx` by path, or that of the package speechmos. Needs onnxruntime.
 """
@@ -41,12 +41,12 @@ class Dnsmos:
     def __init__(self, source: str | Path = SPEECHMOS) -> None:
         path = _installed() if str(source) == SPEECHMOS else Path(source)
         if not path.is_file():
-            raise ValueError(f"Found no file {path}; give sig_bak_ovr.onnx of DNSMOS.")
+            raise ValueError(f"File {path} not found. Give sig_bak_ovr.onnx of DNSMOS.")
         try:
             import onnxruntime
         except ModuleNotFoundError as error:
             raise ValueError(
-                "DNSMOS needs onnxruntime, which is not installed; run: pip install onnxruntime."
+                "DNSMOS needs onnxruntime. Install it with: pip install onnxruntime."
             ) from error
         self._network: Any = onnxruntime.InferenceSession(
             str(path), providers=["CPUExecutionProvider"]
@@ -69,10 +69,10 @@ def rating_windows(samples: Tensor) -> Tensor:
     """Samples [N] as windows [W, 144160], a second apart; a short clip doubles until it is long."""
     samples = samples.float().cpu()
     if not len(samples):
-        raise ValueError("Got a clip without samples; DNSMOS rates sound only.")
+        raise ValueError("DNSMOS cannot rate a clip without samples.")
     while len(samples) < WINDOW:
         samples = torch.cat([samples, samples])
-    # The authors' arithmetic, to the bit: a window that its rounding cuts short is left out.
+    # The authors' exact arithmetic: windows that its rounding cuts short are skipped.
     num_windows = int(len(samples) // SAMPLE_RATE - SECONDS) + 1
     spans = [(i * SAMPLE_RATE, int((i + SECONDS) * SAMPLE_RATE)) for i in range(num_windows)]
     windows = [samples[first:last] for first, last in spans]
@@ -83,7 +83,7 @@ def _installed() -> Path:
     spec = find_spec(SPEECHMOS)
     if spec is None or not spec.submodule_search_locations:
         raise ValueError(
-            "The package speechmos is not installed; run: pip install speechmos, or give the path "
-            "of sig_bak_ovr.onnx."
+            "The package speechmos is missing. Install it with: pip install speechmos, or give the "
+            "path of sig_bak_ovr.onnx."
         )
     return Path(spec.submodule_search_locations[0]) / "dnsmos_models" / "sig_bak_ovr.onnx"

@@ -1,4 +1,4 @@
-"""Networks that turn sound into vectors, and a plain one that needs no weights.
+"""Audio embeddings: the protocol, and a baseline without weights.
 
 Shapes: B batch, N samples, W windows, n vectors, D width.
 """
@@ -15,17 +15,17 @@ from lm_audio.evaluation.clips import ClipFile
 
 
 class AudioEmbedding(Protocol):
-    """Turns sound into vectors."""
+    """Turns audio into vectors."""
 
     @property
     def name(self) -> str:
-        """Which network it is, and with which weights: reports name it."""
+        """The name of the network and its weights, for reports."""
 
     @property
     def sample_rate(self) -> int: ...
 
     def __call__(self, samples: Tensor) -> Tensor:
-        """The vectors [n, D] of samples [B, N], float32: as many for each row as it has windows."""
+        """The vectors [n, D] of samples [B, N], float32: one per window of each row."""
 
 
 def embed_clips(embedding: AudioEmbedding, clips: Iterable[ClipFile]) -> list[Tensor]:
@@ -34,12 +34,12 @@ def embed_clips(embedding: AudioEmbedding, clips: Iterable[ClipFile]) -> list[Te
 
 
 def clip_means(vectors: Iterable[Tensor]) -> Tensor:
-    """One vector a clip: the means of those of its windows, [clips, D]."""
+    """One vector per clip, the mean over its windows: [clips, D]."""
     return torch.stack([windows.mean(dim=0) for windows in vectors])
 
 
 def cut_windows(samples: Tensor, *, length: int, hop: int) -> Tensor:
-    """Samples [B, N] as whole windows [B, W, length]; silence fills a lone one that is short."""
+    """Samples [B, N] as full windows [B, W, length]; a single short one is zero-padded."""
     missing = length - samples.shape[1]
     if missing > 0:
         samples = torch.nn.functional.pad(samples, (0, missing))
@@ -49,7 +49,7 @@ def cut_windows(samples: Tensor, *, length: int, hop: int) -> Tensor:
 class LogMelStatistics:
     """Mean and deviation of each log-mel band over windows of a second, [n, 2 * bands].
 
-    A baseline that needs no weights: it hears colour and level, not what a sound is.
+    A baseline without weights: it measures timbre and level, not content.
     """
 
     name = "log-mel statistics (32 bands, 1 s windows, no weights)"

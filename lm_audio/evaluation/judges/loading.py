@@ -1,4 +1,4 @@
-"""The networks that judge sound, those that were asked for."""
+"""Loads the requested judges."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from lm_audio.evaluation.judges.yamnet import YamNet
 
 @dataclass(frozen=True, kw_only=True)
 class Judges:
-    """None stands for those that were not asked for."""
+    """The loaded judges; None for those that were not requested."""
 
     embeddings: tuple[AudioEmbedding, ...] = ()
     classifiers: tuple[AudioClassifier, ...] = ()
@@ -36,7 +36,7 @@ def load_judges(
     dnsmos: str | None = None,
     device: str = "cpu",
 ) -> Judges:
-    """Loads judges by path, hub id or name; log-mel statistics are always among them."""
+    """Loads judges by path, hub id or name; always includes log-mel statistics."""
     embeddings: list[AudioEmbedding] = [LogMelStatistics()]
     classifiers: list[AudioClassifier] = []
     text_and_sound = None if clap is None else Clap(clap, device=device)

@@ -20,13 +20,13 @@ def load_pretrained(cls: Any, source: str | Path, *, device: str = "cpu") -> Any
             )
     except (OSError, ValueError) as error:  # of the hub: no such id, or none that is valid
         raise ValueError(
-            f"Found no model with safetensors at {source}; give a folder or a hub id that has one."
+            f"No model with safetensors found at {source}. Give another folder or hub id."
         ) from error
     lacking = [x for x in sorted(info["missing_keys"]) if not x.endswith(_ONLY_FOR_TRAINING)]
     if lacking:
         raise ValueError(
-            f"{source} lacks weights of a {type(model).__name__}, such as {lacking[0]}; give a "
-            "checkpoint that was trained for this."
+            f"{source} lacks weights of {type(model).__name__}, such as {lacking[0]}. Use a "
+            "checkpoint that was trained for this task."
         )
     return model.eval().to(device)
 

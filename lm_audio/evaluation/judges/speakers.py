@@ -46,7 +46,7 @@ class XVectors:
 
 
 class Resemblyzer:
-    """The d-vectors of resemblyzer, levels and pauses treated as it does: one vector a clip."""
+    """The d-vectors of resemblyzer, with its preprocessing: one vector per clip."""
 
     sample_rate = 16_000
     name = RESEMBLYZER
@@ -56,7 +56,7 @@ class Resemblyzer:
             from resemblyzer import VoiceEncoder, preprocess_wav
         except ModuleNotFoundError as error:
             raise ValueError(
-                "The speaker embedding resemblyzer is not installed; run: pip install resemblyzer, "
+                "The package resemblyzer is missing. Install it with: pip install resemblyzer, "
                 "or give an x-vector model of transformers."
             ) from error
         self._prepare: Any = preprocess_wav

@@ -23,7 +23,7 @@ class SpeechRecognizer(Protocol):
     def sample_rate(self) -> int: ...
 
     def __call__(self, samples: Tensor) -> str:
-        """The text that is heard in samples [N]."""
+        """The transcript of samples [N]."""
 
 
 def load_recognizer(source: str | Path, *, device: str = "cpu") -> SpeechRecognizer:
@@ -40,7 +40,7 @@ def load_recognizer(source: str | Path, *, device: str = "cpu") -> SpeechRecogni
         config = AutoConfig.from_pretrained(source)
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"Found no speech recogniser at {source}; give a folder or hub id of Whisper or of a "
+            f"No speech recogniser found at {source}. Give a folder or hub id of Whisper or of a "
             "CTC model, or a folder of faster-whisper."
         ) from error
     kinds = {"whisper": Whisper}
@@ -101,8 +101,7 @@ class FasterWhisper:
             from faster_whisper import WhisperModel
         except ModuleNotFoundError as error:
             raise ValueError(
-                f"{source} is a model of faster-whisper, which is not installed; run: "
-                "pip install faster-whisper."
+                f"{source} needs faster-whisper. Install it with: pip install faster-whisper."
             ) from error
         self._model: Any = WhisperModel(str(source), device=device.split(":")[0])
         self._language = language

@@ -86,7 +86,7 @@ def load_vggish(path: str | Path, *, device: str = "cpu") -> VGGish:
     """Reads the weights from a .safetensors or torch file."""
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"Found no file {path}; give the weights of VGGish, such as vggish.pth.")
+        raise ValueError(f"File {path} not found. Give the weights of VGGish, such as vggish.pth.")
     weights = read_safetensors(path) if path.suffix == ".safetensors" else read_pickle(path)
     weights = {k: v for k, v in weights.items() if not k.startswith("pproc.")}  # PCA, not used
     model = VGGish(f"{path.name} (VGGish, before the last ReLU, no PCA)")

@@ -1,6 +1,6 @@
 """YAMNet: 521 AudioSet classes and an embedding of 1024 dimensions, from a TFLite file by path.
 
-Needs ai-edge-litert, which this package does not bring.
+Needs ai-edge-litert, which is not a dependency of this package.
 
 Shapes: B batch, N samples, n windows of 0.975 s, every 0.48 s.
 """
@@ -36,8 +36,8 @@ class YamNet:
         shapes = {x["index"]: list(x["shape"]) for x in self._network.get_tensor_details()}
         if shapes.get(EMBEDDING_TENSOR) != [1, WIDTH]:
             raise ValueError(
-                f"Tensor {EMBEDDING_TENSOR} of {path} has shape {shapes.get(EMBEDDING_TENSOR)}; "
-                f"expected [1, {WIDTH}], give YAMNet's classification model for TFLite."
+                f"Expected shape [1, {WIDTH}] for tensor {EMBEDDING_TENSOR} of {path}, got "
+                f"{shapes.get(EMBEDDING_TENSOR)}. Give YAMNet's TFLite classification model."
             )
 
     def __call__(self, samples: Tensor) -> Tensor:
@@ -48,7 +48,7 @@ class YamNet:
         return YamNetClassifier(self)
 
     def scores(self, samples: Tensor) -> Tensor:
-        """How present each class is, [n, 521]: independent values from 0 to 1."""
+        """The score of each class, [n, 521]: independent values from 0 to 1."""
         outputs = self._network.get_output_details()
         return self._run(samples, next(x["index"] for x in outputs if x["shape"][-1] == 521))
 
@@ -56,7 +56,7 @@ class YamNet:
         """The names of the classes, from the file beside the network."""
         path = self._path.with_name(CLASS_FILE)
         if not path.is_file():
-            raise ValueError(f"Found no {path}, which names YAMNet's classes; put it there.")
+            raise ValueError(f"{path} not found. It lists YAMNet's classes and is required.")
         with path.open(newline="") as file:
             return [row["display_name"] for row in csv.DictReader(file)]
 
@@ -95,12 +95,12 @@ def _open(path: Path) -> Any:
         from ai_edge_litert.interpreter import Interpreter
     except ModuleNotFoundError as error:
         raise ValueError(
-            "YAMNet needs ai-edge-litert, which is not installed; run: pip install ai-edge-litert."
+            "YAMNet needs ai-edge-litert. Install it with: pip install ai-edge-litert."
         ) from error
     if not path.is_file():
-        raise ValueError(f"Found no file {path}; give YAMNet as a .tflite file.")
+        raise ValueError(f"File {path} not found. Give YAMNet as a .tflite file.")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that all tensors are kept is what is asked for
+        warnings.simplefilter("ignore")  # about preserving all tensors, which is intended
         network = Interpreter(
             model_path=str(path), experimental_preserve_all_tensors=True, num_threads=1
         )

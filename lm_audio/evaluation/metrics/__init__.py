@@ -1,1 +1,1 @@
-"""Formulas: each metric computes numbers from numbers, and no network is needed."""
+"""Metrics: pure computations on numbers, without networks."""

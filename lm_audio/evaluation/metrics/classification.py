@@ -1,4 +1,4 @@
-"""Agreement of labels: divergence and accuracy of a classifier's labels, and nearest neighbours.
+"""Label agreement: divergence and accuracy of a classifier, and nearest neighbours.
 
 Shapes: B clips, n vectors, D width, V labels.
 """
@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 def kl_divergence(generated: Tensor, real: Tensor, *, epsilon: float = 1e-6) -> Tensor:
-    """How far the labels [B, V] of generated clips are from those of their real pairs: [B].
+    """The divergence of the labels [B, V] of generated clips from their real pairs: [B].
 
     KL(real || generated + epsilon), as audiocraft's `kl_divergence`, whose `kld` is its mean.
     AudioGen (arXiv 2209.15352) uses the labels of PaSST, softmax of 527 logits; other classifiers
@@ -26,8 +26,8 @@ def label_accuracy(probabilities: Tensor, truth: Sequence[str], labels: Sequence
     unknown = sorted(set(truth) - set(labels))
     if unknown:
         raise ValueError(
-            f"The classifier has no label '{unknown[0]}'; name the clips by its {len(labels)} "
-            f"labels, such as '{labels[0]}'."
+            f"Unknown label '{unknown[0]}'. Use the classifier's {len(labels)} labels, such as "
+            f"'{labels[0]}'."
         )
     right = torch.tensor([list(labels).index(label) for label in truth])
     return (probabilities.argmax(dim=-1) == right).float()
@@ -41,13 +41,13 @@ def nearest_labels(
     k: int = 5,
     own: Tensor | None = None,
 ) -> list[str]:
-    """The commonest label of the k nearest by cosine of known vectors [m, D], for vectors [n, D].
+    """The most common label of the k nearest known vectors [m, D] by cosine, for vectors [n, D].
 
-    Of labels that are equally common the first in order wins: scikit-learn's
+    Ties go to the first label in order, as in scikit-learn's
     `KNeighborsClassifier(k, metric="cosine")`.
 
     Args:
-        own: [n, m], True for known vectors that a vector was made from: they are no neighbours.
+        own: [n, m], True for known vectors that a vector was made from: they are excluded.
     """
     closeness = F.normalize(vectors.double(), dim=-1) @ F.normalize(known.double(), dim=-1).T
     if own is not None:

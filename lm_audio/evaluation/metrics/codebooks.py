@@ -1,4 +1,4 @@
-"""What the codebooks of a codec are used for: rate, share, entropy.
+"""Codebook usage of a codec: bit rate, used share, entropy.
 
 Shapes: K codebooks, T frames, V codebook size.
 """
@@ -13,24 +13,24 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class CodebookUse:
-    """How often each entry was used: counts [K, V], int64."""
+    """The usage of each entry: counts [K, V], int64."""
 
     counts: Tensor
 
     @property
     def used_share(self) -> Tensor:
-        """The share of entries that were used at all: [K]."""
+        """The share of used entries: [K]."""
         return (self.counts > 0).double().mean(dim=1)
 
     @property
     def entropy(self) -> Tensor:
-        """In bits a token: [K]; at most log2(V)."""
+        """Entropy in bits per token: [K]; at most log2(V)."""
         shares = self.counts.double() / self.counts.sum(dim=1, keepdim=True)
         return -torch.xlogy(shares, shares).sum(dim=1) / math.log(2)
 
     @property
     def perplexity(self) -> Tensor:
-        """How many entries, equally used, would have this entropy: [K]."""
+        """The number of equally used entries with this entropy: [K]."""
         return 2**self.entropy
 
 
@@ -41,10 +41,10 @@ def count_tokens(tokens: Iterable[Tensor], *, codebook_size: int) -> CodebookUse
         more = torch.stack([row.bincount(minlength=codebook_size) for row in clip])
         counts = more if counts is None else counts + more
     if counts is None or not counts.sum():
-        raise ValueError("Got no tokens to count; give at least one clip.")
+        raise ValueError("No tokens to count. Give at least one clip.")
     return CodebookUse(counts=counts)
 
 
 def bitrate(*, frame_rate: float, num_codebooks: int, codebook_size: int) -> float:
-    """Bits a second, each token at its full log2(V)."""
+    """Bits per second, at log2(V) bits per token."""
     return frame_rate * num_codebooks * math.log2(codebook_size)

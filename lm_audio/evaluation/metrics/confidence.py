@@ -1,4 +1,4 @@
-"""Confidence intervals by the bootstrap: items are drawn again with replacement (Efron, 1979)."""
+"""Bootstrap confidence intervals: items are resampled with replacement (Efron, 1979)."""
 
 from collections.abc import Callable
 

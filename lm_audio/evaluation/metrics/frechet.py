@@ -1,7 +1,7 @@
-"""The Frechet distance between two sets of vectors, each seen as a Gaussian.
+"""The Frechet distance between two sets of vectors, modelled as Gaussians.
 
-Of embeddings of sound it is the Frechet audio distance (arXiv 1812.08466). It depends on the
-embedding, on its windows and on the number of clips: values are comparable where all are the same.
+For audio embeddings it is the Frechet audio distance (arXiv 1812.08466). It depends on the
+embedding, its windows and the number of clips: values are comparable only if all are the same.
 
 Shapes: n vectors, D width.
 """
@@ -24,8 +24,8 @@ def moments(vectors: Tensor) -> Moments:
     """The moments of vectors [n, D]."""
     if vectors.ndim != 2 or len(vectors) < 2:
         raise ValueError(
-            f"Got vectors of shape {list(vectors.shape)}; a covariance needs [n, D] with n of at "
-            "least 2, give more or longer clips."
+            f"Expected vectors [n, D] with n >= 2, got {list(vectors.shape)}. Use more or longer "
+            "clips."
         )
     vectors = vectors.double()
     return Moments(mean=vectors.mean(dim=0), covariance=torch.atleast_2d(torch.cov(vectors.T)))

@@ -1,4 +1,4 @@
-"""Whose voice it is: similarity of embeddings, and the nearest of enrolled speakers.
+"""Speaker identity: similarity of embeddings, and the nearest enrolled speaker.
 
 AudioLM (arXiv 2209.03143, table III) trains a classifier to identify the speaker of a continuation;
 here each class is the mean embedding of real clips of that speaker.
@@ -28,9 +28,9 @@ def nearest_speakers(
     """The speaker of the nearest centroid by cosine, for embeddings [n, D].
 
     Args:
-        enrolled: embeddings [m, D] of real clips, each brought to length 1 before the mean.
-        own: for each embedding the real clip that it was made from, which is left out of its
-            centroid, unless it is all that there is of a speaker.
+        enrolled: embeddings [m, D] of real clips, normalised before averaging.
+        own: for each embedding the real clip that it was made from, which is excluded from its
+            centroid, unless it is the speaker's only clip.
     """
     names = sorted(set(enrolled_speakers))
     vectors = F.normalize(enrolled.double(), dim=-1)

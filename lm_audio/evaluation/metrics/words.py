@@ -1,4 +1,4 @@
-"""Errors of words and characters between texts."""
+"""Word and character errors between texts."""
 
 import re
 import unicodedata
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Errors:
-    """How many edits lead from what was said to what was heard, and how much was said."""
+    """The number of edits from the reference to the transcript, and the reference length."""
 
     edits: int
     length: int
@@ -27,7 +27,7 @@ def normalize_text(text: str) -> str:
 
 
 def edit_distance(first: Sequence[object], second: Sequence[object]) -> int:
-    """The fewest insertions, deletions and replacements that make one of the other."""
+    """The minimum number of insertions, deletions and substitutions between two sequences."""
     row = list(range(len(second) + 1))
     for i, a in enumerate(first, start=1):
         before, row[0] = row[0], i
@@ -36,13 +36,13 @@ def edit_distance(first: Sequence[object], second: Sequence[object]) -> int:
     return row[-1]
 
 
-def word_errors(said: str, heard: str) -> Errors:
+def word_errors(reference: str, transcript: str) -> Errors:
     """The errors of a transcript against the truth, both normalised first."""
-    truth, answer = normalize_text(said).split(), normalize_text(heard).split()
+    truth, answer = normalize_text(reference).split(), normalize_text(transcript).split()
     return Errors(edits=edit_distance(truth, answer), length=len(truth))
 
 
-def character_errors(said: str, heard: str) -> Errors:
+def character_errors(reference: str, transcript: str) -> Errors:
     """As `word_errors`, of characters; spaces count as jiwer counts them."""
-    truth, answer = normalize_text(said), normalize_text(heard)
+    truth, answer = normalize_text(reference), normalize_text(transcript)
     return Errors(edits=edit_distance(truth, answer), length=len(truth))

@@ -1,6 +1,6 @@
-"""Writes models of MusicGen's shape as transformers and as audiocraft load them.
+"""Exports MusicGen-shaped models in the layouts of transformers and audiocraft.
 
-What a layout cannot express is refused; a folder is written whole or not at all.
+Models that a layout does not support raise an error; a folder is written atomically.
 """
 
 from collections.abc import Iterator, Mapping
@@ -23,12 +23,12 @@ from lm_audio.families.audiocraft.parts import MusicGenParts, weights_of
 from lm_audio.networks.token_lm import TokenLMConfig
 from lm_audio.patterns import delayed, stereo
 
-_VERSION = "1.3.0"  # of audiocraft, whose files are written
+_VERSION = "1.3.0"  # of audiocraft's file format
 _T5_WIDTHS = {
     "t5-small": 512, "t5-base": 768, "t5-large": 1024, "t5-3b": 1024, "t5-11b": 1024,
     "google/flan-t5-small": 512, "google/flan-t5-base": 768, "google/flan-t5-large": 1024,
 }  # fmt: skip
-"""Those that audiocraft knows; it fetches them by their names."""
+"""The T5s that audiocraft supports and downloads by name."""
 
 
 def write_musicgen(parts: MusicGenParts, folder: str | Path) -> None:
@@ -44,7 +44,7 @@ def write_musicgen(parts: MusicGenParts, folder: str | Path) -> None:
     _require("transformers", "projection of texts as wide as the model", projected, needed)
     weights = weights_of(parts, "transformers")
     t5 = {f"text_encoder.{name}": x.cpu() for name, x in encoder.model.state_dict().items()}
-    del t5["text_encoder.encoder.embed_tokens.weight"]  # tied to another
+    del t5["text_encoder.encoder.embed_tokens.weight"]  # tied to shared.weight
     audio = {f"audio_encoder.{k}": x for k, x in normalised_encodec_weights(codec).items()}
     with _new_folder(folder) as new:
         save_file({**weights, **t5, **audio}, new / "model.safetensors", metadata={"format": "pt"})
@@ -53,20 +53,19 @@ def write_musicgen(parts: MusicGenParts, folder: str | Path) -> None:
 
 
 def write_audiocraft(parts: MusicGenParts, folder: str | Path) -> None:
-    """Writes a new folder for audiocraft's `get_pretrained`: the model's file and the codec's.
+    """Writes a new folder for audiocraft's `get_pretrained`: a model file and a codec file.
 
-    The T5 is not written: audiocraft fetches it by its name, `parts.t5_name`.
+    The T5 is not written: audiocraft downloads it by its name, `parts.t5_name`.
     """
     encoder, codec = _checked(parts, "audiocraft")
     _require("audiocraft", "kind of pattern", parts.pattern.kind, "delayed")
     if (width := _T5_WIDTHS.get(parts.t5_name or "")) != encoder.dim:
         raise ValueError(
-            f"The T5 of this model has width {encoder.dim} and is called {parts.t5_name}, for "
-            f"which audiocraft expects {width or 'nothing'}; set t5_name to one of: "
-            f"{', '.join(_T5_WIDTHS)}."
+            f"The T5 of this model, {parts.t5_name}, has width {encoder.dim}, but audiocraft "
+            f"expects {width or 'another name'}. Set t5_name to one of: {', '.join(_T5_WIDTHS)}."
         )
     weights = weights_of(parts, "audiocraft")
-    if not isinstance(parts.text.projection, torch.nn.Linear):  # one that changes nothing
+    if not isinstance(parts.text.projection, torch.nn.Linear):  # no projection
         stem = "condition_provider.conditioners.description.output_proj"
         weights[f"{stem}.weight"] = torch.eye(encoder.dim, dtype=parts.model.heads.weight.dtype)
         weights[f"{stem}.bias"] = weights[f"{stem}.weight"].new_zeros(encoder.dim)
@@ -81,7 +80,7 @@ def write_audiocraft(parts: MusicGenParts, folder: str | Path) -> None:
 
 
 def _checked(parts: MusicGenParts, layout: str) -> tuple[T5Encoder, EncodecTokenizer]:
-    """The text encoder and the codec of a model that both layouts can express."""
+    """The text encoder and the codec of a model that both layouts support."""
     model, encoder, codec = parts.model.config, parts.text.encoder, parts.codec
     for name, expected in {
         "positions": "sinusoidal",
@@ -111,8 +110,8 @@ def _require(layout: str, name: str, found: object, expected: object) -> None:
 
 def _refusal(layout: str, name: str, found: object, expected: object) -> ValueError:
     return ValueError(
-        f"The layout of {layout} cannot express this model: its {name} is {found} and would have "
-        f"to be {expected}; save it in our own format."
+        f"The {layout} layout does not support this model: its {name} is {found}, expected "
+        f"{expected}. Save it in lm-audio's own format instead."
     )
 
 
@@ -142,7 +141,7 @@ def _write_transformers_settings(
     config.architectures = ["MusicgenForConditionalGeneration"]
     config.save_pretrained(folder)
     temperature = _temperature(parts)
-    generation: Any = GenerationConfig  # it has no types
+    generation: Any = GenerationConfig  # untyped
     generation(
         do_sample=temperature > 0,
         max_length=parts.max_frames,
@@ -206,7 +205,7 @@ def _transformer_settings(model: TokenLMConfig) -> dict[str, Any]:
         "dim": shape.dim,
         "num_heads": shape.num_heads,
         "num_layers": shape.num_layers,
-        # Readers round the product down.
+        # Readers truncate the product.
         "hidden_scale": (shape.hidden_dim + 0.5) / shape.dim if rest else whole,
         "n_q": model.num_streams,
         "card": model.vocab_size,
@@ -228,14 +227,14 @@ def _transformer_settings(model: TokenLMConfig) -> dict[str, Any]:
 def _guidance_scale(parts: MusicGenParts) -> float:
     scale = parts.sampling.guidance_scale
     if isinstance(scale, Mapping):
-        raise ValueError(f"Got guidance_scale={dict(scale)} to export; give one number for all.")
+        raise ValueError(f"Export needs a single guidance_scale, got {dict(scale)}.")
     return scale
 
 
 def _temperature(parts: MusicGenParts) -> float:
     temperature = parts.sampling.temperature
     if isinstance(temperature, tuple):
-        raise ValueError(f"Got temperature={temperature} to export; give one number for all.")
+        raise ValueError(f"Export needs a single temperature, got {temperature}.")
     return temperature
 
 
@@ -248,16 +247,16 @@ def _write_package(path: Path, weights: dict[str, torch.Tensor], settings: dict[
 
 
 def _write_card(parts: MusicGenParts, folder: Path) -> None:
-    """Keeps the licence with the weights."""
+    """Writes a model card with the licence, if known."""
     if parts.licence is not None:
         (folder / "README.md").write_text(f"---\nlicense: {parts.licence}\n---\n")
 
 
 @contextmanager
 def _new_folder(folder: str | Path) -> Iterator[Path]:
-    """Yields a folder that becomes this one, which must be new, when the block ends well."""
+    """Yields a temporary folder that is renamed to this one, which must not exist, on success."""
     folder = Path(folder)
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise ValueError(f"{folder} exists already; give the name of a new folder.")
+        raise ValueError(f"{folder} already exists. Choose a new folder.")
     with replacing_folder(folder) as new:
         yield new

@@ -1,4 +1,4 @@
-"""EnCodec's weights and settings as others keep them."""
+"""EnCodec's weights and settings in the layouts of transformers and audiocraft."""
 
 import re
 from typing import Any
@@ -10,9 +10,9 @@ from audio_tokenizers.acoustic.encodec import EncodecTokenizer
 
 
 def normalised_encodec_weights(codec: EncodecTokenizer) -> dict[str, Tensor]:
-    """As transformers keeps them: convolutions as magnitudes and directions.
+    """Weights in transformers' layout, with weight-normalised convolutions.
 
-    They stand for exactly the weights that there are: each magnitude is the norm that reading them
+    They reproduce the original weights exactly: each magnitude equals the norm that the reader
     divides by.
     """
     state = {name: x.cpu() for name, x in codec.model.state_dict().items()}
@@ -24,14 +24,14 @@ def normalised_encodec_weights(codec: EncodecTokenizer) -> dict[str, Tensor]:
         weight = state.pop(f"{name}.weight")
         ones = weight.new_ones(len(weight), 1, 1)
         norm = torch._weight_norm_interface(weight, ones, 0)[1]
-        direction = torch.where(norm == 0, 1.0, weight)  # nothing has no direction
+        direction = torch.where(norm == 0, 1.0, weight)  # a zero vector has no direction
         state[f"{name}.parametrizations.weight.original0"] = norm
         state[f"{name}.parametrizations.weight.original1"] = direction
     return state
 
 
 def audiocraft_encodec_weights(codec: EncodecTokenizer) -> dict[str, Tensor]:
-    """By audiocraft's names, convolutions as they are."""
+    """Weights under audiocraft's names, with plain convolutions."""
     state = {}
     for name, x in codec.model.state_dict().items():
         if match := re.fullmatch(r"(.+)\.(conv|norm)\.(\w+)", name):
@@ -46,12 +46,12 @@ def audiocraft_encodec_weights(codec: EncodecTokenizer) -> dict[str, Tensor]:
 
 
 def audiocraft_encodec_settings(codec: EncodecTokenizer) -> dict[str, Any]:
-    """What audiocraft builds the codec by."""
+    """The settings from which audiocraft builds the codec."""
     config = codec.model.config
     if config.chunk_length_s is not None:
         raise ValueError(
-            f"The layout of audiocraft cannot express this model: its codec works in chunks of "
-            f"{config.chunk_length_s} s; save it in our own format."
+            f"The audiocraft layout does not support this model: its codec works in chunks of "
+            f"{config.chunk_length_s} s. Save it in lm-audio's own format instead."
         )
     is_weight_norm = config.norm_type == "weight_norm"
     return {

@@ -1,4 +1,4 @@
-"""A pipeline in the layouts of others: for transformers, or for audiocraft."""
+"""Exports a model in the layout of transformers or audiocraft."""
 
 from pathlib import Path
 from typing import Literal, get_args
@@ -20,10 +20,10 @@ def export_model(
     layout: ExportLayout = "transformers",
     t5_name: str | None = None,
 ) -> None:
-    """Writes a model of MusicGen's shape as others load it, whole or not at all.
+    """Exports a MusicGen-shaped model for transformers or audiocraft, atomically.
 
     Args:
-        t5_name: the public T5 that reads its text, which audiocraft fetches by its name.
+        t5_name: the public T5 of the model, which audiocraft downloads by name.
     """
     if layout not in get_args(ExportLayout):
         raise ValueError(f"Unknown layout {layout!r}. Choose one of: transformers, audiocraft.")
@@ -32,8 +32,8 @@ def export_model(
     if len(model.stages) > 1 or text is None or not isinstance(renderer, CodecRenderer):
         names = ", ".join(stage.name for stage in model.stages)
         raise ValueError(
-            f"The {layout} layout holds one stage, conditioned on text, and a codec; got the "
-            f"stages {names}. Use save() for lm-audio's own layout."
+            f"The {layout} layout supports one text-conditioned stage and a codec, got the stages "
+            f"{names}. Save it in lm-audio's own format instead."
         )
     (stage,) = stages
     parts = MusicGenParts(
@@ -51,7 +51,7 @@ def export_model(
 
 
 def _only_text(stages: list[LMStage]) -> TextConditioner | None:
-    """What reads the text, if the first stage takes nothing else."""
+    """The text conditioner of the first stage, if it has no other conditions."""
     if not stages or stages[0].conditioners.fuse != {"text": "cross"}:
         return None
     text = stages[0].conditioners["text"]

@@ -1,4 +1,4 @@
-"""AudioGen's and MusicGen's published models, and their two layouts."""
+"""The published AudioGen and MusicGen models and their two layouts."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING

@@ -1,7 +1,7 @@
-"""Reads MusicGen and AudioGen as audiocraft writes them: a file with the model, one with the codec.
+"""Reads MusicGen and AudioGen in audiocraft's layout: one file for the model, one for the codec.
 
-Both released checkpoints and those of its training runs. The T5 is in neither file: it comes from
-the hub, by the name in the settings, or from a folder.
+Supports released checkpoints and those of training runs. The T5 is in neither file: it comes from
+the hub, under the name in the settings, or from a folder.
 """
 
 from collections.abc import Mapping
@@ -21,11 +21,11 @@ from lm_audio.sampling import Sampling
 from lm_audio.saving.files import folder_of, stated_licence
 from lm_audio.saving.pickles import is_torch_file, read_pickle
 
-_EXPECTED = "expected the file with the weights of a MusicGen or AudioGen, and that of its codec"
+_EXPECTED = "Expected one file with the weights of MusicGen or AudioGen, and one with its codec"
 
 
 def holds_audiocraft(source: str | Path) -> bool:
-    """Whether the keys of some file in a folder are those of a language model of audiocraft."""
+    """Whether a file in the folder has the keys of an audiocraft language model."""
     if not Path(source).is_dir():
         return False
     return any(_is_model(package) for package in _readable(Path(source)).values())
@@ -44,10 +44,10 @@ def read_audiocraft(
 
     Args:
         device, dtype, packing: of the language model.
-        text_encoder: a folder or hub id with the T5; by default the subfolder `t5`, if there is
-            one, or what the settings name.
-        codec: a folder, file or hub id with the EnCodec; by default the file beside the model, if
-            there is one, or what the settings name.
+        text_encoder: a folder or hub id with the T5. Defaults to the subfolder `t5`, or else the
+            one that the settings name.
+        codec: a folder, file or hub id with the EnCodec. Defaults to the file beside the model, or
+            else the one that the settings name.
     """
     folder = folder_of(source)
     file, package = _model_file(folder)
@@ -83,7 +83,7 @@ def read_audiocraft(
 
 
 def _readable(folder: Path) -> dict[Path, Mapping[str, Any]]:
-    """What the torch files of a folder hold, without those that cannot be read."""
+    """The contents of a folder's torch files, skipping unreadable ones."""
     packages: dict[Path, Mapping[str, Any]] = {}
     for path in _torch_files(folder):
         try:
@@ -103,8 +103,7 @@ def _model_file(folder: Path) -> tuple[Path, Mapping[str, Any]]:
     if len(models) != 1:
         names = ", ".join(path.name for path in models) or "none"
         raise ValueError(
-            f"Got {folder}, with {len(models)} language models of audiocraft ({names}); "
-            f"{_EXPECTED}."
+            f"{folder} has {len(models)} audiocraft language models ({names}). {_EXPECTED}."
         )
     return models[0], packages[models[0]]
 
@@ -117,16 +116,16 @@ def _codec(
     codecs = [path for path, package in _readable(folder).items() if _is_codec(package)]
     if len(codecs) > 1:
         names = ", ".join(path.name for path in codecs)
-        raise ValueError(f"Got {folder}, with {len(codecs)} codecs ({names}); {_EXPECTED}.")
+        raise ValueError(f"{folder} has {len(codecs)} codecs ({names}). {_EXPECTED}.")
     if codecs:
         return load_encodec(codecs[0])
     if settings.codec is None:
-        raise ValueError(f"Got {folder}, without a codec; put its file there, or give codec=.")
+        raise ValueError(f"{folder} has no codec. Put its file there, or pass codec=.")
     return load_encodec(settings.codec)
 
 
 def _weights(package: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The weights of a released file, or of a training run, which nests them under `model`."""
+    """The weights of a released file, or of a training run, which stores them under `model`."""
     state = package.get("fsdp_best_state") or package.get("best_state") or {}
     return dict(state.get("model", state)) if isinstance(state, dict) else {}
 

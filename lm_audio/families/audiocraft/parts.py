@@ -1,7 +1,7 @@
-"""What a checkpoint of MusicGen's shape holds, and how its weights become our models.
+"""The parts of a MusicGen checkpoint, and the conversion of its weights.
 
 MusicGen (arXiv 2306.05284) and AudioGen (arXiv 2209.15352, as published since) are one transformer
-over the codebooks of EnCodec, delayed against each other, that attends to a text read by T5.
+over EnCodec codebooks in the delay pattern, with cross-attention to T5 text embeddings.
 """
 
 from collections.abc import Iterator, Mapping
@@ -26,7 +26,7 @@ Layout = Literal["lm-audio", "transformers", "audiocraft"]
 State = dict[str, Tensor]
 
 _QKV = ("q_proj", "k_proj", "v_proj")
-# Modules of a block by our names, transformers' and audiocraft's; those of a cell are stacked.
+# Module names in a block: ours, transformers', audiocraft's; several in a cell are stacked.
 _BLOCK_MODULES = (
     (("attention_norm",), ("self_attn_layer_norm",), ("norm1",)),
     (("attention.input",), tuple(f"self_attn.{x}" for x in _QKV), ("self_attn.in_proj",)),
@@ -46,14 +46,14 @@ _BLOCK_MODULES = (
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class MusicGenParts:
-    """What a checkpoint holds, whatever its layout.
+    """The contents of a checkpoint, independent of its layout.
 
     Args:
-        text: what `T5Encoder` makes of a text, attended to.
-        num_channels: 2 by a mono codec: the model has the codebooks of both, L0 R0 L1 R1 and so on.
-        max_frames: the longest clip that the model has learned to make in one go.
+        text: conditions the model on `T5Encoder` embeddings by cross-attention.
+        num_channels: 2 with a mono codec means interleaved codebooks, L0 R0 L1 R1 and so on.
+        max_frames: the context length that the model was trained with.
         t5_name: the public T5 that `text` uses, if the checkpoint names it.
-        licence: that of the weights, if the checkpoint states it.
+        licence: of the weights, if the checkpoint states it.
     """
 
     model: TokenLM
@@ -88,19 +88,19 @@ class MusicGenParts:
         return self
 
     def check(self, *, source: object) -> None:
-        """Raises ValueError unless the codec speaks the tokens of the model."""
+        """Raises ValueError unless the codec matches the tokens of the model."""
         codec, config = self.codec, self.model.config
         sets = self.num_channels // codec.num_channels
         if config.num_streams > sets * codec.num_codebooks or config.num_streams % sets:
             raise ValueError(
                 f"{source}: the model has {config.num_streams} codebooks for {self.num_channels} "
-                f"channels, and the codec {codec.num_codebooks} for {codec.num_channels}; give the "
-                "codec that the model was trained with."
+                f"channels, but the codec has {codec.num_codebooks} for {codec.num_channels}. Use "
+                "the codec that the model was trained with."
             )
         if config.vocab_size != codec.codebook_size:
             raise ValueError(
-                f"{source}: the model has {config.vocab_size} tokens, and a codebook of the codec "
-                f"{codec.codebook_size}; give the codec that the model was trained with."
+                f"{source}: the model has {config.vocab_size} tokens, but a codebook of the codec "
+                f"has {codec.codebook_size}. Use the codec that the model was trained with."
             )
 
 
@@ -117,11 +117,11 @@ def build_model(
     dtype: torch.dtype = torch.float32,
     packing: Kind | None = None,
 ) -> tuple[TokenLM, TextConditioner]:
-    """Makes the model and its text conditioner of exactly these weights, which are used up.
+    """Builds the model and its text conditioner from these weights and empties `state`.
 
     Args:
         project: whether the width of the T5 is projected to that of the model.
-        settings: what gives the shapes, for messages.
+        settings: the source of the shapes, for error messages.
         device, dtype, packing: of the model.
     """
     with unfilled():
@@ -138,7 +138,7 @@ def build_model(
 
 
 def weights_of(parts: MusicGenParts, layout: Layout) -> State:
-    """The weights of the model and its projection, by the names of a layout, on the CPU."""
+    """The weights of the model and its projection under a layout's names, on the CPU."""
     state = {name: x.cpu() for name, x in _state(parts.model, parts.text).items()}
     return convert_weights(state, parts.model.config, "lm-audio", layout)
 
@@ -156,10 +156,10 @@ def convert_weights(
     *,
     rows: Mapping[str, int] | None = None,
 ) -> State:
-    """The weights of a model in one layout, which are taken out, by the names of another.
+    """Removes the weights of a model from `state` and renames them from one layout to another.
 
     Args:
-        rows: how many rows the weights have; equally many in each of a stack by default.
+        rows: the number of rows of each weight; by default stacks are split evenly.
     """
     return dict(converted(state, config, found, wanted, rows=rows))
 
@@ -172,7 +172,7 @@ def converted(
     *,
     rows: Mapping[str, int] | None = None,
 ) -> Iterator[tuple[str, Tensor]]:
-    """As `convert_weights`, one after the other."""
+    """As `convert_weights`, yielding one weight at a time."""
     for group in _groups(config):
         for kind in ("weight", "bias"):
             old, new = ([_named(x, kind) for x in group[layout]] for layout in (found, wanted))
@@ -185,7 +185,7 @@ def converted(
 
 
 def _groups(config: TokenLMConfig) -> Iterator[dict[Layout, tuple[str, ...]]]:
-    """The modules that correspond, by their names in each layout."""
+    """Corresponding modules by their names in each layout."""
     each = range(config.num_streams)
     decoder = "decoder.model.decoder"
     yield {
@@ -218,5 +218,5 @@ def _groups(config: TokenLMConfig) -> Iterator[dict[Layout, tuple[str, ...]]]:
 
 
 def _named(module: str, kind: str) -> str:
-    separator = "_" if module.endswith("in_proj") else "."  # as torch's MultiheadAttention has it
+    separator = "_" if module.endswith("in_proj") else "."  # as in torch's MultiheadAttention
     return f"{module}{separator}{kind}"

@@ -1,6 +1,6 @@
-"""What the settings of an audiocraft run, its `xp.cfg`, say of a language model.
+"""Reads the language model settings of an audiocraft run, its `xp.cfg`.
 
-What they say and our model cannot express is refused by name, and so is what nobody here knows.
+Settings that are unknown, or that our model does not support, raise an error that names them.
 """
 
 import re
@@ -15,7 +15,7 @@ from lm_audio.patterns import Pattern, delayed, parallel
 from lm_audio.saving.pickles import plain
 
 _DESCRIPTION = "conditioners.description"
-# What a setting is where it is left out, and what it must be.
+# The default of a setting and its only supported value.
 _FIXED: dict[str, tuple[Any, Any]] = {
     "lm_model": (None, "transformer_lm"),
     "transformer_lm.norm_first": (False, True),
@@ -41,7 +41,7 @@ _FIXED: dict[str, tuple[Any, Any]] = {
     f"{_DESCRIPTION}.t5.normalize_text": (False, False),
 }
 _READ = {"dim", "num_heads", "num_layers", "hidden_scale", "n_q", "card", "bias_ff", "bias_attn"}
-# How it was trained, and how attention is computed.
+# Training settings and attention implementations, which do not matter here.
 _WITHOUT_EFFECT = {
     "dropout", "attention_dropout", "emb_lr", "lr", "weight_decay", "weight_init", "depthwise_init",
     "zero_bias_init", "checkpointing", "custom", "memory_efficient", "attention_as_float32",
@@ -51,11 +51,11 @@ _WITHOUT_EFFECT = {
 
 @dataclass(frozen=True, kw_only=True)
 class AudiocraftSettings:
-    """What remains to be known once the fixed settings are as they must be.
+    """The settings that vary between supported models.
 
     Args:
         interleaved: whether the codebooks of two channels are interleaved.
-        seconds: how long the clips are that the model was trained on.
+        seconds: the duration of the training clips.
         codec: the hub id of the codec, if the settings name one.
     """
 
@@ -69,7 +69,7 @@ class AudiocraftSettings:
 
 
 def read_settings(given: Any, *, source: Path) -> AudiocraftSettings:
-    """Reads YAML text, as released files have it, or the objects of a training run."""
+    """Reads YAML text from a released file, or OmegaConf objects from a training run."""
     settings = _Settings(_parsed(given, source), source)
     _refuse_others(settings)
     pointer = re.fullmatch(r"//pretrained/(.+)", str(settings.get("compression_model_checkpoint")))
@@ -85,14 +85,14 @@ def read_settings(given: Any, *, source: Path) -> AudiocraftSettings:
 
 
 class _Settings:
-    """Nested settings, by dotted names; references, `${like.this}`, are followed."""
+    """Nested settings by dotted names; resolves references, `${like.this}`."""
 
     def __init__(self, values: Mapping[str, Any], source: Path) -> None:
         self.values = values
         self.source = source
 
     def get(self, dotted: str, default: Any = None, *, hops: int = 8) -> Any:
-        """A setting, or the default where it is null or left out; follows so many references."""
+        """A setting, or the default if it is null or missing; follows up to `hops` references."""
         value: Any = self.values
         for part in dotted.split("."):
             value = value.get(part) if isinstance(value, dict) else None
@@ -103,8 +103,8 @@ class _Settings:
     def need(self, dotted: str) -> Any:
         if (value := self.get(dotted)) in (None, "???"):
             raise ValueError(
-                f"Found no {dotted} in the settings of {self.source}; expected those of a MusicGen "
-                "or AudioGen."
+                f"{dotted} is missing in the settings of {self.source}. Expected the settings of "
+                "MusicGen or AudioGen."
             )
         return value
 
@@ -116,8 +116,7 @@ class _Settings:
 
     def refuse(self, dotted: str, value: Any, expected: Any) -> ValueError:
         return ValueError(
-            f"Got {dotted}={value} in the settings of {self.source}; expected {expected}, our "
-            "model has no other."
+            f"Unsupported setting {dotted}={value} in {self.source}. Expected {expected}."
         )
 
 
@@ -129,7 +128,7 @@ def _parsed(given: Any, source: Path) -> dict[str, Any]:
     except (yaml.YAMLError, RecursionError):
         settings = None
     if not isinstance(settings, dict):
-        raise ValueError(f"The xp.cfg in {source} holds no settings; fetch the file again.")
+        raise ValueError(f"The xp.cfg in {source} contains no settings. Download the file again.")
     return settings
 
 

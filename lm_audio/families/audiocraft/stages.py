@@ -11,7 +11,7 @@ from lm_audio.patterns import Pattern
 from lm_audio.renderers.codec import CodecRenderer
 from lm_audio.sampling import Sampling
 
-KEPT_SHARE = Fraction(2, 5)  # of a window, for the next one to follow
+KEPT_SHARE = Fraction(2, 5)  # overlap of consecutive windows
 
 
 def audiogen(
@@ -24,11 +24,7 @@ def audiogen(
     overlap_frames: int,
     sampling: Sampling,
 ) -> list[LMStage]:
-    """The only stage.
-
-    Args:
-        window_frames, overlap_frames: of a window, and those that the next window begins with.
-    """
+    """The only stage of AudioGen and MusicGen."""
     return [
         LMStage(
             name="acoustic",
@@ -45,7 +41,7 @@ def audiogen(
 
 
 def model_of(parts: MusicGenParts) -> Model:
-    """What a checkpoint holds, as a model."""
+    """A checkpoint as a model."""
     stages = audiogen(
         parts.model,
         pattern=parts.pattern,

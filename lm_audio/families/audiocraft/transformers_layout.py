@@ -1,4 +1,4 @@
-"""Reads MusicGen in the layout of transformers: one folder with the T5, the codec and the model."""
+"""Reads MusicGen in transformers' layout: one folder with the T5, the codec and the model."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,9 +24,9 @@ from lm_audio.saving.files import (
     stated_licence,
 )
 
-_SECONDS = 30  # what all published models have learned, where generation_config.json does not say
+_SECONDS = 30  # the context of all published models, if generation_config.json has no max_length
 _PARTS = {"text_encoder": "t5", "audio_encoder": "encodec", "decoder": "musicgen_decoder"}
-# What transformers can say and our model cannot express, with what it must say.
+# Settings of transformers with the only value that our model supports.
 _FIXED: dict[str, Any] = {
     "activation_function": "gelu",
     "scale_embedding": False,
@@ -47,7 +47,7 @@ def read_musicgen(
     config = _read_config(folder)
     settings = read_json(folder / "config.json")
     state = read_weights(folder)
-    # Old files keep the sinusoids, which are computed.
+    # Old files contain the sinusoids, which we compute.
     state.pop("decoder.model.decoder.embed_positions.weights", None)
     encoder_state, codec_state = _under("text_encoder.", state), _under("audio_encoder.", state)
     encoder = _build_t5(config.text_encoder, encoder_state, folder)
@@ -89,25 +89,24 @@ def _read_config(folder: Path) -> Any:
     settings = read_json(folder / "config.json")
     if (kind := settings.get("model_type")) != "musicgen":
         raise ValueError(
-            f"Got {folder}, a model of type {kind}; expected type musicgen, which holds a text "
-            "encoder, a codec and a decoder that attends to texts alone."
+            f"Expected model_type musicgen in {folder}, got {kind}. Only a text encoder, a codec "
+            "and a decoder with cross-attention to text are supported."
         )
     for part, expected in _PARTS.items():
         found = settings[part].get("model_type") if isinstance(settings.get(part), dict) else None
         if found != expected:
             raise ValueError(
-                f"Got {folder}, whose config.json has {found} as its {part}; expected {expected}."
+                f"Expected {expected} as the {part} in the config.json of {folder}, got {found}."
             )
     try:
         config = MusicgenConfig.from_dict(settings)
     except (StrictDataclassError, TypeError, ValueError) as error:
-        said = " ".join(str(error).split())
-        raise ValueError(f"Got {folder}, whose config.json is no MusicGen's: {said}") from error
+        reason = " ".join(str(error).split())
+        raise ValueError(f"Invalid MusicGen config.json in {folder}: {reason}") from error
     for name, expected in _FIXED.items():
         if (value := getattr(config.decoder, name, expected)) != expected:
             raise ValueError(
-                f"Got {folder}, whose decoder has {name}={value}; expected {expected}, our model "
-                "has no other."
+                f"Unsupported decoder setting {name}={value} in {folder}. Expected {expected}."
             )
     return config
 
@@ -115,8 +114,8 @@ def _read_config(folder: Path) -> Any:
 def _token_lm_config(decoder: Any) -> TokenLMConfig:
     if decoder.pad_token_id != decoder.vocab_size:
         raise ValueError(
-            f"The decoder has pad_token_id={decoder.pad_token_id}; expected {decoder.vocab_size}, "
-            "the first after those of the codec."
+            f"Expected pad_token_id={decoder.vocab_size}, the first after the codec's tokens, got "
+            f"{decoder.pad_token_id}."
         )
     transformer = TransformerConfig(
         dim=decoder.hidden_size,
@@ -136,7 +135,7 @@ def _token_lm_config(decoder: Any) -> TokenLMConfig:
 def _build_t5(config: Any, state: dict[str, Tensor], folder: Path) -> T5Encoder:
     from transformers import T5EncoderModel
 
-    tied = ("shared.weight", "encoder.embed_tokens.weight")  # files have one of them, or both
+    tied = ("shared.weight", "encoder.embed_tokens.weight")  # files contain one or both
     for name, other in (tied, tied[::-1]):
         if other in state:
             state.setdefault(name, state[other])
@@ -149,7 +148,7 @@ def _build_t5(config: Any, state: dict[str, Tensor], folder: Path) -> T5Encoder:
 
 
 def _sampling(generation: Mapping[str, Any]) -> Sampling:
-    """As the checkpoint says; what it leaves out is as MusicGen's authors have it."""
+    """The checkpoint's sampling settings; the defaults are those of MusicGen's authors."""
     names = ("guidance_scale", "top_k", "temperature")
     return Sampling(
         **{name: generation[name] for name in names if generation.get(name) is not None}
@@ -157,6 +156,6 @@ def _sampling(generation: Mapping[str, Any]) -> Sampling:
 
 
 def _under(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Takes out the weights under a prefix."""
+    """Removes and returns the weights under a prefix."""
     names = [name for name in state if name.startswith(prefix)]
     return {name.removeprefix(prefix): state.pop(name) for name in names}

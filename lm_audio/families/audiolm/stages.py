@@ -1,9 +1,9 @@
 """AudioLM: semantic tokens, then coarse, then fine acoustic tokens (arXiv 2209.03143).
 
-Each stage is a decoder over one flattened stream. Coarse tokens follow the semantic tokens of their
-window as a prefix, fine tokens the coarse ones of their three seconds. Without a prompt it is
-unconditional; with one, all three stages continue it. Given semantic tokens alone, the speaker is
-free: `generate(tokens={"semantic": ...})`.
+Each stage is a decoder over one flattened stream. The coarse stage has the semantic tokens of its
+window as a prefix, the fine stage the coarse tokens of its three seconds. Without a prompt the
+model is unconditional; with one, all three stages continue it. Semantic tokens alone,
+`generate(tokens={"semantic": ...})`, leave the speaker undetermined.
 """
 
 from fractions import Fraction
@@ -35,8 +35,8 @@ def audiolm(
     """All three stages, with new weights.
 
     Args:
-        transformer: the shape of each of them.
-        semantic_rate: tokens per second that are left after de-duplication, on average.
+        transformer: the shape of each stage.
+        semantic_rate: the average number of tokens per second after deduplication.
     """
     semantic = TokenConditioner(num_semantic_tokens, transformer.dim, deduplicate=True, null="none")
     coarse = TokenConditioner(codebook_size, transformer.dim, num_codebooks=num_coarse, null="none")
@@ -85,7 +85,7 @@ RENDERED = ("coarse", "fine")
 
 
 def _model(transformer: TransformerConfig, num_tokens: int) -> dict[str, Any]:
-    """A model over one stream, and the token that starts it."""
+    """A model over one stream, and its start token."""
     config = TokenLMConfig(transformer=transformer, num_streams=1, vocab_size=num_tokens)
     return {"model": TokenLM(config).eval(), "start_token": num_tokens}
 

@@ -1,1 +1,1 @@
-"""Bark: text to speech by three stages, as transformers and its authors publish it."""
+"""Bark: text to speech in three stages, in the layouts of transformers and its authors."""

@@ -1,4 +1,4 @@
-"""Bark's published models, and their two layouts."""
+"""The published Bark models and their two layouts."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,7 +30,7 @@ def _bark(name: str, num_parameters: int, *, size: int) -> ModelInfo:
 
 
 def _load(checkpoint: Checkpoint, settings: LoadSettings) -> "Model":
-    """Either layout; the original's codec lies in a subfolder, or else comes from the hub."""
+    """Loads either layout; the original's codec is in the subfolder `codec`, or on the hub."""
     from lm_audio.families.bark.original_layout import CODEC, TEXT_TOKENIZER
     from lm_audio.families.bark.reading import read_bark
     from lm_audio.families.bark.stages import bark

@@ -1,7 +1,7 @@
-"""A two-sided transformer that adds codebooks to frames whose first ones are known (Bark's last).
+"""Bark's fine model: a two-sided transformer that predicts the missing codebooks of frames.
 
-It predicts codebook k of all frames at once from codebooks 0 to k of all frames; what stands in
-codebook k is a draft, or the token one past the codebook where there is none.
+It predicts codebook k of all frames at once from codebooks 0 to k of all frames; the input of
+codebook k is a draft, or, without one, the token one past the codebook.
 
 Shapes: B batch, K codebooks, T frames, D width, V vocabulary.
 """
@@ -20,8 +20,8 @@ class FineModelConfig:
     """The shape of a fine model.
 
     Args:
-        vocab_size: the tokens of a codebook, and special ones.
-        num_given: how many codebooks are never predicted.
+        vocab_size: tokens per codebook, including special ones.
+        num_given: the number of codebooks that are never predicted.
     """
 
     transformer: TransformerConfig
@@ -32,11 +32,10 @@ class FineModelConfig:
     def __post_init__(self) -> None:
         if not 0 < self.num_given < self.num_codebooks:
             raise ValueError(
-                f"Got {self.num_given} given codebooks of {self.num_codebooks}; give at least one, "
-                "and leave at least one to predict."
+                f"num_given must be between 1 and {self.num_codebooks - 1}, got {self.num_given}."
             )
         if self.transformer.causal:
-            raise ValueError("The transformer is causal; give a fine model a two-sided one.")
+            raise ValueError("A fine model needs a two-sided transformer. Set causal=False.")
 
 
 class FineModel(nn.Module):
@@ -46,16 +45,16 @@ class FineModel(nn.Module):
         super().__init__()
         self.config = config
         rows, dim = config.num_codebooks * config.vocab_size, config.transformer.dim
-        self.embedding = nn.Embedding(rows, dim)  # those of codebook k begin at row k * V
+        self.embedding = nn.Embedding(rows, dim)  # codebook k starts at row k * V
         self.transformer = Transformer(config.transformer)
 
     def forward(self, tokens: Tensor, *, codebook: int) -> Tensor:
-        """Logits [B, T, V] of one codebook, from tokens [B, K, T] of it and of those before it."""
+        """Logits [B, T, V] of one codebook, from tokens [B, K, T] of codebooks 0 to `codebook`."""
         config = self.config
         if not config.num_given <= codebook < config.num_codebooks:
             raise ValueError(
-                f"Got codebook {codebook}; the model predicts {config.num_given} to "
-                f"{config.num_codebooks - 1}."
+                f"codebook must be between {config.num_given} and {config.num_codebooks - 1}, got "
+                f"{codebook}."
             )
         first = torch.arange(codebook + 1, device=tokens.device) * config.vocab_size
         rows = tokens[:, : codebook + 1] + first[:, None]

@@ -1,8 +1,8 @@
-"""Bark's last stage: the codebooks that are missing, one after the other, in overlapping windows.
+"""Bark's last stage: fills the missing codebooks, one after the other, in overlapping windows.
 
-A window sees both ways and fills itself from a frame on, to its end; the next one fills the later
-part of that anew, with what stands there as its draft. So a frame is final when no later window can
-reach it. The windows are those of the original, whatever is known of the coarse tokens meanwhile.
+A two-sided window is filled from some frame to its end; the next window fills its later part again,
+with the earlier result as a draft. So a frame is final when no later window overlaps it. The
+windows are those of the original, however many coarse tokens are already known.
 
 Shapes: K codebooks, T frames, V vocabulary.
 """
@@ -31,7 +31,7 @@ from lm_audio.signals import ACOUSTIC, Signal
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FineStage:
-    """All codebooks, from the first ones that an earlier stage made."""
+    """Predicts all codebooks from the first ones, which an earlier stage made."""
 
     name: str
     model: FineModel
@@ -74,7 +74,7 @@ class FineStage:
 
 
 class FineBatch:
-    """The runs that the stage is working on; each window fills the device, so they take turns."""
+    """The stage's tracks in progress; each window fills the device, so they take turns."""
 
     def __init__(self, stage: FineStage) -> None:
         self._stage = stage
@@ -99,7 +99,7 @@ class FineBatch:
 
 
 class _Work:
-    """A track on its way: its tokens so far, drafts included, after those of the voice."""
+    """A track in progress: the voice's tokens, then its own so far, including drafts."""
 
     def __init__(self, stage: FineStage, track: Track) -> None:
         assert track.source is not None
@@ -122,7 +122,7 @@ class _Work:
 
     @property
     def _length(self) -> int:
-        """The frames of the voice and those whose first codebooks are known."""
+        """The number of frames of the voice and of those whose first codebooks are known."""
         return self._num_before + self._source.num_done
 
     def ready(self) -> bool:
@@ -132,7 +132,7 @@ class _Work:
 
     @torch.inference_mode()
     def step(self) -> None:
-        """Fills the next window, and hands over the frames that no later one can change."""
+        """Fills the next window and outputs the frames that no later window can change."""
         s, track = self._stage.settings, self.track
         if self._source.done and track.num_frames > self._source.num_frames:
             track.end(self._source.num_frames)
@@ -172,7 +172,7 @@ class _Work:
             free[k] = choose(logits, numbers[None, k], self._of_codebook(k, free.shape[1]))[0]
 
     def _of_codebook(self, k: int, num_frames: int) -> SamplingTensors:
-        """The settings of one codebook for each frame, [1, T]."""
+        """The sampling settings of one codebook for each frame, [1, T]."""
         tables: dict[str, Any] = {
             name: table[:, k : k + 1].expand(1, num_frames)
             for name, table in vars(self._settings).items()

@@ -1,6 +1,6 @@
-"""Reads Bark's original files: three models apart, told apart by what they hold.
+"""Reads Bark's original files: three separate models, identified by their content.
 
-The codec and the text tokenizer are not among them; they come from the hub or from given paths.
+The codec and the text tokenizer are not included; they come from the hub or from given paths.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -23,11 +23,11 @@ from lm_audio.saving.pickles import is_torch_file, read_pickle
 
 CODEC = "facebook/encodec_24khz"
 TEXT_TOKENIZER = "google-bert/bert-base-multilingual-cased"
-_PREFIX = "_orig_mod."  # of models that were compiled when they were saved
+_PREFIX = "_orig_mod."  # of models saved after torch.compile
 
 
 def holds_original_bark(folder: Path) -> bool:
-    """Whether some file in a folder is one of Bark's three models."""
+    """Whether a file in the folder is one of Bark's three models."""
     return any(_is_readable_model(file) for file in _torch_files(folder))
 
 
@@ -37,7 +37,7 @@ def read_original_bark(
     codec: str | Path = CODEC,
     text_tokenizer: str | Path = TEXT_TOKENIZER,
 ) -> BarkParts:
-    """Reads the three files, given as such or by a folder that holds no others of the kind."""
+    """Reads the three files, given as paths or as a folder that contains exactly these."""
     if isinstance(source, str | Path):
         folder, files = Path(source), _torch_files(Path(source))
     else:
@@ -80,8 +80,8 @@ def _by_role(files: Sequence[Path], *, source: Path) -> dict[str, tuple[Path, Ma
         if len(packages) != 1:
             names = ", ".join(file.name for file, _ in packages) or "none"
             raise ValueError(
-                f"{source} holds {len(packages)} of Bark's {role} models ({names}); expected one, "
-                "so give the three files that belong together."
+                f"Expected one {role} model of Bark in {source}, found {len(packages)} ({names}). "
+                "Give the three files that belong together."
             )
     return {role: packages[0] for role, packages in found.items()}
 
@@ -93,12 +93,12 @@ def _is_model(package: Mapping[str, Any]) -> bool:
 def _is_readable_model(file: Path) -> bool:
     try:
         return _is_model(read_pickle(file))
-    except ValueError:  # whatever it is, it is for others to tell what is wrong with it
+    except ValueError:  # not a Bark file; other readers report what is wrong with it
         return False
 
 
 def _role(package: Mapping[str, Any]) -> str:
-    """Which of the models it is: only the first reads text, which its input has more tokens for."""
+    """The role of a model: only the semantic one reads text, so it has more input tokens."""
     if any(".wtes." in name for name in package["model"]):
         return "fine"
     sizes = package["model_args"]
@@ -121,4 +121,6 @@ def _shape(arguments: Mapping[str, Any], file: Path) -> Shape:
             num_given=arguments.get("n_codes_given", 1),
         )
     except KeyError as error:
-        raise ValueError(f"{file} lacks {error} in its model_args; fetch it again.") from None
+        raise ValueError(
+            f"{error} is missing in the model_args of {file}. Download it again."
+        ) from None

@@ -1,7 +1,7 @@
-"""What a checkpoint of Bark holds, whatever its layout, and how its weights become our models.
+"""The parts of a Bark checkpoint, and the conversion of its weights.
 
-Bark (github.com/suno-ai/bark) says a text in three stages after AudioLM (arXiv 2209.03143): text to
-semantic tokens, those to two coarse codebooks, those to eight codebooks of EnCodec at 24 kHz.
+Bark (github.com/suno-ai/bark) speaks a text in three stages after AudioLM (arXiv 2209.03143): text
+to semantic tokens, to two coarse codebooks, to eight codebooks of EnCodec at 24 kHz.
 """
 
 import re
@@ -26,7 +26,7 @@ from lm_audio.sampling import Sampling
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# Ours, transformers' and the original's names.
+# Our names, transformers' and the original's.
 _MODULES = (
     ("embedding", "input_embeds_layer", "transformer.wte"),
     ("transformer.positions", "position_embeds_layer", "transformer.wpe"),
@@ -53,14 +53,14 @@ class BarkSettings:
     """The constants of Bark; the defaults are those of all published checkpoints.
 
     Args:
-        text_offset: what is added to text tokens, which share a table with the semantic ones.
-        text_length: text tokens, and semantic tokens of a voice, that go before a clip.
-        semantic_pad: stands for no semantic token, and ends a clip.
-        semantic_length: semantic tokens at most.
-        coarse_context, coarse_history: semantic and coarse tokens that go before a window.
-        coarse_window: coarse tokens of a window.
-        fine_window, fine_hop: frames that are seen together, and by which the next window is later.
-        semantic, coarse, fine: how the stages are sampled by default.
+        text_offset: added to text tokens, which share an embedding table with semantic tokens.
+        text_length: the number of text tokens, and of a voice's semantic tokens, before a clip.
+        semantic_pad: the padding token of the semantic stage, which also ends a clip.
+        semantic_length: the maximum number of semantic tokens.
+        coarse_context, coarse_history: semantic and coarse tokens before a window.
+        coarse_window: coarse tokens per window.
+        fine_window, fine_hop: frames per window, and from one window to the next.
+        semantic, coarse, fine: the default sampling of the stages.
     """
 
     codebook_size: int = 1024
@@ -88,17 +88,17 @@ class BarkSettings:
 
     @property
     def num_coarse_tokens(self) -> int:
-        """The tokens of all coarse codebooks."""
+        """The number of tokens of all coarse codebooks together."""
         return self.coarse_codebooks * self.codebook_size
 
     @property
     def coarse_per_semantic(self) -> float:
-        """Coarse tokens per semantic one; a float, as the rounding that the models have learned."""
+        """Coarse tokens per semantic token; a float, to round as in the training of the models."""
         return self.coarse_rate / float(self.semantic_rate) * self.coarse_codebooks
 
     @property
     def semantic_history(self) -> int:
-        """The semantic tokens before a window that its coarse tokens cover."""
+        """The number of semantic tokens that cover the coarse history of a window."""
         return int(self.coarse_history / self.coarse_per_semantic)
 
 
@@ -122,7 +122,7 @@ class BarkParts:
         return self
 
     def check(self, *, source: object) -> None:
-        """Raises ValueError if a model has fewer positions than its windows take."""
+        """Raises ValueError if a model has fewer positions than its windows need."""
         s = self.settings
         needed: dict[str, tuple[TokenLM | FineModel, int]] = {
             "semantic": (self.semantic, s.text_length + s.semantic_length),
@@ -133,8 +133,8 @@ class BarkParts:
             found = model.config.transformer.num_positions
             if found is not None and found < length:
                 raise ValueError(
-                    f"{source}: the {name} model has {found} positions and its windows take "
-                    f"{length}; expected windows that fit."
+                    f"{source}: the {name} model has {found} positions, but its windows need "
+                    f"{length}."
                 )
 
 
@@ -169,17 +169,17 @@ class Shape:
 
 
 def build_semantic(state: Mapping[str, Tensor], shape: Shape, *, source: object) -> TokenLM:
-    """Makes the semantic model from its weights, by either layout's names."""
+    """Builds the semantic model from weights under either layout's names."""
     return _token_lm(renamed(state), shape, source=source)
 
 
 def build_coarse(
     state: Mapping[str, Tensor], shape: Shape, *, settings: BarkSettings, source: object
 ) -> TokenLM:
-    """Makes the coarse model from its weights, by either layout's names.
+    """Builds the coarse model from weights under either layout's names.
 
-    Its acoustic tokens, which follow the semantic ones there, are put before them: from 0 on, as
-    flattened patterns number them.
+    The embeddings of acoustic tokens are moved before the semantic ones, so that acoustic tokens
+    count from 0 as in flattened patterns.
     """
     weights = renamed(state)
     first = settings.semantic_size
@@ -203,11 +203,11 @@ def _token_lm(weights: Mapping[str, Tensor], shape: Shape, *, source: object) ->
 
 
 def build_fine_model(state: Mapping[str, Tensor], shape: Shape, *, source: object) -> FineModel:
-    """Makes the fine model from its weights, by either layout's names."""
+    """Builds the fine model from weights under either layout's names."""
     if shape.num_inputs != shape.vocab_size:
         raise ValueError(
-            f"{source}: the fine model reads {shape.num_inputs} tokens and writes "
-            f"{shape.vocab_size}; expected as many, for its heads are its embeddings."
+            f"{source}: the fine model has {shape.num_inputs} input and {shape.vocab_size} output "
+            "tokens. Expected equal numbers, because its heads are tied to its embeddings."
         )
     config = FineModelConfig(
         transformer=shape.transformer(causal=False),
@@ -221,7 +221,7 @@ def build_fine_model(state: Mapping[str, Tensor], shape: Shape, *, source: objec
 
 
 def renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights by our names, without the causal masks that were saved among them."""
+    """The weights under our names, without the saved causal masks."""
     return {_our_name(name): x for name, x in state.items() if not name.endswith(".attn.bias")}
 
 
@@ -233,23 +233,23 @@ def _our_name(name: str) -> str:
     for ours, *others in names:
         if module in others:
             return f"{prefix}{ours}.{kind}"
-    return name  # unknown ones are named as they were when they are refused
+    return name  # error messages show unknown names unchanged
 
 
 def _tied(state: dict[str, Tensor], shape: Shape, *, source: object) -> dict[str, Tensor]:
-    """One table from those of the codebooks, of which the heads must be copies."""
+    """Merges the embedding tables of the codebooks; the heads must be copies of them."""
     tables = {int(m[1]): state.pop(name) for name in [*state] if (m := _CODEBOOK.fullmatch(name))}
     for name in [*state]:
         if match := _HEAD.fullmatch(name):
             table = tables.get(int(match[1]) + shape.num_given)
             if table is None or not torch.equal(state.pop(name), table):
                 raise ValueError(
-                    f"{source}: {name} of the fine model is not the embedding of its codebook; "
-                    "expected tied weights, as all published ones are."
+                    f"{source}: {name} of the fine model differs from the embedding of its "
+                    "codebook. Expected tied weights."
                 )
     if [*sorted(tables)] != [*range(shape.num_codebooks)]:
         raise ValueError(
-            f"{source}: the fine model embeds {len(tables)} codebooks; its settings say "
+            f"{source}: the fine model embeds {len(tables)} codebooks, but its settings specify "
             f"{shape.num_codebooks}."
         )
     if len({table.shape for table in tables.values()}) > 1:
@@ -271,10 +271,10 @@ def load_text_tokenizer(source: str | Path) -> "PreTrainedTokenizerBase":
         with hub_access(source):
             tokenizer = AutoTokenizer.from_pretrained(str(source), trust_remote_code=False)
         if not set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens):
-            raise ValueError("an empty one is what transformers 5 gives where there is none")
+            raise ValueError("transformers 5 returns an empty one if there is none")
     except (OSError, ValueError, TypeError, ImportError) as error:  # TypeError: transformers 4.57
         raise ValueError(
-            f"There is no text tokenizer that can be read at {source}; give a folder with the "
+            f"Could not read a text tokenizer from {source}. Give a folder with the "
             "tokenizer.json of bert-base-multilingual-cased, or a hub id."
         ) from error
     return tokenizer

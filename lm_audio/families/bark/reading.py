@@ -1,4 +1,4 @@
-"""Reads Bark, in transformers' layout or the original's, whichever a source holds."""
+"""Reads Bark in transformers' layout or the original's, detected from the files."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,8 +30,8 @@ def read_bark(
     """Reads a folder, or the original's three files.
 
     Args:
-        hub_id: where the folder came from, for voices that were not fetched with it.
-        codec, text_tokenizer: folders or hub ids, for the original's files, which lack both.
+        hub_id: the source of the folder, for voices that were not downloaded with it.
+        codec, text_tokenizer: folders or hub ids, for the original layout, which has neither.
     """
     if isinstance(source, str | Path) and holds_transformers_bark(folder_of(source)):
         parts = read_transformers_bark(Path(source), hub_id=hub_id)

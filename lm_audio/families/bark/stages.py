@@ -1,8 +1,8 @@
-"""Bark: a text, and perhaps a voice, to semantic, then coarse, then all acoustic tokens.
+"""Bark: text and an optional voice to semantic, then coarse, then all acoustic tokens.
 
-The first two stages are token language models whose windows follow tokens of their own table: the
-text and the voice, or the semantic tokens around the window and the acoustic ones before it. The
-third one is in `bark_fine.py`. There is no guidance: Bark was not trained with prompts dropped.
+The first two stages are token language models whose windows have a prefix from their own embedding
+table: the text and the voice, or the semantic tokens around the window and the acoustic ones before
+it. The third is in `fine_stage.py`. There is no guidance: Bark was trained without prompt dropout.
 
 Shapes: L context, K codebooks, T frames.
 """
@@ -29,7 +29,7 @@ from lm_audio.sampling import Sampling
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_NO_GUIDANCE = (1.0, Sampling().guidance_scale)  # the default of others, so that it may stand
+_NO_GUIDANCE = (1.0, Sampling().guidance_scale)  # also accept the default of other models
 logger = logging.getLogger(__name__)
 
 
@@ -80,7 +80,7 @@ def bark(parts: BarkParts) -> list[Stage]:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SemanticStage(LMStage):
-    """Semantic tokens of a text, said by a voice, until the speech ends."""
+    """Semantic tokens of a text, spoken by a voice, until the speech ends."""
 
     settings: BarkSettings
     voices: BarkVoices
@@ -91,7 +91,7 @@ class SemanticStage(LMStage):
         return ("text", "voice")
 
     def trim(self, track: Track) -> None:
-        """Leaves the track no more tokens than the model makes for one text."""
+        """Limits the track to the tokens that the model makes for one text."""
         if track.num_frames > self.window_frames:
             track.end(self.window_frames)
 
@@ -99,11 +99,11 @@ class SemanticStage(LMStage):
         super().check(track)
         _check_track(track, self.voices)
         if not isinstance(text := track.conditions.get("text"), str | None):
-            raise ValueError(f"Got {text!r} as a text; give a string.")
+            raise ValueError(f"A text prompt must be a string, got {text!r}.")
 
     @torch.inference_mode()
     def open(self, window: Window) -> None:
-        """A window follows the text and the voice, added token by token."""
+        """Sets the prefix of a window: the sum of text and voice embeddings, token by token."""
         s, conditions = self.settings, window.track.conditions
         text = self.text_tokens(conditions.get("text"))
         history = torch.full_like(text, s.semantic_pad)
@@ -114,13 +114,13 @@ class SemanticStage(LMStage):
         window.rows = (_single_row(window, self.model.embed(both).sum(dim=0, keepdim=True)),)
 
     def text_tokens(self, text: str | None) -> Tensor:
-        """The text [L] as the model numbers it, padded; no text is padding alone."""
+        """The text tokens [L] with the model's offset, padded; all padding without a text."""
         s = self.settings
         tokenizer: Any = self.tokenizer
         found = tokenizer(text or "", add_special_tokens=False, verbose=False)["input_ids"]
         if len(found) > s.text_length:
             logger.warning(
-                "The text has %d tokens and Bark reads %d: the end is cut, give it in parts.",
+                "The text has %d tokens and is truncated to %d. Split it into shorter parts.",
                 len(found), s.text_length,
             )  # fmt: skip
         tokens = torch.full((s.text_length,), s.text_pad)
@@ -131,7 +131,7 @@ class SemanticStage(LMStage):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class CoarseStage(LMStage):
-    """The first codebooks of semantic tokens, in short windows that see what is before them."""
+    """The first codebooks from semantic tokens, in short windows that follow their history."""
 
     settings: BarkSettings
     voices: BarkVoices
@@ -154,12 +154,12 @@ class CoarseStage(LMStage):
         if source is None or not source.done:
             return
         num_frames = int(source.num_frames * s.coarse_per_semantic / s.coarse_codebooks)
-        if num_frames >= track.num_frames - 1:  # a part of a frame may be missing through rounding
+        if num_frames >= track.num_frames - 1:  # rounding may lose part of a frame
             return
         if source.num_frames == s.semantic_length:
             logger.warning(
-                "The speech was cut at %.1f s, the most that Bark makes of one text, and silence "
-                "follows; give the text in parts.", num_frames / s.coarse_rate,
+                "The speech is cut at %.1f s, Bark's limit for one text, and padded with silence. "
+                "Split the text into shorter parts.", num_frames / s.coarse_rate,
             )  # fmt: skip
         track.end(num_frames)
 
@@ -174,14 +174,14 @@ class CoarseStage(LMStage):
 
     @torch.inference_mode()
     def open(self, window: Window) -> None:
-        """A window follows semantic tokens around it, a start token, and the frames before it."""
+        """Sets the prefix: semantic tokens around the window, a start token, earlier frames."""
         tokens = self._context(window)
         window.start_token = int(tokens[-1])
         embeddings = self.model.embed(tokens[None, None, :-1].to(self.device))
         window.rows = (_single_row(window, embeddings),)
 
     def _context(self, window: Window) -> Tensor:
-        """The context [L] as the model numbers it; its last token starts the window."""
+        """The context [L] in the model's vocabulary; its last token starts the window."""
         track, source, s = window.track, window.track.source, self.settings
         assert source is not None
         known, flat = self._history(track)
@@ -194,7 +194,7 @@ class CoarseStage(LMStage):
         return torch.cat([semantic + s.num_coarse_tokens, padding, start, history])
 
     def _history(self, track: Track) -> tuple[Tensor, Tensor]:
-        """The end of the voice that both kinds of tokens cover: semantic ones, and flat coarse."""
+        """The end of the voice that both kinds of tokens cover: semantic and flattened coarse."""
         s, voice = self.settings, _voice(self, track)
         if voice is None:
             return torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int64)
@@ -205,18 +205,18 @@ class CoarseStage(LMStage):
             int(len(coarse) / s.coarse_per_semantic),
         )
         num_coarse = round(num_semantic * s.coarse_per_semantic)
-        # As trained: the last frame of the voice is left out.
+        # As in training, without the last frame of the voice.
         coarse = coarse[len(coarse) - num_coarse :][: -s.coarse_codebooks]
         return semantic[len(semantic) - num_semantic :], coarse
 
     def _first_semantic(self, window: Window, history: Tensor) -> int:
-        """Where the semantic tokens of the context begin, counted from those of the voice."""
+        """The index of the context's first semantic token, counted from the voice's."""
         s = self.settings
         made = round(window.start * s.coarse_codebooks / s.coarse_per_semantic)
         return max(0, len(history) + made - s.semantic_history)
 
     def _flat(self, tokens: Tensor) -> Tensor:
-        """Tokens [K, T] one by one, those of codebook k from k * codebook_size on."""
+        """Tokens [K, T] flattened, with an offset of k * codebook_size for codebook k."""
         first = torch.arange(len(tokens)) * self.settings.codebook_size
         return (tokens + first[:, None]).T.flatten()
 
@@ -227,7 +227,7 @@ def _voice(stage: SemanticStage | CoarseStage, track: Track) -> BarkVoice | None
 
 
 def _single_row(window: Window, embeddings: Tensor) -> Row:
-    """Nothing is ever dropped, so there is one row; it follows embeddings [1, L, D]."""
+    """The only guidance row, since nothing is dropped; its prefix is embeddings [1, L, D]."""
     mask = torch.ones(embeddings.shape[:2], dtype=torch.bool, device=embeddings.device)
     prefix = Condition(embeddings=embeddings, mask=mask)
     weights = torch.ones(len(window.frames), device=embeddings.device)
@@ -237,8 +237,7 @@ def _single_row(window: Window, embeddings: Tensor) -> Row:
 def _check_track(track: Track, voices: BarkVoices) -> None:
     if track.negative or track.sampling.guidance_scale not in _NO_GUIDANCE:
         raise ValueError(
-            "Bark has no guidance: it was not trained to do without its prompts; leave out the "
-            "negative prompt and the guidance scale."
+            "Bark does not support guidance. Remove the negative prompt and the guidance scale."
         )
     if (voice := track.conditions.get("voice")) is not None:
         voices.load(voice)

@@ -1,4 +1,4 @@
-"""Reads Bark as transformers publishes it: all models in one, told apart by prefixes."""
+"""Reads Bark in transformers' layout: all models in one file, separated by prefixes."""
 
 import logging
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ from lm_audio.saving.files import read_json, read_weights
 
 logger = logging.getLogger(__name__)
 _PREFIXES = ("semantic", "coarse_acoustics", "fine_acoustics", "codec_model")
-_DEFAULT_TOP_K = 50  # of transformers, where a file states none
+_DEFAULT_TOP_K = 50  # transformers' default
 
 
 def holds_transformers_bark(folder: Path) -> bool:
@@ -40,7 +40,7 @@ def read_transformers_bark(folder: Path, *, hub_id: str | None = None) -> BarkPa
     states = _split(read_weights(folder), source=folder)
     codec_settings = config.codec_config.to_dict()
     if (kind := codec_settings.pop("model_type", None)) != "encodec":
-        raise ValueError(f"Got {folder}, whose codec is of type {kind}; expected type encodec.")
+        raise ValueError(f"Expected a codec of type encodec in {folder}, got {kind}.")
     settings = read_settings(read_json(folder / "generation_config.json"))
     parts = BarkParts(
         semantic=build_semantic(
@@ -67,13 +67,13 @@ def read_transformers_bark(folder: Path, *, hub_id: str | None = None) -> BarkPa
 
 
 def read_settings(generation: Mapping[str, Any]) -> BarkSettings:
-    """The constants that generation_config.json states; the others are as published."""
+    """The constants in generation_config.json; the defaults are the published ones."""
     semantic, coarse, fine = (
         generation.get(name) or {}
         for name in ("semantic_config", "coarse_acoustics_config", "fine_acoustics_config")
     )
     if semantic.get("min_eos_p") is not None:
-        logger.warning("min_eos_p of generation_config.json has no effect: speeches may be longer.")
+        logger.warning("min_eos_p in generation_config.json is ignored: speech may be longer.")
     stated = {
         "codebook_size": generation.get("codebook_size"),
         "text_offset": semantic.get("text_encoding_offset"),
@@ -118,7 +118,7 @@ def _sampling(stated: Mapping[str, Any]) -> Sampling:
 
 
 def _fine_sampling(stated: Mapping[str, Any]) -> Sampling:
-    """Greedy where transformers is: at temperature 1 as well, which stands for none stated."""
+    """Greedy where transformers is, which includes temperature 1, its default."""
     temperature = stated.get("temperature") or 1.0
     return Sampling(
         temperature=0.0 if temperature == 1 else temperature, top_k=0, guidance_scale=1.0
@@ -137,8 +137,8 @@ def _split(weights: Mapping[str, Tensor], *, source: object) -> dict[str, dict[s
     missing = [prefix for prefix, state in states.items() if not state]
     if unexpected or missing:
         raise ValueError(
-            f"{source}: missing parts: {', '.join(missing) or 'none'}; unexpected weights: "
-            f"{', '.join(sorted(unexpected)) or 'none'}; expected those of BarkModel."
+            f"{source} does not match BarkModel. Missing parts: {', '.join(missing) or 'none'}. "
+            f"Unexpected weights: {', '.join(sorted(unexpected)) or 'none'}."
         )
     return states
 

@@ -1,7 +1,7 @@
-"""The voices of Bark: tokens of a recording, with which each of its stages begins.
+"""The voices of Bark: tokens of a recording that prompt each of its stages.
 
-Read from `.npz` files, or from a checkpoint whose `speaker_embeddings_path.json` names three `.npy`
-files for each voice. NumPy files that hold objects are refused: reading them could run code.
+Read from `.npz` files, or from a checkpoint whose `speaker_embeddings_path.json` lists three `.npy`
+files per voice. NumPy files with objects raise an error: reading them could run code.
 
 Shapes: K codebooks, T frames.
 """
@@ -38,13 +38,13 @@ class BarkVoice:
 
 
 class BarkVoices:
-    """The voices that a checkpoint has, and those of files.
+    """Loads voices from a checkpoint or from files.
 
     Args:
-        folder: that of the checkpoint.
-        hub_id: where the files of a voice are fetched from if the folder lacks them.
-        sizes: the tokens of the semantic tokenizer and of a codebook.
-        num_codebooks: coarse ones, and all.
+        folder: of the checkpoint.
+        hub_id: the source of voice files that are not in the folder.
+        sizes: the number of semantic tokens, and of tokens per codebook.
+        num_codebooks: the number of coarse codebooks, and of all.
     """
 
     def __init__(
@@ -61,11 +61,11 @@ class BarkVoices:
         self._num_coarse, self._num_codebooks = num_codebooks
 
     def names(self) -> list[str]:
-        """The voices that the checkpoint has."""
+        """The names of the checkpoint's voices."""
         return sorted(self._index())
 
     def load(self, voice: "str | Path | Mapping[str, Any] | BarkVoice") -> BarkVoice:
-        """Reads a voice: a name of the checkpoint's, an `.npz` file, or its three arrays."""
+        """Reads a voice, given as a name in the checkpoint, an `.npz` file, or three arrays."""
         if isinstance(voice, BarkVoice):
             return self._checked("the voice", voice)
         if isinstance(voice, Mapping):
@@ -76,7 +76,7 @@ class BarkVoices:
         if not path.is_file():
             known = ", ".join(sorted(index)[:8]) + (", ..." if len(index) > 8 else "")
             raise ValueError(
-                f"Found no voice {voice!r}: it is no .npz file, and the checkpoint's voices are: "
+                f"Unknown voice {voice!r}. Give an .npz file, or one of the checkpoint's voices: "
                 f"{known or 'none'}."
             )
         return self._from_arrays(str(path), _read_npz(path))
@@ -105,24 +105,26 @@ class BarkVoices:
             relative = PurePosixPath(str(files.get(part, "")))
             if relative.is_absolute() or ".." in relative.parts:
                 raise ValueError(
-                    f"Refused the file {relative} of voice {name}: it leaves the checkpoint's "
+                    f"Invalid path {relative} in voice {name}: it is outside the checkpoint's "
                     "folder."
                 )
             file = self._find(str(relative)) if part in files else None
             if file is None:
-                raise ValueError(f"Voice {name} lacks its {part}; fetch the checkpoint again.")
+                raise ValueError(f"Voice {name} has no {part}. Download the checkpoint again.")
             arrays[part] = _read_npy(file)
         return arrays
 
     def _from_arrays(self, name: str, arrays: Mapping[str, Any]) -> BarkVoice:
         missing = [part for part in _PARTS if part not in arrays]
         if missing:
-            raise ValueError(f"{name} lacks {', '.join(missing)}; a voice has {', '.join(_PARTS)}.")
+            raise ValueError(
+                f"{name} has no {', '.join(missing)}. A voice needs {', '.join(_PARTS)}."
+            )
         tensors = []
         for part in _PARTS:
             array = np.asarray(arrays[part])
             if array.dtype.kind not in "iu":
-                raise ValueError(f"{name} has a {part} of {array.dtype}; expected whole numbers.")
+                raise ValueError(f"{part} of {name} must contain integers, got {array.dtype}.")
             tensors.append(torch.from_numpy(array.astype(np.int64)))
         semantic, coarse, fine = tensors
         return self._checked(name, BarkVoice(semantic=semantic, coarse=coarse, fine=fine))
@@ -138,13 +140,13 @@ class BarkVoices:
             if tokens.dim() != len(first) + 1 or tuple(tokens.shape[:-1]) != first:
                 wanted = [*first, "T"]
                 raise ValueError(
-                    f"{name} has a {part}_prompt of shape {list(tokens.shape)}; expected "
-                    f"[{', '.join(map(str, wanted))}]."
+                    f"Expected {part}_prompt of shape [{', '.join(map(str, wanted))}] in {name}, "
+                    f"got {list(tokens.shape)}."
                 )
             if not tokens.numel() or int(tokens.min()) < 0 or int(tokens.max()) >= size:
                 raise ValueError(
-                    f"{name} has a {part}_prompt that is empty or has tokens outside of 0 to "
-                    f"{size - 1}; expected tokens of this model."
+                    f"{part}_prompt of {name} must contain tokens between 0 and {size - 1}, and "
+                    "must not be empty."
                 )
         return voice
 
@@ -165,4 +167,4 @@ def _read_npy(path: Path) -> Any:
 
 
 def _not_numbers(path: Path) -> ValueError:
-    return ValueError(f"Could not read {path}: it is no whole NumPy file of plain numbers.")
+    return ValueError(f"{path} is not a valid NumPy file of plain numbers.")

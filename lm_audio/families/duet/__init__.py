@@ -1,1 +1,1 @@
-"""Duet: a semantic stage leads an acoustic stage; the model in the package is one."""
+"""Duet: a semantic stage conditions an acoustic stage; the architecture of the default model."""

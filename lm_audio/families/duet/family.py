@@ -1,4 +1,4 @@
-"""Our own folder, which holds a duet or any other model of language-model stages and a codec."""
+"""lm-audio's own folder, for a duet or any other model of LM stages and a codec."""
 
 from typing import TYPE_CHECKING
 

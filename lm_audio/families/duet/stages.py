@@ -1,7 +1,7 @@
 """Duet: text -> semantic tokens -> acoustic tokens, with guidance in both stages.
 
-The acoustic stage gets text by cross-attention, and the semantic tokens in step with its frames, a
-few of them ahead: so it follows the semantic stage closely, and sound starts early.
+The acoustic stage gets the text by cross-attention, and semantic tokens added to its frames with a
+short look-ahead. It can therefore follow the semantic stage closely, and audio starts early.
 
 Shapes: D width.
 """
@@ -22,7 +22,7 @@ from lm_audio.patterns import Pattern, delayed, parallel, stereo
 from lm_audio.sampling import Sampling
 
 CONTEXT_SECONDS = 30
-KEPT_SHARE = 3  # a third of a window is the prompt of the next one
+KEPT_SHARE = 3  # a third of a window is the start of the next one
 LOOK_AHEAD = 2  # semantic tokens
 
 
@@ -42,8 +42,8 @@ def duet(
 
     Args:
         semantic, acoustic: with cross-attention.
-        text: makes the text conditioner of a width.
-        num_channels: 2 for stereo by two interleaved sets of codebooks.
+        text: builds the text conditioner for a given width.
+        num_channels: 2 for stereo with two interleaved sets of codebooks.
     """
     pattern = delayed(range(num_codebooks))
     pattern = stereo(pattern) if num_channels == 2 else pattern

@@ -1,1 +1,1 @@
-"""How a CPU computes a step: the kernels, and what torch does where they cannot be used."""
+"""Decode steps on a CPU: our kernels, and the fallback to torch."""

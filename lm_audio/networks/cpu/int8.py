@@ -1,4 +1,4 @@
-"""A linear layer of whole numbers: a quarter of the memory to read, for steps on a CPU.
+"""An int8 linear layer: a quarter of the memory traffic, for steps on a CPU.
 
 Shapes: M rows, K inputs, N outputs.
 """
@@ -11,14 +11,14 @@ from lm_audio.networks.cpu.linear import ROW_MULTIPLE, Linear, in_padded_rows
 
 _LARGEST = 127
 _ROWS_AT_ONCE = 256
-_ZERO = 128  # what stands for 0 in a byte without a sign, which the CPU multiplies faster
+_ZERO = 128  # zero point of unsigned bytes, which the CPU multiplies faster
 
 
 class Int8Linear(nn.Module):
-    """The nearest to a linear layer whose weights are bytes, with a scale for each output.
+    """Approximates a linear layer with int8 weights and one scale per output.
 
-    Inputs are rounded to bytes, too, with a scale for each row: what a row gives depends on no
-    other, to the bit, since whole numbers add up alike in any order.
+    Inputs are quantised, too, with one scale per row. The result for a row does not depend on other
+    rows, bit for bit, because integer sums are exact in any order.
     """
 
     def __init__(self, layer: Linear) -> None:
@@ -53,11 +53,11 @@ class Int8Linear(nn.Module):
         return y * scale
 
     def _save_to_state_dict(self, *_: object) -> None:
-        raise ValueError("A model of dtype int8 is rounded; load it as float32 to save it.")
+        raise ValueError("An int8 model cannot be saved. Load it as float32.")
 
 
 def _rounded(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Weights [N, K] as whole numbers, with their scales and sums [N]; in parts, to save memory."""
+    """Weights [N, K] as int8, with their scales and sums [N]; in parts, to save memory."""
     whole = torch.empty(weight.shape, dtype=torch.int8)
     scale, sums = torch.empty(len(weight)), torch.empty(len(weight), dtype=torch.int32)
     for start in range(0, len(weight), _ROWS_AT_ONCE):
@@ -70,5 +70,5 @@ def _rounded(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _scale(rows: Tensor) -> Tensor:
-    """What a step of a whole number stands for in each row: [M, 1]."""
+    """The quantisation scale of each row: [M, 1]."""
     return rows.abs().amax(dim=1, keepdim=True).clamp(min=1e-12) / _LARGEST

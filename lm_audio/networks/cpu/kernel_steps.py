@@ -1,4 +1,4 @@
-"""Steps of a transformer by the CPU kernels: one call a block, where modules take some forty.
+"""Transformer steps with the CPU kernels: one call per block instead of about forty.
 
 Shapes: R rows of a cache, H heads, L positions, D width.
 """
@@ -15,7 +15,7 @@ from lm_audio.networks.kv_cache import KVCache
 
 
 class KernelSteps:
-    """The blocks of a transformer as the kernel reads them; it shares their weights.
+    """The blocks of a transformer in the kernels' format; shares their weights.
 
     Args:
         config: the `TransformerConfig`.
@@ -27,7 +27,7 @@ class KernelSteps:
 
     @staticmethod
     def of(blocks: Any, config: Any) -> "KernelSteps | None":
-        """None where a layer is not packed for the kernels, or of a shape that they do not know."""
+        """None if a layer is not packed for the kernels, or has an unsupported shape."""
         layers = [x for x in blocks.modules() if isinstance(x, Linear | Int8Linear)]
         packed = all(x.by_kernel for x in layers)
         known = config.head_dim in kernels.HEAD_WIDTHS and config.hidden_dim % 4 == 0
@@ -47,7 +47,7 @@ class KernelSteps:
 
         Args:
             bias: [R, H, L], added to the scores.
-            rotation: [R, 1, 1, D / 2] each, by which queries and keys are turned.
+            rotation: cosines and sines [R, 1, 1, D / 2] that rotate queries and keys.
         """
         config, lengths = self._config, positions + 1
         cos, sin = rotation if rotation is not None else (None, None)

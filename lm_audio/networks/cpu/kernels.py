@@ -1,7 +1,7 @@
-"""The CPU kernels of kernels.cpp: compiled once for this machine, and never needed.
+"""The optional CPU kernels of kernels.cpp, compiled once per machine.
 
-Without a compiler torch's own operators do the work, slower; without AVX-512 they are the faster
-ones, so the kernels are not used. `LM_AUDIO_KERNELS=0` in the environment switches them off.
+Without a compiler, torch's slower operators are used. Without AVX-512 they are faster than the
+kernels, so they are used, too. `LM_AUDIO_KERNELS=0` in the environment disables the kernels.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 SOURCE = Path(__file__).with_name("kernels.cpp")
 PANEL = 64
-"""How many outputs' weights lie together; the last panel is filled up with zeros."""
+"""The number of outputs per panel of weights; the last panel is padded with zeros."""
 HEAD_WIDTHS = range(16, 129, 16)
 _NAME = "lm_audio_kernels"
 _FLAGS = ["-O3", "-march=native", "-fopenmp"]
@@ -34,7 +34,7 @@ _FLAGS = ["-O3", "-march=native", "-fopenmp"]
 
 @functools.cache
 def available() -> bool:
-    """Whether torch.ops.lm_audio has the kernels; compiles them if need be."""
+    """Whether torch.ops.lm_audio has the kernels; compiles them if necessary."""
     if os.environ.get("LM_AUDIO_KERNELS") == "0" or not _has_wide_registers():
         return False
     library = _cache_folder() / f"kernels-{_key()}.so"
@@ -45,11 +45,10 @@ def available() -> bool:
                 return False
             _compile(library)
         torch.ops.load_library(library)
-    except Exception as error:  # whatever a compiler, a linker or a disk has to say
+    except Exception as error:  # from a compiler, a linker or a disk
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         logger.warning(
-            "The CPU kernels cannot be used, so decoding is slower (%s). They are tried again when "
-            "%s is gone.",
+            "The CPU kernels are unavailable, so decoding is slower (%s). Delete %s to retry.",
             reason,
             failed,
         )
@@ -60,12 +59,12 @@ def available() -> bool:
 
 
 def multiplies_bytes() -> bool:
-    """Whether there is one for int8, which takes a CPU with AVX-512 VNNI."""
+    """Whether there is an int8 kernel, which needs a CPU with AVX-512 VNNI."""
     return available() and hasattr(torch.ops.lm_audio, "linear_int8")
 
 
 def panels(weight: Tensor) -> Tensor:
-    """Weights [N, K] as `multiply` reads them: [P, K, 64]."""
+    """Weights [N, K] in the format of `multiply`: [P, K, 64]."""
     weight = F.pad(weight, (0, 0, 0, -len(weight) % PANEL))
     weight = weight.view(-1, PANEL, weight.shape[1]).transpose(1, 2)
     if weight.dtype == torch.bfloat16:  # two to a word, 16 outputs apart
@@ -87,7 +86,7 @@ def multiply(x: Tensor, weight: Tensor, bias: Tensor | None, out_features: int) 
 
 
 def byte_panels(weight: Tensor) -> Tensor:
-    """Whole numbers [N, K] as `multiply_bytes` reads them: [P, K / 4, 64, 4]."""
+    """Integers [N, K] in the format of `multiply_bytes`: [P, K / 4, 64, 4]."""
     weight = F.pad(weight, (0, -weight.shape[1] % 4, 0, -len(weight) % PANEL))
     return weight.view(-1, PANEL, weight.shape[1] // 4, 4).transpose(1, 2).contiguous()
 
@@ -95,7 +94,7 @@ def byte_panels(weight: Tensor) -> Tensor:
 def multiply_bytes(
     x: Tensor, weight: Tensor, scale: Tensor, sums: Tensor, bias: Tensor | None
 ) -> Tensor:
-    """[M, N]: rows [M, K], rounded to bytes, times weights of bytes with a scale [N] each.
+    """[M, N]: rows [M, K], quantised to bytes, times byte weights with a scale [N] each.
 
     Args:
         sums: [N], of the weights of each output.
@@ -106,8 +105,8 @@ def multiply_bytes(
 
 
 def _compile(library: Path) -> None:
-    """In a process of its own, for torch also loads what it compiles."""
-    logger.warning("Compiling the CPU kernels for this machine, once; it takes half a minute.")
+    """Compiles in a separate process, because torch also loads what it compiles."""
+    logger.warning("Compiling the CPU kernels (once per machine, about 30 s).")
     library.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         command = f"from {__name__} import compile_into; compile_into({folder!r})"
@@ -121,7 +120,7 @@ def _compile(library: Path) -> None:
         )
         made = Path(folder) / f"{_NAME}.so"
         if not made.is_file():
-            raise RuntimeError(_error(done.stdout + done.stderr) or "the compiler made nothing")
+            raise RuntimeError(_error(done.stdout + done.stderr) or "no output from the compiler")
         with replacing(library) as path:
             shutil.copyfile(made, path)
 
@@ -129,7 +128,7 @@ def _compile(library: Path) -> None:
 def compile_into(folder: str) -> None:
     from torch.utils.cpp_extension import load
 
-    # Not linked to OpenMP: the one that torch brings is found, and shares its threads.
+    # Not linked to OpenMP: uses torch's copy and shares its threads.
     load(_NAME, [str(SOURCE)], extra_cflags=_FLAGS, build_directory=folder, is_python_module=False)
 
 
@@ -139,8 +138,8 @@ def _error(output: str) -> str:
 
 
 def _has_wide_registers() -> bool:
-    """Whether a product's sums stay in registers: 64 of them spill where those have 32 bytes, and
-    the kernels are then 3 to 19 times slower than torch (docs/performance.md)."""
+    """Whether a product's 64 sums fit into registers: 32-byte registers spill, and the kernels are
+    then 3 to 19 times slower than torch (docs/performance.md)."""
     return torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
@@ -150,7 +149,7 @@ def _finds_compiler() -> bool:
 
 
 def _path() -> str:
-    """Where programs are found: beside Python, too, where pip puts ninja."""
+    """PATH plus Python's folder, where pip installs ninja."""
     return os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
 
 
@@ -160,7 +159,7 @@ def _cache_folder() -> Path:
 
 
 def _key() -> str:
-    """Changes with all that the compiled file depends on."""
+    """A cache key of everything that the compiled file depends on."""
     parts = [
         SOURCE.read_text(),
         *_FLAGS,

@@ -1,4 +1,4 @@
-"""A linear layer that gives each row what it would give it in any other company."""
+"""A linear layer whose result for a row does not depend on the batch."""
 
 from collections.abc import Callable
 
@@ -15,9 +15,9 @@ PLAIN_MULTIPLE = 16  # of plain weights: MKL on Intel has other kernels for up t
 class Linear(nn.Linear):
     """`nn.Linear` whose result for a row does not depend, bit for bit, on the number of rows.
 
-    CPU libraries multiply some rows at a time and the remainder by another kernel, which rounds
-    otherwise. So the rows are padded to a multiple, which costs next to nothing: few rows take as
-    long as eight or sixteen. Training has no use for it.
+    CPU libraries multiply rows in groups and the remainder with another kernel, which rounds
+    differently. So rows are padded to a multiple, which costs almost nothing: a few rows take as
+    long as eight or sixteen. Not used in training.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -34,10 +34,10 @@ class Linear(nn.Linear):
         return in_padded_rows(self._multiply, x, ROW_MULTIPLE if self.packed else PLAIN_MULTIPLE)
 
     def pack(self) -> None:
-        """Lays the weights out as the CPU reads them fastest; steps take a fraction of the time.
+        """Rearranges the weights for the CPU, which makes steps several times faster.
 
-        They are the same numbers, take the same room, and are saved as ever. `train()` undoes it.
-        With the kernels of this package it takes and gives float32, whatever the weights are.
+        Values, size and saved form stay the same, and `train()` undoes it. With the kernels of this
+        package inputs and outputs are float32, whatever the dtype of the weights.
         """
         weight = self.weight.detach()
         if kernels.available() and weight.dtype in (torch.float32, torch.bfloat16):
@@ -83,7 +83,7 @@ class Linear(nn.Linear):
 def in_padded_rows(
     multiply: Callable[[Tensor], Tensor], x: Tensor, multiple: int = ROW_MULTIPLE
 ) -> Tensor:
-    """What `multiply` makes of the rows of x [..., D], given a whole multiple of them."""
+    """Applies `multiply` to the rows of x [..., D], padded to a multiple."""
     rows = x.reshape(-1, x.shape[-1])
     missing = -len(rows) % multiple
     if missing:

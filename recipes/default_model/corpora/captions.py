@@ -1,8 +1,8 @@
-"""Captions from templates: the same facts said in several ways, and in ways kept for tests.
+"""Captions from templates: paraphrases for training, and others that are kept for tests.
 
-A template has slots in braces, one for each attribute that it tells: "a {speed} train {horn}". What
-fills a slot is a phrase for the word that the attribute has; the empty word is not mentioned. What
-stands in brackets goes with its slots: "a bird sings[ with a {pitch} voice]".
+A template has a slot in braces for each attribute that it mentions: "a {speed} train {horn}". A
+phrase for the attribute's word fills the slot; an empty word leaves it out, together with the
+brackets around it: "a bird sings[ with a {pitch} voice]".
 """
 
 import re
@@ -13,12 +13,12 @@ from string import Formatter
 import numpy as np
 
 Phrases = Mapping[str, Mapping[str, tuple[str, ...]]]
-"""Attribute -> word -> the ways to say it. A word that is not listed is said as it is."""
+"""Attribute -> word -> phrases. A word that is not listed stands for itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Wording:
-    """How captions of one class of sounds are put; `unseen` templates are never trained on."""
+    """Caption templates of a class of sounds; `unseen` templates are never trained on."""
 
     templates: tuple[str, ...]
     unseen: tuple[str, ...]
@@ -33,10 +33,10 @@ def write_captions(
     rng: np.random.Generator,
     unseen: bool = False,
 ) -> list[str]:
-    """Writes up to `count` different captions; the first tells as much as any template does.
+    """Writes up to `count` distinct captions; the first mentions as many attributes as possible.
 
     Args:
-        words: the word of each attribute; without it, or if it is empty, the slot stays empty.
+        words: the word of each attribute; a missing or empty word leaves its slot empty.
     """
     templates = wording.unseen if unseen else wording.templates
     told = [sum(bool(words.get(slot)) for slot in slots(template)) for template in templates]
@@ -51,12 +51,12 @@ def write_captions(
 
 
 def slots(template: str) -> set[str]:
-    """The attributes that a template tells."""
+    """The attributes that a template mentions."""
     return {field for _, field, _, _ in Formatter().parse(template) if field}
 
 
 def with_article(text: str) -> str:
-    """Turns "a" into "an" where it must be."""
+    """Turns "a" into "an" before vowel sounds."""
     return re.sub(r"\b([Aa]) (?=[aeiou])(?!one\b|uni|use)", r"\1n ", text)
 
 

@@ -1,4 +1,4 @@
-"""Clips that programs make, as files: those that are there and whole need not be made again."""
+"""Files of generated clips; existing valid files are not written again."""
 
 from pathlib import Path
 
@@ -19,6 +19,6 @@ def is_whole(path: Path, *, seconds: float, sample_rate: int) -> bool:
     """Whether an audio file has this length and rate, to the sample."""
     try:
         info = audio_info(path)
-    except (FileNotFoundError, ValueError):  # not there, or broken: it is written again
+    except (FileNotFoundError, ValueError):  # missing or damaged
         return False
     return (info.sample_rate, info.num_samples) == (sample_rate, num_samples(seconds, sample_rate))

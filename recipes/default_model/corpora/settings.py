@@ -1,4 +1,4 @@
-"""The settings a corpus was made with, kept beside its clips."""
+"""The settings of a corpus, stored with its clips."""
 
 import json
 from collections.abc import Mapping

@@ -1,6 +1,6 @@
-"""Building blocks of made-up sounds: envelopes, noises, tones, resonators. All are [N], float64.
+"""Building blocks of synthetic sounds: envelopes, noises, tones, resonators. All are [N], float64.
 
-Nothing above the Nyquist frequency is ever made, so every sound exists at every sample rate.
+No content is generated above the Nyquist frequency, so every sample rate works.
 """
 
 from collections.abc import Callable, Iterable
@@ -19,7 +19,7 @@ def times(seconds: float, sample_rate: int) -> np.ndarray:
 
 
 def add(mix: np.ndarray, sound: np.ndarray, *, at: int) -> None:
-    """Adds a sound in place; what lies outside of the mix is lost."""
+    """Adds a sound in place; samples outside the mix are dropped."""
     begin, end = max(0, at), min(len(mix), at + len(sound))
     if begin < end:
         mix[begin:end] += sound[begin - at : end - at]

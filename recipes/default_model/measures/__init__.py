@@ -1,1 +1,1 @@
-"""What evaluate.py measures of the default model, and the targets that it is held to."""
+"""Measurements of the default model for evaluate.py, and their targets."""

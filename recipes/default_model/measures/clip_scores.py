@@ -1,4 +1,4 @@
-"""Scores of single clips that several measures share: class, words, quality of speech.
+"""Scores of single clips that several measures share: class, words and speech quality.
 
 Sound classes are judged in an embedding space: a clip is the mean of the vectors of its windows.
 
@@ -122,5 +122,5 @@ def difference_of(
 
 
 def without_target(group: str, rows: Iterable[Measurement]) -> list[TargetResult]:
-    """Rows that are there for comparison."""
+    """Rows for comparison only."""
     return [TargetResult(group=group, measurement=row) for row in rows]

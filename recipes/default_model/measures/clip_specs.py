@@ -1,6 +1,6 @@
 """Clips to generate for an evaluation, kept in files so that none is generated twice.
 
-The caller generates them; this module knows no models.
+The caller generates them; this module is independent of models.
 
 Shapes: C channels, N samples, K codebooks, T frames.
 """

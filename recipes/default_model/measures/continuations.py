@@ -46,7 +46,9 @@ def voice_results(
     """Whether the speaker is still the same."""
     metric = "speech continuation: speaker identified"
     if embedder is None:
-        return without_target("speech", [missing(metric, reason="there is no embedding of voices")])
+        return without_target(
+            "speech", [missing(metric, reason="no speaker embedding; pass --voices")]
+        )
     speakers = len({clip.speaker for clip in enrolled})
     rows = [
         mean_of(
@@ -71,7 +73,7 @@ def continuation_quality_results(
 ) -> list[TargetResult]:
     metric = "speech continuation: DNSMOS overall"
     if dnsmos is None:
-        return without_target("speech", [missing(metric, reason="there is no DNSMOS")])
+        return without_target("speech", [missing(metric, reason="no DNSMOS; pass --dnsmos")])
     rows = [
         mean_of(
             overall_quality(clips, dnsmos, progress=progress),

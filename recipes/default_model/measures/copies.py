@@ -1,9 +1,9 @@
 """Memorisation: do generated tokens repeat what was trained on (MusicLM, arXiv 2301.11325, 5.6)?
 
-Exactly: windows of tokens that occur as they are in a training clip. Nearly: windows whose counts
-of tokens are close to those of a training window. MusicLM weighs a count that must move by the
-distance of the two tokens' centroids; here all different tokens are equally far apart, which gives
-the total variation. MusicLM compares with the one clip that a prompt was taken from, this with all.
+Exact copies are windows of tokens that also occur in a training clip. Near copies are windows whose
+token counts are close to those of a training window. MusicLM weights differences of counts by the
+distance between centroids; here all tokens are equally far apart, which gives the total variation.
+MusicLM compares only with the clip that a prompt came from; this compares with all clips.
 
 Shapes: T frames, W windows, V vocabulary.
 """
@@ -29,9 +29,9 @@ def measure_copies(
     rate: float,
     vocab_size: int,
 ) -> list[Measurement]:
-    """The shares of copies in generated tokens [T], and in real ones that were not trained on.
+    """The shares of copies in generated tokens [T], and in held-out real ones for comparison.
 
-    Nearly the same is what is nearer to a training window than 99 of 100 held-out windows are.
+    A near copy is closer to a training window than 99 % of held-out windows are.
     """
     found = []
     for seconds in (5.0, 1.0):
@@ -42,7 +42,9 @@ def measure_copies(
                 metric=f"windows of {seconds:g} s of {what} clips that are in a training clip",
                 implementation=f"equal runs of {length} semantic tokens in {len(training):,} clips",
                 better="lower",
-                note="" if any(len(clip) >= length for clip in clips) else "the clips are shorter",
+                note=""
+                if any(len(clip) >= length for clip in clips)
+                else "the clips are too short",
             )
             found.append(row)
     distances = partial(
@@ -68,11 +70,11 @@ def exact_copies(
 ) -> list[float]:
     """The share of each clip's windows that occur in a training clip; tokens [T].
 
-    Clips that are shorter than a window are left out.
+    Ignores clips shorter than a window.
     """
     known = np.unique(np.concatenate([_fingerprints(clip, length) for clip in training]))
-    asked = [_fingerprints(clip, length) for clip in generated if len(clip) >= length]
-    return [float(_are_among(known, windows).mean()) for windows in asked]
+    hashes = [_fingerprints(clip, length) for clip in generated if len(clip) >= length]
+    return [float(_are_among(known, each).mean()) for each in hashes]
 
 
 def nearest_distances(
@@ -83,9 +85,9 @@ def nearest_distances(
     hop: int,
     vocab_size: int,
 ) -> NDArray[np.float64]:
-    """How far each clip's windows, `hop` apart, are from the nearest training window: [W].
+    """The distance of each clip's windows, `hop` apart, to the nearest training window: [W].
 
-    The total variation of their counts: the share of tokens that would have to be exchanged.
+    The total variation of token counts, which is the share of tokens to replace.
     """
     known = np.ascontiguousarray(_counts(training, length, hop, vocab_size).T)  # [V, W]
     distances = []
@@ -97,7 +99,7 @@ def nearest_distances(
 
 
 def _fingerprints(tokens: Tensor, length: int) -> NDArray[np.int64]:
-    """A 64-bit hash of each window of tokens [T]: [W]; two in 10^7 x 10^7 collide, if at all."""
+    """A 64-bit hash of each window of tokens [T]: [W]."""
     if len(tokens) < length:
         return np.empty(0, dtype=np.int64)
     random = np.random.default_rng(length)
@@ -106,11 +108,11 @@ def _fingerprints(tokens: Tensor, length: int) -> NDArray[np.int64]:
     return windows @ weights
 
 
-def _are_among(known: NDArray[np.int64], asked: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Which of those that are asked for are known, where these are sorted already."""
+def _are_among(known: NDArray[np.int64], hashes: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Whether each hash is in `known`, which is sorted."""
     if not len(known):
-        return np.zeros(len(asked), dtype=bool)
-    found: NDArray[np.bool_] = known.take(known.searchsorted(asked), mode="clip") == asked
+        return np.zeros(len(hashes), dtype=bool)
+    found: NDArray[np.bool_] = known.take(known.searchsorted(hashes), mode="clip") == hashes
     return found
 
 

@@ -76,7 +76,7 @@ def read_unseen(folder: Path) -> dict[str, list[str]]:
             found[row["label"]].add(row["text"])
         except (ValueError, KeyError, TypeError):
             raise ValueError(
-                f'Line {number} of {path} has no "text" and "label"; give the corpus of a recipe '
+                f'Line {number} of {path} needs "text" and "label"; use the corpus of a recipe '
                 "that writes both, such as prepare_esc10."
             ) from None
     return {label: sorted(texts) for label, texts in sorted(found.items())}

@@ -28,7 +28,7 @@ class Lyra:
 
     def __init__(self, folder: str | Path, *, num_levels: int = 16) -> None:
         if not 1 <= num_levels <= MOST_LEVELS:
-            raise ValueError(f"Got {num_levels} levels of Lyra; use 1 to {MOST_LEVELS}.")
+            raise ValueError(f"Got {num_levels} Lyra levels; expected 1 to {MOST_LEVELS}.")
         self.bitrate = num_levels * BITS_PER_LEVEL * SAMPLE_RATE / FRAME
         self.name = f"Lyra V2 at {self.bitrate / 1000:g} kb/s"
         self._num_levels = np.array(num_levels, dtype=np.int32)
@@ -63,12 +63,12 @@ def _run(network: Any, values: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]"
 def _open(folder: Path) -> list[Any]:
     absent = [name for name in FILES if not (folder / name).is_file()]
     if absent:
-        raise ValueError(f"{folder} lacks {absent[0]}; give the folder of Lyra V2's TFLite files.")
+        raise ValueError(f"{folder} lacks {absent[0]}; pass the folder of Lyra V2's TFLite files.")
     try:
         from ai_edge_litert.interpreter import Interpreter
     except ModuleNotFoundError as error:
         raise ValueError(
-            "Lyra needs ai-edge-litert, which is not installed; run: pip install ai-edge-litert."
+            "Lyra needs ai-edge-litert; install it with: pip install ai-edge-litert."
         ) from error
     networks = [Interpreter(model_path=str(folder / name), num_threads=1) for name in FILES]
     for network in networks:

@@ -1,7 +1,7 @@
-"""The pitch classes and the pulse of music as profiles, and choices between two of them.
+"""Profiles of the pitch classes and the pulse of music, and choices between two of them.
 
-Of two prompts, its own and that of another piece, a continuation is assigned to the one whose
-profile correlates more with its own (Pearson). Chance is one half.
+A continuation is assigned to one of two prompts, its own or another piece's, whichever profile has
+the higher Pearson correlation with the continuation's. Chance is one half.
 
 Shapes: N samples, n pieces, D width.
 """
@@ -24,9 +24,9 @@ def pitch_class_profile(samples: Tensor) -> Tensor:
     """
     spectrum = _spectrum(samples, _PITCH_FFT, _PITCH_HOP).sqrt().mean(dim=1)
     frequencies = torch.arange(len(spectrum)) * SAMPLE_RATE / _PITCH_FFT
-    heard = (frequencies >= _LOWEST) & (frequencies <= _HIGHEST)
-    pitches = 69 + 12 * (frequencies[heard] / 440).log2()
-    profile = torch.zeros(12).index_add(0, pitches.round().long() % 12, spectrum[heard])
+    in_range = (frequencies >= _LOWEST) & (frequencies <= _HIGHEST)
+    pitches = 69 + 12 * (frequencies[in_range] / 440).log2()
+    profile = torch.zeros(12).index_add(0, pitches.round().long() % 12, spectrum[in_range])
     return profile / profile.sum().clamp(min=1e-9)
 
 
@@ -67,7 +67,7 @@ def own_prompts(agreement: Tensor) -> Tensor:
     n = len(agreement)
     if agreement.shape != (n, n) or n < 2:
         raise ValueError(
-            f"Got agreements of shape {list(agreement.shape)}; give [n, n] with n of at least 2."
+            f"Got agreements of shape {list(agreement.shape)}; expected [n, n] with n >= 2."
         )
     own = agreement.diagonal()[:, None]
     chosen = (own > agreement).double() + 0.5 * (own == agreement).double()

@@ -13,7 +13,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Probe:
-    """A fitted one: weight [V, D] and bias [V] of vectors brought to mean 0 and deviation 1."""
+    """A fitted probe: weight [V, D] and bias [V] for standardised vectors."""
 
     labels: tuple[str, ...]
     mean: Tensor
@@ -35,7 +35,7 @@ def fit_probe(vectors: Tensor, labels: Sequence[str], *, penalty: float = 1.0) -
     """
     names = tuple(sorted(set(labels)))
     if len(names) < 2:
-        raise ValueError(f"Got {len(names)} different labels to tell apart; give at least two.")
+        raise ValueError(f"Got {len(names)} distinct labels; expected at least two.")
     truth = torch.tensor([names.index(label) for label in labels])
     x = vectors.double()
     mean, deviation = x.mean(dim=0), x.std(dim=0, correction=0)

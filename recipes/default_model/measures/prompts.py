@@ -1,4 +1,4 @@
-"""Clips generated from captions: do they match them, and are they distributed like real clips?
+"""Clips generated from captions: how well they match, and how close their distribution is to real.
 
 Shapes: n clips, D width.
 """
@@ -21,7 +21,7 @@ from measures.probe import fit_probe
 from measures.targets import TargetResult
 
 PENALTY = 100.0
-"""For the probe: embeddings have more dimensions than some instruments have renders."""
+"""Penalty of the probe, since embeddings have more dimensions than some instruments have clips."""
 
 
 def adherence_results(

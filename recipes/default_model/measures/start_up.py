@@ -1,4 +1,4 @@
-"""The time and peak memory of Python code in a process of its own."""
+"""The time and peak memory of Python code in a separate process."""
 
 import json
 import os
@@ -45,6 +45,6 @@ def measure_start_up(code: str) -> StartUp:
     )
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise ValueError(f"{code!r} failed in a process of its own: {reason}")
+        raise ValueError(f"{code!r} failed in a separate process: {reason}")
     seconds, peak = json.loads(done.stdout.splitlines()[-1])
     return StartUp(seconds=seconds, peak_bytes=peak)

@@ -1,4 +1,4 @@
-"""Measurements compared with their targets, and the report that lists them."""
+"""Compares measurements with their targets and writes the report."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -30,7 +30,7 @@ class TargetResult:
     def __post_init__(self) -> None:
         if self.target is not None and not self.measurement.better:
             raise ValueError(
-                f"{self.measurement.metric!r} has a target; say whether higher or lower is better."
+                f"{self.measurement.metric!r} has a target, so it needs better='higher' or 'lower'."
             )
 
     @property
@@ -90,8 +90,8 @@ def target_table(rows: Sequence[TargetResult], *, about: Mapping[str, Any]) -> s
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     lines += ["", "How each was measured (in brackets: 95 % by the bootstrap):", ""]
     for row in known:
-        said = [row.measurement.implementation, row.measurement.note]
-        lines.append(f"- {row.measurement.metric}: {'; '.join(filter(None, said))}")
+        parts = [row.measurement.implementation, row.measurement.note]
+        lines.append(f"- {row.measurement.metric}: {'; '.join(filter(None, parts))}")
     unknown = [row.measurement for row in rows if row.measurement.value is None]
     if unknown:
         lines += ["", "Not measured:", "", *(f"- {row.metric}: {row.note}" for row in unknown)]

@@ -179,7 +179,7 @@ def test_a_wrong_number_of_codebooks_is_refused(
 
 @pytest.mark.parametrize(("tokens", "message"), [
     (torch.zeros(2, 3, dtype=torch.int64), r"Got tokens of shape \[2, 3\]; expected \[B, K, T\]"),
-    (torch.zeros(1, 2, 3), "tokens of torch.float32; expected torch.int64"),
+    (torch.zeros(1, 2, 3), "tokens of type torch.float32; expected torch.int64"),
     (torch.zeros(1, 33, 3, dtype=torch.int64), "Got 33 codebooks; this codec decodes 1 to 32"),
     (torch.zeros(1, 2, 0, dtype=torch.int64), "expected at least one frame"),
     (torch.full((1, 2, 3), 1024), "Got tokens from 1024 to 1024; expected 0 to 1023"),
@@ -202,12 +202,12 @@ def test_wrong_gains_are_refused(
     tokenizer_24k: EncodecTokenizer, tokenizer_48k: EncodecTokenizer
 ) -> None:
     tokens = torch.zeros(1, 2, 3, dtype=torch.int64)
-    with pytest.raises(ValueError, match="does not normalise its input, leave them out"):
+    with pytest.raises(ValueError, match="does not normalise its input; remove them"):
         tokenizer_24k.decode(tokens, gains=torch.ones(1, 1))
     with pytest.raises(ValueError, match=r"gains of shape \[1, 2\]; expected \[1, 1\]"):
         tokenizer_48k.decode(tokens, gains=torch.ones(1, 2))
 
 
 def test_a_large_overlap_of_chunks_is_refused(make_encodec: MakeEncodec) -> None:
-    with pytest.raises(ValueError, match=r"Got an overlap of 0.5; expected at most a frame or two"):
+    with pytest.raises(ValueError, match=r"Got an overlap of 0.5; expected at most one or two"):
         EncodecTokenizer(make_encodec("48k", overlap=0.5))

@@ -89,7 +89,7 @@ def test_a_torn_safetensors_file_is_refused(make_encodec: MakeEncodec, tmp_path:
     make_encodec("24k").save_pretrained(tmp_path)
     file = tmp_path / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
-    with pytest.raises(ValueError, match=r"in .*model.safetensors are no whole safetensors file"):
+    with pytest.raises(ValueError, match=r"model.safetensors is not a complete safetensors file"):
         load_encodec(tmp_path)
 
 
@@ -154,8 +154,8 @@ def test_missing_unexpected_and_misshapen_weights_are_named(
     state.pop("encoder.model.13.lstm.bias_hh_l0", None)
     torch.save(package, file)
     message = (
-        r": missing or unexpected weights: \S+\.block\.1\.conv\.bias, extra\.thing; weights of a "
-        rf"shape that {given_by} does not give: \S+bias_hh_l0 \(\[3\] instead of \[256\]\)\."
+        r": missing or unexpected weights: \S+\.block\.1\.conv\.bias, extra\.thing; weight shapes "
+        rf"that do not match {given_by}: \S+bias_hh_l0 \(\[3\] instead of \[256\]\)\."
     )
     with pytest.raises(ValueError, match=message):
         load_encodec(path)
@@ -173,7 +173,7 @@ def test_a_pickle_with_code_is_refused_and_not_run(
 ) -> None:
     file = tmp_path / "weights.th"
     torch.save({"encoder.model.0.conv.conv.bias": Payload()}, file)
-    with pytest.raises(ValueError, match=r"Refused to read .*weights.th: it holds more than"):
+    with pytest.raises(ValueError, match=r"Refused to read .*weights.th: it is damaged, or holds"):
         load_encodec(file)
     assert "code ran" not in capsys.readouterr().out
 
@@ -207,21 +207,21 @@ def test_settings_that_are_no_yaml_are_refused(
 ) -> None:
     file = save_encodec(make_encodec("32k"), tmp_path, layout="audiocraft", spelling="old")
     torch.save(torch.load(file) | {"xp.cfg": text}, file)
-    with pytest.raises(ValueError, match=r"The xp.cfg in .*weights.bin is no YAML; fetch"):
+    with pytest.raises(ValueError, match=r"The xp.cfg in .*weights.bin is not YAML; download"):
         load_encodec(file)
 
 
 def test_other_files_and_folders_are_refused_in_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"Found no file or folder .*nothing.th; check the path"):
+    with pytest.raises(ValueError, match=r"nothing.th does not exist; check the path"):
         load_encodec(tmp_path / "nothing.th")
-    with pytest.raises(ValueError, match=r"without config.json or compression_state_dict.bin"):
+    with pytest.raises(ValueError, match=r"expected config.json or compression_state_dict.bin"):
         load_encodec(tmp_path)
 
     (tmp_path / "torn.th").write_bytes(b"PK\x03\x04 torn")
-    with pytest.raises(ValueError, match=r"Could not read .*torn.th: it is no complete PyTorch"):
+    with pytest.raises(ValueError, match=r"Could not read .*torn.th: not a complete PyTorch"):
         load_encodec(tmp_path / "torn.th")
     torch.save({"linear.weight": torch.zeros(1)}, tmp_path / "other.th")
-    with pytest.raises(ValueError, match=r"with keys such as linear.weight; expected"):
+    with pytest.raises(ValueError, match=r"not an EnCodec checkpoint .* like linear.weight"):
         load_encodec(tmp_path / "other.th")
     torch.save([torch.zeros(1)], tmp_path / "list.th")
     with pytest.raises(ValueError, match=r"Got a list in .*; expected a dict"):

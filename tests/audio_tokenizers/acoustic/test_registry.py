@@ -27,7 +27,7 @@ def test_a_local_folder_is_told_by_its_config(tmp_path: Path) -> None:
 
 def test_a_folder_of_another_kind_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
-    with pytest.raises(ValueError, match=r"a model of type bert; codecs are of type dac, encodec"):
+    with pytest.raises(ValueError, match=r"Expected a codec of type dac, encodec, .* of type bert"):
         load_codec(tmp_path)
 
 
@@ -128,5 +128,5 @@ def test_a_codec_of_another_kind_cannot_be_saved(tmp_path: Path) -> None:
     class Other:
         pass
 
-    with pytest.raises(ValueError, match=r"is a Other, which cannot be saved; those of"):
+    with pytest.raises(ValueError, match=r"Cannot save a codec of class Other; supported"):
         save_codec(Other(), tmp_path)  # type: ignore[arg-type]

@@ -213,7 +213,7 @@ def test_a_checkpoint_loads_and_its_identity_follows_its_weights(
     torch.save({"encoder.weight": torch.zeros(1)}, tmp_path / "other.pt")
     torch.save({"model": Path}, tmp_path / "code.pt")
     for name in ("other.pt", "code.pt"):
-        with pytest.raises(ValueError, match="does not hold plain weights of the architecture"):
+        with pytest.raises(ValueError, match="does not contain plain weights of the architecture"):
             load_fairseq2_features(tmp_path / name, arch="base")
 
 
@@ -255,12 +255,12 @@ def test_a_tokenizer_is_saved_with_its_model_and_loads_again(
 
 
 def test_an_unknown_name_lists_those_of_fairseq2() -> None:
-    with pytest.raises(ValueError, match=r"knows no such model. Choose one of: .*wav2vec2_base,"):
+    with pytest.raises(ValueError, match=r"neither a path nor a fairseq2 model. .*wav2vec2_base,"):
         load_features("fairseq2:wav2vec2_tiny")
 
 
 def test_a_model_without_an_architecture_cannot_be_saved(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="without the name of an architecture, which cannot be"):
+    with pytest.raises(ValueError, match="Cannot save a fairseq2 model without the name of"):
         save_features(Fairseq2Features(make_w2vbert(), normalize=False), tmp_path)
 
 
@@ -270,7 +270,9 @@ def test_mistakes_are_refused(tmp_path: Path) -> None:
         extractor.features(torch.zeros(1, 16_000), 1)
     with pytest.raises(ValueError, match="Got layer 4; this model has layers 0 to 3"):
         extractor.features(torch.zeros(1, 1, 16_000), 4)
-    with pytest.raises(ValueError, match="Got 559 samples, too few for one frame; expected 560"):
+    with pytest.raises(
+        ValueError, match="Got 559 samples, too few for one frame; expected at least 560"
+    ):
         extractor.features(torch.zeros(1, 1, 559), 1)
     assert extractor.features(torch.zeros(1, 1, 560), 1).shape == (1, 1, 32)
     (tmp_path / "some.pt").touch()
@@ -278,7 +280,7 @@ def test_mistakes_are_refused(tmp_path: Path) -> None:
         ValueError, match=r"Unknown architecture 'tiny'. Choose one of: base, large"
     ):
         load_fairseq2_features(tmp_path / "some.pt", arch="tiny")
-    with pytest.raises(ValueError, match="Found no file or folder"):
+    with pytest.raises(ValueError, match="neither a path nor a fairseq2 model"):
         load_fairseq2_features(tmp_path / "none.pt", arch="300m")
     with pytest.raises(ValueError, match="expected 1 s or more"):
         Fairseq2Features(make_w2vbert(), normalize=False, window_seconds=0)

@@ -249,7 +249,11 @@ def test_the_identity_covers_the_weights_in_use_only(make_model: Make) -> None:
         (torch.zeros(1, 16_000), 1, r"shape \[1, 16000\]; expected \[B, C, N\]"),
         (torch.zeros(1, 0, 16_000), 1, "no empty axis"),
         (torch.zeros(1, 1, 16_000, dtype=torch.float64), 1, "expected torch.float32"),
-        (torch.zeros(1, 1, 399), 1, "Got 399 samples, too few for one frame; expected 400"),
+        (
+            torch.zeros(1, 1, 399),
+            1,
+            "Got 399 samples, too few for one frame; expected at least 400",
+        ),
         (torch.zeros(1, 1, 16_000), 4, "Got layer 4; this model has layers 0 to 3"),
         (torch.zeros(1, 1, 16_000), -1, "Got layer -1"),
     ],
@@ -264,7 +268,7 @@ def test_wrong_samples_and_layers_are_refused(
 
 def test_too_few_samples_for_two_spectra_are_refused(make_model: Make) -> None:
     extractor = TransformersFeatures(make_model("wav2vec2-bert"), normalize=True)
-    with pytest.raises(ValueError, match="expected 560 or more"):
+    with pytest.raises(ValueError, match="expected at least 560"):
         extractor.features(torch.zeros(1, 1, 559), 1)
 
 
@@ -291,12 +295,14 @@ def test_checkpoints_that_cannot_be_used_are_refused(
     with pytest.raises(ValueError, match="takes audio at 8000 Hz"):
         load_features(folder)
     (folder / "preprocessor_config.json").unlink()
-    with pytest.raises(ValueError, match=r"Found no preprocessor_config\.json"):
+    with pytest.raises(ValueError, match=r"lacks preprocessor_config\.json"):
         load_features(folder)
 
     folder = save_model(make_model("hubert"), tmp_path / "hubert")
     weights = load_file(folder / "model.safetensors")
     del weights["encoder.layers.1.layer_norm.weight"]
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ValueError, match=r"missing .* weights: encoder.layers.1.layer_norm.weight"):
+    with pytest.raises(
+        ValueError, match=r"missing weights or .*: encoder.layers.1.layer_norm.weight"
+    ):
         load_features(folder)

@@ -123,10 +123,10 @@ def test_arrays_of_objects_are_refused(tmp_path: Path) -> None:
 
 def test_other_objects_and_unfitted_models_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "km.bin"
-    with pytest.raises(ValueError, match="Found no file"):
+    with pytest.raises(ValueError, match="does not exist; check the path"):
         read_kmeans_pickle(path)
     joblib.dump({"cluster_centers_": np.zeros((2, 2))}, path)
-    with pytest.raises(ValueError, match="holds no k-means"):
+    with pytest.raises(ValueError, match="has no k-means"):
         read_kmeans_pickle(path)
     joblib.dump(KMeans(), path)
     with pytest.raises(ValueError, match="without centroids; expected a fitted one"):
@@ -137,7 +137,7 @@ def test_other_objects_and_unfitted_models_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="NaN or infinite centroids"):
         read_kmeans_pickle(path)
     path.write_bytes(pickle.dumps(fitted()))  # arrays by numpy's own pickling, not by joblib's
-    with pytest.raises(ValueError, match=r"asks for numpy\._core\.multiarray\._reconstruct"):
+    with pytest.raises(ValueError, match=r"uses numpy\._core\.multiarray\._reconstruct"):
         read_kmeans_pickle(path)
 
 

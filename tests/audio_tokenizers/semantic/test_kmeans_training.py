@@ -120,13 +120,13 @@ def test_the_reservoir_is_a_uniform_sample() -> None:
 
 def test_features_that_cannot_be_clustered_are_refused() -> None:
     rows = blobs(100)
-    with pytest.raises(ValueError, match="Got a generator, which can be read once"):
+    with pytest.raises(ValueError, match="Got a generator, which can be read only once"):
         train_kmeans((part for part in [rows]), CONFIG, source=SOURCE)
     with pytest.raises(ValueError, match="Got 11 rows of features; expected at least"):
         train_kmeans([rows[:11]], CONFIG, source=SOURCE)
     with pytest.raises(ValueError, match="Got 0 rows of features"):
         train_kmeans([], CONFIG, source=SOURCE)
-    with pytest.raises(ValueError, match=r"of shape \[100, 4\]; expected \[n, D\], with the same"):
+    with pytest.raises(ValueError, match=r"of shape \[100, 4\]; expected \[n, D\] with the same"):
         train_kmeans([rows, rows[:, :4]], CONFIG, source=SOURCE)
     with pytest.raises(ValueError, match="Got NaN or infinite features"):
         train_kmeans([rows, rows / 0], CONFIG, source=SOURCE)

@@ -148,7 +148,7 @@ def test_tokens_of_changed_weights_are_refused(
     torch.manual_seed(1)
     save_frame_codec(FrameCodec(tiny()), codec_folder)
     shown = fails_with(["decode", str(tokens), "-o", str(tmp_path / "out.wav")], capsys)
-    assert "load the one that made them" in shown
+    assert "load the codec that encoded them" in shown
 
 
 def test_the_version_and_the_help_need_no_torch() -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import warnings
+from pathlib import Path
 
 import pytest
 
@@ -83,11 +84,11 @@ def test_a_warning_gets_a_line_of_its_own_above_a_bar(monkeypatch: pytest.Monkey
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 @pytest.mark.parametrize("delay", [0.08, 0.15, 0.3])
-def test_ctrl_c_during_imports_gets_one_line_and_status_130(delay: float) -> None:
+def test_ctrl_c_during_imports_gets_one_line_and_status_130(delay: float, tmp_path: Path) -> None:
     code = (
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from lm_audio.cli import main; print(flush=True)\n"
-        "main(['info', '/no/such/folder'])"
+        f"main(['generate', 'dog', '-o', '{tmp_path}/dog.wav'])"
     )
     command = [sys.executable, "-c", code]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:

@@ -292,7 +292,7 @@ def test_a_file_of_others_says_nothing(tmp_path: Path, capsys: pytest.CaptureFix
 
 def test_a_comment_that_a_format_would_lose_is_refused(tmp_path: Path) -> None:
     for comment in ("\u00e9", "x" * 2001):
-        with pytest.raises(ValueError, match=r"give at most 2,000 of ASCII"):
+        with pytest.raises(ValueError, match=r"must be ASCII and at most 2,000"):
             write_audio(tmp_path / "a.wav", torch.zeros(1, 800), 8_000, comment=comment)
     assert not (tmp_path / "a.wav").exists()
 

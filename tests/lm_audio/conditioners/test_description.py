@@ -107,15 +107,15 @@ def test_other_conditioners_and_encoders_cannot_be_described() -> None:
             return [torch.zeros(1, D) for _ in texts]
 
     other = Conditioners({"x": Other(["a"], D)}, {"x": "cross"})
-    with pytest.raises(ValueError, match=r"'x' is a Other, which cannot be saved; those of these"):
+    with pytest.raises(ValueError, match=r"'x' is a Other, which cannot be saved. Supported types"):
         describe_conditioners(other)
     text = Conditioners({"x": TextConditioner(OtherEncoder(), D)}, {"x": "cross"})
-    with pytest.raises(ValueError, match=r"'x' is a OtherEncoder, which cannot be saved; use T5E"):
+    with pytest.raises(ValueError, match=r"'x' is a OtherEncoder, which cannot be saved"):
         describe_conditioners(text)
 
 
 def test_an_unknown_type_is_refused(tokenizer: SentencePieceTokenizer) -> None:
-    with pytest.raises(ValueError, match=r"Unknown type 'os' of condition 'x'; this version has"):
+    with pytest.raises(ValueError, match=r"Unknown type 'os' of condition 'x'. Known types"):
         build_conditioners(
             {"x": {"type": "os", "fuse": "sum"}},
             dim=D,

@@ -37,8 +37,8 @@ def test_a_prompt_of_bytes_alone_is_never_known(sentence_folder: Path, prompt: s
     check = PromptCheck(known, SentenceEncoder.load(sentence_folder))
     assert not check._encoder.tokenizer.knows(prompt)
     assert check.notice(prompt) == (
-        f"The model was not trained on prompts like {prompt!r}; it knows dog, sea (lm-audio info "
-        "lists all 2 kinds)."
+        f"The model was not trained on prompts like {prompt!r}. It was trained on: "
+        "dog, sea (lm-audio info lists all 2 kinds)."
     )
 
 
@@ -60,5 +60,5 @@ def test_no_prompt_gets_no_notice(check: PromptCheck) -> None:
 def test_known_prompts_without_examples_or_a_threshold_are_refused(
     examples: dict[str, list[str]], threshold: float
 ) -> None:
-    with pytest.raises(ValueError, match="give at least one kind, an example of each"):
+    with pytest.raises(ValueError, match="Expected at least one kind, an example of each"):
         KnownPrompts(examples=examples, threshold=threshold)

@@ -35,18 +35,18 @@ def test_an_unknown_label_names_the_choices() -> None:
     with pytest.raises(ValueError, match=r"^Unknown label 7\. Choose one of: dog, rain\.$"):
         few([7])
     with pytest.raises(
-        ValueError, match=r"'dgo'; did you mean 'dog'\? Choose one of: dog, rain\.$"
+        ValueError, match=r"'dgo'. Did you mean 'dog'\? Choose one of: dog, rain\.$"
     ):
         few(["dgo"])
     many = LabelConditioner([f"speaker {i}" for i in range(200)], 4)
-    message = r"did you mean 'speaker 11\d?'\? Choose one of 200: speaker 0, .*, speaker 9, \.\.\.$"
+    message = r"Did you mean 'speaker 11\d?'\? Choose one of 200: speaker 0, .*, speaker 9, \.\.\.$"
     with pytest.raises(ValueError, match=message):
         many(["spaeker 11"])
 
 
 def test_labels_that_are_not_distinct_are_refused() -> None:
-    with pytest.raises(ValueError, match="Got 3 labels, 2 of them distinct; give a list"):
+    with pytest.raises(ValueError, match="must be distinct and non-empty, got 3, of which 2"):
         LabelConditioner(["dog", "rain", "dog"], 4)
     for labels in ([], "dog"):
-        with pytest.raises(ValueError, match="give a list of distinct strings"):
+        with pytest.raises(ValueError, match="must be distinct and non-empty"):
             LabelConditioner(labels, 4)

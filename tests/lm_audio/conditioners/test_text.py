@@ -166,12 +166,12 @@ def test_without_projection_the_encoder_speaks_itself(encoder: TextEncoder) -> N
 
     assert torch.equal(condition.embeddings[0], encoder.encode(["sea"])[0])
     assert not [name for name in conditioner.state_dict() if "projection" in name]
-    with pytest.raises(ValueError, match="has width 16 and the model 8; set project=True"):
+    with pytest.raises(ValueError, match="has width 16, but the model 8"):
         TextConditioner(encoder, 8, project=False)
 
 
 def test_what_is_no_text_is_refused(encoder: TextEncoder) -> None:
-    with pytest.raises(ValueError, match="Got 3 as a text; give a string, or None for no text"):
+    with pytest.raises(ValueError, match="must be a string, or None, got 3"):
         TextConditioner(encoder, 8)(["sea", 3])
 
 
@@ -179,7 +179,7 @@ def test_long_texts_are_cut_with_a_warning(t5: T5Encoder, trained: SentencePiece
     short_t5 = T5Encoder(t5.model, t5.tokenizer, max_length=4)
     short_own = OwnTextEncoder(own_config(max_length=4), trained)
     for encoder in (short_t5, short_own):
-        message = r"A text of \d+ tokens is cut to 4, the most that its encoder takes"
+        message = r"A text of \d+ tokens is truncated to 4, the limit of its encoder"
         with pytest.warns(UserWarning, match=message):
             embedded = encoder.encode(["a dog barks in the rain"])[0]
         assert embedded.shape == (4, WIDTH)
@@ -324,17 +324,17 @@ def test_our_encoder_reads_in_both_directions(own: OwnTextEncoder) -> None:
 def test_our_encoder_wants_its_own_tokenizer_and_a_shape_that_fits(
     trained: SentencePieceTokenizer,
 ) -> None:
-    with pytest.raises(ValueError, match="has 300 tokens and the encoder 299; give the tokenizer"):
+    with pytest.raises(ValueError, match="has 300 tokens, but the encoder has 299"):
         OwnTextEncoder(own_config(vocab_size=299), trained)
     causal = TransformerConfig(dim=WIDTH, num_layers=1, num_heads=2, hidden_dim=32)
-    with pytest.raises(ValueError, match=r"reads in both directions .*; set causal=False and"):
+    with pytest.raises(ValueError, match=r"needs a transformer with causal=False and"):
         own_config(transformer=causal)
     learned = TransformerConfig(
         dim=WIDTH, num_layers=1, num_heads=2, hidden_dim=32, causal=False, positions="learned",
         num_positions=8,
     )  # fmt: skip
     for max_length in (0, 9):
-        with pytest.raises(ValueError, match=rf"max_length is {max_length}; use 1 to 8 tokens"):
+        with pytest.raises(ValueError, match=rf"max_length must be from 1 to 8, got {max_length}"):
             own_config(transformer=learned, max_length=max_length)
 
 

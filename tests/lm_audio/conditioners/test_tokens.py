@@ -125,29 +125,25 @@ def test_bad_tokens_are_refused() -> None:
     aligned = AlignedTokens(6, 5, look_ahead=1, ratio=1)
 
     for tokens in (torch.zeros(2, 3), torch.zeros(3, 2, dtype=torch.int64), [[1]], "a"):
-        with pytest.raises(ValueError, match=r"as tokens; give int64 \[2, T\], T at least 1"):
+        with pytest.raises(ValueError, match=r"Expected int64 tokens \[2, T\] with T >= 1"):
             prefix([tokens])
     for tokens in (torch.zeros(1, 0, dtype=torch.int64), torch.zeros(3, dtype=torch.int64)):
-        with pytest.raises(ValueError, match=r"as tokens; give int64 \[1, T\], T at least 1"):
+        with pytest.raises(ValueError, match=r"Expected int64 tokens \[1, T\] with T >= 1"):
             aligned([tokens])
     for token in (-1, 6):
-        with pytest.raises(
-            ValueError, match=rf"run from {token} to {token}; give some from 0 to 5"
-        ):
+        with pytest.raises(ValueError, match=rf"must be between 0 and 5, got {token} to {token}"):
             aligned([torch.tensor([[token]])])
-        with pytest.raises(
-            ValueError, match=rf"run from {token} to {token}; give some from 0 to 5"
-        ):
+        with pytest.raises(ValueError, match=rf"must be between 0 and 5, got {token} to {token}"):
             prefix([torch.tensor([[token], [token]])])
 
 
 def test_settings_without_meaning_are_refused() -> None:
-    with pytest.raises(ValueError, match="num_codebooks is 0; use at least 1"):
+    with pytest.raises(ValueError, match="num_codebooks must be at least 1, got 0"):
         TokenConditioner(6, 5, num_codebooks=0)
-    with pytest.raises(ValueError, match="num_tokens is 0; use at least 1"):
+    with pytest.raises(ValueError, match="num_tokens must be at least 1, got 0"):
         AlignedTokens(0, 5, look_ahead=1, ratio=1)
-    with pytest.raises(ValueError, match="look_ahead is -1; use 0 or more"):
+    with pytest.raises(ValueError, match="look_ahead must be at least 0, got -1"):
         AlignedTokens(6, 5, look_ahead=-1, ratio=1)
     for ratio in (25 / 75, 0, Fraction(-1, 2)):
-        with pytest.raises(ValueError, match="give a positive Fraction or int, for it is exact"):
+        with pytest.raises(ValueError, match="ratio must be a positive Fraction or int"):
             AlignedTokens(6, 5, look_ahead=1, ratio=ratio)  # type: ignore[arg-type]

@@ -178,15 +178,13 @@ def test_a_mixture_has_captions_and_no_other_condition() -> None:
 def test_mistakes_are_told() -> None:
     rng = np.random.default_rng(0)
     two, three = noise(0, 100, num_channels=2), noise(0, 100, num_channels=3)
-    with pytest.raises(
-        ValueError, match=r"have 2 and 3 channels; give two of as many, or one that"
-    ):
+    with pytest.raises(ValueError, match=r"must have equally many channels, .* got 2 and 3"):
         mix(two, three, rng=rng)
-    with pytest.raises(ValueError, match=r"A clip without samples cannot be mixed; leave it out"):
+    with pytest.raises(ValueError, match=r"Cannot mix a clip without samples"):
         mix(two, two[:, :0], rng=rng)
-    with pytest.raises(ValueError, match=r"min_overlap is 0; use more than 0, at most 1"):
+    with pytest.raises(ValueError, match=r"min_overlap must be above 0 and at most 1, got 0"):
         mix(two, two, rng=rng, min_overlap=0)
-    with pytest.raises(ValueError, match=r"have 100 and 100 samples and the mixture may have 99"):
+    with pytest.raises(ValueError, match=r"have 100 and 100 samples, but max_samples is 99"):
         mix(two, two, rng=rng, max_samples=99)
 
 

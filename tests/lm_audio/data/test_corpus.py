@@ -55,7 +55,7 @@ def test_a_bad_file_is_named_and_skipped(tmp_path: Path, caplog: pytest.LogCaptu
 
 
 def test_an_empty_folder_is_a_clear_error(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"No audio files were found below"):
+    with pytest.raises(ValueError, match=r"No audio files found in"):
         load_corpus(tmp_path, sample_rate=8_000)
 
 
@@ -80,14 +80,14 @@ def test_numbered_files_are_recordings_of_their_own(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_not_there_is_a_clear_error(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="nowhere is not a folder; give a folder of audio"):
+    with pytest.raises(ValueError, match=r"nowhere is not a folder. Give a folder of audio"):
         load_corpus(tmp_path / "nowhere", sample_rate=8_000)
 
 
 def test_a_single_recording_is_too_few(tmp_path: Path) -> None:
     for part in "abc":
         write_audio(tmp_path / f"bird-{part}.wav", torch.full((1, 4_000), 0.25), 8_000)
-    with pytest.raises(ValueError, match=r"Of 3 audio files below .*, 1 recordings can be used"):
+    with pytest.raises(ValueError, match=r"Found 1 usable recordings in 3 audio files of"):
         load_corpus(tmp_path, sample_rate=8_000)
 
 
@@ -133,7 +133,7 @@ def test_several_folders_are_one_corpus(tmp_path: Path) -> None:
 
 def test_shards_at_another_rate_are_refused(tmp_path: Path) -> None:
     ramp_shards(tmp_path, rate=16_000)
-    with pytest.raises(ValueError, match=r"are at 16000 Hz, but the model takes 24000 Hz"):
+    with pytest.raises(ValueError, match=r"are at 16000 Hz, but the model needs 24000 Hz"):
         load_corpus(tmp_path, sample_rate=24_000)
 
 
@@ -141,7 +141,7 @@ def test_shards_without_samples_are_refused(tmp_path: Path) -> None:
     stream = Stream(rate=Fraction(50), num_codebooks=1, num_tokens=8, identity="x")
     example = Example(id="x", streams={"acoustic": torch.zeros(1, 4)}, conditions={})
     write_shard(shard_path(tmp_path, "train", 0), [example], {"acoustic": stream})
-    with pytest.raises(ValueError, match=r"no stream 'samples'; the shards have: acoustic"):
+    with pytest.raises(ValueError, match=r"Unknown stream 'samples'. The shards have: acoustic"):
         load_corpus(tmp_path, sample_rate=24_000)
 
 
@@ -173,7 +173,7 @@ def test_a_prepared_corpus_of_bad_files_is_refused(
     info = audio_info(path)
     write_cuts(tmp_path, [make_cut(name, path, info=info, conditions={}) for name in "ab"])
     path.write_bytes(b"RIFF")
-    with pytest.raises(ValueError, match=r"No clip of the split 'train' in .* can be used"):
+    with pytest.raises(ValueError, match=r"No usable clip in the split 'train' of"):
         load_corpus(tmp_path, sample_rate=8_000)
     assert "skipped" in caplog.text
 

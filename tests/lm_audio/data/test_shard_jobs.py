@@ -261,10 +261,10 @@ def test_a_folder_refuses_shards_of_other_settings_or_clips(tmp_path: Path) -> N
     claim(corpus, SAMPLES_ONLY)
     claim(corpus.rename(tmp_path / "moved"), SAMPLES_ONLY)
     assert json.loads((tmp_path / "out" / "config.json").read_text())["seed"] == 0
-    with pytest.raises(ValueError, match=r"with the seed 0, not 3; choose another folder"):
+    with pytest.raises(ValueError, match=r"with the seed 0, not 3. Choose another folder"):
         claim(tmp_path / "moved", replace(SAMPLES_ONLY, seed=3))
-    with pytest.raises(ValueError, match=r"samples tokenizer pcm16-16000, not pcm16-8000;"):
+    with pytest.raises(ValueError, match=r"samples tokenizer pcm16-16000, not pcm16-8000"):
         claim(tmp_path / "moved", replace(SAMPLES_ONLY, sample_rate=8_000))
     other = write_corpus(tmp_path / "other", seconds=[0.2] * 4, label="hiss")
-    with pytest.raises(ValueError, match=r"with the corpus [0-9a-f]+, not [0-9a-f]+; choose"):
+    with pytest.raises(ValueError, match=r"with the corpus [0-9a-f]+, not [0-9a-f]+. Choose"):
         claim(other, SAMPLES_ONLY)

@@ -74,5 +74,5 @@ def test_ray_that_is_not_installed_is_named(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, config: TokenizingConfig
 ) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(ValueError, match=r"needs Ray; install it with: pip install 'lm-audio\[cl"):
+    with pytest.raises(ValueError, match=r"needs Ray. Install it with: pip install 'lm-audio\[cl"):
         list(make_shards_on_ray([], tmp_path, config=config))

@@ -95,15 +95,21 @@ def test_samples_of_16_bits_come_out_as_they_were() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({}, "No stream is asked for"),
-        ({"semantic": "x", "num_codebooks": 2}, "num_codebooks is 2 and there is no codec"),
-        ({"semantic": "x", "num_channels": 2}, "num_channels is 2 and semantic tokens"),
+        ({}, "No stream to make"),
+        ({"semantic": "x", "num_codebooks": 2}, "num_codebooks=2 has no effect without a codec"),
+        ({"semantic": "x", "num_channels": 2}, "num_channels=2 does not apply to semantic tokens"),
         ({"sample_rate": 10}, "sample rate of 10 Hz is out of range"),
-        ({"sample_rate": 8_000, "num_channels": 0}, "num_channels is 0; use 1 or more"),
-        ({"sample_rate": 8_000, "max_seconds": 0.5}, "max_seconds is 0.5; use 1 or more"),
-        ({"sample_rate": 8_000, "max_seconds": float("nan")}, "max_seconds is nan"),
-        ({"sample_rate": 8_000, "examples_per_shard": 0}, "examples_per_shard is 0; use 1"),
-        ({"sample_rate": 8_000, "num_mixed": -1}, "num_mixed is -1; use 0 or more"),
+        ({"sample_rate": 8_000, "num_channels": 0}, "num_channels must be at least 1, got 0"),
+        ({"sample_rate": 8_000, "max_seconds": 0.5}, "max_seconds must be at least 1, got 0.5"),
+        (
+            {"sample_rate": 8_000, "max_seconds": float("nan")},
+            "max_seconds must be at least 1, got nan",
+        ),
+        (
+            {"sample_rate": 8_000, "examples_per_shard": 0},
+            "examples_per_shard must be at least 1, got 0",
+        ),
+        ({"sample_rate": 8_000, "num_mixed": -1}, "num_mixed must be at least 0, got -1"),
     ],
 )
 def test_settings_without_sense_are_refused(settings: dict[str, Any], message: str) -> None:
@@ -114,8 +120,8 @@ def test_settings_without_sense_are_refused(settings: dict[str, Any], message: s
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"num_codebooks": 5}, "num_codebooks is 5; this codec has 1 to 4"),
-        ({"num_channels": 3}, "num_channels is 3; a codec of 1 takes 1 or 2"),
+        ({"num_codebooks": 5}, "num_codebooks must be between 1 and 4"),
+        ({"num_channels": 3}, "num_channels must be 1 or 2"),
     ],
 )
 def test_what_a_codec_cannot_do_is_refused(

@@ -55,8 +55,8 @@ def test_a_prepared_corpus_gives_its_held_out_clips(
 
 
 def test_mistakes_in_a_folder_are_told(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="Found no audio in"):
+    with pytest.raises(ValueError, match="No audio files found in"):
         read_clips(tmp_path)
     (tmp_path / "clips.jsonl").write_text(json.dumps({"audio": "a.wav"}) + "\n{}\n")
-    with pytest.raises(ValueError, match=r"Line 2 of .*clips.jsonl is no JSON object with an"):
+    with pytest.raises(ValueError, match=r"Line 2 of .*clips.jsonl must be a JSON object with"):
         read_clips(tmp_path)

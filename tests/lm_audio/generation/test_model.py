@@ -19,24 +19,24 @@ Change = Callable[[LMStage, LMStage], list[LMStage]]
     [
         (lambda _semantic, _acoustic: [], "must be unique and non-empty"),
         (lambda semantic, acoustic: [semantic, acoustic, acoustic], "must be unique and non-empty"),
-        (lambda semantic, acoustic: [acoustic, semantic], "'semantic', which is no stage before"),
+        (lambda semantic, acoustic: [acoustic, semantic], "'semantic', is not an earlier stage"),
         (
             lambda semantic, acoustic: [
                 semantic, replace(acoustic, source=Source(stage="x", condition="semantic"))
             ],
-            "takes the values of 'x', which is no stage",
+            "'x', is not an earlier stage",
         ),
         (
             lambda semantic, acoustic: [semantic, replace(acoustic, frame_rate=Fraction(75))],
-            "makes 4 codebooks of 64 tokens at 75 .*takes 4 codebooks of 64 tokens at 50",
+            "4 codebooks of 64 tokens at 75 .*renderer, 4 codebooks of 64 tokens at 50",
         ),
         (
             lambda semantic, acoustic: [semantic, replace(acoustic, end_token=63)],
-            "of 63 tokens at 50 .* takes 4 codebooks of 64 tokens at 50",
+            "of 63 tokens at 50 .*renderer, 4 codebooks of 64 tokens at 50",
         ),
         (
             lambda semantic, acoustic: [replace(semantic, end_token=39), acoustic],
-            "The semantic stage has 39 tokens and the semantic tokenizer 40",
+            "The semantic stage has 39 tokens, but the semantic tokenizer has 40",
         ),
     ],
 )  # fmt: skip
@@ -51,8 +51,8 @@ def test_stages_must_fit(duet_mono: AudioPipeline, change: Change, message: str)
 @pytest.mark.parametrize(
     ("rendered", "message"),
     [
-        (["fine"], "There is no stage 'fine' to render"),
-        (["semantic"], "Nothing that is rendered needs the acoustic stage"),
+        (["fine"], "Unknown output stage 'fine'"),
+        (["semantic"], "No output stage depends on the acoustic stage"),
     ],
 )
 def test_what_is_rendered_must_fit(
@@ -72,5 +72,5 @@ def test_a_stage_is_exchanged_for_another_of_its_name(duet_mono: AudioPipeline) 
     assert changed.stages == (shorter, acoustic)
     assert model.stages == (semantic, acoustic)
     assert changed.semantic_tokenizer is model.semantic_tokenizer
-    with pytest.raises(ValueError, match="the renderer takes"):
+    with pytest.raises(ValueError, match="the input of the renderer"):
         model.with_stage(replace(acoustic, frame_rate=Fraction(75)))  # type: ignore[type-var]

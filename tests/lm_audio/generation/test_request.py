@@ -19,25 +19,31 @@ def ones(num_codebooks: int, num_frames: int, value: int = 1) -> Tensor:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"tokens": {"semantic": [[1, 2]]}}, "Got a list as tokens of the semantic stage"),
-        ({"tokens": {"semantic": ones(1, 3).float()}}, "of type torch.float32 for the semantic"),
-        ({"tokens": {"semantic": ones(1, 3, 40)}}, "Got tokens from 40 to 40 for the semantic"),
-        ({"tokens": {"semantic": ones(1, 3, -1)}}, "give some from 0 to 39"),
-        ({"tokens": {"semantic": ones(1, 4)}}, "give [1, 3], int64, for this duration"),
-        ({"tokens": {"semantic": torch.tensor(3)}}, "Got tokens [] of type torch.int64"),
-        ({"tokens": ones(1, 3)}, "Got a Tensor as tokens; give a dict by name"),
-        ({"tokens": {"acoustic": ones(4, 5)}}, "The text has no effect, since no stage that takes"),
-        ({"conditions": ["text"]}, "Got a list as conditions; give a dict by name"),
-        ({"sampling": 3}, "Got 3 as sampling; give a Sampling or Denoising, or a dict"),
-        ({"sampling": {"acoustic": 3}}, "Got 3 as sampling"),
-        ({"negative": ["a violin"]}, "Got ['a violin'] as a text; give a string"),
-        ({"rows_per_pass": 0}, "Got rows_per_pass=0; give a whole number of at least 1"),
-        ({"rows_per_pass": -1}, "Got rows_per_pass=-1"),
-        ({"rows_per_pass": 1.5}, "Got rows_per_pass=1.5"),
-        ({"seed": -1}, "Got a seed of -1"),
+        ({"tokens": {"semantic": [[1, 2]]}}, "as tokens of the semantic stage, got list"),
+        (
+            {"tokens": {"semantic": ones(1, 3).float()}},
+            "got [1, 3], torch.float32",
+        ),
+        (
+            {"tokens": {"semantic": ones(1, 3, 40)}},
+            "Tokens for the semantic stage must be between 0 and 39, got 40",
+        ),
+        ({"tokens": {"semantic": ones(1, 3, -1)}}, "must be between 0 and 39, got -1"),
+        ({"tokens": {"semantic": ones(1, 4)}}, "[1, 3], int64, for this duration"),
+        ({"tokens": {"semantic": torch.tensor(3)}}, "got [], torch.int64"),
+        ({"tokens": ones(1, 3)}, "tokens must be a dict by name, got Tensor"),
+        ({"tokens": {"acoustic": ones(4, 5)}}, "text has no effect, because the given tokens"),
+        ({"conditions": ["text"]}, "conditions must be a dict by name, got list"),
+        ({"sampling": 3}, "sampling must be a Sampling or Denoising, or a dict"),
+        ({"sampling": {"acoustic": 3}}, "by stage name, got 3"),
+        ({"negative": ["a violin"]}, "A text prompt must be a string, got ['a violin']"),
+        ({"rows_per_pass": 0}, "rows_per_pass must be an integer of at least 1, or None, got 0"),
+        ({"rows_per_pass": -1}, "or None, got -1"),
+        ({"rows_per_pass": 1.5}, "or None, got 1.5"),
+        ({"seed": -1}, "seed must be an integer of at least 0, got -1"),
         (
             {"sampling": {"semantic": Sampling(temperature=(1.0, 0.5))}},
-            "Got 2 temperatures for the semantic stage; give one, or 1",
+            "semantic stage, or 1, one per codebook, got 2",
         ),
     ],
 )
@@ -53,7 +59,7 @@ def test_unknown_settings_are_refused_with_those_that_there_are(
     duet_mono: AudioPipeline, verb: str
 ) -> None:
     with pytest.raises(
-        TypeError, match=rf"{verb}\(\) got an unexpected .* 'temprature'; .*sampling"
+        TypeError, match=rf"{verb}\(\) got an unexpected .* 'temprature'\. .*sampling"
     ):
         getattr(duet_mono, verb)("rain", **SPANS.get(verb, {}), temprature=1.0)
 
@@ -100,8 +106,8 @@ def test_a_negative_prompt_may_act_late_or_in_one_stage_only(duet_mono: AudioPip
 @pytest.mark.parametrize(
     ("tokens", "message"),
     [
-        (torch.zeros(1, 0).long(), "give [1, T], int64, not empty"),
-        (ones(1, 2), "Got tokens that follow themselves for the semantic stage"),
+        (torch.zeros(1, 0).long(), "[1, T], int64, not empty"),
+        (ones(1, 2), "Tokens for the semantic stage must not repeat"),
     ],
 )
 def test_de_duplicated_tokens_must_be_so(
@@ -133,7 +139,7 @@ def test_what_is_given_for_a_stage_that_nobody_needs_is_refused(
         {"tokens": {"semantic": torch.tensor([[1, 2]]), "coarse": coarse}},
         {"tokens": {"coarse": coarse}, "sampling": {"semantic": Sampling()}},
     ):
-        with pytest.raises(ValueError, match="What is given for the semantic stage has no effect"):
+        with pytest.raises(ValueError, match="The semantic stage is not run"):
             audiolm_mono.generate(duration=0.1, **settings)  # type: ignore[arg-type]
 
 
@@ -150,22 +156,22 @@ def test_what_is_given_for_a_stage_that_nobody_needs_is_refused(
 def test_lists_are_refused_where_one_clip_is_made(
     duet_mono: AudioPipeline, call: object, name: str
 ) -> None:
-    with pytest.raises(ValueError, match=f"Got a list as {name}; this makes one clip"):
+    with pytest.raises(ValueError, match=f"makes one clip, so {name} must not be a list"):
         call(duet_mono)  # type: ignore[operator]
 
 
 @pytest.mark.parametrize(
     ("audio", "message"),
     [
-        ((AUDIO[0].numpy(), 24_000), "Got samples of type ndarray; give a tensor of floats"),
-        ((AUDIO[0].short(), 24_000), "Got samples of type torch.int16; give a tensor of floats"),
-        ((AUDIO[0] * torch.nan, 24_000), "Got samples that are not finite"),
-        ((AUDIO[0] / 0, 24_000), "Got samples that are not finite"),
-        ((torch.zeros(1, 0), 24_000), "Got samples of shape [1, 0]; give [C, N]"),
-        ((torch.zeros(0, 5), 24_000), "Got samples of shape [0, 5]; give [C, N]"),
-        ((AUDIO[0], 0), "Got a sample rate of 0"),
-        ((AUDIO[0], None), "Got a sample rate of None"),
-        (AUDIO[0], "Got a Tensor as audio; give a path"),
+        ((AUDIO[0].numpy(), 24_000), "Samples must be a float tensor within -1..1, got ndarray"),
+        ((AUDIO[0].short(), 24_000), "within -1..1, got torch.int16"),
+        ((AUDIO[0] * torch.nan, 24_000), "Samples contain NaN or infinity"),
+        ((AUDIO[0] / 0, 24_000), "Samples contain NaN or infinity"),
+        ((torch.zeros(1, 0), 24_000), "Expected samples [C, N] with N >= 1, got [1, 0]"),
+        ((torch.zeros(0, 5), 24_000), "Expected samples [C, N] with N >= 1, got [0, 5]"),
+        ((AUDIO[0], 0), "The sample rate must be a positive integer, got 0"),
+        ((AUDIO[0], None), "The sample rate must be a positive integer, got None"),
+        (AUDIO[0], "Audio must be a path, a Clip, or samples"),
     ],
 )
 def test_samples_that_are_no_sound_are_refused(
@@ -179,5 +185,5 @@ def test_samples_that_are_no_sound_are_refused(
 
 @pytest.mark.parametrize("name", ["top_k", "repetition_window"])
 def test_settings_that_no_tensor_holds_are_refused(name: str) -> None:
-    with pytest.raises(ValueError, match=f"Got a {name} of .* and at most 1000000"):
+    with pytest.raises(ValueError, match=f"{name} must be an integer .* and at most 1000000"):
         Sampling(**{name: 2**70})  # type: ignore[arg-type]

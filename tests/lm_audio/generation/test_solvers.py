@@ -277,9 +277,9 @@ def test_all_predictions_of_one_signal_give_that_signal_and_its_noise() -> None:
     [
         ({"kind": "sigmoid"}, "Unknown kind 'sigmoid'. Choose one of: linear, scaled_linear"),
         ({"kind": "cosine", "spacing": "even"}, "Unknown spacing 'even'. Choose one of: leading"),
-        ({"kind": "linear", "beta_start": 0.1, "beta_end": 0.01}, "Got betas from 0.1 to 0.01"),
-        ({"kind": "cosine", "shift": 3.0}, "Got a shift of 3.0 for a cosine schedule"),
-        ({"kind": "flow", "shift": 0.0}, "Got a shift of 0.0 for a flow schedule"),
+        ({"kind": "linear", "beta_start": 0.1, "beta_end": 0.01}, "beta_end < 1, got 0.1 and 0.01"),
+        ({"kind": "cosine", "shift": 3.0}, "shift must be .* got 3.0 for cosine"),
+        ({"kind": "flow", "shift": 0.0}, "shift must be above 0 .* got 0.0 for flow"),
     ],
 )
 def test_wrong_schedules_are_refused(wrong: dict[str, Any], message: str) -> None:
@@ -288,5 +288,5 @@ def test_wrong_schedules_are_refused(wrong: dict[str, Any], message: str) -> Non
 
 
 def test_more_steps_than_the_model_was_trained_with_are_refused() -> None:
-    with pytest.raises(ValueError, match="Got 1001 steps; this model was trained with 1000"):
+    with pytest.raises(ValueError, match="steps must be at most 1000 for this model, got 1001"):
         NoiseSchedule(kind="linear").levels(1001)

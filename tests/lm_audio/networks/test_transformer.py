@@ -157,11 +157,11 @@ def test_rows_that_close_leave_the_others_as_they_were() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"num_layers": 0}, "num_layers is 0"),
-        ({"dim": 18, "num_heads": 4}, "dim 18 and num_heads 4"),
-        ({"num_positions": 5}, "num_positions belongs to learned positions"),
-        ({"window": 0}, "window is 0"),
-        ({"window": 4, "causal": False}, "window is 4; use at least 1, in a causal"),
+        ({"num_layers": 0}, "num_layers must be at least 1, got 0"),
+        ({"dim": 18, "num_heads": 4}, "got dim 18 and num_heads 4"),
+        ({"num_positions": 5}, "num_positions and learned positions require"),
+        ({"window": 0}, "needs a causal transformer, got 0"),
+        ({"window": 4, "causal": False}, "needs a causal transformer, got 4"),
     ],
 )
 def test_shapes_that_cannot_be_are_refused(changes: dict[str, object], message: str) -> None:
@@ -172,5 +172,5 @@ def test_shapes_that_cannot_be_are_refused(changes: dict[str, object], message: 
 
 
 def test_a_model_that_attends_to_a_condition_asks_for_one() -> None:
-    with pytest.raises(ValueError, match="got none; give it one"):
+    with pytest.raises(ValueError, match="needs a condition for cross-attention"):
         make()(torch.randn(1, 3, 16))

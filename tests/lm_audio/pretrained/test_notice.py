@@ -22,7 +22,9 @@ def test_prompts_unlike_those_of_training_get_a_notice(model: AudioPipeline) -> 
     for prompt in UNKNOWN:
         notice = model.notice(prompt)
         assert notice is not None, prompt
-        assert notice.startswith(f"The model was not trained on prompts like {prompt!r}; it knows ")
+        assert notice.startswith(
+            f"The model was not trained on prompts like {prompt!r}. It was trained on: "
+        )
     assert [model.notice(prompt) for prompt in (*KNOWN, None)] == [None] * (len(KNOWN) + 1)
 
 
@@ -44,8 +46,8 @@ def test_the_command_line_warns_and_lists_the_kinds(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     main(["generate", "jazz", "--duration", "0.04", "--seed", "1", "-o", str(tmp_path / "a.wav")])
-    assert "lm-audio: warning: The model was not trained on prompts like 'jazz'; it knows" in (
+    assert "lm-audio: warning: The model was not trained on prompts like 'jazz'. It was" in (
         capsys.readouterr().err
     )
     main(["info"])
-    assert "knows       sea waves, helicopter, fire" in capsys.readouterr().out
+    assert "prompts     sea waves, helicopter, fire" in capsys.readouterr().out

@@ -179,27 +179,27 @@ def test_a_stream_takes_nothing_after_its_end(codec_of: CodecOf) -> None:
     stream = renderer.stream()
     stream.push(random_tokens(renderer, 1))
     stream.finish()
-    with pytest.raises(ValueError, match="stream that has ended"):
+    with pytest.raises(ValueError, match="after the end of the stream"):
         stream.push(random_tokens(renderer, 1))
-    with pytest.raises(ValueError, match="stream that has ended"):
+    with pytest.raises(ValueError, match="stream has already ended"):
         stream.finish()
 
 
 def test_wrong_settings_are_refused(codec_of: CodecOf) -> None:
-    with pytest.raises(ValueError, match=r"Got num_channels=3; a codec of 1 renders 1 or 2\."):
+    with pytest.raises(ValueError, match=r"Expected 1 or 2 as num_channels for this codec, got 3"):
         CodecRenderer(codec_of("dac"), num_channels=3)
-    with pytest.raises(ValueError, match=r"Got num_channels=1; a codec of 2 renders 2 only\."):
+    with pytest.raises(ValueError, match=r"Expected 2 as num_channels for this codec, got 1"):
         CodecRenderer(codec_of("encodec-48k"), num_channels=1)
     for count in (0, 5):
-        with pytest.raises(ValueError, match=f"Got num_codebooks={count}; this codec has 1 to 4"):
+        with pytest.raises(ValueError, match=f"between 1 and 4 for this codec, got {count}"):
             CodecRenderer(codec_of("dac"), num_codebooks=count)
 
 
 def test_wrong_shapes_are_refused(codec_of: CodecOf) -> None:
     renderer = CodecRenderer(codec_of("dac"), num_channels=2)
-    with pytest.raises(ValueError, match=r"shape \[1, 640\]; expected \[2, N\]"):
+    with pytest.raises(ValueError, match=r"shape \[2, N\], got \[1, 640\]"):
         renderer.encoder.encode(torch.zeros(1, 640))
-    with pytest.raises(ValueError, match=r"shape \[4, 9\]; this renderer takes \[8, T\]"):
+    with pytest.raises(ValueError, match=r"shape \[8, T\], got \[4, 9\]"):
         renderer.render(torch.zeros(4, 9, dtype=torch.int64))
-    with pytest.raises(ValueError, match="remove special tokens first"):
+    with pytest.raises(ValueError, match="Remove special tokens first"):
         renderer.render(torch.full((8, 9), 1024))

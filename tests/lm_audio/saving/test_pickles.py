@@ -29,7 +29,7 @@ def test_torch_files_are_known_by_how_they_begin(zipped: bool, tmp_path: Path) -
     assert torch.equal(read_pickle(file)["x"], torch.arange(3))
     file.write_bytes(file.read_bytes()[:-10])
     assert is_torch_file(file)
-    with pytest.raises(ValueError, match=r"(Could not|Refused to) read .*any.name: it is"):
+    with pytest.raises(ValueError, match=r"(Could not|Refused to) read .*any.name: "):
         read_pickle(file)
 
 
@@ -47,7 +47,7 @@ def test_other_files_are_no_torch_files(tmp_path: Path) -> None:
 def test_code_is_refused_and_does_not_run(zipped: bool, tmp_path: Path) -> None:
     package = {"x": torch.ones(1), "bomb": Bomb(tmp_path / "exploded")}
     torch.save(package, tmp_path / "a.bin", _use_new_zipfile_serialization=zipped)
-    with pytest.raises(ValueError, match=r"Refused to read .*a.bin: .*which could run code"):
+    with pytest.raises(ValueError, match=r"Refused to read .*a.bin: .*that could run code"):
         read_pickle(tmp_path / "a.bin")
     assert not (tmp_path / "exploded").exists()
 

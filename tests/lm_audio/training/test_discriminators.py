@@ -110,5 +110,5 @@ def test_rough_and_smooth_levels_are_told_apart_within_a_few_steps() -> None:
 
 
 def test_a_discriminator_of_one_layer_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"Got widths \(8,\); give those of 2 layers or more"):
+    with pytest.raises(ValueError, match=r"the widths of at least 2 layers, got \(8,\)"):
         DiscriminatorConfig(widths=(8,))

@@ -121,7 +121,7 @@ def test_peft_reads_the_adapters_that_are_saved(
 
 
 def test_a_rank_of_nothing_is_a_mistake(plain: TokenLM) -> None:
-    with pytest.raises(ValueError, match="The rank of the adapters is 0; use at least 1"):
+    with pytest.raises(ValueError, match="The adapter rank must be at least 1, got 0"):
         add_adapters(plain, rank=0, alpha=1)
 
 

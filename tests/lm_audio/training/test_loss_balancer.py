@@ -71,8 +71,10 @@ def test_a_loss_without_a_gradient_is_left_out() -> None:
 
 
 def test_wrong_names_and_weights_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"Got weights .*; expected one or more, all positive"):
+    with pytest.raises(ValueError, match=r"Expected one or more positive weights"):
         LossBalancer({"first": 1.0, "second": 0.0})
     output = random(0).requires_grad_()
-    with pytest.raises(ValueError, match=r"Got losses \['third'\]; expected first and others"):
+    with pytest.raises(
+        ValueError, match=r"Unexpected losses \['third'\]\. Expected first and others"
+    ):
         LossBalancer({"first": 1.0}).gradient({"third": output.sum()}, output)

@@ -285,7 +285,7 @@ def test_a_run_without_checkpoints_begins_at_step_0_and_one_with_them_continues(
     average = EMA(objective, decay=0.9)
     assert processes.resume(checkpoints, {"seed": 0}, objective, optimizer, average) == 0
     checkpoints.save({**state, "settings": {"seed": 0}}, step=2)
-    with pytest.raises(ValueError, match="was made with seed=0 and now it is 1"):
+    with pytest.raises(ValueError, match="was made with seed=0, got 1"):
         processes.resume(checkpoints, {"seed": 1}, objective, optimizer, average)
     assert processes.resume(checkpoints, {"seed": 0}, objective, optimizer, average) == 2
     for name, weight in objective.state_dict().items():

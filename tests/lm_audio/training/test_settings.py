@@ -25,7 +25,7 @@ PRESETS = {"tiny": Config(preset="tiny", steps=5), "small": Config()}
 def test_a_large_preset_needs_data_and_the_tiny_one_makes_it_up(tmp_path: Path) -> None:
     codec = load_codec(CODEC_FOLDER)
     small, tiny = (replace(PRESETS[name], out=tmp_path) for name in ("small", "tiny"))
-    with pytest.raises(ValueError, match="The preset 'small' needs data; give --data, a folder"):
+    with pytest.raises(ValueError, match="The preset 'small' needs data"):
         read_data(small, codec)
     made_up, held_out = read_data(tiny, codec)
     assert made_up.streams["acoustic"].identity == codec.identity
@@ -76,12 +76,12 @@ def test_a_run_goes_on_with_the_data_that_it_had(make_shards: Callable[..., Shar
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"steps": 0}, "steps is 0; use 1 or more"),
-        ({"accumulation": 0}, "accumulation is 0; use 1 or more"),
-        ({"evaluate_every": 0}, "evaluate_every is 0; use 1 or more"),
-        ({"evaluate_batches": 0}, "evaluate_batches is 0; use 1 or more"),
-        ({"save_every": -1}, "save_every is -1; use 1 or more"),
-        ({"num_workers": -1}, "num_workers is -1; use 0 or more"),
+        ({"steps": 0}, "steps must be at least 1, got 0"),
+        ({"accumulation": 0}, "accumulation must be at least 1, got 0"),
+        ({"evaluate_every": 0}, "evaluate_every must be at least 1, got 0"),
+        ({"evaluate_batches": 0}, "evaluate_batches must be at least 1, got 0"),
+        ({"save_every": -1}, "save_every must be at least 1, got -1"),
+        ({"num_workers": -1}, "num_workers must be at least 0, got -1"),
     ],
 )
 def test_numbers_without_sense_are_refused(changes: dict[str, int], message: str) -> None:

@@ -285,12 +285,12 @@ def test_a_batch_is_the_same_in_any_process(
     [
         (
             {"tokens": 396},
-            "A batch of 396 tokens holds no crop of 100 frames of 4 codebooks; give it 400",
+            "A crop of 100 frames and 4 codebooks exceeds a batch of 396 tokens. Use at least 400",
         ),
         ({"source": None}, "The acoustic stage needs source"),
         (
             {"dropout": Dropout(each={"txet": 0.1})},
-            "no condition 'txet' to forget; the acoustic stage has: text, semantic",
+            "Unknown condition 'txet' to drop. The acoustic stage has: text, semantic",
         ),
     ],
 )
@@ -317,14 +317,14 @@ def test_shards_of_other_tokens_are_refused(
     shards = make_shards(LENGTHS)
     with pytest.raises(ValueError, match="has no source"):
         batches(audiogen_stage, shards, audiogen_stage)
-    with pytest.raises(ValueError, match="has 6 codebooks of 16 tokens and the shards 4 of 16"):
+    with pytest.raises(ValueError, match="6 codebooks of 16 tokens, but the shards have 4 of 16"):
         batches(replace(audiolm_stages[2], first_codebook=4), shards, audiolm_stages[1])
-    with pytest.raises(ValueError, match=r"has 75 frames a second and the shards 50; use those"):
+    with pytest.raises(ValueError, match=r"has 75 frames per second, but the shards have 50"):
         batches(replace(audiogen_stage, frame_rate=Fraction(75)), shards)
     shards.streams.pop("acoustic")
     with pytest.raises(
-        ValueError, match="learns from acoustic tokens and the shards have semantic"
+        ValueError, match="needs acoustic tokens, but the shards only have semantic"
     ):
         batches(audiogen_stage, shards)
-    with pytest.raises(ValueError, match="The acoustic stage ends clips itself"):
+    with pytest.raises(ValueError, match="The acoustic stage has an end token"):
         batches(replace(audiogen_stage, end_token=16), shards)

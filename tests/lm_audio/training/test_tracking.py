@@ -68,5 +68,5 @@ def test_a_missing_tensorboard_is_one_clear_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(ValueError, match=r"needs tensorboard; install it with: pip install 'lm-a"):
+    with pytest.raises(ValueError, match=r"needs tensorboard. Install it with: pip install 'lm-a"):
         Tracker(tmp_path)

@@ -103,5 +103,5 @@ def test_a_model_too_large_for_the_package_is_refused(
 
 
 def test_no_model_is_asked_for(recipe: ModuleType) -> None:
-    with pytest.raises(ValueError, match="Got no --model"):
+    with pytest.raises(ValueError, match="No model; pass the folder"):
         recipe.main(recipe.Config())

@@ -48,7 +48,7 @@ def test_all_groups_are_measured_and_what_is_lacking_is_said(measured: Path) -> 
     assert (adherence["target"], adherence["stretch"]) == (0.7, 0.9)
     assert adherence["met"] is (values["text adherence, captions of training"] >= 0.7)
     assert adherence["measurement"]["num_items"] == 6
-    assert found["codec: Lyra V2 beside it"]["measurement"]["note"] == "give --lyra"
+    assert found["codec: comparison with Lyra V2"]["measurement"]["note"] == "pass --lyra"
     assert found["codec: word error rate"]["met"] is None
 
 
@@ -74,10 +74,10 @@ def test_without_corpora_and_judges_the_reasons_are_told(
     recipe.main(recipe.Config(model=tmp_path / "none", out=tmp_path, only=groups))
     rows = read(tmp_path)
     notes = {name: row["measurement"]["note"] for name, row in rows.items()}
-    assert notes["text"] == "there is no corpus; give --esc10"
-    assert notes["memorisation"] == "there are no tokens of training; give --shards"
+    assert notes["text"] == "no corpus; pass --esc10"
+    assert notes["memorisation"] == "no training tokens; pass --shards"
     assert all(row["measurement"]["value"] is None for row in rows.values())
-    assert "- piano: there is no corpus; give --music" in (tmp_path / "report.md").read_text()
+    assert "- piano: no corpus; pass --music" in (tmp_path / "report.md").read_text()
 
 
 def test_a_folder_without_a_model_is_told_as_the_reason(
@@ -86,23 +86,23 @@ def test_a_folder_without_a_model_is_told_as_the_reason(
     recipe = load_recipe("default_model/evaluate")
     recipe.main(recipe.Config(model=tmp_path / "none", only=("speed",), out=tmp_path / "out"))
     note = read(tmp_path / "out")["speed"]["measurement"]["note"]
-    assert note == f"{tmp_path / 'none'} holds no whole model; give --model"
+    assert note == f"{tmp_path / 'none'} is not a complete model; pass --model"
     recipe.main(recipe.Config(model=tmp_path / "none", only=("codec",), out=tmp_path / "out"))
     note = read(tmp_path / "out")["codec"]["measurement"]["note"]
-    assert note == f"{tmp_path / 'none'} holds no codec; give --model"
+    assert note == f"{tmp_path / 'none'} has no codec; pass --model"
 
 
 def test_settings_that_make_no_sense_are_refused(load_recipe: LoadRecipe, tmp_path: Path) -> None:
     recipe = load_recipe("default_model/evaluate")
     config = recipe.Config(out=tmp_path, clips_per_class=1)
-    with pytest.raises(ValueError, match="--clips-per-class is 1; give 2 or more"):
+    with pytest.raises(ValueError, match="--clips-per-class must be at least 2, got 1"):
         recipe.main(config)
-    with pytest.raises(ValueError, match="The tiny preset uses a random model; drop --model"):
+    with pytest.raises(ValueError, match="--preset tiny uses a random model; remove --model"):
         recipe.main(replace(config, preset="tiny", model=tmp_path))
 
 
 def test_the_document_tells_how_each_group_is_measured(load_recipe: LoadRecipe) -> None:
     text = (Path(__file__).parents[3] / "docs/evaluation.md").read_text()
-    section = text.split("## Targets of the default model")[1]
+    section = text.split("## Targets of the bundled model")[1]
     named = re.findall(r"^\| `(\w+)` \|", section, flags=re.MULTILINE)
     assert named == list(load_recipe("default_model/evaluate").GROUPS)

@@ -91,8 +91,8 @@ def test_another_seed_is_not_mixed_into_a_folder(load_recipe: LoadRecipe, tmp_pa
 
 def test_mistakes_are_told(load_recipe: LoadRecipe, tmp_path: Path) -> None:
     recipe = load_recipe("default_model/prepare_effects")
-    with pytest.raises(ValueError, match="--hours is 0; give a number above 0"):
+    with pytest.raises(ValueError, match="--hours must be above 0, got 0"):
         prepare(recipe, tmp_path, hours=0)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="No audio files were found below"):
+    with pytest.raises(ValueError, match="No audio files found in"):
         prepare(recipe, tmp_path / "out", hours=0.001, samples=tmp_path / "empty")

@@ -99,9 +99,9 @@ def test_verbs_are_inflected(recipe: ModuleType, verb: str, does: str, doing: st
 def test_without_wordnet_there_is_only_the_tiny_preset(recipe: ModuleType, tmp_path: Path) -> None:
     tiny = replace(recipe.PRESETS["tiny"], out=tmp_path / "sentences.txt")
     assert "the cry of an animal" in recipe.main(tiny)
-    with pytest.raises(ValueError, match="There is no WordNet to take words from; give its folder"):
+    with pytest.raises(ValueError, match="No WordNet; pass the folder of its data files as"):
         recipe.main(replace(recipe.PRESETS["default"], out=tmp_path / "sentences.txt"))
     with pytest.raises(
-        ValueError, match=r"cntlist\.rev does not exist; give the folder of WordNet"
+        ValueError, match=r"cntlist\.rev does not exist; pass the folder of WordNet"
     ):
         recipe.main(replace(tiny, wordnet=tmp_path))

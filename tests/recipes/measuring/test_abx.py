@@ -129,5 +129,5 @@ def test_item_files_are_read_and_frames_are_those_whose_centres_lie_inside(tmp_p
     assert (item.category, item.context, item.speaker) == ("ah", "b+k", "26")
     assert item.frames(torch.arange(100), frame_rate=50).tolist() == list(range(15))
     path.write_text("head\nf1 0.0 0.1 ah\n")
-    with pytest.raises(ValueError, match=r"Line 2 of .* has 4 fields; an item has 7"):
+    with pytest.raises(ValueError, match=r"Line 2 of .* has 4 fields; expected 7"):
         read_items(path)

@@ -90,7 +90,7 @@ def test_each_judge_gives_what_is_known(tmp_path: Path) -> None:
     assert similarity == pytest.approx(float(1 + cosine) / 2, abs=1e-4)
     assert found["Frechet distance, pitch"].value is not None
     assert found["5-NN label accuracy, pitch"].num_items == 3
-    assert found["CLAP score"].note == "no CLAP was given; give --clap"
+    assert found["CLAP score"].note == "no CLAP model; pass --clap"
 
 
 def test_a_clip_is_not_its_own_neighbour(tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_a_clip_is_not_its_own_neighbour(tmp_path: Path) -> None:
     assert found["5-NN label accuracy, pitch"].value == 0.0
     alone = measured(real[:1], real[:1], Judges(embeddings=(PitchVector(),)))
     assert alone["5-NN label accuracy, pitch"].note.startswith("a clip has no real neighbour")
-    assert alone["Frechet distance, pitch"].note.startswith("a covariance needs")
+    assert alone["Frechet distance, pitch"].note.startswith("needs at least two windows")
 
 
 def test_what_is_not_known_of_clips_is_the_reason(tmp_path: Path) -> None:
@@ -113,15 +113,17 @@ def test_what_is_not_known_of_clips_is_the_reason(tmp_path: Path) -> None:
     )
     found = measured(clips, clips, judges)
     reasons = {name: row.note for name, row in found.items() if row.value is None}
-    assert reasons["word error rate"] == "transcripts of the clips are not known"
-    assert reasons["label accuracy, high or low"].startswith("no clip has a label of the")
-    assert reasons["speaker classification accuracy"].startswith("it takes real clips of at least")
+    assert reasons["word error rate"] == "the clips have no transcripts"
+    assert reasons["label accuracy, high or low"].startswith("no clip has one of the")
+    assert reasons["speaker classification accuracy"].startswith("needs real clips of at least")
     assert reasons["Frechet audio distance, trained embedding"].startswith("no trained embedding")
     without_real = measured(clips, [], judges)
     for metric in ("KL divergence, high or low", "speaker similarity"):
-        assert without_real[metric].note == "there are no real clips; give --real"
+        assert without_real[metric].note == "no real clips; pass --real"
     unpaired = measured(clips[:1], clips[1:], judges)
-    assert unpaired["speaker similarity"].note == "no real clip has the name of a generated one"
+    assert (
+        unpaired["speaker similarity"].note == "no real clip has the same name as a generated one"
+    )
 
 
 def test_without_wishes_the_judges_need_no_weights() -> None:

@@ -28,7 +28,7 @@ def test_signals_are_compared_in_one_length_and_silence_has_no_pesq(tmp_path: Pa
     rows = {row.metric: row for row in measure_signals(pairs, sample_rate=16_000, speech=True)}
     assert rows["SI-SDR (dB)"].num_items == 2
     assert rows["PESQ"].num_items == 1
-    assert rows["PESQ"].note == "1 clips without an utterance are left out"
+    assert rows["PESQ"].note == "without 1 clips that have no speech"
     (one,) = [
         row
         for row in measure_signals(pairs[:1], sample_rate=16_000, speech=False)

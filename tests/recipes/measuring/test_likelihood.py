@@ -96,10 +96,10 @@ def test_pairs_are_won_by_the_likelier_and_a_tie_is_half() -> None:
     short, long = (LogLikelihood(total=x, num_tokens=n) for x, n in ((-6.0, 2), (-8.0, 4)))
     assert pair_wins([short, long, long], [long, short, long]).tolist() == [0.0, 1.0, 0.5]
     assert pair_wins([short], [long], per_token=False).tolist() == [1.0]
-    with pytest.raises(ValueError, match="Got 1 preferred and 0 other sequences; give pairs"):
+    with pytest.raises(ValueError, match="Got 1 preferred and 0 other sequences; expected pairs"):
         pair_wins([short], [])
 
 
 def test_an_empty_sequence_has_no_likelihood() -> None:
-    with pytest.raises(ValueError, match="Got no tokens to find likely"):
+    with pytest.raises(ValueError, match="Got no tokens; expected at least one frame"):
         log_likelihood(new_stage(1), torch.zeros(1, 0, dtype=torch.int64))

@@ -34,7 +34,7 @@ def test_mel_distance_of_a_scaled_sound_is_the_logarithm_of_the_scale() -> None:
 
 
 def test_lengths_that_differ_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"\[1, 8\] and \[1, 9\]; expected the same"):
+    with pytest.raises(ValueError, match=r"\[1, 8\] and \[1, 9\]; expected equal"):
         si_sdr(torch.zeros(1, 8), torch.zeros(1, 9))
 
 

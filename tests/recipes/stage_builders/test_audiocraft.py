@@ -27,5 +27,5 @@ def test_values_that_are_no_labels_are_refused() -> None:
     conditions = [{"tempo": 90.0, "text": "rain", "key": "C"}]
     assert labels_of(conditions, "key") == ["C"]
     for name in ("tempo", "text", "mood"):
-        with pytest.raises(ValueError, match=f"The data has no labels '{name}'; it has: key"):
+        with pytest.raises(ValueError, match=f"Unknown label '{name}'. The data has: key"):
             labels_of(conditions, name)

@@ -13,7 +13,7 @@ TINY = DuetSemanticSettings(preset="tiny")
 
 def test_a_stream_that_is_missing_is_named(data: StageData) -> None:
     assert data.stream("semantic").num_tokens == 64
-    with pytest.raises(ValueError, match="The shards have acoustic, semantic and no pitch tokens"):
+    with pytest.raises(ValueError, match="The shards have acoustic, semantic but no pitch tokens"):
         data.stream("pitch")
 
 
@@ -29,5 +29,5 @@ def test_a_dry_run_takes_no_memory_and_reads_no_other_stage(data: StageData) -> 
     plan = duet_semantic(settings, data)
     assert plan.stage.model.heads.weight.is_meta
     assert plan.following is None
-    with pytest.raises(ValueError, match=r"none/stage has no readable stage\.json"):
+    with pytest.raises(ValueError, match=r"No readable stage\.json in .*none/stage"):
         duet_semantic(replace(settings, dry_run=False), data)

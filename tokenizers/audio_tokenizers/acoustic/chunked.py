@@ -1,7 +1,7 @@
-"""Audio coded in chunks of fixed length that overlap a little, as EnCodec's 48 kHz model does.
+"""Codes audio in chunks of fixed length with a small overlap, as in EnCodec's 48 kHz model.
 
-Chunks are coded each by itself, so streams of them equal offline calls to the bit. A stream holds
-one chunk back: where it is the last one, it is shorter.
+Chunks are independent, so streams equal offline calls to the bit. A stream holds one chunk back,
+since the last one is shorter.
 
 Shapes: B batch, C channels, N samples, K codebooks, T frames.
 """
@@ -34,14 +34,14 @@ class ChunkCodec(Protocol):
 
     @property
     def chunk_stride(self) -> int:
-        """Samples from the start of one chunk to that of the next."""
+        """Samples between the starts of consecutive chunks."""
 
     @property
     def full_chunk_frames(self) -> int:
         """Frames of a full chunk."""
 
     def chunk_frames(self, num_frames: int) -> list[int]:
-        """The frames of each chunk, from their sum."""
+        """The frames of each chunk, given their total."""
 
     def encode_chunk(self, samples: Tensor, num_codebooks: int) -> tuple[Tensor, Tensor | None]:
         """One chunk [B, C, N] as tokens [B, K, T], and its gains [B, 1]."""
@@ -51,7 +51,7 @@ class ChunkCodec(Protocol):
 
 
 class ChunkedEncoderStream:
-    """Encodes piece by piece; its memory is one chunk, and a gain for each chunk so far."""
+    """Encodes piece by piece; stores one chunk, and a gain per chunk so far."""
 
     def __init__(self, codec: ChunkCodec, num_codebooks: int) -> None:
         assert codec.chunk_length is not None
@@ -81,7 +81,7 @@ class ChunkedEncoderStream:
         return self._encode(rest, least=1)
 
     def _encode(self, samples: Tensor, *, least: int) -> Tensor:
-        """Encodes chunks as long as at least `least` samples are there."""
+        """Encodes chunks while at least `least` samples are waiting."""
         waiting = samples if self._waiting is None else torch.cat([self._waiting, samples], dim=2)
         tokens = [samples.new_zeros(len(samples), self._num_codebooks, 0, dtype=torch.int64)]
         while waiting.shape[2] >= least:
@@ -96,10 +96,10 @@ class ChunkedEncoderStream:
 
 
 class ChunkedDecoderStream:
-    """Decodes piece by piece; its memory is the tokens of one chunk, and what overlaps the next.
+    """Decodes piece by piece; stores the tokens of one chunk, and the overlap with the next.
 
     Args:
-        gains: [B, chunks], of all chunks to come; 1 by default.
+        gains: [B, chunks], for all chunks of the stream; 1 by default.
     """
 
     def __init__(self, codec: ChunkCodec, gains: Tensor | None) -> None:
@@ -142,7 +142,7 @@ class ChunkedDecoderStream:
             samples += [self._decode(chunk, last=i == last) for i, chunk in enumerate(chunks)]
         if self._gains is not None and self._gains.shape[1] != self._num_chunks:
             raise ValueError(
-                f"Got gains of {self._gains.shape[1]} chunks; the tokens had {self._num_chunks}."
+                f"Got gains of {self._gains.shape[1]} chunks; the tokens have {self._num_chunks}."
             )
         return torch.cat(samples, dim=2)
 
@@ -152,8 +152,8 @@ class ChunkedDecoderStream:
             gain = self._gains[:, self._num_chunks : self._num_chunks + 1]
             if gain.shape != (len(tokens), 1):
                 raise ValueError(
-                    f"Got gains of shape {list(self._gains.shape)}; expected one for each chunk of "
-                    f"{len(tokens)} waveforms, the tokens have more."
+                    f"Got gains of shape {list(self._gains.shape)}; the tokens need more: one per "
+                    f"chunk of each of {len(tokens)} waveforms."
                 )
         self._num_chunks += 1
         chunk = self._codec.decode_chunk(tokens, gain)
@@ -169,7 +169,7 @@ class ChunkedDecoderStream:
 class CrossFade:
     """Joins chunks that start `stride` samples apart by a weighted mean where they overlap.
 
-    The weights rise to the middle of a chunk and fall after it, as long as the first chunk is.
+    The weights rise to the middle of a full chunk and fall after it.
     """
 
     def __init__(self, first: Tensor, *, stride: int) -> None:
@@ -180,9 +180,9 @@ class CrossFade:
         self._total = first.new_zeros(0)  # [N], of the weights
 
     def add(self, chunk: Tensor, *, last: bool) -> Tensor:
-        """Adds a chunk [B, C, N]; returns the samples that no later one overlaps."""
+        """Adds a chunk [B, C, N]; returns the samples that no later chunk overlaps."""
         weight = self._weight[: chunk.shape[2]]
-        # The last chunk can end before the one before it: it may be shorter than their overlap.
+        # The last chunk may be shorter than the overlap and so end before the previous one.
         length = max(chunk.shape[2], self._sum.shape[2])
         total, samples = weight.new_zeros(length), chunk.new_zeros(*chunk.shape[:2], length)
         total[: len(self._total)] += self._total

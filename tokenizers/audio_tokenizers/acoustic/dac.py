@@ -44,17 +44,17 @@ def load_dac(source: str | Path) -> "DacTokenizer":
 class DacTokenizer:
     """DAC as an acoustic tokenizer.
 
-    T frames decode to exactly T * `hop_length` samples. Where the ratios of the model are odd, its
-    own output is a few samples shorter, and zeros follow it.
+    T frames decode to exactly T * `hop_length` samples. Models with odd ratios return a few samples
+    less, which are padded with zeros.
 
     Args:
-        model: taken over, and put in evaluation mode.
+        model: modified: set to evaluation mode, without gradients.
     """
 
     def __init__(self, model: "DacModel") -> None:
         self.model: Any = model.train(False).requires_grad_(False)
 
-    @cached_property  # its weights train no more, and there are many
+    @cached_property  # the weights are frozen, and hashing them takes time
     def identity(self) -> str:
         """Names the codec, its settings and its weights; equal identities give equal tokens."""
         settings = json.dumps([self.sample_rate, list(self.model.config.downsampling_ratios)])

@@ -1,7 +1,7 @@
 """EnCodec: a convolutional codec with a residual vector quantiser.
 
-Wraps `transformers.EncodecModel` and gives the same tokens and samples, bit for bit. Reading
-checkpoints is in `encodec_checkpoints`, streaming in `streaming`.
+Wraps `transformers.EncodecModel` and gives the same tokens and samples, bit for bit. See
+`encodec_checkpoints` for reading checkpoints and `streaming` for streams.
 
 Shapes: B batch, C channels, N samples, K codebooks, T frames, D width.
 Paper: Défossez et al., High Fidelity Neural Audio Compression, arXiv 2210.13438.
@@ -39,12 +39,12 @@ _SETTINGS = (
 class EncodecTokenizer:
     """EnCodec as an acoustic tokenizer: 24 kHz, 48 kHz stereo, and the 32 and 16 kHz variants.
 
-    With the 48 kHz model, whose chunks of one second are coded apart and overlap by 1 %, the T axis
-    holds the frames of all chunks one after the other, and `gains` one scale per chunk.
+    The 48 kHz model codes chunks of one second separately, with 1 % overlap. There the T axis holds
+    the frames of all chunks one after the other, and `gains` has one scale per chunk.
 
     Args:
-        model: taken over: put in evaluation mode, and its weight normalisation folded into plain
-            weights, which changes no result.
+        model: modified: set to evaluation mode, with weight normalisation folded into plain
+            weights, which does not change results.
     """
 
     def __init__(self, model: "EncodecModel") -> None:
@@ -56,11 +56,11 @@ class EncodecTokenizer:
         self.chunk_stride: int = config.chunk_stride or 1
         if self.chunk_length is not None and self._new_frames < self.full_chunk_frames - 1:
             raise ValueError(
-                f"Got an overlap of {config.overlap}; expected at most a frame or two of the "
-                "chunk, as in the 48 kHz model."
+                f"Got an overlap of {config.overlap}; expected at most one or two frames, as in "
+                "the 48 kHz model."
             )
 
-    @cached_property  # its weights train no more, and there are many
+    @cached_property  # the weights are frozen, and hashing them takes time
     def identity(self) -> str:
         """Names the codec, its settings and its weights; equal identities give equal tokens."""
         config = self.model.config
@@ -194,11 +194,10 @@ class EncodecTokenizer:
         return -(-self.chunk_length // self._hop)
 
     def chunk_frames(self, num_frames: int) -> list[int]:
-        """The frames of each chunk, from their sum T.
+        """The frames of each chunk, given their total T.
 
-        The last chunk has no more than one stride of new samples, a frame less than a full chunk;
-        T is a multiple of full chunks only if the last two chunks share the last one's frames as
-        full - 1 and 1.
+        The last chunk has at most one stride of new samples, one frame less than a full chunk. So T
+        is a multiple of full chunks only if the last two chunks have full - 1 and 1 frames.
         """
         if self.chunk_length is None:
             return [num_frames]
@@ -216,8 +215,8 @@ class EncodecTokenizer:
             inputs.check_no_gains(gains)
         elif gains is not None and tuple(gains.shape) != shape:
             raise ValueError(
-                f"Got gains of shape {list(gains.shape)}; expected {list(shape)}, one for each "
-                "chunk of each waveform."
+                f"Got gains of shape {list(gains.shape)}; expected {list(shape)}, one per chunk of "
+                "each waveform."
             )
         return gains
 
@@ -248,10 +247,10 @@ def chunk_gain(samples: Tensor) -> Tensor:
 
 
 def fold_weight_norm(model: nn.Module) -> None:
-    """Replaces the normalised convolutions in a model by plain ones of equal weights.
+    """Replaces weight-normalised convolutions in a model by plain ones with equal weights.
 
-    `remove_parametrizations` would not do: it also breaks every deep copy of the model, since the
-    copies of a parametrised module share one class that it edits.
+    Not `remove_parametrizations`: it breaks deep copies of the model, since copies of a
+    parametrised module share the class that it edits.
     """
     for parent in list(model.modules()):
         for name, child in parent.named_children():

@@ -1,11 +1,11 @@
-"""Reads EnCodec checkpoints in their three published layouts, which their keys distinguish.
+"""Reads EnCodec checkpoints in the three published layouts, which are detected by their keys.
 
 - transformers: a folder or hub id with `config.json` and weights;
 - original `encodec`: one file, a plain state dict;
 - audiocraft: one file with `best_state` and the YAML text `xp.cfg`, or a `pretrained` pointer.
 
-Weight normalisation may be spelled as g and v in the old or the new way, or folded away. Files are
-never allowed to run code: safetensors, or pickles restricted to tensors and plain containers.
+Weight normalisation may use the old or the new names of g and v, or be folded. Files cannot run
+code: only safetensors, and pickles restricted to tensors and plain containers, are read.
 """
 
 import re
@@ -44,8 +44,7 @@ def load_encodec(source: str | Path) -> EncodecTokenizer:
         path = path / AUDIOCRAFT_FILE
         if not path.exists():
             raise ValueError(
-                f"Got the folder {source} without config.json or {AUDIOCRAFT_FILE}; expected one "
-                "with a checkpoint of EnCodec."
+                f"{source} has no EnCodec checkpoint; expected config.json or {AUDIOCRAFT_FILE}."
             )
     if not path.is_file():
         return _load_transformers(source)
@@ -60,8 +59,8 @@ def load_encodec(source: str | Path) -> EncodecTokenizer:
         settings, given_by = _original_settings(state), "the original model"
     else:
         raise ValueError(
-            f"Got {path} with keys such as {', '.join(map(str, list(package)[:3]))}; expected the "
-            "weights of EnCodec as encodec or audiocraft save them."
+            f"{path} is not an EnCodec checkpoint of encodec or audiocraft; its keys are like "
+            f"{', '.join(map(str, list(package)[:3]))}."
         )
     renamed = {_rename(key): value for key, value in state.items()}
     return build_encodec(path, settings, renamed, given_by=given_by)
@@ -72,7 +71,7 @@ def _load_transformers(source: str | Path) -> EncodecTokenizer:
     from transformers.utils.hub import cached_file
 
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)) and not Path(source).is_dir():
-        raise ValueError(f"Found no file or folder {source}; check the path, or pass a hub id.")
+        raise ValueError(f"{source} does not exist; check the path, or pass a hub id.")
     settings, _ = EncodecConfig.get_config_dict(source)
     if (kind := settings.pop("model_type", None)) != "encodec":
         raise ValueError(f"Got {source}, a model of type {kind}; expected type encodec.")
@@ -81,7 +80,9 @@ def _load_transformers(source: str | Path) -> EncodecTokenizer:
         file = cached_file(source, name, _raise_exceptions_for_missing_entries=False)
         if file is not None:
             return build_encodec(source, settings, read(Path(file)))
-    raise ValueError(f"Found no weights in {source}; expected model.safetensors beside its config.")
+    raise ValueError(
+        f"Found no weights in {source}; expected model.safetensors next to its config."
+    )
 
 
 def build_encodec(
@@ -91,7 +92,7 @@ def build_encodec(
     *,
     given_by: str = "config.json",
 ) -> EncodecTokenizer:
-    """Builds the model, and gives each of its weights the value that the checkpoint has for it."""
+    """Builds the model with the weights of the checkpoint."""
     from transformers import EncodecConfig, EncodecModel
 
     model = EncodecModel(EncodecConfig(**settings))
@@ -103,7 +104,7 @@ def build_encodec(
 
 
 def _fold(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Replaces every pair of magnitude g and direction v by the weight that they stand for."""
+    """Replaces each pair of magnitude g and direction v by the weight."""
     folded = dict(state)
     for g_name, v_name in _NORM_SPELLINGS:
         for name in [name for name in state if name.endswith(g_name)]:
@@ -127,7 +128,7 @@ def _is_original(state: Mapping[str, Any]) -> bool:
 
 
 def _original_settings(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The settings of the original's 24 or 48 kHz model, which its norms tell, with its widths."""
+    """The original 24 or 48 kHz settings, detected by the norms, with the checkpoint's widths."""
 
     def in_order(pattern: str) -> list[Tensor]:
         names = [key for key in state if re.fullmatch(pattern, key)]
@@ -173,13 +174,13 @@ def _best_state(package: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def _audiocraft_settings(path: Path, text: str) -> dict[str, Any]:
-    """Translates audiocraft's experiment settings; what transformers cannot express is refused."""
+    """Translates audiocraft's settings; raises if transformers does not support them."""
     import yaml  # type: ignore[import-untyped]
 
     try:
         config = yaml.safe_load(text)
-    except (yaml.YAMLError, AttributeError) as error:  # AttributeError: it is no text
-        raise ValueError(f"The xp.cfg in {path} is no YAML; fetch the file again.") from error
+    except (yaml.YAMLError, AttributeError) as error:  # AttributeError: not text
+        raise ValueError(f"The xp.cfg in {path} is not YAML; download the file again.") from error
 
     def get(dotted: str) -> Any:
         if (value := _look_up(config, dotted)) is None:
@@ -198,8 +199,7 @@ def _audiocraft_settings(path: Path, text: str) -> dict[str, Any]:
     for dotted, expected in fixed.items():
         if (value := _look_up(config, dotted)) not in (None, expected):
             raise ValueError(
-                f"Got {dotted}={value} in the settings of {path}; expected {expected}, EnCodec has "
-                "no other."
+                f"Got {dotted}={value} in the settings of {path}; EnCodec supports only {expected}."
             )
     sample_rate, ratios, bins = get("sample_rate"), get("seanet.ratios"), get("rvq.bins")
     frame_rate = sample_rate / torch.tensor(ratios).prod().item()

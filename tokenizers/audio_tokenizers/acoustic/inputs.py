@@ -1,4 +1,4 @@
-"""Checks of what users pass to a codec: one clear sentence for each mistake.
+"""Validates the inputs of a codec.
 
 Shapes: B batch, C channels, N samples, K codebooks, T frames.
 """
@@ -15,15 +15,15 @@ def check_samples(samples: Tensor, *, num_channels: int, allow_empty: bool = Fal
     """
     if samples.ndim != 3:
         raise ValueError(
-            f"Got samples of shape {list(samples.shape)}; expected [B, C, N], add the missing axes."
+            f"Got samples of shape {list(samples.shape)}; expected [B, C, N]. Add the missing axes."
         )
     if samples.dtype != torch.float32:
         raise ValueError(
-            f"Got samples of type {samples.dtype}; expected torch.float32, convert them."
+            f"Got samples of type {samples.dtype}; expected torch.float32. Convert them."
         )
     B, C, N = samples.shape
     if num_channels != C:
-        raise ValueError(f"Got {C} channels; this codec takes {num_channels}, mix or repeat them.")
+        raise ValueError(f"Got {C} channels; this codec takes {num_channels}. Mix or repeat them.")
     if B == 0 or (N == 0 and not allow_empty):
         raise ValueError(
             f"Got samples of shape {list(samples.shape)}; expected at least one sample."
@@ -40,10 +40,10 @@ def check_tokens(
     """
     if tokens.ndim != 3:
         raise ValueError(
-            f"Got tokens of shape {list(tokens.shape)}; expected [B, K, T], add the missing axes."
+            f"Got tokens of shape {list(tokens.shape)}; expected [B, K, T]. Add the missing axes."
         )
     if tokens.dtype != torch.int64:
-        raise ValueError(f"Got tokens of {tokens.dtype}; expected torch.int64, convert them.")
+        raise ValueError(f"Got tokens of type {tokens.dtype}; expected torch.int64. Convert them.")
     B, K, T = tokens.shape
     if not 1 <= K <= num_codebooks:
         raise ValueError(f"Got {K} codebooks; this codec decodes 1 to {num_codebooks}.")
@@ -54,13 +54,13 @@ def check_tokens(
     low, high = (int(bound) for bound in torch.aminmax(tokens))
     if low < 0 or high >= codebook_size:
         raise ValueError(
-            f"Got tokens from {low} to {high}; expected 0 to {codebook_size - 1}, "
-            "remove special tokens first."
+            f"Got tokens from {low} to {high}; expected 0 to {codebook_size - 1}. "
+            "Remove special tokens first."
         )
 
 
 def check_num_codebooks(num_codebooks: int | None, *, available: int, least: int = 1) -> int:
-    """The number of codebooks to use: all that are available for None."""
+    """The number of codebooks to use; None means all."""
     if num_codebooks is None:
         return available
     if not least <= num_codebooks <= available:
@@ -71,7 +71,7 @@ def check_num_codebooks(num_codebooks: int | None, *, available: int, least: int
 
 
 def check_num_samples(num_samples: int | None, *, available: int) -> int:
-    """The length to restore: all that the tokens give for None."""
+    """The length to restore; None means all samples of the tokens."""
     if num_samples is None:
         return available
     if not 1 <= num_samples <= available:
@@ -84,4 +84,4 @@ def check_num_samples(num_samples: int | None, *, available: int) -> int:
 def check_no_gains(gains: Tensor | None) -> None:
     """Raises if gains are passed to a codec that does not normalise its input."""
     if gains is not None:
-        raise ValueError("Got gains; this codec does not normalise its input, leave them out.")
+        raise ValueError("Got gains, but this codec does not normalise its input; remove them.")

@@ -1,8 +1,8 @@
 """Mimi, the codec of Moshi: 24 kHz mono, 12.5 Hz, 1 semantic and 31 acoustic codebooks, causal.
 
-Wraps `transformers.MimiModel` and gives the same tokens and samples, bit for bit; with one
-exception: transformers 4 lets each step attend to all before it, while the model was trained, and
-runs here and in transformers 5, with a window of 250 steps (10 s).
+Wraps `transformers.MimiModel` and gives the same tokens and samples, bit for bit, with one
+exception: in transformers 4 each step attends to all earlier ones. The model was trained with a
+window of 250 steps (10 s), which applies here and in transformers 5.
 
 Shapes: B batch, C channels, N samples, K codebooks, T frames, D width, H heads.
 Paper: Défossez et al., Moshi: a speech-text foundation model, arXiv 2410.00037.
@@ -34,7 +34,7 @@ from audio_tokenizers.weights import load_transformers
 if TYPE_CHECKING:
     from transformers import MimiModel
 
-# Whatever changes a token or a sample and is not seen in the names and shapes of the weights.
+# Settings that change tokens or samples but not the names and shapes of the weights.
 _SETTINGS = (
     "sampling_rate", "upsampling_ratios", "dilation_growth_rate", "use_causal_conv", "pad_mode",
     "trim_right_ratio", "sliding_window", "hidden_act", "num_attention_heads",
@@ -53,7 +53,7 @@ class MimiTokenizer:
     """Mimi as an acoustic tokenizer; the first codebook carries the semantic tokens.
 
     Args:
-        model: taken over, and put in evaluation mode.
+        model: modified: set to evaluation mode, without gradients.
     """
 
     def __init__(self, model: "MimiModel") -> None:
@@ -63,7 +63,7 @@ class MimiTokenizer:
         if kind != "default":
             raise ValueError(f"Got rotary positions of type {kind}; expected default, as in Mimi.")
 
-    @cached_property  # its weights train no more, and there are many
+    @cached_property  # the weights are frozen, and hashing them takes time
     def identity(self) -> str:
         """Names the codec, its settings and its weights; equal identities give equal tokens."""
         config = self.model.config
@@ -202,7 +202,7 @@ class TransformerStream:
         self._length = 0
 
     def step(self, x: Tensor, *, last: bool) -> Tensor:  # noqa: ARG002
-        """Takes the next x [B, D, N >= 0], and returns as many steps."""
+        """Takes the next x [B, D, N >= 0], returns the same number of steps."""
         N = x.shape[2]
         if N == 0:
             return x
@@ -238,13 +238,13 @@ class TransformerStream:
 
 
 def window_mask(queries: Tensor, keys: Tensor, *, window: int) -> Tensor:
-    """Which keys each query sees, by their positions: itself and the window - 1 before it."""
+    """The mask of keys for each query by position: the query's own and the window - 1 before."""
     distance = queries[:, None] - keys[None, :]
     return (distance >= 0) & (distance < window)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turns each pair of a first and a second half of x [B, H, N, D] by its position's angle."""
+    """Rotates pairs from the two halves of x [B, H, N, D] by the angles of their positions."""
     first, second = x.chunk(2, dim=-1)
     return x * cos[:, None] + torch.cat([-second, first], dim=-1) * sin[:, None]
 
@@ -261,7 +261,7 @@ def _transform(transformer: Any, x: Tensor) -> Tensor:
 
 
 def _rotary(transformer: Any) -> Any:
-    """The rotary positions of a transformer, which some versions keep in each layer."""
+    """The rotary embedding of a transformer, which some versions store in each layer."""
     shared = getattr(transformer, "rotary_emb", None)
     return shared or transformer.layers[0].self_attn.rotary_emb
 
@@ -277,7 +277,7 @@ class _Parts:
 
 
 def _parts(model: Any) -> _Parts:
-    """The parts of the model, which recent versions of transformers group in two halves."""
+    """The parts of the model, which recent versions of transformers group into two modules."""
     if hasattr(model.encoder, "encoder_seanet"):
         return _Parts(
             encoder=model.encoder.encoder_seanet,

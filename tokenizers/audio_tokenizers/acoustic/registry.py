@@ -1,4 +1,4 @@
-"""Finds a codec by name, by path or on the hub, and saves it."""
+"""Loads codecs by name, path or hub id, and saves them."""
 
 import json
 from collections.abc import Callable
@@ -40,9 +40,9 @@ LOADERS: dict[str, Callable[[str | Path], AcousticTokenizer]] = {
 
 
 def load_codec(name_or_path: str | Path, *, device: str = "cpu") -> AcousticTokenizer:
-    """Loads a codec by a name of `NAMES`, from a local file or folder, or by its hub id.
+    """Loads a codec by a name in `NAMES`, a local file or folder, or a hub id.
 
-    The kind is detected from the content of the checkpoint, not from its name.
+    The codec type is detected from the content of the checkpoint.
     """
     source = NAMES.get(str(name_or_path), str(name_or_path))
     with hub_access(source):
@@ -59,11 +59,11 @@ def _load(source: str, device: str) -> AcousticTokenizer:
         kind = json.loads(config.read_text()).get("model_type")
         if kind not in LOADERS:
             raise ValueError(
-                f"Got {source}, a model of type {kind}; codecs are of type {', '.join(LOADERS)}."
+                f"Expected a codec of type {', '.join(LOADERS)}, got {source} of type {kind}."
             )
         codec = LOADERS[kind](source)
     elif weights is not None:
-        codec = load_encodec(weights)  # the one kind that also comes without a config
+        codec = load_encodec(weights)  # the only type that also comes without a config
     else:
         raise ValueError(
             f"Found no codec {source!r}: not a local file or folder, not in the cache, and not on "
@@ -74,10 +74,10 @@ def _load(source: str, device: str) -> AcousticTokenizer:
 
 
 def save_codec(codec: AcousticTokenizer, folder: str | Path, *, half: bool = False) -> None:
-    """Writes a codec for `load_codec`, which gives it the same identity.
+    """Saves a codec for `load_codec`; the loaded codec has the same identity.
 
     Args:
-        half: store float16 where that is exact.
+        half: store float16 if that is exact.
     """
     from audio_tokenizers.acoustic.frame_codec import FrameCodec, save_frame_codec
 
@@ -88,17 +88,17 @@ def save_codec(codec: AcousticTokenizer, folder: str | Path, *, half: bool = Fal
         codec.model.save_pretrained(folder)
     else:
         raise ValueError(
-            f"The codec is a {type(codec).__name__}, which cannot be saved; those of these types "
-            f"can: {', '.join(LOADERS)}."
+            f"Cannot save a codec of class {type(codec).__name__}; supported types: "
+            f"{', '.join(LOADERS)}."
         )
 
 
 def _hub_file(hub_id: str, name: str) -> Path | None:
-    """The local copy of a file on the hub, downloaded if necessary; None if there is none."""
+    """The local copy of a file on the hub, downloaded if needed; None if there is none."""
     from transformers.utils.hub import cached_file
 
     try:
         found = cached_file(hub_id, name, _raise_exceptions_for_missing_entries=False)
-    except (OSError, ValueError):  # no such repository, no connection, or no valid id
+    except (OSError, ValueError):  # no such repository, no connection, or an invalid id
         return None
     return None if found is None else Path(found)

@@ -1,25 +1,25 @@
-"""Runs the layers of a convolutional codec piece by piece, with the result of one long call.
+"""Runs the layers of a convolutional codec piece by piece, with the result of a single call.
 
-Each layer keeps only the end of its input that it still needs. It pads the start as its module
-does, gives every output that its input so far determines, and on the last piece pads the end and
-gives the rest. So the lookahead of a codec is exactly what its layers need, none if it is causal,
-and memory does not grow with time.
+Each layer keeps only the end of its input that it still needs. It pads the start like its module,
+returns every output that its input so far determines, and on the last piece pads the end and
+returns the rest. So the lookahead of a codec is exactly what its layers need (none if it is
+causal), and memory does not grow with time.
 
-Equal to the bit, not only nearly, on the CPU with one thread: ATen computes one short waveform with
-other kernels, which differ in the last bit. `_as_if_long`, the pending step of `LstmStream` and
-`ROW_BLOCK` keep short pieces on the kernels of long ones. What differs then, by about 1e-6, is
+Results are bit-identical on the CPU with one thread. For short waveforms ATen would choose other
+kernels, which differ in the last bit; `_as_if_long`, the pending step of `LstmStream` and
+`ROW_BLOCK` keep short pieces on the kernels of long ones. These still differ, by about 1e-6:
 
 - an offline call in which some convolution has at most 20,480 inputs (for EnCodec 24 kHz, one of
   less than 161 frames);
-- the last frames of an offline call whose number of frames is no multiple of 4, since the matrix
-  products of its convolutions of one step end on other kernels;
-- any call with several threads, and any of a model with fewer channels than the public ones:
+- the last frames of an offline call whose number of frames is not a multiple of 4, since the matrix
+  products of its one-step convolutions end on other kernels;
+- any call with several threads, and any call of a model with fewer channels than the public ones:
   oneDNN's choices then depend on lengths.
 
-A causal codec that reflects its first samples waits for as many as it reflects: EnCodec 24 kHz
-gives nothing for the first 6 frames, and then each frame at once.
-Each push reads all weights, so a tenth of a second or more at a time is several times cheaper
-than a frame at a time.
+A causal codec with reflection padding waits for the samples to reflect: EnCodec 24 kHz returns
+nothing for the first 6 frames, and then each frame immediately.
+Each push reads all weights, so pieces of a tenth of a second or more are several times cheaper than
+single frames.
 
 Shapes: B batch, C channels, N samples or other time steps, K codebooks, T frames, D width.
 """
@@ -31,9 +31,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# Up to this many elements ATen prefers, for batch 1, its own convolution to oneDNN's.
+# Up to this many elements, ATen uses its own convolution for batch 1 instead of oneDNN's.
 _SHORT_INPUT = 20_480
-# Matrix products of few rows, and their last rows, take other kernels.
+# Matrix products use other kernels for few rows, and for the last rows.
 ROW_BLOCK = 64
 
 
@@ -41,7 +41,7 @@ class StreamLayer(Protocol):
     """A layer with the state of one stream."""
 
     def step(self, x: Tensor, *, last: bool) -> Tensor:
-        """Takes the next x [B, C, N >= 0], perhaps the last; returns what is final."""
+        """Takes the next x [B, C, N >= 0], which may be the last; returns final outputs."""
 
 
 class ChainStream:
@@ -63,7 +63,7 @@ class PointwiseStream:
         self._function = function
 
     def step(self, x: Tensor, *, last: bool) -> Tensor:  # noqa: ARG002
-        # Contiguous: else short rows are computed without vector instructions, and differ.
+        # Contiguous, since strided short rows skip vector instructions, which changes results.
         return self._function(x.contiguous())
 
 
@@ -72,8 +72,8 @@ class ConvStream:
 
     Args:
         padding: steps to add before the start and after the end.
-        mode: what to pad with: "constant" (zeros), "reflect" or "replicate".
-        whole_strides: whether the end is padded further, until the input is a multiple of strides.
+        mode: "constant" (zeros), "reflect" or "replicate".
+        whole_strides: pad the end further, to a multiple of the stride.
     """
 
     def __init__(
@@ -86,14 +86,14 @@ class ConvStream:
         self._stride = conv.stride[0]
         self._reach = (conv.kernel_size[0] - 1) * conv.dilation[0] + 1
         most = self._right + (self._stride - 1 if whole_strides else 0)
-        # How much real input the padding looks at, from the start and from the end.
+        # Input steps that the padding reads, at the start and at the end.
         seen_from_start = {"constant": 0, "reflect": self._left + 1, "replicate": 1}
         seen_from_end = {"constant": 0, "reflect": most + 1, "replicate": 1}
         self._keep = seen_from_end[mode]
         self._need = max(seen_from_start[mode], self._keep)
         self._input: Tensor | None = None  # [B, C, N], padded at the start once begun
         self._begun = False
-        self._next = 0  # where in the input the next output begins to look
+        self._next = 0  # input position where the next output's kernel starts
         self._length = 0
 
     def step(self, x: Tensor, *, last: bool) -> Tensor:
@@ -133,10 +133,10 @@ class ConvStream:
 class TransposedConvStream:
     """A transposed convolution whose output is trimmed.
 
-    It computes every output from all inputs that reach it, rather than adding up parts.
+    Each output is computed at once from all inputs that affect it, not accumulated from parts.
 
     Args:
-        trim: steps to cut off at the start and at the end.
+        trim: steps to remove at the start and at the end.
     """
 
     def __init__(self, conv: nn.ConvTranspose1d, *, trim: tuple[int, int]) -> None:
@@ -173,8 +173,8 @@ class TransposedConvStream:
 class LstmStream:
     """An LSTM with a skip connection.
 
-    A lone step is computed with a step of zeros after it, and stays pending: it is computed again
-    with its successor, to get the state after it. A call with one step would take other kernels.
+    A call with a single step would use other kernels. So a single step is computed with a step of
+    zeros after it and stays pending: it is computed again with the next step to get its state.
     """
 
     def __init__(self, lstm: nn.LSTM) -> None:
@@ -199,7 +199,7 @@ class LstmStream:
 
 
 class ResidualStream:
-    """A layer and a shortcut around it, added; the one that is ahead waits for the other."""
+    """A layer plus a shortcut; the branch that is ahead waits for the other."""
 
     def __init__(self, branch: StreamLayer, shortcut: StreamLayer) -> None:
         self._paths = (branch, shortcut)
@@ -215,7 +215,7 @@ class ResidualStream:
 
 
 def seanet_stream(modules: Iterable[nn.Module]) -> ChainStream:
-    """Streams the layers of a SEANet encoder or decoder, as EnCodec and Mimi have them."""
+    """Streams the layers of a SEANet encoder or decoder, as in EnCodec and Mimi."""
     return ChainStream(_seanet_layer(module) for module in modules)
 
 
@@ -233,7 +233,7 @@ def _seanet_layer(module: Any) -> StreamLayer:
 
 
 def padded_conv_stream(module: Any) -> ConvStream:
-    """Streams the convolution of EnCodec or Mimi, which knows whether it is causal."""
+    """Streams a convolution of EnCodec or Mimi, causal or not."""
     conv = module.conv
     total = (conv.kernel_size[0] - 1) * conv.dilation[0] + 1 - conv.stride[0]
     right = 0 if module.causal else total // 2
@@ -243,14 +243,14 @@ def padded_conv_stream(module: Any) -> ConvStream:
 
 
 def trimmed_conv_stream(module: Any) -> TransposedConvStream:
-    """Streams the transposed convolution of EnCodec or Mimi, which knows whether it is causal."""
+    """Streams a transposed convolution of EnCodec or Mimi, causal or not."""
     total = module.conv.kernel_size[0] - module.conv.stride[0]
     right = -int(-total * module.trim_right_ratio // 1) if module.causal else total // 2
     return TransposedConvStream(module.conv, trim=(total - right, right))
 
 
 def pad(x: Tensor, padding: tuple[int, int], *, mode: str) -> Tensor:
-    """Pads x [B, C, N]; to be reflected, a short x is first followed by zeros, then cut again."""
+    """Pads x [B, C, N]; zero-pads an x too short for reflection first, and cuts it afterwards."""
     if mode != "reflect":
         return F.pad(x, padding, mode)
     missing = max(0, max(padding) + 1 - x.shape[2])
@@ -259,10 +259,10 @@ def pad(x: Tensor, padding: tuple[int, int], *, mode: str) -> Tensor:
 
 
 def _as_if_long(x: Tensor, convolve: Callable[[Tensor], Tensor], *, kernel_size: int) -> Tensor:
-    """Convolves a short x [B, C, N] by the kernels that a long one would take.
+    """Convolves a short x [B, C, N] with the kernels that a long one would use.
 
-    A batch of two goes to oneDNN at any length. Kernels of one step are matrix products, computed
-    in blocks, of which the last one differs where it is not full.
+    A batch of two uses oneDNN at any length. One-step convolutions are matrix products, computed in
+    blocks; the last block differs unless it is full.
     """
     B, C, N = x.shape
     if x.device.type != "cpu":

@@ -1,6 +1,6 @@
-"""Streams of samples to tokens and back, with the results of one long call, in constant memory.
+"""Streams samples to tokens and back in constant memory, with the results of a single call.
 
-What is computed piece by piece, and how equal it is, is in `stream_layers`.
+The layers, and how exact they are, are in `stream_layers`.
 
 Shapes: B batch, C channels, N samples, K codebooks, T frames, D width.
 """
@@ -21,7 +21,7 @@ class EncoderStream:
     Args:
         layers: from samples [B, C, N] to latents [B, D, T].
         quantize: from latents [B, D, T] to tokens [B, K, T], each frame by itself.
-        whole_frames: whether the end is padded with zeros to a multiple of this many samples.
+        whole_frames: pad the end with zeros to a multiple of this many samples.
     """
 
     gains: Tensor | None = None
@@ -73,7 +73,7 @@ class DecoderStream:
     Args:
         layers: from latents [B, D, T] to samples [B, C, N].
         dequantize: from tokens [B, K, T] to latents [B, D, T], each frame by itself.
-        hop_length: samples per frame; the end is padded with zeros where the layers give fewer.
+        hop_length: samples per frame; the end is zero-padded if the layers return fewer.
     """
 
     def __init__(
@@ -126,16 +126,16 @@ class DecoderStream:
 
 
 class StreamProgress:
-    """Guards a stream: pieces that fit together, and nothing after its end."""
+    """Checks that the pieces of a stream match, and that none follows its end."""
 
     def __init__(self) -> None:
         self._like: Tensor | None = None
         self._ended = False
 
     def advance(self, x: Tensor) -> None:
-        """Notes a piece x: samples [B, C, N] or tokens [B, K, T]."""
+        """Records a piece x: samples [B, C, N] or tokens [B, K, T]."""
         if self._ended:
-            raise ValueError("Got more for a stream that has ended; start another stream.")
+            raise ValueError("Got a piece after the end of the stream; start a new stream.")
         if self._like is None:
             self._like = x.new_zeros(*x.shape[:2], 0)
         if len(x) != len(self._like):
@@ -148,9 +148,9 @@ class StreamProgress:
             )
 
     def end(self, num_channels: int, dtype: torch.dtype) -> Tensor:
-        """Notes the end, and returns an empty last piece [B, C, 0]; B is 1 if none was noted."""
+        """Records the end and returns an empty piece [B, C, 0]; B is 1 for an empty stream."""
         if self._ended:
-            raise ValueError("Got the end of a stream that has ended; start another stream.")
+            raise ValueError("The stream has already ended; start a new stream.")
         self._ended = True
         like = torch.zeros(1, 1, 0) if self._like is None else self._like
         return like.new_zeros(len(like), num_channels, 0, dtype=dtype)

@@ -1,4 +1,4 @@
-"""What a model of features is, and what the backends that run one share.
+"""Protocols of feature extractors, and helpers that their backends share.
 
 Shapes: B batch, C channels, N samples, T frames, D width.
 """
@@ -38,14 +38,14 @@ class FeatureExtractor(Protocol):
 
 @runtime_checkable
 class WindowedFeatureExtractor(FeatureExtractor, Protocol):
-    """An extractor that can also give long features in pieces, in constant memory."""
+    """An extractor that can also return long features in pieces, in constant memory."""
 
     def feature_windows(self, samples: Tensor, layer: int) -> Iterator[Tensor]:
-        """What `features` gives, in consecutive pieces along T."""
+        """Yields the result of `features` in consecutive pieces along T."""
 
 
 def first_layers(encoder: nn.Module, num_layers: int, **replaced: nn.Module | None) -> Any:
-    """The encoder up to a layer, as a view: the weights are shared and `encoder` is left whole.
+    """The encoder up to a layer, as a view: weights are shared and `encoder` is not modified.
 
     Args:
         replaced: other modules of the encoder to replace, such as a normalisation after the layers.
@@ -57,7 +57,7 @@ def first_layers(encoder: nn.Module, num_layers: int, **replaced: nn.Module | No
 
 
 def hop_and_field(kernels: list[int], strides: list[int]) -> tuple[int, int]:
-    """The stride and the receptive field of a stack of convolutions, in inputs."""
+    """The stride and the receptive field of a stack of convolutions, in input steps."""
     hop, field = 1, 1
     for kernel, stride in zip(kernels, strides, strict=True):
         field += (kernel - 1) * hop
@@ -66,5 +66,5 @@ def hop_and_field(kernels: list[int], strides: list[int]) -> tuple[int, int]:
 
 
 def num_frames(length: int, *, hop: int, field: int) -> int:
-    """Output frames of a stack of convolutions for `length` inputs, `field` or more."""
+    """Output frames of a stack of convolutions for `length` inputs, at least `field`."""
     return (length - field) // hop + 1

@@ -1,7 +1,7 @@
 """Features of fairseq2's wav2vec 2 and w2v-BERT: the backend "fairseq2:" of `load_features`.
 
-Needs the package fairseq2 (extra `parity`). Public w2v-BERT 2.0 weights are for `transformers`, not
-for the w2v-BERT of fairseq2.
+Requires fairseq2 (extra `parity`). The public w2v-BERT 2.0 weights are for `transformers`, not for
+fairseq2's w2v-BERT.
 
 Shapes: B batch, C channels, N samples, T frames, D width.
 """
@@ -44,7 +44,7 @@ _USED = ("encoder_frontend", "encoder")
 
 @dataclass(frozen=True, kw_only=True)
 class SavedModel:
-    """config.json of a saved model, beside its weights; fields as in `Fairseq2Features`."""
+    """config.json of a saved model; fields as in `Fairseq2Features`."""
 
     arch: str
     normalize: bool
@@ -53,14 +53,14 @@ class SavedModel:
 class Fairseq2Features:
     """Features of a wav2vec 2 or w2v-BERT of fairseq2, at 16 kHz and, for all presets, 50 Hz.
 
-    Long audio is seen in windows, as by `features.TransformersFeatures`.
+    Long audio is processed in windows, as in `features.TransformersFeatures`.
 
     Args:
-        model: taken over: put in evaluation mode, without gradients.
-        normalize: give waveforms zero mean and unit variance; w2v-BERT always normalises its
-            log-mel spectra instead.
-        window_seconds: the length of the windows.
-        arch: the name of the model's architecture, if it is to be saved.
+        model: modified: set to evaluation mode, without gradients.
+        normalize: normalise waveforms to zero mean and unit variance; w2v-BERT always normalises
+            its log-mel spectra instead.
+        window_seconds: length of the windows.
+        arch: name of the model's architecture; required for saving.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Fairseq2Features:
 
         if window_seconds < 1:
             raise ValueError(f"Got windows of {window_seconds} s; expected 1 s or more.")
-        model.train(False).requires_grad_(False)  # in training, layers are dropped at random
+        model.train(False).requires_grad_(False)  # training drops layers at random
         self.is_w2vbert = isinstance(model, W2VBertModel)
         inner: Any = model.w2v2_model if self.is_w2vbert else model
         self.model = inner
@@ -135,15 +135,15 @@ class Fairseq2Features:
 
     @torch.no_grad()
     def feature_windows(self, samples: Tensor, layer: int) -> Iterator[Tensor]:
-        """What `features` gives, in consecutive pieces along T, in constant memory."""
+        """Yields the result of `features` in consecutive pieces along T, in constant memory."""
         from fairseq2.nn import BatchLayout
 
         check_layer(layer, num_layers=self.num_layers)
         mono = mix_to_mono(samples).to(next(self.model.parameters()).device)
         if mono.shape[1] < self._least:
             raise ValueError(
-                f"Got {mono.shape[1]} samples, too few for one frame; expected {self._least} or "
-                "more, pad them with zeros."
+                f"Got {mono.shape[1]} samples, too few for one frame; expected at least "
+                f"{self._least}. Pad them with zeros."
             )
         inputs, mean, deviation = mono, mono.new_zeros(()), mono.new_ones(())
         if self.is_w2vbert:
@@ -151,7 +151,7 @@ class Fairseq2Features:
         elif self.normalize:
             mean, deviation = measure_level(mono, correction=0)
         T = num_frames(inputs.shape[1], hop=self._hop, field=self._field)
-        # The hooks of fairseq2 cannot stop its encoder, so it gets no more layers than it needs.
+        # fairseq2's hooks cannot stop its encoder, so pass only the layers that are needed.
         encoder = first_layers(self.model.encoder, layer, layer_norm=None)
         size = round(self.window_seconds * self.frame_rate)
         for seen, kept in windows(T, size=size, margin=size // 10):
@@ -171,10 +171,10 @@ def load_fairseq2_features(
     """Loads a model of fairseq2; pickled code in a checkpoint never runs.
 
     Args:
-        source: a name that fairseq2 knows, such as wav2vec2_base, which it downloads; a checkpoint
-            in the layout of fairseq2 or fairseq; or a folder of `save_fairseq2_features`.
-        arch: of a checkpoint: base, large or large_lv60k for wav2vec 2, 300m or 600m for w2v-BERT;
-            by default, what its weights are for.
+        source: a fairseq2 model name such as wav2vec2_base, which is downloaded; a checkpoint in
+            the layout of fairseq2 or fairseq; or a folder from `save_fairseq2_features`.
+        arch: architecture of a checkpoint: base, large or large_lv60k for wav2vec 2, 300m or 600m
+            for w2v-BERT; detected from the weights by default.
     """
     _check_installed()
     if Path(source).is_dir():
@@ -195,12 +195,12 @@ def save_fairseq2_features(
     """Writes config.json and model.safetensors: the weights that features depend on.
 
     Args:
-        half: store float16 where that is exact.
+        half: store float16 if that is exact.
     """
     if extractor.arch is None:
         raise ValueError(
-            "Got a fairseq2 model without the name of an architecture, which cannot be saved; load "
-            "it with load_fairseq2_features."
+            "Cannot save a fairseq2 model without the name of its architecture; load it with "
+            "load_fairseq2_features."
         )
     weights = {name: each.detach().cpu().contiguous() for name, each in extractor.weights.items()}
     if half and fits_float16(weights):
@@ -212,7 +212,7 @@ def save_fairseq2_features(
 
 
 def find_arch(weights: Mapping[str, Tensor]) -> str:
-    """The architecture that weights in the layout of fairseq2 or fairseq are for."""
+    """Detects the architecture of weights in the layout of fairseq2 or fairseq."""
     layers = {int(m[1]) for name in weights if (m := re.search(r"encoder\.layers\.(\d+)\.", name))}
     num_layers = max(layers, default=-1) + 1
     if any(re.search(r"\.(depthwise_conv|conv_module)\.", name) for name in weights):
@@ -234,8 +234,8 @@ def _check_installed() -> None:
         import fairseq2  # noqa: F401
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            "Models of fairseq2 need fairseq2; install it, in an environment of its own, with: "
-            "pip install 'lm-audio[parity]'."
+            "This model needs fairseq2; install it in a separate environment with: pip install "
+            "'lm-audio[parity]'."
         ) from error
 
 
@@ -277,24 +277,24 @@ def _load_checkpoint(path: Path, arch: str) -> nn.Module:
         )
     except CorruptModelCheckpointError as error:
         raise ValueError(
-            f"{path} does not hold plain weights of the architecture {arch} ({error}); check "
-            "the architecture, or save the state dict alone."
+            f"{path} does not contain plain weights of the architecture {arch} ({error}); check "
+            "the architecture, or save only the state dict."
         ) from error
 
 
 def _load_named(name: str) -> tuple[nn.Module, str]:
-    """A model that fairseq2 has a card for, and its architecture."""
+    """A model from a fairseq2 model card, and its architecture."""
     from fairseq2.assets import AssetDownloadError
 
     cards = _cards()
     if name not in cards:
         raise ValueError(
-            f"Found no file or folder {name}, and fairseq2 knows no such model. Choose one of: "
-            f"{', '.join(sorted(cards))}; or give the path of a checkpoint."
+            f"{name} is neither a path nor a fairseq2 model. Pass the path of a checkpoint, or one "
+            f"of: {', '.join(sorted(cards))}."
         )
     hub, card = cards[name]
     arch = card.field("model_arch").as_(str)
-    _hub(arch)  # refuses architectures whose input is not known
+    _hub(arch)  # raises for architectures with unknown input
     try:
         return hub.load_model(card, device=torch.device("cpu"), dtype=torch.float32), arch
     except AssetDownloadError as error:
@@ -302,7 +302,7 @@ def _load_named(name: str) -> tuple[nn.Module, str]:
 
 
 def _cards() -> dict[str, tuple[Any, Any]]:
-    """The models that fairseq2 has cards for, by name: the hub and the card of each."""
+    """The fairseq2 model cards by name, each with its hub."""
     from fairseq2.assets import AssetCardError, AssetStore
     from fairseq2.runtime.dependency import get_dependency_resolver
 

@@ -2,9 +2,9 @@
 
 `load_features` chooses the backend: `transformers` for wav2vec 2, HuBERT, WavLM and w2v-BERT 2.0,
 `masked_model` for our own, `fairseq2_features` for names that begin with "fairseq2:". Models of
-`transformers` run up to the requested layer, on input prepared as by each model's public feature
-extractor. Clusters of these features are semantic tokens (AudioLM, arXiv 2209.03143): see `kmeans`
-and `tokenizer`. Checkpoints never run code.
+`transformers` run up to the requested layer, on input prepared as by their own feature extractors.
+Clusters of these features are semantic tokens (AudioLM, arXiv 2209.03143): see `kmeans` and
+`tokenizer`. Checkpoints cannot run code.
 
 Shapes: B batch, C channels, N samples, T frames, D width.
 """
@@ -71,16 +71,16 @@ _USED_WEIGHTS = ("encoder.", "feature_extractor.", "feature_projection.")
 class TransformersFeatures:
     """Features of a model of `transformers`, at 16 kHz and, for all public models, 50 Hz.
 
-    Audio longer than a window is seen in windows that overlap by a tenth on each side. Since these
-    models attend to everything that they see, frames of long audio differ slightly from those of
-    the whole seen at once, most of all near the joins; the levels to which input is normalised are
-    still those of the whole.
+    Audio longer than a window is processed in windows that overlap by a tenth on each side. Since
+    these models attend to their whole input, frames of long audio differ slightly from those of a
+    single pass, most of all near the joins. Input normalisation still uses the whole audio.
 
     Args:
-        model: taken over: put in evaluation mode, without gradients.
-        normalize: give waveforms zero mean and unit variance, as `do_normalize` in the model's
-            preprocessor settings says; w2v-BERT always normalises its log-mel spectra instead.
-        window_seconds: the length of the windows.
+        model: modified: set to evaluation mode, without gradients.
+        normalize: normalise waveforms to zero mean and unit variance, as set by `do_normalize` in
+            the model's preprocessor settings; w2v-BERT always normalises its log-mel spectra
+            instead.
+        window_seconds: length of the windows.
     """
 
     def __init__(
@@ -137,20 +137,20 @@ class TransformersFeatures:
     def features(self, samples: Tensor, layer: int) -> Tensor:
         """Activations after `layer` (0: the encoder's input) of samples [B, C, N]: [B, T, D].
 
-        They are what the layer itself returns, the last one too: `hidden_states[layer]`, except
-        that version 4 of `transformers` normalises the last one in models with a final norm.
+        They are the layer's own output, `hidden_states[layer]`, also for the last layer, which
+        version 4 of `transformers` normalises in models with a final norm.
         """
         return torch.cat(list(self.feature_windows(samples, layer)), dim=1)
 
     @torch.no_grad()
     def feature_windows(self, samples: Tensor, layer: int) -> Iterator[Tensor]:
-        """What `features` gives, in consecutive pieces along T, in constant memory."""
+        """Yields the result of `features` in consecutive pieces along T, in constant memory."""
         check_layer(layer, num_layers=self.num_layers)
         mono = mix_to_mono(samples).to(self.model.device)
         if mono.shape[1] < self._least:
             raise ValueError(
-                f"Got {mono.shape[1]} samples, too few for one frame; expected {self._least} or "
-                "more, pad them with zeros."
+                f"Got {mono.shape[1]} samples, too few for one frame; expected at least "
+                f"{self._least}. Pad them with zeros."
             )
         inputs = mono if self._spectra is None else self._spectra(mono)
         mean, deviation = self._level(inputs)
@@ -165,7 +165,7 @@ class TransformersFeatures:
             yield encoder(self._project(piece)).last_hidden_state[:, kept]
 
     def _level(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """What to subtract from the inputs, and by what to divide them."""
+        """The mean to subtract from the inputs, and the deviation to divide them by."""
         if self._spectra is not None:
             return measure_level(inputs, correction=1)
         if self.normalize:
@@ -193,7 +193,7 @@ def load_features(
 
     Args:
         source: a folder, a hub id, or "fairseq2:" and a model name or checkpoint of fairseq2.
-        window_seconds: as in `TransformersFeatures`; our masked model keeps its own.
+        window_seconds: as in `TransformersFeatures`; ignored by our masked model.
     """
     if str(source).startswith(FAIRSEQ2_PREFIX):
         name = str(source).removeprefix(FAIRSEQ2_PREFIX)
@@ -246,7 +246,7 @@ def _load_transformers(
     wrong = [*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])]
     if wrong := [name for name in wrong if name.startswith(_USED_WEIGHTS)]:
         raise ValueError(
-            f"{source}: missing or misshapen weights: {', '.join(sorted(wrong))}; "
+            f"{source}: missing weights or weights of wrong shape: {', '.join(sorted(wrong))}; "
             "expected a complete checkpoint."
         )
     return TransformersFeatures(
@@ -255,12 +255,12 @@ def _load_transformers(
 
 
 def save_features(extractor: FeatureExtractor, folder: str | Path, *, half: bool = False) -> None:
-    """Writes a model for `load_features`, which gives it the same identity.
+    """Saves a model for `load_features`; the loaded model has the same identity.
 
-    The length of windows is not the model's own: `save_feature_tokenizer` keeps it.
+    The window length is not saved here, but by `save_feature_tokenizer`.
 
     Args:
-        half: store float16 where that is exact.
+        half: store float16 if that is exact.
     """
     import transformers
 
@@ -276,7 +276,7 @@ def save_features(extractor: FeatureExtractor, folder: str | Path, *, half: bool
             preparation(do_normalize=extractor.normalize).save_pretrained(folder)
     else:
         raise ValueError(
-            f"Got a {type(extractor).__name__}, which cannot be saved; expected a model of type: "
+            f"Cannot save a model of class {type(extractor).__name__}; supported types: "
             f"{', '.join([*_CLASSES, MASKED_MODEL_TYPE, FAIRSEQ2_TYPE])}."
         )
 
@@ -288,8 +288,8 @@ def _reads_normalized(source: str | Path) -> bool:
         settings, _ = Wav2Vec2FeatureExtractor.get_feature_extractor_dict(source)
     except OSError as error:
         raise ValueError(
-            f"Found no preprocessor_config.json in {source}; add it beside config.json, it says "
-            "whether the model's input is normalised (do_normalize)."
+            f"{source} lacks preprocessor_config.json, which sets whether the model's input is "
+            "normalised (do_normalize); add the file."
         ) from error
     rate = settings.get("sampling_rate", SAMPLE_RATE)
     if rate != SAMPLE_RATE:

@@ -1,4 +1,4 @@
-"""Frames along time: pooled to a lower rate, runs of equal tokens as durations, and windows.
+"""Operations on frames: pooling to a lower rate, runs of equal tokens, and windows.
 
 Shapes: B batch, T frames, S runs of equal tokens, D width.
 """
@@ -19,7 +19,7 @@ def pool_frames(features: Tensor, factor: int) -> Tensor:
         raise ValueError(f"Got a pooling factor of {factor}; expected 1 or more.")
     if features.ndim != 3:
         raise ValueError(
-            f"Got features of shape {list(features.shape)}; expected [B, T, D], add missing axes."
+            f"Got features of shape {list(features.shape)}; expected [B, T, D]. Add missing axes."
         )
     if factor == 1:
         return features
@@ -35,18 +35,18 @@ def deduplicate(tokens: Tensor) -> tuple[Tensor, Tensor]:
     """Tokens [T] as runs: the token of each run [S], and its duration in frames [S], int64."""
     if tokens.ndim != 1:
         raise ValueError(
-            f"Got tokens of shape {list(tokens.shape)}; expected [T], pass one row at a time "
-            "or call deduplicate_batch."
+            f"Got tokens of shape {list(tokens.shape)}; expected [T]. Pass one row at a time, or "
+            "call deduplicate_batch."
         )
     unique, durations = torch.unique_consecutive(tokens, return_counts=True)
     return unique, durations
 
 
 def deduplicate_batch(tokens: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """`deduplicate` of each row of tokens [B, T]; the rows end up with different lengths."""
+    """`deduplicate` for each row of tokens [B, T]; the results differ in length."""
     if tokens.ndim != 2:
         raise ValueError(
-            f"Got tokens of shape {list(tokens.shape)}; expected [B, T], squeeze the codebook axis."
+            f"Got tokens of shape {list(tokens.shape)}; expected [B, T]. Squeeze the codebook axis."
         )
     return [deduplicate(row) for row in tokens]
 
@@ -64,10 +64,10 @@ def expand_durations(unique: Tensor, durations: Tensor) -> Tensor:
 
 
 def windows(num_frames: int, *, size: int, margin: int) -> Iterator[tuple[slice, slice]]:
-    """Windows of `size` over frames: which frames each sees, and which of those it gives.
+    """Yields windows of `size` frames: the input frames of each, and those of its outputs to keep.
 
-    What they give, one after the other, is all the frames once; `margin` more are seen on each
-    side, or further on the other side at the ends.
+    The kept outputs cover every frame once, in order. Windows include `margin` more frames on each
+    side; the first and the last are shifted inwards.
     """
     if num_frames <= size:
         yield slice(0, num_frames), slice(0, num_frames)

@@ -1,4 +1,4 @@
-"""The codebook that makes semantic tokens of features: k-means centroids.
+"""The codebook that maps features to semantic tokens: k-means centroids.
 
 As in AudioLM (arXiv 2209.03143), each dimension is standardised before clustering. Training is in
 `kmeans_training`.
@@ -26,13 +26,13 @@ MAX_SCORES = 2**24  # distances in memory at a time while assigning
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureSource:
-    """Which features a codebook is for."""
+    """The features that a codebook is for."""
 
     model: str
-    """The identity of the feature extractor, which holds its weights' hash."""
+    """The identity of the feature extractor, which includes a hash of its weights."""
     layer: int
     pooling: int = 1
-    """How many of the extractor's frames make one frame by their mean."""
+    """Number of extractor frames to average per token."""
 
     def __post_init__(self) -> None:
         if self.layer < 0:
@@ -43,7 +43,7 @@ class FeatureSource:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class KMeansCodebook:
-    """Centroids [V, D] of features less `mean` [D] over `std` [D], all float32.
+    """Centroids [V, D] of features standardised by `mean` [D] and `std` [D], all float32.
 
     Without standardisation, as in fairseq's k-means, `mean` is 0 and `std` is 1.
     """
@@ -68,11 +68,11 @@ class KMeansCodebook:
                 "Got NaN or infinite centroids or statistics; train the k-means again."
             )
         if not bool((self.std > 0).all()):
-            raise ValueError("Got a std of 0 or less; expected positive values, 1 for a constant.")
+            raise ValueError("Got a std of 0 or less; expected positive values (1 for constants).")
 
     @staticmethod
     def from_centroids(centroids: Tensor, *, source: FeatureSource) -> "KMeansCodebook":
-        """A codebook of centroids [V, D] over features that are not standardised, as fairseq's."""
+        """A codebook of centroids [V, D] over features without standardisation, as in fairseq."""
         zeros = torch.zeros_like(centroids[0])
         return KMeansCodebook(centroids=centroids, mean=zeros, std=zeros + 1, source=source)
 
@@ -88,7 +88,7 @@ class KMeansCodebook:
 
     @cached_property
     def identity(self) -> str:
-        """Names the values and where the features come from; equal identities give equal tokens."""
+        """Names the values and the features' source; equal identities give equal tokens."""
         text = hash_tensors(self._tensors()) + json.dumps(self._metadata(), sort_keys=True)
         return f"kmeans{self.num_tokens}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
@@ -96,7 +96,7 @@ class KMeansCodebook:
     def assign(self, features: Tensor) -> Tensor:
         """The nearest centroid of each frame: features [B, T, D] to tokens [B, T], int64.
 
-        Distances are float64; of centroids at the same distance the lowest index is taken.
+        Distances are float64; ties go to the lowest index.
         """
         if features.ndim != 3 or features.shape[2] != self.width:
             raise ValueError(
@@ -109,9 +109,11 @@ class KMeansCodebook:
         tokens = []
         for rows in features.to(work).flatten(0, 1).split(max(1, MAX_SCORES // self.num_tokens)):
             x = (rows.double() - mean) / std  # [n, D]
-            scores = half_norms - x @ centroids.T  # half the squared distances, less those to 0
+            scores = (
+                half_norms - x @ centroids.T
+            )  # half the squared distances, up to a constant per frame
             best = scores.min(1, keepdim=True).values
-            # The product rounds equal distances apart, by less than this.
+            # Rounding in the product can separate equal distances by less than this.
             scale = x.norm(dim=1, keepdim=True) * half_norms.max().mul(2).sqrt() + half_norms.max()
             tied = scores <= best + 1e-13 * scale
             tokens.append(tied.byte().argmax(1))  # the first of the greatest
@@ -120,24 +122,24 @@ class KMeansCodebook:
     def save(self, path: str | Path) -> None:
         """Writes one safetensors file with the source in its metadata."""
         with replacing(path) as temporary:
-            # One entry: several are written in a random order, and equal codebooks would differ.
+            # One entry, since several are written in random order and equal files would differ.
             about = {"lm-audio": json.dumps(self._metadata(), sort_keys=True)}
             save_file(self._tensors(), temporary, metadata=about)
 
     @staticmethod
     def load(path: str | Path) -> "KMeansCodebook":
-        """Reads what `save` wrote."""
+        """Loads a codebook from `save`."""
         if not Path(path).is_file():
-            raise ValueError(f"Found no file {path}; check the path.")
+            raise ValueError(f"{path} does not exist; check the path.")
         try:
             with safe_open(path, framework="pt") as file:
                 entries = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except SafetensorError as error:
-            raise ValueError(f"{path} is no safetensors file, or is damaged ({error}).") from error
+            raise ValueError(f"{path} is damaged or not a safetensors file ({error}).") from error
         metadata = json.loads(entries["lm-audio"]) if "lm-audio" in entries else entries
         if metadata.get("format") != FORMAT or tensors.keys() != {"centroids", "mean", "std"}:
-            raise ValueError(f"{path} is not a codebook that KMeansCodebook.save wrote.")
+            raise ValueError(f"{path} is not a codebook from KMeansCodebook.save.")
         return KMeansCodebook(**tensors, source=FeatureSource(**json.loads(metadata["source"])))
 
     def _tensors(self) -> dict[str, Tensor]:

@@ -1,12 +1,12 @@
-"""Reads the centroids of a k-means that scikit-learn fitted and joblib pickled, without running it.
+"""Reads the centroids of a scikit-learn k-means that joblib pickled, without running code.
 
-fairseq publishes its HuBERT k-means so (`hubert_base_ls960_L9_km500.bin`), and a pickle may run any
-code. Here every class and function that such a file names is replaced by one that only remembers
-its arguments, names outside a short list are refused, and neither joblib nor scikit-learn is used.
+fairseq publishes its HuBERT k-means in this format (`hubert_base_ls960_L9_km500.bin`), and a pickle
+can run any code. Here every class and function in the file is replaced by one that only stores its
+arguments, names outside a short list are rejected, and neither joblib nor scikit-learn is used.
 
-joblib writes an array as a small pickled object (shape, order, dtype) followed, in the middle of
-the pickle, by the array's raw bytes; newer versions align them, and note that in the object. The
-whole file may be compressed by zlib or gzip.
+joblib writes an array as a small pickled object (shape, order, dtype) followed, inside the pickle,
+by the array's raw bytes. Newer versions align the bytes, which the object records. The file may be
+compressed with zlib or gzip.
 """
 
 import io
@@ -52,7 +52,7 @@ def read_kmeans_pickle(path: str | Path) -> Tensor:
     """The centroids of a joblib-pickled KMeans or MiniBatchKMeans: [V, D], float32."""
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"Found no file {path}; check the path.")
+        raise ValueError(f"{path} does not exist; check the path.")
     data = _decompress(path)
     try:
         fitted = _Reader(io.BytesIO(data)).load()
@@ -63,25 +63,25 @@ def read_kmeans_pickle(path: str | Path) -> Tensor:
         EOFError, LookupError, MemoryError, RecursionError, TypeError, ValueError,
     ) as error:  # fmt: skip
         raise ValueError(
-            f"{path} is not a k-means as joblib pickles it, or is damaged ({error}); download it "
-            "again, or convert it."
+            f"{path} is damaged or not a joblib-pickled k-means ({error}); download it again, or "
+            "convert it."
         ) from error
     if not (isinstance(fitted, _Remembered) and fitted.name in _ESTIMATORS):
-        raise ValueError(f"{path} holds no k-means; expected a KMeans or MiniBatchKMeans.")
+        raise ValueError(f"{path} has no k-means; expected a KMeans or MiniBatchKMeans.")
     centers = fitted.state.get("cluster_centers_") if isinstance(fitted.state, dict) else None
     if not isinstance(centers, np.ndarray) or centers.ndim != 2 or centers.dtype.kind != "f":
-        raise ValueError(f"{path} holds a k-means without centroids; expected a fitted one.")
+        raise ValueError(f"{path} has a k-means without centroids; expected a fitted one.")
     if centers.size == 0 or not np.isfinite(centers).all():
         raise ValueError(f"{path} has empty, NaN or infinite centroids; fit the k-means again.")
     return torch.from_numpy(centers.astype(np.float32, order="C"))
 
 
 class _RefusedError(Exception):
-    """The pickle asks for something that it does not need."""
+    """The pickle uses something that a k-means does not need."""
 
 
 class _Remembered:
-    """Stands for an object of a class, or for what a function returns; it does nothing."""
+    """An inert replacement for an object, or for the result of a function."""
 
     name: ClassVar[str]
     args: tuple[Any, ...] = ()
@@ -92,7 +92,7 @@ class _Remembered:
 
 
 class _Reader(pickle._Unpickler):
-    """The unpickler written in Python: the arrays' bytes lie between two of its steps."""
+    """The Python unpickler, since the bytes of arrays lie between two of its steps."""
 
     stack: list[Any]
     dispatch: ClassVar[dict[int, Callable[..., None]]] = dict(pickle._Unpickler.dispatch)
@@ -103,17 +103,17 @@ class _Reader(pickle._Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _KNOWN:
-            raise _RefusedError(f"it asks for {module}.{name}, which could run code")
+            raise _RefusedError(f"it uses {module}.{name}, which could run code")
         return type(name, (_Remembered,), {"name": name})
 
     def get_extension(self, code: int) -> None:
-        raise _RefusedError(f"it asks for the extension {code}, which could run code")
+        raise _RefusedError(f"it uses the extension {code}, which could run code")
 
     def load_build(self) -> None:
         state = self.stack.pop()
         target = self.stack[-1]
         if not isinstance(target, _Remembered):
-            raise _RefusedError("it sets the state of what is not an object")
+            raise _RefusedError("it sets the state of a non-object")
         target.state = state
         if target.name == "NumpyArrayWrapper":
             self.stack[-1] = _read_array(self.file, target.state)
@@ -134,12 +134,12 @@ def _read_array(file: io.BytesIO, wrapper: Any) -> np.ndarray[Any, Any]:
 
 
 def _dtype(remembered: Any) -> np.dtype[Any]:
-    """A plain numeric type, of what numpy would be asked to make it from."""
+    """The numeric type that a pickled numpy dtype describes."""
     if not (isinstance(remembered, _Remembered) and remembered.name == "dtype"):
         raise ValueError("an array has no type")
     code = str(remembered.args[0])
     if not re.fullmatch(r"[fiub][1248]", code):
-        raise _RefusedError(f"it holds an array of type {code}, not of numbers")
+        raise _RefusedError(f"it has an array of type {code}, not of numbers")
     order = remembered.state[1] if isinstance(remembered.state, tuple) else "|"
     if order not in ("<", ">", "|", "="):
         raise ValueError(f"an array has the byte order {order}")

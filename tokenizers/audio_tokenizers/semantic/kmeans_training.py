@@ -1,8 +1,8 @@
-"""Trains a k-means codebook on features that are streamed, never held in memory all at once.
+"""Trains a k-means codebook on streamed features, in constant memory.
 
 The features are read several times: for the mean and deviation of each dimension and a random
-sample, from which k-means++ picks the first centroids; for mini-batch k-means; and to measure the
-result. It needs the extra `train`.
+sample, from which k-means++ initialises the centroids; for mini-batch k-means; and to measure the
+result. Requires the extra `train`.
 
 Shapes: n rows, D width, V clusters.
 """
@@ -25,11 +25,11 @@ class KMeansConfig:
     num_clusters: int
     seed: int = 0
     num_passes: int = 4
-    """How often mini-batch k-means sees all rows; two more passes measure them."""
+    """Passes of mini-batch k-means over all rows, in addition to two for measuring."""
     batch_size: int = 10_000
-    """Rows in a mini-batch, whatever the sizes of the batches that are read."""
+    """Rows per mini-batch, regardless of the sizes of the input batches."""
     sample_size: int = 50_000
-    """Rows, drawn at random from all, from which k-means++ picks the first centroids."""
+    """Number of random rows from which k-means++ initialises the centroids."""
     standardize: bool = True
 
     def __post_init__(self) -> None:
@@ -49,9 +49,9 @@ class KMeansConfig:
 class KMeansReport:
     num_rows: int
     inertia: float
-    """The mean squared distance of a row to its centroid; the standardised rows' own is D."""
+    """Mean squared distance of rows to their centroids; standardised rows have variance D."""
     num_used: int
-    """Clusters that have at least one row."""
+    """Number of clusters with at least one row."""
 
 
 def train_kmeans(
@@ -61,17 +61,17 @@ def train_kmeans(
     source: FeatureSource,
     on_batch: Callable[[int, int], None] | None = None,
 ) -> tuple[KMeansCodebook, KMeansReport]:
-    """Fits a codebook to features that need not fit in memory; the same seed, the same codebook.
+    """Fits a codebook to features that need not fit in memory; deterministic given the seed.
 
     Args:
-        batches: features [n, D], of any n; iterated several times, so a list or an object whose
-            `__iter__` starts anew, not a generator. Mixing clips within 10,000 rows helps.
-        on_batch: called with the pass, from 0, and the rows that it has read so far.
+        batches: features [n, D], of any n; iterated several times, so pass a list or an object
+            whose `__iter__` restarts, not a generator. Mixing clips within 10,000 rows helps.
+        on_batch: called with the number of the pass, from 0, and the rows it has read so far.
     """
     if isinstance(batches, Iterator):
         raise ValueError(
-            f"Got a {type(batches).__name__}, which can be read once; k-means reads the features "
-            "several times, pass a list or an object whose __iter__ starts anew."
+            f"Got a {type(batches).__name__}, which can be read only once, but k-means reads the "
+            "features several times; pass a list or an object whose __iter__ restarts."
         )
     try:
         from sklearn.cluster import MiniBatchKMeans, kmeans_plusplus
@@ -109,16 +109,16 @@ def train_kmeans(
 def _read(
     batches: Iterable[Tensor], number: int, on_batch: Callable[[int, int], None] | None
 ) -> Iterator[Rows]:
-    """Checked batches, as float32 arrays [n, D]."""
+    """Yields validated batches as float32 arrays [n, D]."""
     count, width = 0, None
     for batch in batches:
         if batch.ndim != 2 or (width is not None and batch.shape[1] != width):
             raise ValueError(
-                f"Got a batch of features of shape {list(batch.shape)}; expected [n, D], with the "
-                "same D in all."
+                f"Got a batch of features of shape {list(batch.shape)}; expected [n, D] with the "
+                "same D for all."
             )
         if not batch.isfinite().all():
-            raise ValueError("Got NaN or infinite features; leave out the audio that gives them.")
+            raise ValueError("Got NaN or infinite features; remove the audio that causes them.")
         count, width = count + len(batch), batch.shape[1]
         yield batch.detach().float().cpu().numpy()
         if on_batch is not None:
@@ -126,7 +126,7 @@ def _read(
 
 
 def _in_batches(parts: Iterable[Rows], size: int) -> Iterator[Rows]:
-    """Rows in arrays of `size` rows; the last is smaller."""
+    """Yields arrays of `size` rows; the last may be smaller."""
     waiting: list[Rows] = []
     count = 0
     for part in parts:
@@ -157,7 +157,7 @@ def _measure(codebook: KMeansCodebook, parts: Iterable[Rows]) -> KMeansReport:
 
 
 class _Moments:
-    """Mean and variance of each dimension over batches, merged as Chan, Golub and LeVeque do."""
+    """Running mean and variance of each dimension, by Chan, Golub and LeVeque's method."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -178,7 +178,7 @@ class _Moments:
     def statistics(self) -> tuple[Rows, Rows]:
         """Mean and standard deviation [D]; 1 for the deviation of a constant dimension."""
         std = np.sqrt(self.squares / self.count)
-        noise = np.finfo(np.float32).eps * np.abs(self.mean)  # a constant's deviation by rounding
+        noise = np.finfo(np.float32).eps * np.abs(self.mean)  # rounding error of constants
         std = np.where(std <= noise, 1.0, std)
         return self.mean.astype(np.float32), std.astype(np.float32)
 
@@ -201,7 +201,7 @@ class _Reservoir:
         index = np.arange(self.seen, self.seen + len(rows))
         places = np.where(index < self.size, index, self.random.integers(0, index + 1))
         kept = places < self.size
-        self.kept[places[kept]] = rows[kept]  # of rows with one place the last wins, as it should
+        self.kept[places[kept]] = rows[kept]  # the last of rows with the same place wins
         self.seen += len(rows)
 
     def rows(self) -> Rows:

@@ -1,9 +1,8 @@
 """Our own masked audio model: a transformer over log-mel patches, for speech, music and effects.
 
-It turns 24 kHz audio into features at 25 Hz; k-means over one of its layers makes semantic
-tokens. It is trained to predict what a random projection quantiser says of patches that it
-cannot see (BEST-RQ, arXiv 2202.01855): see `masked_prediction.py`. Reasons:
-docs/adr/0003-masked-model.md.
+It turns 24 kHz audio into features at 25 Hz; k-means over one of its layers gives semantic tokens.
+It is trained to predict the codes of masked patches under a random projection quantiser (BEST-RQ,
+arXiv 2202.01855): see `masked_prediction.py`. Reasons: docs/adr/0003-masked-model.md.
 """
 
 from collections.abc import Iterator
@@ -37,13 +36,13 @@ class MaskedModelConfig:
     num_layers: int = 12
     num_heads: int = 6
     window_seconds: float = 30.0
-    """Longer audio is seen in windows of this length, which overlap by a tenth on each side."""
+    """Window length for longer audio; windows overlap by a tenth on each side."""
 
     def __post_init__(self) -> None:
         if self.width % (2 * self.num_heads):
             raise ValueError(
-                f"width {self.width} does not split into {self.num_heads} heads of even size; "
-                "choose a multiple of twice num_heads."
+                f"width must be a multiple of {2 * self.num_heads}, twice num_heads, got "
+                f"{self.width}."
             )
 
     @property
@@ -56,7 +55,7 @@ class MaskedModelConfig:
 
 
 def tiny() -> MaskedModelConfig:
-    """For tests and first runs of a recipe."""
+    """A tiny config for tests and first runs of a recipe."""
     return MaskedModelConfig(num_mels=20, width=32, num_layers=2, num_heads=2)
 
 
@@ -101,12 +100,12 @@ class MaskedAudioModel(nn.Module):
 
     @property
     def identity(self) -> str:
-        """Names the model, its settings and its weights, as they are now."""
+        """Names the model, its settings and its current weights."""
         return f"{MODEL_TYPE}-{hash_model(repr(self.config), self.state_dict())}"
 
     @property
     def margin(self) -> int:
-        """Samples that a frame's windows reach beyond it, on each side."""
+        """Samples that a frame's windows extend beyond it on each side."""
         return (OVERLAP - 1) * self.config.spectrum_hop // 2
 
     def patches(self, samples: Tensor) -> Tensor:
@@ -125,7 +124,7 @@ class MaskedAudioModel(nn.Module):
         return (patches - self.patch_mean) / self.patch_std
 
     def encode_patches(self, embedded: Tensor, *, num_layers: int | None = None) -> Tensor:
-        """The transformer over embedded patches [B, T, D], up to a layer; normed after the last."""
+        """The transformer over embedded patches [B, T, D], up to a layer; the last has a norm."""
         x = embedded
         angles = rotary_angles(x.shape[1], self.config.width // self.config.num_heads, x.device)
         for block in self.blocks[:num_layers]:
@@ -133,7 +132,7 @@ class MaskedAudioModel(nn.Module):
         return x if num_layers is not None else self.norm(x)
 
     def up_to(self, layer: int) -> "MaskedAudioModel":
-        """A smaller model with the same features, up to this layer."""
+        """A smaller model with the same features up to this layer."""
         check_layer(layer, num_layers=self.num_layers)
         part = MaskedAudioModel(replace(self.config, num_layers=max(1, layer)))
         weights = self.state_dict()
@@ -146,7 +145,7 @@ class MaskedAudioModel(nn.Module):
 
     @torch.no_grad()
     def feature_windows(self, samples: Tensor, layer: int) -> Iterator[Tensor]:
-        """What `features` gives, in consecutive pieces along T, in constant memory."""
+        """Yields the result of `features` in consecutive pieces along T, in constant memory."""
         check_layer(layer, num_layers=self.num_layers)
         hop, margin = self.config.hop_length, self.margin
         mono = mix_to_mono(samples)
@@ -159,7 +158,7 @@ class MaskedAudioModel(nn.Module):
 
 
 class Block(nn.Module):
-    """Self-attention with rotary positions, then an MLP; norms come first."""
+    """Self-attention with rotary positions, then an MLP; both pre-norm."""
 
     def __init__(self, config: MaskedModelConfig) -> None:
         super().__init__()
@@ -187,7 +186,7 @@ def rotary_angles(length: int, head_size: int, device: torch.device) -> Tensor:
 
 
 def rotate(x: Tensor, angles: Tensor) -> Tensor:
-    """Turns the pairs of x [B, H, T, D] by angles [T, D / 2]."""
+    """Rotates the pairs of x [B, H, T, D] by angles [T, D / 2]."""
     a, b = x.chunk(2, dim=-1)
     cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
     return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
@@ -197,7 +196,7 @@ def save_masked_model(model: MaskedAudioModel, folder: str | Path, *, half: bool
     """Writes config.json and model.safetensors.
 
     Args:
-        half: store float16, half the size; features stay float32.
+        half: store float16 for half the size; features are still float32.
     """
     folder = Path(folder)
     dtype = torch.float16 if half else torch.float32
@@ -211,7 +210,7 @@ def save_masked_model(model: MaskedAudioModel, folder: str | Path, *, half: bool
 
 
 def load_masked_model(folder: str | Path) -> MaskedAudioModel:
-    """Reads what `save_masked_model` wrote."""
+    """Loads a model from `save_masked_model`."""
     folder = Path(folder)
     model = MaskedAudioModel(read_config(folder, MaskedModelConfig, model_type=MODEL_TYPE))
     weights = read_safetensors(folder / "model.safetensors")

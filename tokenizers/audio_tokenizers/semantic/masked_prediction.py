@@ -1,8 +1,8 @@
-"""How the masked audio model learns: guess the quantised patches behind a mask (BEST-RQ).
+"""Training objective of the masked audio model: predict quantised patches under a mask (BEST-RQ).
 
-A fixed random projection and fixed random codebooks turn every patch into tokens; the model sees
-the audio with spans replaced by noise and predicts the tokens there. No teacher, no codebook that
-could collapse, one pass over the data.
+A fixed random projection and fixed random codebooks turn every patch into tokens. The model
+receives audio with spans replaced by noise and predicts their tokens. There is no teacher, and no
+codebook that could collapse.
 """
 
 from dataclasses import dataclass
@@ -21,13 +21,13 @@ class PredictionConfig:
     codebook_size: int = 1024
     code_width: int = 16
     mask_share: float = 0.4
-    """The expected share of frames behind the mask."""
+    """Expected share of masked frames."""
     span_frames: int = 8
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """loss: a scalar; accuracy: the share of masked tokens guessed right; mask: [B, T], bool;
+    """loss: a scalar; accuracy: share of masked tokens predicted correctly; mask: [B, T], bool;
     targets: [B, T, codebooks]."""
 
     loss: Tensor
@@ -37,7 +37,7 @@ class Prediction:
 
 
 class MaskedPrediction(nn.Module):
-    """The training pass around a masked audio model."""
+    """The training pass of a masked audio model."""
 
     def __init__(self, model: MaskedAudioModel, config: PredictionConfig) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ class MaskedPrediction(nn.Module):
 
 @torch.no_grad()
 def measure_patches(model: MaskedAudioModel, batches: list[Tensor]) -> None:
-    """Sets the mean and deviation by which the model standardises, from samples [B, C, N] each."""
+    """Sets the model's mean and deviation of patches from batches of samples [B, C, N]."""
     model.patch_mean.zero_()
     model.patch_std.fill_(1)
     patches = torch.cat([model.patches(samples).flatten(0, 1) for samples in batches]).double()
@@ -86,7 +86,7 @@ def measure_patches(model: MaskedAudioModel, batches: list[Tensor]) -> None:
 def span_mask(
     B: int, T: int, *, share: float, span: int, generator: torch.Generator | None = None
 ) -> Tensor:
-    """Spans of True at random places, about `share` of all, at least one in each row: [B, T]."""
+    """Random spans of True, about `share` of all frames, at least one per row: [B, T]."""
     start_share = 1 - (1 - share) ** (1 / span)  # spans overlap
     starts = torch.rand(B, T, generator=generator) < start_share
     starts[torch.arange(B), torch.randint(T, (B,), generator=generator)] = True

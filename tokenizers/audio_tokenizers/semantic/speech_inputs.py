@@ -1,4 +1,4 @@
-"""What goes into public self-supervised speech models: 16 kHz mono, as waveform or log-mels.
+"""Inputs of public self-supervised speech models: 16 kHz mono, as waveform or log-mels.
 
 Shapes: B batch, C channels, N samples, T frames.
 """
@@ -10,15 +10,15 @@ SAMPLE_RATE = 16_000
 
 
 def measure_level(inputs: Tensor, *, correction: int) -> tuple[Tensor, Tensor]:
-    """Mean and deviation along axis 1, which stays as 1; the deviation is never 0."""
+    """Mean and deviation along axis 1, which is kept; the deviation is never 0."""
     variance, mean = torch.var_mean(inputs, dim=1, correction=correction, keepdim=True)
     return mean, (variance + 1e-7).sqrt()
 
 
 class LogMelSpectra:
-    """Input of w2v-BERT: log-mel spectra as Kaldi makes them, before normalisation.
+    """Input of w2v-BERT: Kaldi's log-mel spectra, before normalisation.
 
-    The arithmetic of `transformers.SeamlessM4TFeatureExtractor` on whole batches and on any device.
+    Same arithmetic as `transformers.SeamlessM4TFeatureExtractor`, for batches and on any device.
     """
 
     hop_length = 160

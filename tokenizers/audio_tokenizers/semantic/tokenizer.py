@@ -1,4 +1,4 @@
-"""Semantic tokens of features: extractor, layer, pooling and k-means codebook as one tokenizer.
+"""A semantic tokenizer of features: extractor, layer, pooling and k-means codebook.
 
 Shapes: B batch, C channels, N samples, T frames, D width.
 """
@@ -26,19 +26,20 @@ _CENTROIDS = "centroids.safetensors"
 
 
 class FeatureTokenizer:
-    """A semantic tokenizer: the layer and pooling that `codebook` is for, of `extractor`."""
+    """A semantic tokenizer: `codebook` over its layer and pooling of `extractor`."""
 
     def __init__(self, extractor: FeatureExtractor, codebook: KMeansCodebook) -> None:
         source = codebook.source
         if source.model != extractor.identity:
             raise ValueError(
-                f"The codebook is for the model {source.model}, but got the model "
-                f"{extractor.identity}; load the model that the codebook was trained with."
+                f"The codebook is for the model {source.model}, but got {extractor.identity}; load "
+                "the model that the codebook was trained with."
             )
         if source.layer > extractor.num_layers or codebook.width != extractor.width:
             raise ValueError(
-                f"The codebook is for {codebook.width} dimensions of layer {source.layer}, but the "
-                f"model has {extractor.width} and {extractor.num_layers} layers; load its own."
+                f"The codebook is for layer {source.layer} with {codebook.width} dimensions, but "
+                f"the model has {extractor.num_layers} layers of {extractor.width}; load the model "
+                "that the codebook was trained with."
             )
         self.extractor = extractor
         self.codebook = codebook
@@ -81,13 +82,13 @@ class FeatureTokenizer:
     def features(self, samples: Tensor, layer: int) -> Tensor:
         """Activations after `layer` (0: its input), pooled to `frame_rate`: [B, T, D].
 
-        Those of the codebook's layer are what it is trained on.
+        The codebook is trained on those of its own layer.
         """
         return pool_frames(self.extractor.features(samples, layer), self.codebook.source.pooling)
 
 
 def regroup(pieces: Iterable[Tensor], factor: int) -> Iterator[Tensor]:
-    """Pieces [B, T', D] of the same frames, with T' a multiple of `factor` but for the last."""
+    """Yields pieces [B, T', D] with T' a multiple of `factor`, except for the last."""
     waiting: Tensor | None = None
     for piece in pieces:
         joined = piece if waiting is None else torch.cat([waiting, piece], dim=1)
@@ -105,8 +106,8 @@ def save_feature_tokenizer(
     """Writes the codebook and a reference to the model, not the model itself.
 
     Args:
-        model: where `load_features` finds the model: a hub id, a name of fairseq2 after
-            "fairseq2:", a folder, or a folder inside `folder`, relative to it.
+        model: source of the model for `load_features`: a hub id, "fairseq2:" and a fairseq2 name,
+            a folder, or a path relative to `folder`.
     """
     folder = Path(folder)
     extractor = tokenizer.extractor
@@ -124,12 +125,12 @@ def load_feature_tokenizer(
     extractor: FeatureExtractor | None = None,
     device: torch.device | str | None = None,
 ) -> FeatureTokenizer:
-    """Reads what `save_feature_tokenizer` wrote, and the model to which it refers.
+    """Loads a tokenizer from `save_feature_tokenizer` and the model to which it refers.
 
     Args:
-        folder: "fairseq2:" before it requires that fairseq2 runs the model.
-        extractor: the model, if it is loaded already or is not one that `load_features` reads.
-        device: for the model that is loaded.
+        folder: the prefix "fairseq2:" requires that fairseq2 runs the model.
+        extractor: the model, if it is already loaded or `load_features` cannot read it.
+        device: the device to load the model on.
     """
     spec, folder = str(folder), Path(str(folder).removeprefix(FAIRSEQ2_PREFIX))
     is_fairseq2 = spec.startswith(FAIRSEQ2_PREFIX)
@@ -138,12 +139,12 @@ def load_feature_tokenizer(
     if config.get("model_type") != MODEL_TYPE:
         if is_fairseq2:
             raise ValueError(
-                f"Got {spec}, a model without a codebook; train one with "
-                f"recipes/train_semantic_codebook.py --model {spec} and give the folder it writes."
+                f"{spec} is a model without a codebook; train one with "
+                f"recipes/train_semantic_codebook.py --model {spec} and pass its output folder."
             )
         raise ValueError(
-            f"Got {folder}, which has no config.json of a {MODEL_TYPE}; give a folder that "
-            "save_feature_tokenizer wrote."
+            f"{folder} has no config.json of a {MODEL_TYPE}; pass a folder from "
+            "save_feature_tokenizer."
         )
     if extractor is None:
         inside = folder / config["model"]
@@ -153,9 +154,9 @@ def load_feature_tokenizer(
             window_seconds=config.get("window_seconds", WINDOW_SECONDS),
         )
     elif device is not None:
-        raise ValueError("Got a device for a model that is loaded already; move the model instead.")
+        raise ValueError("Got a device for an already loaded model; move the model instead.")
     if is_fairseq2 and not isinstance(extractor, Fairseq2Features):
         raise ValueError(
-            f"Got {spec}, but fairseq2 does not run the model of this tokenizer; give {folder}."
+            f"{spec} requires fairseq2, which does not run this tokenizer's model; pass {folder}."
         )
     return FeatureTokenizer(extractor, KMeansCodebook.load(folder / _CENTROIDS))

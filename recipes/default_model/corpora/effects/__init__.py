@@ -1,5 +1,5 @@
-"""Sound effects made from formulas, each with the attributes that its caption tells.
+"""Sound effects made from formulas, with attributes that their captions describe.
 
-`alarms`, `impacts`, `nature`, `machines` and `creatures` have the sounds, `rooms` the place around
-them, `wordings` the captions; `catalogue` puts it all together.
+`alarms`, `impacts`, `nature`, `machines` and `creatures` have the sounds, `rooms` the acoustics,
+`wordings` the captions; `catalogue` combines them.
 """

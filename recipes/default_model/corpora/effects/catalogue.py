@@ -1,4 +1,4 @@
-"""All effects by name: what clip number n of a corpus is, how it sounds, and its captions.
+"""All effects by name: plans, renders and captions of the numbered clips of a corpus.
 
 plan = plan_effect(7, seed=0)                      # what it is: a matter of microseconds
 samples = render_effect(plan, sample_rate=24_000)  # [N]
@@ -77,9 +77,7 @@ def plan_effect(number: int, *, seed: int) -> EffectPlan:
 def render_effect(plan: EffectPlan, *, sample_rate: int) -> np.ndarray:
     """Makes the sound: [N], float32, within -1..1, the same at each call."""
     if sample_rate < 8_000:
-        raise ValueError(
-            f"The sample rate is {sample_rate} Hz; effects need 8000 Hz or more to be told apart."
-        )
+        raise ValueError(f"Got a sample rate of {sample_rate} Hz; effects need at least 8000 Hz.")
     rng = np.random.default_rng([plan.seed, plan.number, 1])
     effect = EFFECTS[plan.label]
     sound = effect.make(plan.seconds, sample_rate=sample_rate, rng=rng, **plan.values)
@@ -103,13 +101,13 @@ def render_effect(plan: EffectPlan, *, sample_rate: int) -> np.ndarray:
 
 
 def write_effect(path: Path, plan: EffectPlan, *, sample_rate: int) -> None:
-    """Writes a clip, unless a whole one is there already; recipes run it in many processes."""
+    """Writes a clip unless a valid one exists; recipes run it in several processes."""
     if not is_whole(path, seconds=plan.seconds, sample_rate=sample_rate):
         write_clip(path, render_effect(plan, sample_rate=sample_rate), sample_rate)
 
 
 def effect_captions(plan: EffectPlan, *, count: int, unseen: bool = False) -> list[str]:
-    """Different captions of a clip, the most telling one first; `unseen` ones are for tests."""
+    """Distinct captions of a clip, the most specific one first; `unseen` ones are for tests."""
     rng = np.random.default_rng([plan.seed, plan.number, 3 if unseen else 2])
     wording = WORDINGS[plan.label]
     bodies = write_captions(wording, plan.words, count=count, rng=rng, unseen=unseen)

@@ -1,11 +1,11 @@
-"""What an effect is: a function that makes the sound, and what its numbers are called in words."""
+"""Definition of an effect: a function that makes the sound, and words for its parameters."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-# From a word to the range of the number it stands for. The empty word is what no one would mention.
+# From a word to the range of its parameter. The empty word is for values not worth mentioning.
 Words = dict[str, tuple[float, float]]
 
 # make(seconds, sample_rate=..., rng=..., **numbers) -> [N], at any level

@@ -1,5 +1,5 @@
-"""Music made by rules: scores with captions that are exact, and two ways to make them sound.
+"""Music made by rules: scores with exact captions, and two ways to render them.
 
-`instruments` says what plays, `harmony`, `accompaniment` and `scores` compose, `wordings` has the
-captions, `fluidsynth` renders with a soundfont and `simple` with nothing but numpy.
+`instruments` lists the instruments, `harmony`, `accompaniment` and `scores` compose, `wordings` has
+the captions, `fluidsynth` renders with a soundfont and `simple` with nothing but numpy.
 """

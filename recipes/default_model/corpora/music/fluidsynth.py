@@ -1,7 +1,7 @@
-"""Scores to sound by fluidsynth, a synthesizer of its own process that plays soundfonts.
+"""Renders scores with fluidsynth, which plays soundfonts in a separate process.
 
-Loading a soundfont takes longer than playing a piece, so many pieces are one MIDI file, with a
-silence after each in which the room falls quiet.
+Loading a soundfont takes longer than playing a piece, so one MIDI file holds many pieces, each
+followed by silence for the reverberation to fade.
 """
 
 import shutil
@@ -33,8 +33,8 @@ def check_fluidsynth(soundfont: Path) -> None:
         )
     if not soundfont.is_file():
         raise ValueError(
-            f"There is no soundfont {soundfont}; install one with: apt-get install "
-            "fluid-soundfont-gm, or give another one as --soundfont."
+            f"The soundfont {soundfont} does not exist; install it with: apt-get install "
+            "fluid-soundfont-gm, or pass another one as --soundfont."
         )
 
 

@@ -1,1 +1,1 @@
-"""Made-up speech: sentences, voices that read them, and captions that say who speaks, and how."""
+"""Synthetic speech: sentences, voices, and captions that describe the speaker and delivery."""

@@ -1,8 +1,7 @@
-"""A talking machine of a few lines: letters become the resonances of a vocal tract.
+"""A minimal formant synthesiser: letters become resonances of a vocal tract.
 
-It stands in for a real synthesizer where there is none. Its vowels and hisses differ as those of
-speech do and each voice has its own, so a chain of recipes has something to learn; nobody would
-understand it.
+It replaces a real synthesiser in tests and first runs. Vowels and hisses differ as in speech, and
+per voice, so recipes have something to learn, but the result is unintelligible.
 """
 
 from collections.abc import Iterator

@@ -46,7 +46,7 @@ class Kokoro:
         ids = [self.vocabulary[each] for each in phonemes if each in self.vocabulary]
         if not 1 <= len(ids) <= MAX_PHONEMES:
             raise ValueError(
-                f"{text[:40]!r} has {len(ids)} phonemes; give Kokoro 1 to {MAX_PHONEMES} at a time."
+                f"{text[:40]!r} has {len(ids)} phonemes; Kokoro takes 1 to {MAX_PHONEMES} at once."
             )
         tokens = np.array([[0, *ids, 0]], dtype=np.int64)
         style = self.styles[voice][min(len(ids), len(self.styles[voice]) - 1)]  # [256]
@@ -62,7 +62,7 @@ def load_kokoro(folder: str | Path, *, num_threads: int = 1) -> Kokoro:
     voices = {path.stem: path for path in sorted(folder.glob("voices/[ab][fm]_*.bin"))}
     if len(models) != 1 or not voices:
         raise ValueError(
-            f"{folder} holds {len(models)} models and {len(voices)} English voices; give a copy of "
+            f"{folder} has {len(models)} models and {len(voices)} English voices; pass a copy of "
             "onnx-community/Kokoro-82M-v1.0-ONNX with one .onnx file and voices/*.bin."
         )
     vocabulary = _vocabulary(folder)

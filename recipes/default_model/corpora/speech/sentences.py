@@ -1,4 +1,4 @@
-"""Sentences to be read aloud, made up from a small grammar; every sound of English is in them."""
+"""Random sentences from a small grammar, which cover all sounds of English."""
 
 import re
 

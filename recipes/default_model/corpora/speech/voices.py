@@ -1,4 +1,4 @@
-"""Who speaks, and captions that say so: of a voice, its words and its pace, nothing else."""
+"""Speakers, and captions that describe only the voice, its words and its pace."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -31,7 +31,7 @@ SLOW, QUICK = 0.92, 1.08
 
 @dataclass(frozen=True, kw_only=True)
 class Voice:
-    """A speaker: the name that a corpus knows it by, and what can be heard of it."""
+    """A speaker: its name in a corpus, and its audible attributes."""
 
     name: str
     person: Person

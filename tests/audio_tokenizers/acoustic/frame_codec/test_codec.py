@@ -261,9 +261,7 @@ def test_missing_weights_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"missing or unexpected weights: decoder.stack.blocks.2"):
         load_frame_codec(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({**config, "code_width": 8}))
-    with pytest.raises(
-        ValueError, match=r"of a shape that config.json does not give: decoder.stack"
-    ):
+    with pytest.raises(ValueError, match=r"shapes that do not match config.json: decoder.stack"):
         load_frame_codec(tmp_path)
 
 
@@ -279,11 +277,11 @@ def test_bad_input_gets_one_sentence() -> None:
     with pytest.raises(ValueError, match=r"Got a batch of 2; this stream began with a batch of 1"):
         stream.push(torch.zeros(2, 4, 3, dtype=torch.int64))
     stream.finish()
-    with pytest.raises(ValueError, match=r"stream that has ended"):
+    with pytest.raises(ValueError, match=r"stream has already ended"):
         stream.finish()
-    with pytest.raises(ValueError, match=r"hop_length 482 does not divide"):
+    with pytest.raises(ValueError, match=r"hop_length must be a multiple of 4, .* got 482"):
         dataclasses.replace(tiny(), hop_length=482)
-    with pytest.raises(ValueError, match=r"lookahead 7 must be from 0 to kernel_size - 1 = 6"):
+    with pytest.raises(ValueError, match=r"lookahead must be from 0 to kernel_size - 1 = 6, got 7"):
         dataclasses.replace(tiny(), lookahead=7)
 
 
@@ -291,9 +289,9 @@ def test_bands_that_no_bins_can_fill_are_refused() -> None:
     for bands in ({"linear_bands": 1}, {"linear_bands": 40}, {"num_bands": 481}):
         with pytest.raises(ValueError, match=r"2 <= linear_bands < num_bands <= 480, the number"):
             dataclasses.replace(tiny(), **bands)
-    with pytest.raises(ValueError, match=r"linear_bands 8 and num_bands 128 leave bands narrower"):
+    with pytest.raises(ValueError, match=r"linear_bands=8 and num_bands=128, which make bands nar"):
         dataclasses.replace(tiny(), linear_bands=8, num_bands=128)
-    with pytest.raises(ValueError, match=r"choose more linear_bands or a smaller num_bands"):
+    with pytest.raises(ValueError, match=r"increase linear_bands or decrease num_bands"):
         dataclasses.replace(tiny(), linear_bands=24, num_bands=96)
     narrowest = FrameCodec(dataclasses.replace(tiny(), linear_bands=24, num_bands=95))
     assert narrowest.bands.measure.isfinite().all()

@@ -19,7 +19,7 @@ def test_ratings_see_windows_a_second_apart_of_whole_seconds() -> None:
     short = rating_windows(samples[:40_000])  # doubled twice
     assert short.shape == (1, WINDOW)
     assert torch.equal(short[0, 40_000:80_000], samples[:40_000])
-    with pytest.raises(ValueError, match="Got a clip without samples"):
+    with pytest.raises(ValueError, match="cannot rate a clip without samples"):
         rating_windows(samples[:0])
 
 
@@ -30,9 +30,9 @@ def test_packages_that_are_missing_are_named(
     network.write_bytes(b"")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", None)
-    with pytest.raises(ValueError, match="run: pip install onnxruntime"):
+    with pytest.raises(ValueError, match="Install it with: pip install onnxruntime"):
         Dnsmos(network)
-    with pytest.raises(ValueError, match="run: pip install ai-edge-litert"):
+    with pytest.raises(ValueError, match="Install it with: pip install ai-edge-litert"):
         YamNet(network)
-    with pytest.raises(ValueError, match=r"Found no file .*nothing; give sig_bak_ovr.onnx"):
+    with pytest.raises(ValueError, match=r"File .*nothing not found. Give sig_bak_ovr.onnx"):
         Dnsmos(tmp_path / "nothing")

@@ -65,7 +65,7 @@ def test_weights_are_read_from_both_formats(
     with pytest.raises(ValueError, match=r"embeddings.4.bias \(\[1\] instead of \[128\]\)"):
         load_vggish(tmp_path / "wrong.safetensors")
     with pytest.raises(
-        ValueError, match=r"Found no file .*nothing.pth; give the weights of VGGish"
+        ValueError, match=r"File .*nothing.pth not found. Give the weights of VGGish"
     ):
         load_vggish(tmp_path / "nothing.pth")
     equal_rows = {  # one row is stored for all: the file stays small

@@ -24,7 +24,7 @@ def test_accuracy_counts_the_likeliest_label() -> None:
     probabilities = torch.tensor([[0.7, 0.3], [0.6, 0.4], [0.1, 0.9]])
     right = label_accuracy(probabilities, ["dog", "rain", "rain"], ["dog", "rain"])
     assert right.tolist() == [1.0, 0.0, 1.0]
-    with pytest.raises(ValueError, match="has no label 'cat'; name the clips by its 2 labels"):
+    with pytest.raises(ValueError, match=r"Unknown label 'cat'. Use the classifier's 2 labels"):
         label_accuracy(probabilities, ["cat", "dog", "dog"], ["dog", "rain"])
 
 

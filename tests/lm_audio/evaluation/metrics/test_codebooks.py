@@ -26,5 +26,5 @@ def test_audiolm_has_6_kb_a_second() -> None:
 
 
 def test_no_tokens_cannot_be_counted() -> None:
-    with pytest.raises(ValueError, match="Got no tokens to count"):
+    with pytest.raises(ValueError, match="No tokens to count"):
         count_tokens([], codebook_size=8)

@@ -44,5 +44,5 @@ def test_punctuation_accents_and_case_do_not_count() -> None:
 
 def test_silence_instead_of_words_is_all_wrong() -> None:
     assert error_rate([word_errors("a b", "")], metric="wer", implementation="").value == 1.0
-    with pytest.raises(ValueError, match="The transcripts hold no words"):
+    with pytest.raises(ValueError, match="The reference transcripts contain no words"):
         error_rate([word_errors("...", "a")], metric="wer", implementation="")

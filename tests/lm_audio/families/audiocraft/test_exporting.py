@@ -50,7 +50,7 @@ def test_an_export_generates_in_transformers(musicgen_folder: Path, tmp_path: Pa
 def test_other_shapes_are_refused_in_one_sentence(musicgen_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(
         ValueError,
-        match="and a codec; got the stages semantic, acoustic",
+        match="and a codec, got the stages semantic, acoustic",
     ):
         lm_audio.load().export(tmp_path / "x", layout="transformers")
     with pytest.raises(ValueError, match="Unknown layout 'onnx'"):

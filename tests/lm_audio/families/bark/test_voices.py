@@ -53,9 +53,9 @@ def test_a_voice_is_named_given_as_a_file_or_as_arrays(voices: BarkVoices, tmp_p
 def test_an_unknown_voice_is_refused_with_those_that_there_are(
     voices: BarkVoices, tmp_path: Path
 ) -> None:
-    with pytest.raises(ValueError, match=r"Found no voice 'me'.*voices are: v2/en_speaker_6\."):
+    with pytest.raises(ValueError, match=r"Unknown voice 'me'.*voices: v2/en_speaker_6\."):
         voices.load("me")
-    with pytest.raises(ValueError, match=r"voices are: none\."):
+    with pytest.raises(ValueError, match=r"voices: none\."):
         of_folder(tmp_path / "speaker_embeddings").load("me")
 
 
@@ -64,15 +64,15 @@ def test_files_with_objects_and_damaged_files_are_refused(
 ) -> None:
     file = tmp_path / "bad.npz"
     np.savez(file, **(ARRAYS | {"fine_prompt": np.array([[print]], dtype=object)}))
-    with pytest.raises(ValueError, match=r"bad\.npz: it is no whole NumPy file of plain numbers"):
+    with pytest.raises(ValueError, match=r"bad\.npz is not a valid NumPy file of plain numbers"):
         voices.load(file)
     np.savez(file, **ARRAYS)
     file.write_bytes(file.read_bytes()[:200])
-    with pytest.raises(ValueError, match=r"bad\.npz: it is no whole NumPy file of plain numbers"):
+    with pytest.raises(ValueError, match=r"bad\.npz is not a valid NumPy file of plain numbers"):
         voices.load(file)
     part = tmp_path / "speaker_embeddings" / "v2" / "en_speaker_6_fine_prompt.npy"
     np.save(part, np.array([[print]], dtype=object), allow_pickle=True)
-    with pytest.raises(ValueError, match=r"fine_prompt\.npy: it is no whole NumPy file"):
+    with pytest.raises(ValueError, match=r"fine_prompt\.npy is not a valid NumPy file"):
         voices.load("v2/en_speaker_6")
 
 
@@ -83,7 +83,7 @@ def test_an_index_that_leads_out_of_the_folder_is_refused(
     for path in ("../secret.npy", "/etc/secret.npy"):
         index["v2/en_speaker_6"]["semantic_prompt"] = path
         (tmp_path / INDEX_FILE).write_text(json.dumps(index))
-        with pytest.raises(ValueError, match="it leaves the checkpoint's folder"):
+        with pytest.raises(ValueError, match="it is outside the checkpoint's folder"):
             voices.load("v2/en_speaker_6")
 
 
@@ -107,23 +107,23 @@ def test_what_the_folder_lacks_comes_from_the_hub(
 
 def test_an_incomplete_checkpoint_is_told(voices: BarkVoices, tmp_path: Path) -> None:
     (tmp_path / "speaker_embeddings" / "v2" / "en_speaker_6_coarse_prompt.npy").unlink()
-    with pytest.raises(ValueError, match="Voice v2/en_speaker_6 lacks its coarse_prompt"):
+    with pytest.raises(ValueError, match="Voice v2/en_speaker_6 has no coarse_prompt"):
         voices.load("v2/en_speaker_6")
     (tmp_path / INDEX_FILE).write_text("{")
-    with pytest.raises(ValueError, match="it is no whole JSON file"):
+    with pytest.raises(ValueError, match="is not valid JSON"):
         voices.load("v2/en_speaker_6")
 
 
 @pytest.mark.parametrize(
     ("part", "array", "message"),
     [
-        ("semantic_prompt", np.zeros((2, 3), dtype=int), r"shape \[2, 3\]; expected \[T\]"),
-        ("coarse_prompt", np.zeros((3, 3), dtype=int), r"shape \[3, 3\]; expected \[2, T\]"),
-        ("fine_prompt", np.zeros(8, dtype=int), r"shape \[8\]; expected \[8, T\]"),
-        ("semantic_prompt", np.array([0, 40]), "tokens outside of 0 to 39"),
-        ("fine_prompt", np.full((8, 2), -1), "tokens outside of 0 to 15"),
+        ("semantic_prompt", np.zeros((2, 3), dtype=int), r"shape \[T\] .*got \[2, 3\]"),
+        ("coarse_prompt", np.zeros((3, 3), dtype=int), r"shape \[2, T\] .*got \[3, 3\]"),
+        ("fine_prompt", np.zeros(8, dtype=int), r"shape \[8, T\] .*got \[8\]"),
+        ("semantic_prompt", np.array([0, 40]), "tokens between 0 and 39"),
+        ("fine_prompt", np.full((8, 2), -1), "tokens between 0 and 15"),
         ("coarse_prompt", np.zeros((2, 0), dtype=int), "empty"),
-        ("coarse_prompt", np.zeros((2, 3)), "coarse_prompt of float64; expected whole numbers"),
+        ("coarse_prompt", np.zeros((2, 3)), "must contain integers, got float64"),
     ],
 )
 def test_arrays_that_are_no_tokens_of_the_model_are_refused(
@@ -131,5 +131,5 @@ def test_arrays_that_are_no_tokens_of_the_model_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         voices.load(ARRAYS | {part: array})
-    with pytest.raises(ValueError, match=f"lacks {part}"):
+    with pytest.raises(ValueError, match=f"has no {part}"):
         voices.load({name: x for name, x in ARRAYS.items() if name != part})

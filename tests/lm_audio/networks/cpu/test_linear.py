@@ -92,5 +92,5 @@ def test_bytes_are_near_the_layer_whose_weights_they_round(bias: bool) -> None:
 
 
 def test_what_is_rounded_is_not_saved_as_if_it_were_not() -> None:
-    with pytest.raises(ValueError, match="load it as float32"):
+    with pytest.raises(ValueError, match="Load it as float32"):
         Int8Linear(Linear(8, 8)).state_dict()

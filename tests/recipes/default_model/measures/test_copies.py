@@ -53,4 +53,4 @@ def test_a_copy_is_found_exactly_and_nearly_and_noise_is_not() -> None:
     assert rows[-1].value == pytest.approx(2 / 3, abs=0.01)
     short = measure_copies([copied[:10]], training, held_out, rate=5.0, vocab_size=64)
     assert short[0].value is None
-    assert short[0].note == "the clips are shorter"
+    assert short[0].note == "the clips are too short"

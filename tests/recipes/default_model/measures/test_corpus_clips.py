@@ -34,5 +34,5 @@ def test_unseen_captions_that_cannot_be_read_are_told(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"has no unseen_captions.jsonl; prepare the corpus again"):
         read_unseen(tmp_path)
     (tmp_path / "unseen_captions.jsonl").write_text('{"id": "a", "captions": ["b"]}\n')
-    with pytest.raises(ValueError, match=r'Line 1 of .* has no "text" and "label"'):
+    with pytest.raises(ValueError, match=r'Line 1 of .* needs "text" and "label"'):
         read_unseen(tmp_path)

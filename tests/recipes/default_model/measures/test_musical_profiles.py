@@ -56,5 +56,5 @@ def test_correlations_are_those_of_pearson() -> None:
 def test_own_prompts_are_counted_against_each_other_one() -> None:
     agreement = torch.tensor([[0.9, 0.1, 0.2], [0.5, 0.4, 0.6], [0.7, 0.1, 0.7]])
     assert own_prompts(agreement).tolist() == [1.0, 0.0, 0.75]
-    with pytest.raises(ValueError, match=r"Got agreements of shape \[1, 1\]; give \[n, n\]"):
+    with pytest.raises(ValueError, match=r"Got agreements of shape \[1, 1\]; expected \[n, n\]"):
         own_prompts(torch.ones(1, 1))

@@ -27,5 +27,5 @@ def test_the_probe_is_logistic_regression(penalty: float) -> None:
 
 
 def test_one_label_is_not_enough() -> None:
-    with pytest.raises(ValueError, match="Got 1 different labels to tell apart; give at least two"):
+    with pytest.raises(ValueError, match="Got 1 distinct labels; expected at least two"):
         fit_probe(torch.zeros(2, 3), ["a", "a"])

@@ -17,5 +17,5 @@ def test_time_and_memory_are_those_of_the_code() -> None:
 
 
 def test_code_that_fails_is_told() -> None:
-    with pytest.raises(ValueError, match="failed in a process of its own: NameError"):
+    with pytest.raises(ValueError, match="failed in a separate process: NameError"):
         measure_start_up("nothing")

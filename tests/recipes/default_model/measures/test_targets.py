@@ -35,7 +35,7 @@ def test_a_value_meets_its_target_on_the_better_side(
 
 
 def test_a_target_needs_a_better_side() -> None:
-    with pytest.raises(ValueError, match="'m' has a target; say whether higher or lower is better"):
+    with pytest.raises(ValueError, match="'m' has a target, so it needs better="):
         row(0.4, "", target=0.3)
 
 

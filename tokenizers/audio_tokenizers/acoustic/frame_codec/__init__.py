@@ -1,4 +1,4 @@
-"""Our own codec: see `codec` for what it is and what it promises."""
+"""The frame codec, our own; see `codec`."""
 
 from audio_tokenizers.acoustic.frame_codec.codec import (
     CodecOutput,

@@ -1,7 +1,7 @@
-"""Between sound and bands: how loud it is around each frequency, every 10 ms.
+"""Converts between sound and bands: the level around each frequency, every 10 ms.
 
-Low bands are one bin of the spectrum each, so that pitches stay apart; the others widen in
-proportion to their frequency, as hearing does. Phases are left out: see `phases.py`.
+Each low band is a single bin of the spectrum, to resolve pitches; the width of the others is
+proportional to their frequency, as in hearing. Phases are discarded: see `phases.py`.
 
 Shapes: B batch, N samples, J spectra.
 """
@@ -18,14 +18,14 @@ from audio_tokenizers.acoustic.frame_codec.noise import noise_samples
 from audio_tokenizers.spectra import windows_of_hops
 
 FLOOR = 1e-3  # 1 is the level of white noise at full scale
-STEADY, UNSTEADY = 2.0, 5.0  # variances of levels, over that of noise
-SPAN = (51, 5)  # spectra and bands around, over which they are taken
-NEAR = (9, 5)  # the same, for errors
+STEADY, UNSTEADY = 2.0, 5.0  # variances of levels, relative to noise
+SPAN = (51, 5)  # spectra and bands to average variances over
+NEAR = (9, 5)  # spectra and bands to average errors over
 NOISE_LEVEL = math.sqrt(math.pi) / 2  # the mean magnitude of a complex Gaussian of unit power
 
 
 class Bands(nn.Module):
-    """Measures sound in bands, and draws spectra from bands."""
+    """Measures the bands of sound, and synthesises spectra from bands."""
 
     window: Tensor
     measure: Tensor
@@ -46,7 +46,7 @@ class Bands(nn.Module):
 
     @property
     def margin(self) -> int:
-        """Samples that a window reaches beyond its hop, on each side."""
+        """Samples that a window extends beyond its hop on each side."""
         return (OVERLAP - 1) * self.hop // 2
 
     def spectra(self, padded: Tensor) -> Tensor:
@@ -59,7 +59,7 @@ class Bands(nn.Module):
         return (row_linear(spectra.abs(), self.measure) + FLOOR).log()
 
     def noise(self, *, first: int, num_spectra: int) -> Tensor:
-        """Spectra [num_spectra, bins] of white noise that is a function of their numbers alone."""
+        """Spectra [num_spectra, bins] of white noise that depends only on their numbers."""
         device = self.window.device
         if num_spectra == 0:
             return torch.zeros(0, self.draw.shape[0], dtype=torch.complex64, device=device)
@@ -69,24 +69,24 @@ class Bands(nn.Module):
         return self.spectra(samples[None])[0]
 
     def noise_levels(self, noise: Tensor) -> Tensor:
-        """By how much noise [J, bins] is louder in a band than on average, as a logarithm."""
+        """The log level of noise [J, bins] in each band, relative to its average."""
         return self.levels(noise) - math.log(NOISE_LEVEL)
 
     def roughness(self, spectra: Tensor) -> Tensor:
-        """How much the bins of a band differ, [..., bins] -> [..., bands]: 0 where they are equal
-        or only one, about 1 in noise, 2 in tones."""
+        """How much the bins of a band differ, [..., bins] -> [..., bands]: 0 for equal bins or a
+        single one, about 1 for noise, 2 for tones."""
         return (self._unevenness(spectra) / self._noise_unevenness.clamp(min=1e-3)).clamp(0, 2)
 
     def noise_in(self, error: Tensor, levels: Tensor) -> Tensor:
-        """How much of the error of levels [B, J, bands] is noise, 1 where it is as large as the
-        deviation of noise: all of it where the levels are steady, none where they change."""
+        """The noise in an error of levels [B, J, bands], relative to the deviation of noise, up to
+        1. Errors count fully where levels are steady, and not at all where they change."""
         share = (UNSTEADY - self.unsteadiness(levels)) / (UNSTEADY - STEADY)
         squared = (error / self._noise_deviation).square()
         around = _mean_around(squared, spectra=NEAR[0], bands=NEAR[1])
         return share.clamp(0, 1) * around.sqrt().clamp(max=1)
 
     def unsteadiness(self, levels: Tensor) -> Tensor:
-        """The variance of levels [B, J, bands] within half a second, over that of noise."""
+        """The variance of levels [B, J, bands] within half a second, relative to noise."""
         mean = _mean_around(levels, spectra=SPAN[0], bands=1)
         variance = _mean_around((levels - mean).square(), spectra=SPAN[0], bands=SPAN[1])
         usual = self._noise_deviation.square().expand_as(levels)
@@ -95,16 +95,15 @@ class Bands(nn.Module):
     def magnitudes(
         self, levels: Tensor, roughness: Tensor, noisiness: Tensor, noise: Tensor
     ) -> Tensor:
-        """What sounds like this: magnitudes [B, J, bins].
+        """Magnitudes [B, J, bins] with these levels and textures.
 
-        A language model can choose tokens that no sound has, for which the decoder predicts levels
-        that no sound within -1..1 has either. So no band is louder than a sine at full scale, and
-        no spectrum than a square wave.
+        A language model can choose tokens for which the decoder predicts levels that no sound
+        within -1..1 has. So a band is limited to the level of a sine at full scale, and a spectrum
+        to the power of a square wave.
 
         Args:
-            levels, roughness, noisiness: [B, J, bands]. A band is smooth inside where its roughness
-                is 0, and as noise is where 1; its level varies with that of the noise as much as
-                its noisiness says.
+            levels, roughness, noisiness: [B, J, bands]. Within a band, roughness 0 is smooth and 1
+                is like noise. Noisiness scales how much a band's level follows that of the noise.
             noise: [J, bins]
         """
         louder = self.noise_levels(noise)
@@ -117,13 +116,13 @@ class Bands(nn.Module):
         return magnitudes / power.sqrt().clamp(min=1)
 
     def _sine_levels(self) -> Tensor:
-        """The level of each band [bands] for a sine at full scale in it."""
+        """The level of each band [bands] for a full-scale sine in that band."""
         main = torch.eye(self.measure.shape[1]) * (self.window.sum() / 2)
         side = (main.roll(1, 0) + main.roll(-1, 0)) / 2  # of a Hann window
         return ((main + side) @ self.measure.T + FLOOR).amax(0).log()
 
     def _unevenness(self, spectra: Tensor) -> Tensor:
-        """How far the mean logarithm of a band's bins lies below the logarithm of their mean."""
+        """The log of the mean of a band's bins, minus the mean of their logs."""
         return self.levels(spectra) - row_linear((spectra.abs() + FLOOR).log(), self.measure)
 
     @cached_property
@@ -132,21 +131,21 @@ class Bands(nn.Module):
 
     @cached_property
     def _noise_deviation(self) -> Tensor:
-        """Of the levels of noise [bands]."""
+        """Standard deviation of the levels of noise [bands]."""
         return self.levels(self.noise(first=0, num_spectra=2000)).std(0).clamp(min=0.05)
 
 
 def _mean_around(x: Tensor, *, spectra: int, bands: int) -> Tensor:
-    """Means of [B, J, bands] over so many spectra and bands, odd numbers; fewer at the edges."""
+    """Moving averages of [B, J, bands] over odd numbers of spectra and bands; fewer at edges."""
     return F.avg_pool2d(x, (spectra, bands), 1, (spectra // 2, bands // 2), count_include_pad=False)
 
 
 def band_weights(*, num_bands: int, num_linear: int, num_bins: int) -> tuple[Tensor, Tensor]:
-    """Weights that average bins into bands [bands, bins], and that draw straight lines through
-    bands to bins [bins, bands].
+    """Weights that average bins into bands [bands, bins], and that interpolate bands linearly to
+    bins [bins, bands].
 
     Args:
-        num_linear: the first bands are a bin each; the rest are spaced evenly on a log scale.
+        num_linear: number of first bands with one bin each; the rest are log-spaced.
     """
     low = torch.arange(num_linear, dtype=torch.float32)
     steps = torch.arange(1, num_bands - num_linear + 1) / (num_bands - num_linear)

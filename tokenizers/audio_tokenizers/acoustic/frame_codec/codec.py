@@ -1,11 +1,11 @@
-"""Our own codec: bands to residual-quantised tokens at 25 Hz and back; phases are found, not coded.
+"""Our own codec: bands to residual-quantised tokens at 25 Hz and back; phases are not coded.
 
 All layers run at frame rate, so both directions cost a few percent of real time on one CPU core.
-The decoder says how loud each band is, how rough inside, and how much its level varies at random:
-rain, surf and breath get the texture of noise that a counter generates. Griffin-Lim's algorithm
-then finds phases that agree, from those of that noise (`phases.py`). Every layer is causal but for
+The decoder predicts the level and roughness of each band, and how much its level varies randomly:
+rain, surf and breath get the texture of counter-based noise. The Griffin-Lim algorithm then finds
+consistent phases, starting from those of the noise (`phases.py`). Every layer is causal except for
 a look-ahead of a few frames.
-It does not train itself: see recipes/train_codec.py. Reasons: docs/adr/0002-frame-codec.md.
+For training see recipes/train_codec.py, for the reasons docs/adr/0002-frame-codec.md.
 """
 
 from dataclasses import asdict, dataclass
@@ -40,8 +40,8 @@ TRAINING_ONLY = ("initted", "cluster_size", "embed_avg")  # the quantiser's own 
 
 @dataclass(frozen=True, kw_only=True)
 class CodecOutput:
-    """What a training step needs: the bands as they are and as the decoder says, [B, J, bands]
-    each; and the commitment loss, a scalar."""
+    """Outputs for a training step: the true and the predicted bands, [B, J, bands] each, and the
+    commitment loss, a scalar."""
 
     true_levels: Tensor
     true_roughness: Tensor
@@ -69,7 +69,7 @@ class FrameCodec(nn.Module):
     """A trainable AcousticTokenizer: 24 kHz mono, 25 frames per second, 0.25 kb/s per codebook.
 
     Args:
-        trainable: whether the codebooks can be trained; it takes two seconds to import what does.
+        trainable: whether the codebooks can be trained, which takes two seconds more to import.
     """
 
     num_channels = 1
@@ -106,7 +106,7 @@ class FrameCodec(nn.Module):
 
     @property
     def identity(self) -> str:
-        """Names the tokens: what makes them, as it is now. A decoder may get better beside it."""
+        """Names the encoder's current settings and weights. The decoder may still be trained."""
         settings = {
             name: value
             for name, value in asdict(self.config).items()
@@ -123,8 +123,8 @@ class FrameCodec(nn.Module):
         """The training pass over samples [B, 1, N], N a multiple of the hop.
 
         Args:
-            quantize: off for the first steps, before the codebooks have anything to learn from.
-            num_codebooks: take tokens of so many as they are, to learn nothing but the decoder.
+            quantize: False for the first steps, before the codebooks are initialised.
+            num_codebooks: decode the tokens of this many codebooks, to train only the decoder.
         """
         truth, true_roughness = self._truth(samples)
         with torch.set_grad_enabled(torch.is_grad_enabled() and num_codebooks is None):
@@ -148,12 +148,12 @@ class FrameCodec(nn.Module):
         )
 
     def levels(self, samples: Tensor) -> Tensor:
-        """How loud each band of samples [B, 1, N] is, N a multiple of the hop: [B, J, bands]."""
+        """Levels [B, J, bands] of samples [B, 1, N], N a multiple of the hop."""
         return self._truth(samples)[0]
 
     @torch.no_grad()
     def _truth(self, samples: Tensor) -> tuple[Tensor, Tensor]:
-        """Levels and roughness of samples, in float32 whatever a training step computes in."""
+        """Levels and roughness of samples, in float32 even under autocast."""
         margin = self.bands.margin
         with torch.autocast(samples.device.type, enabled=False):
             spectra = self.bands.spectra(F.pad(samples[:, 0], (margin, margin)))
@@ -211,30 +211,30 @@ class FrameCodec(nn.Module):
         return torch.stack(levels, dim=1)
 
     def dequantize(self, tokens: Tensor) -> Tensor:
-        """The latents [B, T, D] that tokens [B, K, T] stand for."""
+        """Sums the codebook entries of tokens [B, K, T]: latents [B, T, D]."""
         levels = zip(self.codebooks(), tokens.unbind(1), strict=False)
         return torch.stack([codebook[level] for codebook, level in levels]).sum(0)
 
     @property
     def has_codebooks(self) -> bool:
-        """Whether they were started by training or read from a file."""
+        """Whether the codebooks were initialised by training or loaded."""
         return all(bool(layer._codebook.initted) for layer in self.quantizer.layers)
 
     def codebooks(self) -> list[Tensor]:
-        """One codebook [V, D] a level."""
+        """One codebook [V, D] per level."""
         return [layer._codebook.embed[0] for layer in self.quantizer.layers]
 
     def inference_weights(self) -> dict[str, Tensor]:
-        """All that encoding and decoding read."""
+        """The weights that encoding and decoding use."""
         weights = self.state_dict()
         return {name: weights[name] for name in weights if not name.endswith(TRAINING_ONLY)}
 
 
 def save_frame_codec(codec: FrameCodec, folder: str | Path, *, half: bool = False) -> None:
-    """Writes config.json and model.safetensors, without what only training needs.
+    """Writes config.json and model.safetensors, without training state.
 
     Args:
-        half: store float16, half the size; encoding and decoding stay float32.
+        half: store float16 for half the size; encoding and decoding still use float32.
     """
     folder = Path(folder)
     dtype = torch.float16 if half else torch.float32
@@ -248,7 +248,7 @@ def save_frame_codec(codec: FrameCodec, folder: str | Path, *, half: bool = Fals
 
 
 def load_frame_codec(folder: str | Path) -> FrameCodec:
-    """Reads what `save_frame_codec` wrote, to encode and decode: its codebooks stay as they are."""
+    """Loads a codec from `save_frame_codec` for inference; its codebooks cannot be trained."""
     folder = Path(folder)
     config = read_config(folder, FrameCodecConfig, model_type=MODEL_TYPE)
     codec = FrameCodec(config, trainable=False)

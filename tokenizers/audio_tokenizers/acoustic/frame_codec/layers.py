@@ -1,9 +1,9 @@
-"""The parts of the frame codec that are shared: rows, causal ConvNeXt stacks, overlapping windows.
+"""Shared parts of the frame codec: row-wise layers, causal ConvNeXt stacks, overlapping windows.
 
-Everything runs at frame rate, and every function maps rows to rows: a frame's result does not
-depend on how many other frames share the call, to the bit on a CPU. So a stream of small chunks
-and one offline call agree exactly. Two rules keep it so: matrix products see at least
-`MIN_ROWS` rows (BLAS picks other kernels below), and sums over time are spelled out.
+Everything runs at frame rate, and on a CPU a frame's result does not depend, to the bit, on the
+number of other frames in the call. So a stream of small chunks equals one offline call. Two rules
+ensure this: matrix products have at least `MIN_ROWS` rows (below, BLAS picks other kernels), and
+sums over time are written out.
 """
 
 import math
@@ -17,7 +17,7 @@ OVERLAP = 4  # hops in a window of analysis or synthesis
 
 
 def row_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`F.linear` over [..., D], whose result for a row is the same alone and among other rows."""
+    """`F.linear` over [..., D] whose result for a row does not depend on the other rows."""
     rows = x.reshape(-1, x.shape[-1])
     missing = max(0, MIN_ROWS - rows.shape[0])
     y = F.linear(F.pad(rows, (0, 0, 0, missing)), weight, bias)
@@ -45,10 +45,10 @@ class ConvNeXtBlock(nn.Module):
         self.scale = nn.Parameter(torch.full((width,), layer_scale))
 
     def forward(self, x: Tensor, tail: Tensor) -> tuple[Tensor, Tensor]:
-        """x: [B, T, D] and the last kernel_size - 1 inputs before it; returns both anew."""
+        """x: [B, T, D] and the last kernel_size - 1 inputs before it; returns both updated."""
         T = x.shape[1]
         window = torch.cat([tail, x], dim=1)
-        # A sum of shifted products: as fast as conv1d at frame rate, and the same for every T.
+        # A sum of shifted products: as fast as conv1d at frame rate, and identical for every T.
         mixed = window[:, :T] * self.depthwise[0]
         for i in range(1, self.kernel_size):
             mixed = mixed + window[:, i : i + T] * self.depthwise[i]
@@ -79,7 +79,7 @@ class FrameStack(nn.Module):
         return [first, *(x.new_zeros(B, past, self.width) for _ in self.blocks)]
 
     def forward(self, x: Tensor, state: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """x: [B, T, in_width] -> [B, T', width], where T' lags behind by the look-ahead."""
+        """x: [B, T, in_width] -> [B, T', width], delayed by the look-ahead."""
         window = torch.cat([state[0], x], dim=1)
         T = window.shape[1] - self.kernel_size + 1
         if T <= 0:
@@ -93,7 +93,7 @@ class FrameStack(nn.Module):
         return self.norm(h), new_state
 
     def finish(self, state: list[Tensor]) -> Tensor:
-        """The frames [B, T, width] that still wait for their look-ahead: silence follows."""
+        """The last frames [B, T, width], with silence as their look-ahead."""
         silence = state[0].new_zeros(state[0].shape[0], self.lookahead, self.in_width)
         return self(silence, state)[0]
 

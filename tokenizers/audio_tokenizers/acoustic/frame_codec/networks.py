@@ -19,7 +19,7 @@ class FrameCodecConfig:
     spectra_per_frame: int = 4
     num_bands: int = 128
     linear_bands: int = 64
-    """The lowest bands that are one bin of the spectrum each; up to 1.6 kHz here."""
+    """Number of lowest bands with one bin each; up to 1.6 kHz by default."""
     encoder_width: int = 256
     encoder_layers: int = 6
     decoder_width: int = 320
@@ -34,25 +34,25 @@ class FrameCodecConfig:
     def __post_init__(self) -> None:
         if self.hop_length % (2 * self.spectra_per_frame):
             raise ValueError(
-                f"hop_length {self.hop_length} does not divide into {self.spectra_per_frame} "
-                "spectra of an even length; choose a multiple of twice their number."
+                f"hop_length must be a multiple of {2 * self.spectra_per_frame}, twice "
+                f"spectra_per_frame, got {self.hop_length}."
             )
         if not 0 <= self.lookahead < self.kernel_size:
             raise ValueError(
-                f"lookahead {self.lookahead} must be from 0 to kernel_size - 1 = "
-                f"{self.kernel_size - 1}."
+                f"lookahead must be from 0 to kernel_size - 1 = {self.kernel_size - 1}, got "
+                f"{self.lookahead}."
             )
         if not 2 <= self.linear_bands < self.num_bands <= self.num_bins:
             raise ValueError(
-                f"linear_bands {self.linear_bands} and num_bands {self.num_bands} must be such "
-                f"that 2 <= linear_bands < num_bands <= {self.num_bins}, the number of bins."
+                f"Expected 2 <= linear_bands < num_bands <= {self.num_bins}, the number of bins, "
+                f"got linear_bands={self.linear_bands} and num_bands={self.num_bands}."
             )
         last = self.linear_bands - 1
         widening = ((self.num_bins - 1) / last) ** (1 / (self.num_bands - self.linear_bands))
         if last * widening < self.linear_bands:
             raise ValueError(
-                f"linear_bands {self.linear_bands} and num_bands {self.num_bands} leave bands "
-                "narrower than a bin; choose more linear_bands or a smaller num_bands."
+                f"Got linear_bands={self.linear_bands} and num_bands={self.num_bands}, which make "
+                "bands narrower than a bin; increase linear_bands or decrease num_bands."
             )
 
     @property
@@ -61,12 +61,12 @@ class FrameCodecConfig:
 
     @property
     def num_bins(self) -> int:
-        """Bins from 0 Hz up to, without, Nyquist."""
+        """Number of bins from 0 Hz, excluding Nyquist."""
         return OVERLAP * self.spectrum_hop // 2
 
 
 def tiny() -> FrameCodecConfig:
-    """For tests and first runs of a recipe."""
+    """A tiny config for tests and first runs of a recipe."""
     return FrameCodecConfig(
         hop_length=480,
         spectra_per_frame=2,
@@ -105,12 +105,12 @@ class Encoder(nn.Module):
         return self.project(torch.cat([h, self.stack.finish(state)], dim=1))
 
     def frames(self, levels: Tensor) -> Tensor:
-        """Levels [B, J, bands], about as large as 1 -> the stack's input [B, T, ...]."""
+        """Levels [B, J, bands] -> the stack's input [B, T, ...], scaled to about 1."""
         return ((levels + 4) / 2).unflatten(1, (-1, self.spectra_per_frame)).flatten(2)
 
 
 class Decoder(nn.Module):
-    """Latents to levels of bands, and to the texture of each."""
+    """Latents to the level and texture of each band."""
 
     def __init__(self, config: FrameCodecConfig) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""White noise from a counter: the same samples wherever a stream begins."""
+"""Counter-based white noise: the same samples regardless of where a stream begins."""
 
 import math
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def noise_samples(*, first: int, count: int, device: torch.device) -> Tensor:
-    """Gaussian noise [count] of unit power, a function of the samples' numbers alone."""
+    """Gaussian noise [count] of unit power that depends only on the samples' numbers."""
     counter = 2 * torch.arange(first, first + count, device=device)
     radius = (-2 * _uniform(counter).log()).sqrt()
     return radius * (2 * math.pi * _uniform(counter + 1)).cos()

@@ -1,9 +1,8 @@
 """Magnitudes to sound: phases by the fast Griffin-Lim algorithm, in blocks.
 
-The algorithm is that of Perraudin, Balazs and Sondergaard (WASPAA 2013). The phases of a block
-start from those of noise, and are found together with a few spectra ahead and against the sound
-before it, which stays as it is. Blocks lie at fixed numbers of spectra, so the sound does not
-depend on how many arrive at a time.
+The algorithm is from Perraudin, Balazs and Sondergaard (WASPAA 2013). The phases of a block start
+from those of noise and are optimised together with a few spectra ahead, against the sound before,
+which is fixed. Blocks start at fixed positions, so the sound does not depend on how it is pushed.
 
 Shapes: B batch, J spectra.
 """
@@ -15,28 +14,28 @@ from torch import Tensor
 from audio_tokenizers.acoustic.frame_codec.layers import OVERLAP, overlap_add
 from audio_tokenizers.spectra import windows_of_hops
 
-BLOCK = 4  # spectra; 16 with 8 ahead sound no better (docs/log.md), and delay streams
+BLOCK = 4  # spectra; 16 with 8 ahead sound no better (docs/log.md) and add latency
 AHEAD = 4
 MOMENTUM = 0.99
 
 
 class PhaseStream:
-    """Sound from magnitudes, hop by hop.
+    """Converts magnitudes to sound, hop by hop.
 
     Args:
-        window: of the analysis, [OVERLAP * hop], of unit energy.
+        window: analysis window [OVERLAP * hop] of unit energy.
     """
 
     def __init__(self, window: Tensor, *, iterations: int) -> None:
         self.window, self.iterations = window, iterations
-        # Squared windows of unit energy a hop apart add up to 1 / hop.
+        # Squared unit-energy windows, one per hop, sum to 1 / hop.
         self.hop = window.shape[0] // OVERLAP
         self.past: Tensor | None = None  # [B, OVERLAP - 1, window]
         self.magnitudes = window.new_zeros(0)  # [B, waiting, bins]
         self.phases = window.new_zeros(0)  # unit complex numbers, of the same shape
 
     def push(self, magnitudes: Tensor, noise: Tensor) -> Tensor:
-        """Magnitudes [B, J, bins] and noise [J, bins] -> the hops that are certain [B, J', hop]."""
+        """Magnitudes [B, J, bins] and noise [J, bins] -> final hops [B, J', hop]."""
         B, _, num_bins = magnitudes.shape
         if self.past is None:
             self.past = magnitudes.new_zeros(B, OVERLAP - 1, len(self.window))
@@ -51,7 +50,7 @@ class PhaseStream:
         return torch.cat(hops, dim=1)
 
     def finish(self) -> Tensor:
-        """The hops [B, J', hop] of what still waits, and those that its last windows reach."""
+        """The remaining hops [B, J', hop], including those of the last windows."""
         assert self.past is not None
         hops = []
         while (waiting := self.magnitudes.shape[1]) > 0:
@@ -61,7 +60,7 @@ class PhaseStream:
         return torch.cat(hops, dim=1)
 
     def _block(self, seen: int) -> Tensor:
-        """Settles the first block of those that wait, having looked at this many."""
+        """Finalises the first waiting block, using the first `seen` waiting spectra."""
         assert self.past is not None
         magnitudes, phases = self.magnitudes[:, :seen], self.phases[:, :seen]
         silence = torch.zeros_like(self.past)
@@ -69,8 +68,8 @@ class PhaseStream:
         for _ in range(self.iterations):
             windows = torch.cat([self.past, self._windows(magnitudes * phases), silence], dim=1)
             hops = overlap_add(windows, overlap=OVERLAP)
-            heard = windows_of_hops(hops, overlap=OVERLAP) * self.window
-            spectra = torch.fft.rfft(heard)[..., :-1]
+            analysed = windows_of_hops(hops, overlap=OVERLAP) * self.window
+            spectra = torch.fft.rfft(analysed)[..., :-1]
             moved = spectra - MOMENTUM / (1 + MOMENTUM) * before
             phases, before = moved / moved.abs().clamp(min=1e-9), spectra
         settled = min(seen, BLOCK)

@@ -13,7 +13,7 @@ from audio_tokenizers.acoustic.streaming import StreamProgress
 
 
 class FrameEncoderStream:
-    """The encoder's state: samples that still wait for their frame, and the stack's tails.
+    """The encoder's state: samples of incomplete frames, and the tails of the layers.
 
     Args:
         quantize: latents [B, T, D] to tokens [B, K, T].
@@ -48,7 +48,7 @@ class FrameEncoderStream:
 
     @torch.no_grad()
     def finish(self) -> Tensor:
-        """The tokens [B, K, T] of the last frames, filled up with silence."""
+        """The tokens [B, K, T] of the last frames, padded with silence."""
         end = self.progress.end(1, torch.float32)
         if self.samples is None:
             return end.new_zeros(len(end), self.num_codebooks, 0, dtype=torch.int64)
@@ -64,7 +64,7 @@ class FrameEncoderStream:
         buffer = torch.cat([self.samples, samples], dim=2)
         T = max(0, (buffer.shape[2] - 2 * bands.margin) // hop)
         self.samples = buffer[:, :, T * hop :].clone()
-        if T == 0:  # an FFT of nothing is an error
+        if T == 0:  # an empty FFT is an error
             frames = buffer.new_zeros(buffer.shape[0], 0, encoder.stack.in_width)
         else:
             known = buffer[:, 0, : T * hop + 2 * bands.margin]
@@ -76,7 +76,7 @@ class FrameEncoderStream:
 
 
 class FrameDecoderStream:
-    """The decoder's state: the stack's tails, and hops whose phases are not final.
+    """The decoder's state: the tails of the layers, and hops whose phases are not final.
 
     Args:
         dequantize: tokens [B, K, T] to latents [B, T, D].
@@ -129,11 +129,11 @@ class FrameDecoderStream:
         return self._samples(torch.cat([hops, self.phases.finish()], dim=1))[:, :, :left]
 
     def _hops(self, h: Tensor) -> Tensor:
-        bands, said = self.bands, self.decoder.bands(h)
-        num_spectra = said[0].shape[1]
+        bands, predicted = self.bands, self.decoder.bands(h)
+        num_spectra = predicted[0].shape[1]
         noise = bands.noise(first=self.num_spectra, num_spectra=num_spectra)
         self.num_spectra += num_spectra
-        return self.phases.push(bands.magnitudes(*said, noise), noise)
+        return self.phases.push(bands.magnitudes(*predicted, noise), noise)
 
     def _samples(self, hops: Tensor) -> Tensor:
         """Hops [B, J, hop] -> samples [B, 1, N] without those before the first frame."""

@@ -137,5 +137,5 @@ def test_a_passing_car_is_loudest_in_the_middle() -> None:
 
 
 def test_a_low_sample_rate_is_refused() -> None:
-    with pytest.raises(ValueError, match="The sample rate is 4000 Hz; effects need 8000 Hz"):
+    with pytest.raises(ValueError, match="Got a sample rate of 4000 Hz; effects need at least"):
         render_effect(plan_effect(0, seed=0), sample_rate=4_000)

@@ -101,5 +101,5 @@ def test_what_is_missing_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     program = tmp_path / "fluidsynth"
     program.write_text("")
     program.chmod(0o755)
-    with pytest.raises(ValueError, match=r"There is no soundfont .*missing.sf2"):
+    with pytest.raises(ValueError, match=r"missing.sf2 does not exist; install it"):
         check_fluidsynth(tmp_path / "missing.sf2")

@@ -110,13 +110,13 @@ def test_kokoro_is_given_phonemes_between_zeros_and_the_style_of_their_number() 
     assert fed[1][0] == [[0, 4, 3, 0]]
     assert fed[2][2] == 509.0
     for text, count in (("a" * 511, 511), ("?", 0)):
-        with pytest.raises(ValueError, match=rf"has {count} phonemes; give Kokoro 1 to 510 at a"):
+        with pytest.raises(ValueError, match=rf"has {count} phonemes; Kokoro takes 1 to 510 at"):
             kokoro.speak(text, "af_x")
 
 
 def test_what_kokoro_lacks_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(ValueError, match=r"holds 0 models and 0 English voices; give a copy of"):
+    with pytest.raises(ValueError, match=r"has 0 models and 0 English voices; pass a copy of"):
         load_kokoro(tmp_path)
     (tmp_path / "voices").mkdir()
     (tmp_path / "model.onnx").touch()
