@@ -272,10 +272,15 @@ class DiffusionBatch:
             share = window.level / window.levels.num_steps
             track.in_work = share * (stop - track.num_done)
             return
+        if not window.x.isfinite().all():
+            raise ValueError(
+                f"The {self._stage.name} stage diverged to values that are not finite. Use more "
+                "steps, a lower guidance scale or another solver."
+            )
         track.in_work = 0.0
         values = window.x.to(track.values.device)
-        track.learn(values, start=window.start, num_done=stop)
-        track.num_done = leading(is_known(track.values))  # frames behind the window may be known
+        behind = leading(is_known(track.values[:, stop:]))  # given frames
+        track.learn(values, start=window.start, num_done=stop + behind)
         self.remove(track)
         self.add(track)
 

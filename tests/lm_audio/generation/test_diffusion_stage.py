@@ -383,8 +383,14 @@ def test_settings_of_another_kind_are_refused() -> None:
     with pytest.raises(ValueError, match="Unknown label 'snow'"):
         pipeline.generate("snow", duration=0.3)
     one = Denoising(guidance_scale=1.0)
-    with pytest.raises(ValueError, match="[Nn]egative prompt has no effect"):
+    with pytest.raises(ValueError, match=r"[Nn]egative prompt has no effect"):
         pipeline.generate("rain", duration=0.3, negative="wind", sampling=one)
+
+
+def test_a_network_that_diverges_is_an_error() -> None:
+    pipeline = tiny_pipeline(network=lambda x, times, _: x / (times - times)[:, None, None])
+    with pytest.raises(ValueError, match="The latents stage diverged to values that are not fin"):
+        pipeline.generate("rain", duration=0.03, seed=1)
 
 
 @pytest.mark.parametrize(
