@@ -31,14 +31,14 @@ class Sample(NamedTuple):
 
 
 CLIPS = (
-    Sample("dog", "a dog barking", 2),
-    Sample("baby", "a baby crying", 1),
+    Sample("telephone", "an old telephone rings", 5),
+    Sample("dog", "a dog barking", 6),
+    Sample("crickets", "crickets at night", 2),
+    Sample("baby", "a baby crying", 4),
+    Sample("birds", "birds singing", 2),
+    Sample("fire", "a crackling fire", 3),
     Sample("waves", "sea waves on a beach", 0),
-    Sample("fire", "a crackling fire", 0),
-    Sample("helicopter", "a helicopter flying overhead", 0),
-    Sample("chainsaw", "a chainsaw", 0),
-    Sample("rain", "rain on a roof", 2),
-    Sample("piano", "a slow piano", 7),
+    Sample("organ", "a church organ", 7),
 )
 
 

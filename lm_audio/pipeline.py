@@ -58,7 +58,17 @@ class Settings(TypedDict, total=False):
     raw: bool
 
 
-class StreamSettings(Settings, total=False):
+class LongSettings(Settings, total=False):
+    """Further settings for clips that may exceed a model's context.
+
+    overlap: seconds of each window that the next window begins with; the model's own by default.
+        Larger overlaps take longer. No effect on clips of one window.
+    """
+
+    overlap: float | None
+
+
+class StreamSettings(LongSettings, total=False):
     """Further settings of `generate` and `stream`.
 
     tokens: values [K, T] by stage name; these stages are not run.
@@ -67,7 +77,7 @@ class StreamSettings(Settings, total=False):
     tokens: Mapping[str, Tensor] | None
 
 
-class BatchSettings(Settings, total=False):
+class BatchSettings(LongSettings, total=False):
     """Further settings of methods that make clips in batches.
 
     rows_per_pass: batch rows per forward pass; fewer need less memory and give the same tokens.
@@ -190,8 +200,8 @@ class AudioPipeline:
         Args:
             duration: seconds, exact to the sample.
             seed: the same seed gives the same clip, alone or in any batch; None draws one.
-            **settings: sampling, negative, conditions, raw, tokens, rows_per_pass, progress; see
-                `GenerateSettings`.
+            **settings: sampling, negative, conditions, raw, overlap, tokens, rows_per_pass,
+                progress; see `GenerateSettings`.
         """
         _check_settings("generate", settings, GenerateSettings)
         requests = self._requests(prompt, duration=duration, seed=seed, settings=settings)
@@ -209,7 +219,7 @@ class AudioPipeline:
         """Yields the clip that `generate` returns in chunks of samples [C, N] as they are made.
 
         Args:
-            **settings: sampling, negative, conditions, raw, tokens; see `StreamSettings`.
+            **settings: sampling, negative, conditions, raw, overlap, tokens; see `StreamSettings`.
         """
         _check_settings("stream", settings, StreamSettings)
         check_single(prompt=prompt, duration=duration, seed=seed)
@@ -250,7 +260,7 @@ class AudioPipeline:
         """Continues audio: returns its own samples, then `duration` seconds of new audio.
 
         Args:
-            **settings: sampling, negative, conditions, raw, rows_per_pass, progress; see
+            **settings: sampling, negative, conditions, raw, overlap, rows_per_pass, progress; see
                 `BatchSettings`.
         """
         _check_settings("continue_from", settings, BatchSettings)

@@ -12,7 +12,13 @@ from torch import Tensor
 
 from lm_audio.clip import Clip
 from lm_audio.generation.prompt import Prompt
-from lm_audio.generation.request import Request, check_given, check_request, sampling_of
+from lm_audio.generation.request import (
+    Request,
+    check_given,
+    check_request,
+    overlap_frames_of,
+    sampling_of,
+)
 from lm_audio.generation.track import Stage, Track, unknown_values
 from lm_audio.renderers.mastering import Mastering
 from lm_audio.renderers.protocol import Renderer
@@ -46,6 +52,7 @@ def make_tracks(
             negative={k: v for k, v in request.negative.items() if k in stage.conditions},
             source=None if stage.source is None else tracks.get(stage.source.stage),
             open_end=stage.may_end,
+            overlap_frames=overlap_frames_of(stage, request),
         )
         stage.check(tracks[stage.name])
     return tracks

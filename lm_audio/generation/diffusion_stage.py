@@ -108,7 +108,8 @@ class DiffusionStage:
     @torch.inference_mode()
     def window(self, track: Track) -> "Window":
         """The next window of a track, at its first level."""
-        stride = self.window_frames - self.overlap_frames
+        overlap = track.overlap_frames
+        stride = self.window_frames - (self.overlap_frames if overlap is None else overlap)
         start = max(0, -(-(track.num_done + 1 - self.window_frames) // stride)) * stride
         stop = min(start + self.window_frames, track.num_frames)
         denoising = _denoising(track)

@@ -132,7 +132,8 @@ class LMStage:
 
     def window_start(self, track: Track) -> int:
         """The first frame of the window that decides the track's next frame."""
-        stride = self.window_frames - self.overlap_frames
+        overlap = track.overlap_frames
+        stride = self.window_frames - (self.overlap_frames if overlap is None else overlap)
         return max(0, -(-(track.num_done + 1 - self.window_frames) // stride)) * stride
 
     def window(self, track: Track) -> Window:

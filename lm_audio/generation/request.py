@@ -17,6 +17,8 @@ from torch import Tensor
 from audio_tokenizers.audio_files import read_audio
 from audio_tokenizers.resampling import resample
 from lm_audio.clip import Clip
+from lm_audio.generation.diffusion_stage import DiffusionStage
+from lm_audio.generation.lm_stage import LMStage
 from lm_audio.generation.step import guidance_rows
 from lm_audio.generation.track import Stage
 from lm_audio.sampling import AnySampling, Sampling, check_seed, random_seed
@@ -36,6 +38,7 @@ class Request:
         sampling: for all stages that take its kind, or by stage name; the stages' own by default.
         tokens: values [K, T] of stages that are not run, by stage name.
         raw: keep the model's output level, including peaks beyond full scale.
+        overlap: seconds of each window that the next one keeps; the stages' own by default.
     """
 
     num_samples: int
@@ -46,6 +49,7 @@ class Request:
     sampling: AnySampling | Mapping[str, AnySampling] | None = None
     tokens: Mapping[str, Tensor] = field(default_factory=dict)
     raw: bool = False
+    overlap: float | None = None
 
 
 def make_requests(
@@ -59,6 +63,7 @@ def make_requests(
     sampling: AnySampling | Mapping[str, AnySampling] | None = None,
     tokens: Mapping[str, Tensor] | None = None,
     raw: bool = False,
+    overlap: float | None = None,
     count: int | None = None,
 ) -> list[Request]:
     """One request per item of the lists among the arguments.
@@ -88,6 +93,7 @@ def make_requests(
             sampling=sampling,
             tokens=tokens or {},
             raw=raw,
+            overlap=overlap,
         )
         for text, one_duration, one_seed in zip(prompts, durations, seeds, strict=True)
     ]
@@ -106,6 +112,7 @@ def check_request(
     working = [stage for stage in made if stage.name not in request.tokens]
     _check_names(request, stages, made, working)
     _check_sampling_kinds(request, working)
+    _check_overlap(request, working)
     for stage in working:
         sampling = sampling_of(stage, request)
         if isinstance(sampling, Sampling):
@@ -126,6 +133,29 @@ def sampling_of(stage: Stage, request: Request) -> AnySampling:
     if isinstance(given, Mapping):
         return given.get(stage.name, stage.sampling)
     return given if isinstance(given, type(stage.sampling)) else stage.sampling
+
+
+def overlap_frames_of(stage: Stage, request: Request) -> int | None:
+    """The frames of `request.overlap` in a stage whose windows overlap; None: the stage's own."""
+    if request.overlap is None or not _overlaps(stage):
+        return None
+    return round(request.overlap * stage.makes.rate)
+
+
+def _overlaps(stage: Stage) -> bool:
+    return isinstance(stage, LMStage | DiffusionStage) and stage.overlap_frames > 0
+
+
+def _check_overlap(request: Request, working: Sequence[Stage]) -> None:
+    overlap = request.overlap
+    if overlap is None:
+        return
+    found = [stage for stage in working if _overlaps(stage)]
+    if not found:
+        raise ValueError("The windows of this model do not overlap; leave out overlap.")
+    longest = min(float((x.window_frames - 1) / x.makes.rate) for x in found)
+    if not isinstance(overlap, int | float) or not 0 <= overlap <= longest:
+        raise ValueError(f"overlap must be from 0 to {longest:g} seconds, got {overlap!r}.")
 
 
 def check_given(stage: Stage, values: Tensor, num_frames: int) -> None:

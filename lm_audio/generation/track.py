@@ -36,6 +36,8 @@ class Track:
         starts: the start time of each frame in seconds, for deduplicated tokens that partly come
             from audio; without it, all frames of a track are equally long.
         open_end: whether the stage may end it before T frames.
+        overlap_frames: how many frames each window keeps of the one before; the stage's number by
+            default.
         candidate: distinguishes tracks that differ only in their random numbers.
         known: [T], the given frames.
         num_given: the number of given frames at the start.
@@ -52,6 +54,7 @@ class Track:
     source: "Track | None" = None
     starts: Sequence[float] | None = None
     open_end: bool = False
+    overlap_frames: int | None = None
     candidate: int = 0
     known: Tensor = field(init=False)
     num_done: int = field(init=False)

@@ -6,18 +6,20 @@ Shapes: B batch, H heads, S queries, L keys, D width.
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 _LONGEST_PERIOD = 10_000.0
 
 
 def sinusoids(positions: Tensor, dim: int) -> Tensor:
-    """Cosines, then sines, of positions [B, S]: [B, S, D], float32."""
+    """Cosines, then sines, of positions [B, S]: [B, S, D], float32; an odd D ends with a zero."""
     half = dim // 2
     exponents = torch.arange(half, device=positions.device, dtype=torch.float32)
     frequencies = torch.exp(exponents * -(math.log(_LONGEST_PERIOD) / (half - 1)))
     angles = positions[..., None].float() * frequencies
-    return torch.cat([angles.cos(), angles.sin()], dim=-1)
+    both = torch.cat([angles.cos(), angles.sin()], dim=-1)
+    return F.pad(both, (0, 1)) if dim % 2 else both
 
 
 def rotation(positions: Tensor, dim: int) -> tuple[Tensor, Tensor]:

@@ -57,11 +57,15 @@ class TransformerConfig:
         for name in ("dim", "num_layers", "num_heads", "hidden_dim"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        if self.dim % self.num_heads or (self.dim // self.num_heads) % 2:
+        rotates = self.positions == "rotary"
+        if self.dim % self.num_heads or (rotates and self.head_dim % 2):
+            expected = "2 x num_heads for rotary positions" if rotates else "num_heads"
             raise ValueError(
-                f"dim must be a multiple of 2 x num_heads, got dim {self.dim} and num_heads "
+                f"dim must be a multiple of {expected}, got dim {self.dim} and num_heads "
                 f"{self.num_heads}."
             )
+        if self.positions == "sinusoidal" and self.dim < 4:
+            raise ValueError(f"dim must be at least 4 for sinusoidal positions, got {self.dim}.")
         if (self.positions == "learned") != (self.num_positions is not None):
             raise ValueError("num_positions and learned positions require each other.")
         if self.window is not None and (self.window < 1 or not self.causal):
@@ -106,6 +110,7 @@ class Transformer(nn.Module):
             mask: [B, S], False on padding.
             condition: embeddings [B, L, D] and their mask [B, L], for cross-attention.
         """
+        self._check_condition(condition)
         if positions is None:
             positions = torch.arange(x.shape[1], device=x.device)[None]
         attend = WholeAttend(
@@ -121,6 +126,7 @@ class Transformer(nn.Module):
         Args:
             condition: [1, L, D], for cross-attention.
         """
+        self._check_condition(condition)
         num_conditions = 0 if condition is None else condition.shape[1]
         cache.reserve(cache.num_rows + 1, x.shape[1], num_conditions)
         row = cache.open_row(num_conditions)
@@ -180,6 +186,10 @@ class Transformer(nn.Module):
             device=weight.device,
             dtype=self.cache_dtype or weight.dtype,
         )
+
+    def _check_condition(self, condition: object) -> None:
+        if condition is not None and not self.config.cross_attention:
+            raise ValueError("A condition needs a transformer with cross_attention=True.")
 
     def _run(self, x: Tensor, positions: Tensor, attend: Attend) -> Tensor:
         x = self._placed(x, positions)

@@ -140,14 +140,19 @@ def _write_transformers_settings(
     )
     config.architectures = ["MusicgenForConditionalGeneration"]
     config.save_pretrained(folder)
-    temperature = _temperature(parts)
+    temperature, sampling = _temperature(parts), parts.sampling
+    sampled = {  # transformers refuses to save these for greedy decoding
+        "top_k": sampling.top_k,
+        "temperature": temperature,
+        "top_p": sampling.top_p or None,
+        "min_p": sampling.min_p or None,
+    }
     generation: Any = GenerationConfig  # untyped
     generation(
         do_sample=temperature > 0,
         max_length=parts.max_frames,
         guidance_scale=_guidance_scale(parts),
-        top_k=parts.sampling.top_k,
-        temperature=temperature or 1.0,
+        **(sampled if temperature > 0 else {}),
         decoder_start_token_id=model.vocab_size,
         **special,
     ).save_pretrained(folder)

@@ -4,6 +4,7 @@ Supports released checkpoints and those of training runs. The T5 is in neither f
 the hub, under the name in the settings, or from a folder.
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ def read_audiocraft(
     beside = folder / "t5"
     encoder = T5Encoder.load(text_encoder or (beside if beside.is_dir() else settings.t5_name))
     model, text = build_model(
-        _weights(package),
+        _unwrapped(_weights(package)),
         config=settings.model,
         encoder=encoder,
         project=True,
@@ -128,6 +129,14 @@ def _weights(package: Mapping[str, Any]) -> dict[str, Tensor]:
     """The weights of a released file, or of a training run, which stores them under `model`."""
     state = package.get("fsdp_best_state") or package.get("best_state") or {}
     return dict(state.get("model", state)) if isinstance(state, dict) else {}
+
+
+def _unwrapped(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Without the level that torch's MultiheadAttention adds to the names of the weights.
+
+    audiocraft uses it unless `custom` or `memory_efficient` is set.
+    """
+    return {re.sub(r"\b(self_attn|cross_attention)\.mha\.", r"\1.", k): x for k, x in state.items()}
 
 
 def _is_model(package: Mapping[str, Any]) -> bool:

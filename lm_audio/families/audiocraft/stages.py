@@ -51,5 +51,10 @@ def model_of(parts: MusicGenParts) -> Model:
         overlap_frames=int(parts.max_frames * KEPT_SHARE),
         sampling=parts.sampling,
     )
-    renderer = CodecRenderer(parts.codec, num_channels=parts.num_channels)
+    token_sets = parts.num_channels // parts.codec.num_channels
+    renderer = CodecRenderer(
+        parts.codec,
+        num_channels=parts.num_channels,
+        num_codebooks=parts.model.config.num_streams // token_sets,
+    )
     return Model(stages, renderer, card=ModelCard(licence=parts.licence))

@@ -35,6 +35,18 @@ _FIXED: dict[str, Any] = {
 }
 
 
+# Settings of generation_config.json that change tokens and that `Sampling` lacks, with the values
+# that switch them off.
+_UNSUPPORTED: dict[str, tuple[Any, ...]] = {
+    "num_beams": (1,), "penalty_alpha": (0,), "typical_p": (1,), "top_h": (),
+    "epsilon_cutoff": (0,), "eta_cutoff": (0,), "no_repeat_ngram_size": (0,),
+    "encoder_repetition_penalty": (1,), "encoder_no_repeat_ngram_size": (0,),
+    "bad_words_ids": (), "suppress_tokens": (), "begin_suppress_tokens": (), "sequence_bias": (),
+    "forced_bos_token_id": (), "forced_eos_token_id": (), "watermarking_config": (),
+    "exponential_decay_length_penalty": (), "min_length": (0,), "min_new_tokens": (0,),
+}  # fmt: skip
+
+
 def read_musicgen(
     source: str | Path,
     *,
@@ -66,6 +78,8 @@ def read_musicgen(
     codec_settings = {k: x for k, x in settings["audio_encoder"].items() if k != "model_type"}
     codec = build_encodec(folder, codec_settings, codec_state)
     generation = read_json(folder / "generation_config.json")
+    max_frames = generation.get("max_length") or round(_SECONDS * codec.frame_rate)
+    _check_generation(generation, start_token=config.decoder.vocab_size, folder=folder)
     num_channels, K = config.decoder.audio_channels, config.decoder.num_codebooks
     parts = MusicGenParts(
         model=model,
@@ -73,8 +87,8 @@ def read_musicgen(
         text=text,
         codec=codec,
         num_channels=num_channels if codec.num_channels == 1 else codec.num_channels,
-        max_frames=generation.get("max_length") or round(_SECONDS * codec.frame_rate),
-        sampling=_sampling(generation),
+        max_frames=max_frames,
+        sampling=_sampling(generation, max_frames=max_frames),
         t5_name=settings["text_encoder"].get("_name_or_path") or None,
         licence=stated_licence(folder),
     )
@@ -147,12 +161,34 @@ def _build_t5(config: Any, state: dict[str, Tensor], folder: Path) -> T5Encoder:
     return T5Encoder(model.float(), T5TextTokenizer.load(folder))
 
 
-def _sampling(generation: Mapping[str, Any]) -> Sampling:
+def _check_generation(generation: Mapping[str, Any], *, start_token: int, folder: Path) -> None:
+    """Raises ValueError for settings of generation_config.json that we would ignore."""
+    for name, unset in _UNSUPPORTED.items():
+        if (value := generation.get(name)) is not None and value not in unset:
+            raise ValueError(
+                f"Unsupported {name}={value} in the generation_config.json of {folder}; remove it."
+            )
+    start = generation.get("decoder_start_token_id", generation.get("bos_token_id"))
+    if start not in (None, start_token):
+        raise ValueError(
+            f"Unsupported decoder_start_token_id={start} in the generation_config.json of "
+            f"{folder}; expected {start_token}, the padding token."
+        )
+
+
+def _sampling(generation: Mapping[str, Any], *, max_frames: int) -> Sampling:
     """The checkpoint's sampling settings; the defaults are those of MusicGen's authors."""
-    names = ("guidance_scale", "top_k", "temperature")
-    return Sampling(
-        **{name: generation[name] for name in names if generation.get(name) is not None}
-    )
+    names = (
+        "guidance_scale", "top_k", "temperature", "top_p", "min_p", "repetition_penalty",
+    )  # fmt: skip
+    stated = {name: generation[name] for name in names if generation.get(name) is not None}
+    if stated.get("top_p") == 1:  # off, as 0 is here
+        del stated["top_p"]
+    if generation.get("do_sample") is False:
+        stated["temperature"] = 0.0
+    if stated.get("repetition_penalty", 1) != 1:
+        stated["repetition_window"] = max_frames
+    return Sampling(**stated)
 
 
 def _under(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -59,5 +59,6 @@ class FineModel(nn.Module):
         first = torch.arange(codebook + 1, device=tokens.device) * config.vocab_size
         rows = tokens[:, : codebook + 1] + first[:, None]
         x = self.transformer(self.embedding(rows).sum(dim=1))  # [B, T, D]
-        head = self.embedding.weight.unflatten(0, (config.num_codebooks, -1))[codebook]
-        return F.linear(x, head)
+        head = self.embedding.weight.unflatten(0, (config.num_codebooks, -1))
+        # Head i is tied to table i + 1, however many codebooks are given.
+        return F.linear(x, head[codebook - config.num_given + 1])

@@ -122,8 +122,13 @@ class BarkParts:
         return self
 
     def check(self, *, source: object) -> None:
-        """Raises ValueError if a model has fewer positions than its windows need."""
+        """Raises ValueError unless the models fit each other and their windows."""
         s = self.settings
+        if (num_given := self.fine.config.num_given) > s.coarse_codebooks:
+            raise ValueError(
+                f"{source}: the fine model needs {num_given} codebooks and the coarse model "
+                f"generates {s.coarse_codebooks}; set n_codes_given to at most that."
+            )
         needed: dict[str, tuple[TokenLM | FineModel, int]] = {
             "semantic": (self.semantic, s.text_length + s.semantic_length),
             "coarse": (self.coarse, s.coarse_context + s.coarse_history + s.coarse_window),
@@ -241,11 +246,11 @@ def _tied(state: dict[str, Tensor], shape: Shape, *, source: object) -> dict[str
     tables = {int(m[1]): state.pop(name) for name in [*state] if (m := _CODEBOOK.fullmatch(name))}
     for name in [*state]:
         if match := _HEAD.fullmatch(name):
-            table = tables.get(int(match[1]) + shape.num_given)
+            table = tables.get(int(match[1]) + 1)
             if table is None or not torch.equal(state.pop(name), table):
                 raise ValueError(
-                    f"{source}: {name} of the fine model differs from the embedding of its "
-                    "codebook. Expected tied weights."
+                    f"{source}: {name} of the fine model differs from embedding "
+                    f"{int(match[1]) + 1}. Expected tied weights."
                 )
     if [*sorted(tables)] != [*range(shape.num_codebooks)]:
         raise ValueError(

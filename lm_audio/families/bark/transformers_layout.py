@@ -34,9 +34,14 @@ def holds_transformers_bark(folder: Path) -> bool:
 
 def read_transformers_bark(folder: Path, *, hub_id: str | None = None) -> BarkParts:
     """Reads a folder in transformers' layout."""
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import BarkConfig
 
-    config: Any = BarkConfig.from_pretrained(str(folder))
+    try:
+        config: Any = BarkConfig.from_pretrained(str(folder))
+    except (StrictDataclassError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"config.json in {folder} does not describe a Bark: {reason}") from error
     states = _split(read_weights(folder), source=folder)
     codec_settings = config.codec_config.to_dict()
     if (kind := codec_settings.pop("model_type", None)) != "encodec":

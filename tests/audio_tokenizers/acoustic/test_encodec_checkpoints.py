@@ -1,3 +1,4 @@
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -182,6 +183,12 @@ def test_a_pickle_with_code_is_refused_and_not_run(
     ("quantizer: rvq", "quantizer: no_quant", "encodec.quantizer=no_quant"),
     ("activation: ELU", "activation: Snake", "seanet.activation=Snake"),
     ("final_activation: null", "final_activation: Tanh", "seanet.decoder.final_activation=Tanh"),
+    ("norm: weight_norm", "norm: spectral_norm", "seanet.norm=spectral_norm .* none or weight_no"),
+    ("lstm: 2", "lstm: 0", "seanet.lstm=0 in the settings of .*; expected at least one"),
+    ("bins: 2048", "bins: 400", "Unsupported rvq.bins=400 in the settings of .*a power of 2"),
+    ("encoder: {}", "encoder: {norm: none}", "seanet.encoder.norm=none .*; expected no override"),
+    ("trim_right_ratio: 1.0", "lstm: 1", "seanet.decoder.lstm=1 in .*; expected no override"),
+    ("pad_mode: reflect", "pad_mode: [1]", "The settings of .*xp.cfg.*pad_mode"),
     ("  n_filters: 4\n", "", "Found no seanet.n_filters in the settings"),
 ])  # fmt: skip
 def test_settings_that_are_not_those_of_encodec_are_refused(
@@ -199,6 +206,49 @@ def test_settings_that_are_not_those_of_encodec_are_refused(
     torch.save(package, file)
     with pytest.raises(ValueError, match=message):
         load_encodec(file)
+
+
+def test_a_config_that_transformers_rejects_is_refused_in_one_sentence(
+    make_encodec: MakeEncodec, tmp_path: Path
+) -> None:
+    make_encodec("24k").save_pretrained(tmp_path)
+    file = tmp_path / "config.json"
+    file.write_text(file.read_text().replace('"weight_norm"', '"spectral_norm"'))
+    with pytest.raises(ValueError, match=r"The settings of .*config.json.*norm_type must be one"):
+        load_encodec(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("sample_rate", "ratios", "num_codebooks", "bits"),
+    [
+        (44_100, [8, 5, 4, 4], 4, 10),
+        (44_100, [8, 4, 4, 4], 4, 10),
+        (22_050, [8, 5, 4, 2], 4, 10),
+        (24_000, [8, 5, 4, 2], 31, 7),
+    ],
+)
+def test_audiocraft_codecs_of_any_frame_rate_keep_all_codebooks(
+    make_encodec: MakeEncodec,
+    save_encodec: SaveEncodec,
+    tmp_path: Path,
+    sample_rate: int,
+    ratios: list[int],
+    num_codebooks: int,
+    bits: int,
+) -> None:
+    frame_rate = -(-sample_rate // math.prod(ratios))
+    model = make_encodec(
+        "24k",
+        sampling_rate=sample_rate,
+        upsampling_ratios=ratios,
+        codebook_size=2**bits,
+        target_bandwidths=[(num_codebooks + 0.5) * frame_rate * bits / 1000],
+    )
+    assert model.config.num_quantizers == num_codebooks
+    file = save_encodec(model, tmp_path, layout="audiocraft", spelling="old")
+    tokenizer = load_encodec(file)
+    assert tokenizer.num_codebooks == num_codebooks
+    assert_equal_to_transformers(tokenizer, model)
 
 
 @pytest.mark.parametrize("text", ["seanet: [1, 2", "a: b: c", 3, None])

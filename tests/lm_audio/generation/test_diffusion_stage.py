@@ -293,6 +293,17 @@ def test_a_longer_clip_begins_like_a_shorter_one_where_their_windows_are_equal()
     assert torch.equal(made(stage, 48)[:, :34], made(stage, 34))  # windows of 20, the next from 14
 
 
+def test_a_request_chooses_the_overlap_of_its_windows() -> None:
+    pipeline = tiny_pipeline()
+    network: Any = pipeline.stages["latents"].network  # type: ignore[attr-defined]
+    for overlap, windows in ((None, 3), (0.03, 5), (0.0, 2)):  # of 20 frames, 2 ms each
+        network.rows.clear()
+        pipeline.generate(duration=0.08, seed=1, overlap=overlap)
+        assert len(network.rows) == 5 * windows
+    with pytest.raises(ValueError, match=r"overlap must be from 0 to 0.038 seconds, got 0.04"):
+        pipeline.generate(duration=0.08, overlap=0.04)
+
+
 def test_a_continuation_keeps_the_prompt() -> None:
     pipeline = tiny_pipeline()
     prompt = 0.3 * torch.sin(torch.arange(200) / 5)[None]

@@ -3,9 +3,11 @@
 from collections.abc import Callable
 from dataclasses import replace
 
+import pytest
 import torch
 
 from lm_audio.generation.lm_stage import LMStage
+from lm_audio.generation.track import Track
 from lm_audio.model import Model
 from lm_audio.pipeline import AudioPipeline
 
@@ -55,3 +57,57 @@ def test_ours_in_stereo_goes_on_beyond_its_windows(
     assert not torch.equal(*clip.samples[:, -24_000:])  # type: ignore[union-attr]
     pieces = list(model.stream("rain", duration=4.5, seed=1))
     assert torch.equal(torch.cat(pieces, dim=1), clip.samples)  # type: ignore[union-attr]
+
+
+def test_the_overlap_of_windows_can_be_chosen(audiogen_mono: AudioPipeline) -> None:
+    (stage,) = audiogen_mono.stages.values()
+    kept = AudioPipeline(Model([replace(stage, overlap_frames=80)], audiogen_mono.renderer))
+    expected = kept.generate("rain", duration=4.1, seed=1)
+    clip = audiogen_mono.generate("rain", duration=4.1, seed=1, overlap=1.6)
+    assert torch.equal(clip.tokens, expected.tokens)
+    own = audiogen_mono.generate("rain", duration=4.1, seed=1)
+    assert torch.equal(own.tokens[:, :90], clip.tokens[:, :90])  # delays end within the window
+    assert not torch.equal(own.tokens, clip.tokens)
+    assert torch.equal(
+        audiogen_mono.generate("rain", duration=4.1, seed=1, overlap=1.0).tokens, own.tokens
+    )
+    pieces = list(audiogen_mono.stream("rain", duration=4.1, seed=1, overlap=1.6))
+    assert torch.equal(torch.cat(pieces, dim=1), clip.samples)
+    more, other = (
+        model.continue_from(clip, duration=2.0, text="rain", seed=2, **settings)
+        for model, settings in ((kept, {}), (audiogen_mono, {"overlap": 1.6}))
+    )
+    assert torch.equal(more.samples, other.samples)
+
+
+def test_windows_move_by_what_they_do_not_keep(audiogen_mono: AudioPipeline) -> None:
+    (stage,) = audiogen_mono.stages.values()
+    assert isinstance(stage, LMStage)
+    stage = replace(stage, window_frames=500, overlap_frames=200)
+    track = Track(
+        values=torch.full((stage.num_codebooks, 900), -1),
+        seed=0,
+        sampling=stage.sampling,
+        overlap_frames=400,  # AudioGen's 8 of 10 s
+    )
+    starts = []
+    while not track.done:
+        window = stage.window(track)
+        starts.append(window.start)
+        track.num_done = window.stop
+    assert starts == [0, 100, 200, 300, 400]
+
+
+@pytest.mark.parametrize("overlap", [-1, 2.0, float("nan"), "1"])
+def test_an_overlap_must_be_shorter_than_a_window(
+    overlap: object, audiogen_mono: AudioPipeline
+) -> None:
+    with pytest.raises(ValueError, match=r"overlap must be from 0 to 1\.98 seconds, got"):
+        audiogen_mono.generate("rain", duration=0.1, overlap=overlap)  # type: ignore[call-overload]
+
+
+def test_an_overlap_without_effect_is_refused(audiogen_mono: AudioPipeline) -> None:
+    (stage,) = audiogen_mono.stages.values()
+    apart = AudioPipeline(Model([replace(stage, overlap_frames=0)], audiogen_mono.renderer))
+    with pytest.raises(ValueError, match="The windows of this model do not overlap; leave out ove"):
+        apart.generate("rain", duration=0.1, overlap=1.0)

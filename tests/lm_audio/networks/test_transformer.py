@@ -158,7 +158,10 @@ def test_rows_that_close_leave_the_others_as_they_were() -> None:
     ("changes", "message"),
     [
         ({"num_layers": 0}, "num_layers must be at least 1, got 0"),
-        ({"dim": 18, "num_heads": 4}, "got dim 18 and num_heads 4"),
+        ({"dim": 18, "num_heads": 4}, "multiple of 2 x num_heads for rotary positions, got dim 18"),
+        ({"dim": 18}, "got dim 18 and num_heads 2"),
+        ({"dim": 17, "positions": "learned"}, "dim must be a multiple of num_heads, got dim 17"),
+        ({"dim": 2, "positions": "sinusoidal"}, "dim must be at least 4 for sinusoidal"),
         ({"num_positions": 5}, "num_positions and learned positions require"),
         ({"window": 0}, "needs a causal transformer, got 0"),
         ({"window": 4, "causal": False}, "needs a causal transformer, got 4"),
@@ -174,3 +177,13 @@ def test_shapes_that_cannot_be_are_refused(changes: dict[str, object], message: 
 def test_a_model_that_attends_to_a_condition_asks_for_one() -> None:
     with pytest.raises(ValueError, match="needs a condition for cross-attention"):
         make()(torch.randn(1, 3, 16))
+
+
+def test_a_condition_without_cross_attention_is_refused() -> None:
+    transformer = make(cross_attention=False)
+    with pytest.raises(ValueError, match="A condition needs a transformer with cross_attention"):
+        transformer(torch.randn(1, 3, 16), condition=condition())
+    with pytest.raises(ValueError, match="A condition needs a transformer with cross_attention"):
+        transformer.prefill(
+            torch.randn(1, 3, 16), condition=condition()[0], cache=transformer.new_cache()
+        )

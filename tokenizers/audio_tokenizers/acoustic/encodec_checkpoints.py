@@ -8,6 +8,7 @@ Weight normalisation may use the old or the new names of g and v, or be folded. 
 code: only safetensors, and pickles restricted to tensors and plain containers, are read.
 """
 
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,6 +24,21 @@ AUDIOCRAFT_FILE = "compression_state_dict.bin"
 _POINTERS = {
     "encodec_24khz": "facebook/encodec_24khz",
     "encodec_48khz": "facebook/encodec_48khz",
+}
+_AUDIOCRAFT_CHOICES: dict[str, tuple[Any, ...]] = {
+    "compression_model": ("encodec",),
+    "encodec.autoencoder": ("seanet",),
+    "encodec.quantizer": ("rvq",),
+    "seanet.activation": ("ELU",),
+    "seanet.activation_params.alpha": (1.0,),
+    "seanet.disable_norm_outer_blocks": (0,),
+    "seanet.norm": ("none", "weight_norm", "time_group_norm"),
+    "seanet.decoder.final_activation": (None,),
+}
+_AUDIOCRAFT_OVERRIDES = {  # settings of one half of the codec that are read, or have no effect
+    "seanet.decoder.trim_right_ratio",
+    "seanet.decoder.final_activation",
+    "seanet.decoder.final_activation_params",
 }
 _RENAMES = (
     (r"^quantizer\.vq\.layers\.", "quantizer.layers."),
@@ -93,9 +109,15 @@ def build_encodec(
     given_by: str = "config.json",
 ) -> EncodecTokenizer:
     """Builds the model with the weights of the checkpoint."""
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import EncodecConfig, EncodecModel
 
-    model = EncodecModel(EncodecConfig(**settings))
+    try:
+        model = EncodecModel(EncodecConfig(**settings))
+    except (StrictDataclassError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        message = f"The settings of {source} do not describe an EnCodec ({given_by}): {reason}"
+        raise ValueError(message) from error
     fold_weight_norm(model)
     state = _fold(state)
     check_weights(state, model.state_dict(), source=source, settings=given_by)
@@ -187,29 +209,16 @@ def _audiocraft_settings(path: Path, text: str) -> dict[str, Any]:
             raise ValueError(f"Found no {dotted} in the settings of {path}; expected EnCodec's.")
         return value
 
-    fixed = {
-        "compression_model": "encodec",
-        "encodec.autoencoder": "seanet",
-        "encodec.quantizer": "rvq",
-        "seanet.activation": "ELU",
-        "seanet.activation_params.alpha": 1.0,
-        "seanet.disable_norm_outer_blocks": 0,
-        "seanet.decoder.final_activation": None,
-    }
-    for dotted, expected in fixed.items():
-        if (value := _look_up(config, dotted)) not in (None, expected):
-            raise ValueError(
-                f"Got {dotted}={value} in the settings of {path}; EnCodec supports only {expected}."
-            )
+    _check_audiocraft_settings(path, config)
     sample_rate, ratios, bins = get("sample_rate"), get("seanet.ratios"), get("rvq.bins")
-    frame_rate = sample_rate / torch.tensor(ratios).prod().item()
-    bits = (bins - 1).bit_length()
+    # transformers rounds the frame rate up and the codebooks down, so add half a bit per second.
+    bit_rate = math.ceil(sample_rate / math.prod(ratios)) * (bins - 1).bit_length()
     norm = get("seanet.norm")
     return {
         "sampling_rate": sample_rate,
         "audio_channels": get("channels"),
         "normalize": bool(_look_up(config, "encodec.renormalize")),
-        "target_bandwidths": [get("rvq.n_q") * frame_rate * bits / 1000],
+        "target_bandwidths": [(get("rvq.n_q") * bit_rate + 0.5) / 1000],
         "codebook_size": bins,
         "hidden_size": get("seanet.dimension"),
         "num_filters": get("seanet.n_filters"),
@@ -227,6 +236,32 @@ def _audiocraft_settings(path: Path, text: str) -> dict[str, Any]:
         "trim_right_ratio": get("seanet.decoder.trim_right_ratio"),
         "use_conv_shortcut": not get("seanet.true_skip"),
     }
+
+
+def _check_audiocraft_settings(path: Path, config: Mapping[str, Any]) -> None:
+    """Raises ValueError for the first setting that EncodecModel cannot express."""
+    for dotted, values in _AUDIOCRAFT_CHOICES.items():
+        if (value := _look_up(config, dotted)) is not None and value not in values:
+            expected = " or ".join(map(str, values))
+            raise _unsupported(path, dotted, value, expected)
+    lstm, bins = _look_up(config, "seanet.lstm"), _look_up(config, "rvq.bins")
+    if lstm is not None and not _is_positive(lstm):
+        raise _unsupported(path, "seanet.lstm", lstm, "at least one layer")
+    if bins is not None and not (_is_positive(bins) and bins & (bins - 1) == 0):
+        raise _unsupported(path, "rvq.bins", bins, "a power of 2")
+    for part in ("encoder", "decoder"):
+        overrides = _look_up(config, f"seanet.{part}")
+        for name in overrides if isinstance(overrides, dict) else ():
+            if (dotted := f"seanet.{part}.{name}") not in _AUDIOCRAFT_OVERRIDES:
+                raise _unsupported(path, dotted, overrides[name], "no override")
+
+
+def _is_positive(value: object) -> bool:
+    return isinstance(value, int) and value > 0
+
+
+def _unsupported(path: Path, name: str, value: object, expected: str) -> ValueError:
+    return ValueError(f"Unsupported {name}={value} in the settings of {path}; expected {expected}.")
 
 
 def _look_up(config: Mapping[str, Any], dotted: str) -> Any:

@@ -127,6 +127,15 @@ def test_the_files_of_audiocraft_are_stamped_and_their_settings_are_text(
         assert isinstance(yaml.safe_load(package["xp.cfg"]), dict)
 
 
+def test_default_sampling_stays_with_the_weights(exportable: MusicGenParts, tmp_path: Path) -> None:
+    sampling = Sampling(temperature=0.7, top_k=20, top_p=0.9, min_p=0.1, guidance_scale=2.0)
+    write_musicgen(dataclasses.replace(exportable, sampling=sampling), tmp_path / "sampled")
+    assert read_musicgen(tmp_path / "sampled").sampling == sampling
+    greedy = Sampling(temperature=0.0)
+    write_musicgen(dataclasses.replace(exportable, sampling=greedy), tmp_path / "greedy")
+    assert read_musicgen(tmp_path / "greedy").sampling == greedy
+
+
 def test_the_licence_stays_with_the_weights(wide: MusicGenParts, tmp_path: Path) -> None:
     licensed = dataclasses.replace(wide, licence="cc-by-nc-4.0")
     write_musicgen(licensed, tmp_path / "transformers")

@@ -1,5 +1,6 @@
 """Checkpoints of audiocraft: as transformers' with the same weights, else refused in a sentence."""
 
+import re
 import shutil
 import sys
 import types
@@ -119,6 +120,20 @@ def test_training_checkpoints_are_read(
     t5 = audiocraft_folder / "t5"
     assert holds_audiocraft(tmp_path)
     assert_equal(read_audiocraft(tmp_path, text_encoder=t5), read_audiocraft(audiocraft_folder))
+
+
+def test_weights_of_torchs_attention_modules_are_read(
+    audiocraft_folder: Path, edited: Callable[..., Path]
+) -> None:
+    folder = edited("memory_efficient: true", "memory_efficient: false")
+    package = torch.load(folder / "state_dict.bin")
+    package["best_state"] = {
+        re.sub(r"(self_attn|cross_attention)\.", r"\1.mha.", name): x
+        for name, x in package["best_state"].items()
+    }
+    assert "transformer.layers.0.self_attn.mha.in_proj_weight" in package["best_state"]
+    torch.save(package, folder / "state_dict.bin")
+    assert_equal(read_audiocraft(folder), read_audiocraft(audiocraft_folder))
 
 
 def test_the_codec_can_be_given(audiocraft_folder: Path, tmp_path: Path) -> None:

@@ -90,7 +90,12 @@ def test_greedy_continuations_are_those_of_transformers(
 
 @pytest.mark.parametrize(
     "changes",
-    [{"num_hidden_layers": 1, "ffn_dim": 96}, {"hidden_size": 48, "num_attention_heads": 4}],
+    [
+        {"num_hidden_layers": 1, "ffn_dim": 96},
+        {"hidden_size": 48, "num_attention_heads": 4},
+        {"hidden_size": 27, "num_attention_heads": 3},
+        {"hidden_size": 18, "num_attention_heads": 2},
+    ],
 )
 def test_other_shapes_give_equal_tokens_too(
     changes: dict[str, int],

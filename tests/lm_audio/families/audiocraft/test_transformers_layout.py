@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import MusicgenForConditionalGeneration
 
+import lm_audio
 from lm_audio.families.audiocraft.parts import MusicGenParts
 from lm_audio.families.audiocraft.transformers_layout import read_musicgen
 from lm_audio.patterns import delayed, stereo
@@ -117,6 +118,67 @@ def test_how_it_is_used_is_read(
     assert parts.sampling == Sampling(guidance_scale=2.0, top_k=0, temperature=0.5)
     (folder / "generation_config.json").unlink()
     assert read_musicgen(folder).max_frames == 1500
+
+
+@pytest.mark.parametrize(
+    ("stated", "expected"),
+    [
+        ({"do_sample": False}, Sampling(temperature=0.0)),
+        ({"do_sample": False, "temperature": 0.7}, Sampling(temperature=0.0)),
+        ({"do_sample": True, "top_p": 0.9, "min_p": 0.1}, Sampling(top_p=0.9, min_p=0.1)),
+        ({"top_p": 1.0, "min_p": None, "repetition_penalty": 1.0, "num_beams": 1}, Sampling()),
+        (
+            {"repetition_penalty": 1.2, "max_length": 500},
+            Sampling(repetition_penalty=1.2, repetition_window=500),
+        ),
+    ],
+)
+def test_sampling_is_that_of_the_generation_config(
+    stated: dict[str, Any], expected: Sampling, copied: Callable[..., Path]
+) -> None:
+    folder = copied()
+    (folder / "generation_config.json").write_text(json.dumps(stated))
+    assert read_musicgen(folder).sampling == expected
+
+
+@pytest.mark.parametrize(
+    ("stated", "message"),
+    [
+        ({"num_beams": 4}, "Unsupported num_beams=4 in the generation_config.json of .*; remove"),
+        ({"typical_p": 0.9}, "Unsupported typical_p=0.9"),
+        ({"suppress_tokens": [3]}, r"Unsupported suppress_tokens=\[3\]"),
+        ({"decoder_start_token_id": 3}, "decoder_start_token_id=3 .*; expected 64, the padding"),
+        ({"bos_token_id": 3}, "Unsupported decoder_start_token_id=3"),
+    ],
+)
+def test_generation_settings_without_an_equivalent_are_refused(
+    stated: dict[str, Any], message: str, copied: Callable[..., Path]
+) -> None:
+    folder = copied()
+    (folder / "generation_config.json").write_text(json.dumps(stated))
+    with pytest.raises(ValueError, match=message):
+        read_musicgen(folder)
+
+
+@pytest.mark.parametrize("num_channels", [1, 2])
+def test_a_model_may_use_the_first_codebooks_of_its_codec(
+    num_channels: int,
+    make_musicgen: Callable[..., MusicgenForConditionalGeneration],
+    save_musicgen: Callable[..., Path],
+    tmp_path: Path,
+) -> None:
+    model = make_musicgen(num_channels=num_channels, num_codebooks=2 * num_channels)
+    pipeline = lm_audio.load(save_musicgen(model, tmp_path))
+    assert pipeline.renderer.codec.num_codebooks == 4  # type: ignore[attr-defined]
+    clip = pipeline.generate("a dog", duration=0.2, seed=1, raw=True)
+    assert clip.tokens is not None
+    assert clip.tokens.shape == (2 * num_channels, 10)
+    codes = clip.tokens.unflatten(0, (2, num_channels)).transpose(0, 1)  # [C, K, T]
+    with torch.no_grad():
+        expected = model.audio_encoder.decode(codes[None], [None] * len(codes)).audio_values
+    torch.testing.assert_close(clip.samples, expected[:, 0], rtol=0, atol=1e-5)
+    more = pipeline.continue_from(clip, duration=0.2, seed=1)
+    assert more.samples.shape == (num_channels, 12_800)
 
 
 def test_dtype_is_that_of_the_model_alone(musicgen_folder: Path) -> None:

@@ -24,6 +24,7 @@ SHAPES = [
     {"bias": True},
     {"bias": False, "num_layers": 3, "num_heads": 4, "hidden_size": 24},
     {"bias": False, "num_layers": 1},
+    {"bias": False, "num_heads": 3, "hidden_size": 27},
 ]
 
 
@@ -32,7 +33,7 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
 
-@pytest.fixture(scope="module", params=SHAPES, ids=["biases", "wide", "shallow"])
+@pytest.fixture(scope="module", params=SHAPES, ids=["biases", "wide", "shallow", "odd"])
 def both(
     request: Any,
     make_bark: Callable[..., BarkModel],
@@ -82,6 +83,27 @@ def test_fine_logits_equal_those_of_transformers(
     expected = model.fine_acoustics(codebook, tokens.transpose(1, 2)).logits
     got = parts.fine(tokens, codebook=codebook)
     torch.testing.assert_close(got, expected, atol=1e-4, rtol=0)
+
+
+@torch.inference_mode()
+def test_heads_of_a_fine_model_with_two_given_codebooks_equal_those_of_transformers(
+    make_bark: Callable[..., BarkModel], save_bark: Callable[..., Path], tmp_path: Path
+) -> None:
+    model = make_bark(n_codes_given=2)
+    parts = read_bark(save_bark(model, tmp_path))
+    tokens = torch.randint(0, 18, (2, 8, 16))
+    for codebook in range(2, 8):
+        expected = model.fine_acoustics(codebook, tokens.transpose(1, 2)).logits
+        got = parts.fine(tokens, codebook=codebook)
+        torch.testing.assert_close(got, expected, atol=1e-4, rtol=0)
+
+
+def test_more_given_codebooks_than_coarse_ones_are_refused(
+    make_bark: Callable[..., BarkModel], save_bark: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = save_bark(make_bark(n_codes_given=3), tmp_path)
+    with pytest.raises(ValueError, match="needs 3 codebooks and the coarse model generates 2"):
+        read_bark(folder)
 
 
 @torch.inference_mode()
@@ -274,7 +296,8 @@ def test_missing_unexpected_and_misshapen_weights_are_listed(folder: Path) -> No
     check(weights | {name: torch.ones(3, 3)}, r"\[3, 3\] instead of \[48, 16\]")
     coarse_only = {k: x for k, x in weights.items() if k.startswith("coarse")}
     check(coarse_only, "Missing parts: semantic, fine_acoustics, codec_model")
-    check(weights | {"fine_acoustics.lm_heads.2.weight": torch.ones(18, 16)}, "Expected tied")
+    head = {"fine_acoustics.lm_heads.2.weight": torch.ones(18, 16)}
+    check(weights | head, r"differs from embedding 3\. Expected tied")
 
 
 def test_windows_that_exceed_the_positions_are_refused(folder: Path) -> None:
@@ -296,6 +319,15 @@ def test_what_is_no_bark_is_told(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": ')
     with pytest.raises(ValueError, match=r"config\.json is not valid JSON"):
         read_bark(tmp_path)
+
+
+def test_a_config_that_transformers_rejects_is_refused_in_one_sentence(folder: Path) -> None:
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    config["codec_config"]["norm_type"] = "spectral_norm"
+    path.write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"config\.json.* does not describe .*norm_type must be"):
+        read_bark(folder)
 
 
 def test_a_folder_without_a_tokenizer_is_refused(folder: Path) -> None:
