@@ -34,7 +34,7 @@ from lm_audio.generation.track import Stage
 from lm_audio.model import Model, ModelCard
 from lm_audio.networks.packing import num_parameters
 from lm_audio.renderers.protocol import Renderer
-from lm_audio.sampling import Sampling
+from lm_audio.sampling import AnySampling
 from lm_audio.saving.folder import push_model, save_model
 from lm_audio.system import releases_omp_threads, releases_omp_threads_between
 
@@ -44,14 +44,15 @@ DEFAULT_SECONDS = 5.0
 class Settings(TypedDict, total=False):
     """Settings of every method that makes audio.
 
-    sampling: one for all stages, or a dict by stage name; the stages' own by default.
+    sampling: one for all stages that take its kind, or a dict by stage name; the stages' own by
+        default.
     negative: a negative prompt, for models with guidance.
     conditions: prompts other than text, by name, such as a label or a voice.
     raw: keep the model's output level. By default new audio is normalised to -16 LUFS, or to the
         loudness of the audio that it joins, with true peaks of at most -1 dB.
     """
 
-    sampling: Sampling | Mapping[str, Sampling] | None
+    sampling: AnySampling | Mapping[str, AnySampling] | None
     negative: str | None
     conditions: Mapping[str, Any] | None
     raw: bool

@@ -1,16 +1,17 @@
-"""Sampling: picks the next token from logits, with reproducible random numbers.
+"""Sampling: picks the next token from logits and sets how latents are denoised, reproducibly.
 
-Guidance and the decode loop are elsewhere. A token depends, bit for bit, on its own row only: an
-item gets the same tokens alone and in any batch.
+Guidance, the decode loop and the solvers are elsewhere. A token depends, bit for bit, on its own
+row only: an item gets the same tokens alone and in any batch.
 
 Shapes: I items, J streams, V vocabulary, W recent tokens.
 """
 
 import hashlib
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ _UNIT_BITS = 40  # the likeliest token weighs 2 ** 40; 2 ** 20 of them fit an in
 _UNIFORM_BITS = 24  # precision of a float32 in [0, 1)
 MOST = 10**6  # tokens or frames, so that no tensor of them can overflow
 _BLOCK = 256  # steps per block of random numbers
+Solver = Literal["ddim", "dpm++2m", "ipndm", "euler", "heun", "ping-pong"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,19 +59,52 @@ class Sampling:
         _check_whole("top_k", self.top_k, least=0, most=MOST)
         _check_number("top_p", self.top_p, most=1.0)
         _check_number("min_p", self.min_p, most=1.0)
-        scales = self.guidance_scale
-        for scale in scales.values() if isinstance(scales, Mapping) else [scales]:
-            _check_number("guidance_scale", scale)
-        _check_schedule(self.guidance_schedule)
+        _check_guidance(self)
         _check_number("repetition_penalty", self.repetition_penalty, least=0.01)
         _check_whole("repetition_window", self.repetition_window, least=1, most=MOST)
 
     def scale_at(self, scale: float, seconds: float) -> float:
         """The scheduled guidance scale at a time in seconds."""
-        if not self.guidance_schedule:
-            return scale
-        times, factors = zip(*self.guidance_schedule, strict=True)
-        return 1.0 + (scale - 1.0) * float(np.interp(seconds, times, factors))
+        return _scheduled(scale, self.guidance_schedule, seconds)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Denoising:
+    """Settings of stages that denoise latents.
+
+    Args:
+        steps: number of steps from noise to signal; more steps are slower and more accurate.
+        solver: ddim, dpm++2m, ipndm, euler, heun (two network passes per step), or ping-pong, for
+            models distilled to few steps.
+        guidance_scale, guidance_schedule: as for `Sampling`.
+        eta: share of new noise in a ddim step, from 0 (none) to 1 (ancestral sampling).
+    """
+
+    steps: int = 20
+    solver: Solver = "dpm++2m"
+    guidance_scale: float | Mapping[str, float] = 3.5
+    guidance_schedule: tuple[tuple[float, float], ...] = ()
+    eta: float = 0.0
+
+    def __post_init__(self) -> None:
+        _freeze(self)
+        _check_whole("steps", self.steps, least=1, most=MOST)
+        if self.solver not in get_args(Solver):
+            choices = ", ".join(get_args(Solver))
+            raise ValueError(f"Unknown solver {self.solver!r}. Choose one of: {choices}.")
+        _check_guidance(self)
+        _check_number("eta", self.eta, most=1.0)
+        if self.eta and self.solver != "ddim":
+            raise ValueError(
+                f"eta has no effect with the {self.solver} solver. Use solver='ddim' or omit it."
+            )
+
+    def scale_at(self, scale: float, seconds: float) -> float:
+        """The scheduled guidance scale at a time in seconds."""
+        return _scheduled(scale, self.guidance_schedule, seconds)
+
+
+AnySampling = Sampling | Denoising
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -157,10 +192,26 @@ def uniforms(seed: int, name: str, start: int, count: int, num_streams: int) -> 
     Args:
         name: separates consumers such as stages: each name gets different numbers.
     """
+    return _numbers(_uniform_block, seed, name, start, count, num_streams)
+
+
+def gaussians(seed: int, name: str, start: int, count: int, num_streams: int) -> Tensor:
+    """Standard normal numbers [J, count], float32, on the CPU; otherwise like `uniforms`."""
+    return _numbers(_gaussian_block, seed, f"{name}/gaussians", start, count, num_streams)
+
+
+def _numbers(
+    block_of: Callable[[int, str, int, int], np.ndarray],
+    seed: int,
+    name: str,
+    start: int,
+    count: int,
+    num_streams: int,
+) -> Tensor:
     check_seed(seed)
     first, last = start // _BLOCK, (start + count) // _BLOCK
     rows = [
-        np.concatenate([_block(int(seed), name, stream, block) for block in range(first, last + 1)])
+        np.concatenate([block_of(int(seed), name, stream, i) for i in range(first, last + 1)])
         for stream in range(num_streams)
     ]
     skipped = start - first * _BLOCK
@@ -168,12 +219,26 @@ def uniforms(seed: int, name: str, start: int, count: int, num_streams: int) -> 
 
 
 @lru_cache(maxsize=1024)
-def _block(seed: int, name: str, stream: int, block: int) -> np.ndarray:
+def _uniform_block(seed: int, name: str, stream: int, block: int) -> np.ndarray:
+    words = _words(seed, name, stream, block)
+    return (words >> (32 - _UNIFORM_BITS)).astype(np.float32) / np.float32(2**_UNIFORM_BITS)
+
+
+def _gaussian_block(seed: int, name: str, stream: int, block: int) -> np.ndarray:
+    # Box-Muller, always on whole blocks: a number does not depend on which others are wanted.
+    words = _words(seed, name, stream, block).astype(np.float64)
+    radius = np.sqrt(-2 * np.log((words[: _BLOCK // 2] + 1) / 2**32))
+    angle = words[_BLOCK // 2 :] * (2 * np.pi / 2**32)
+    pairs = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])
+    return pairs.astype(np.float32)
+
+
+def _words(seed: int, name: str, stream: int, block: int) -> np.ndarray:
+    """Random 32-bit words [256]."""
     # A hash rather than a generator: the same on every platform and version, and no two blocks
     # share a state, as generators that use only 32 bits of their seed would.
     key = repr((seed, name, stream, block)).encode()
-    words = np.frombuffer(hashlib.shake_256(key).digest(4 * _BLOCK), dtype="<u4")
-    return (words >> (32 - _UNIFORM_BITS)).astype(np.float32) / np.float32(2**_UNIFORM_BITS)
+    return np.frombuffer(hashlib.shake_256(key).digest(4 * _BLOCK), dtype="<u4")
 
 
 def _penalised(scores: Tensor, recent: Tensor, penalty: Tensor) -> Tensor:
@@ -231,14 +296,28 @@ def _share(mass: Tensor, part: Tensor) -> Tensor:
     return part * (mass >> _UNIFORM_BITS) + ((part * low) >> _UNIFORM_BITS)
 
 
-def _freeze(sampling: Sampling) -> None:
+def _freeze(sampling: AnySampling) -> None:
     """Copies mutable arguments; lists, as read from JSON, become tuples."""
-    if isinstance(sampling.temperature, Sequence):
+    if isinstance(sampling, Sampling) and isinstance(sampling.temperature, Sequence):
         object.__setattr__(sampling, "temperature", tuple(sampling.temperature))
     if isinstance(sampling.guidance_scale, Mapping):
         object.__setattr__(sampling, "guidance_scale", dict(sampling.guidance_scale))
     points = [tuple(p) if isinstance(p, Sequence) else p for p in sampling.guidance_schedule]
     object.__setattr__(sampling, "guidance_schedule", tuple(points))
+
+
+def _scheduled(scale: float, schedule: tuple[tuple[float, float], ...], seconds: float) -> float:
+    if not schedule:
+        return scale
+    times, factors = zip(*schedule, strict=True)
+    return 1.0 + (scale - 1.0) * float(np.interp(seconds, times, factors))
+
+
+def _check_guidance(sampling: AnySampling) -> None:
+    scales = sampling.guidance_scale
+    for scale in scales.values() if isinstance(scales, Mapping) else [scales]:
+        _check_number("guidance_scale", scale)
+    _check_schedule(sampling.guidance_schedule)
 
 
 def _check_schedule(schedule: tuple[tuple[float, float], ...]) -> None:

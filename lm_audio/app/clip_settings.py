@@ -15,7 +15,7 @@ from lm_audio.catalogue import DEFAULT
 from lm_audio.clip import Clip
 from lm_audio.generation.request import as_audio, make_requests
 from lm_audio.pipeline import AudioPipeline
-from lm_audio.sampling import Sampling, random_seed
+from lm_audio.sampling import AnySampling, random_seed
 
 Verb = Literal["generate", "continue", "inpaint"]
 PYTHON_VERBS: dict[Verb, str] = {
@@ -153,7 +153,7 @@ class ClipSettings:
             return None
         return as_audio(self.audio, sample_rate=model.sample_rate, num_channels=model.num_channels)
 
-    def _sampling(self, model: AudioPipeline) -> dict[str, Sampling] | None:
+    def _sampling(self, model: AudioPipeline) -> dict[str, AnySampling] | None:
         if self.guidance_scale is None:
             return None
         scale = self.guidance_scale

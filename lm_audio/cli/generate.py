@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from audio_tokenizers.audio_files import AudioInfo
     from lm_audio.clip import Clip
     from lm_audio.pipeline import AudioPipeline
-    from lm_audio.sampling import Sampling
+    from lm_audio.sampling import AnySampling
 
 # What needs torch is imported where it runs, so that --help and checks are fast.
 
@@ -74,7 +74,7 @@ class SamplingOptions:
     repetition_penalty: Annotated[float | None, Arg("X", at_least=0.01)] = None
     """Values above 1 make recent tokens less likely."""
 
-    def of(self, model: "AudioPipeline") -> "dict[str, Sampling]":
+    def of(self, model: "AudioPipeline") -> "dict[str, AnySampling]":
         """The sampling of each stage, by name."""
         given = {name: value for name, value in asdict(self).items() if value is not None}
         return {name: replace(stage.sampling, **given) for name, stage in model.stages.items()}

@@ -130,7 +130,8 @@ class ClipJob:
         if self.done:
             return 1.0
         tracks = self.tracks.values()
-        return sum(x.num_done for x in tracks) / max(1, sum(x.num_frames for x in tracks))
+        done = sum(x.num_done + x.in_work for x in tracks)
+        return done / max(1, sum(x.num_frames for x in tracks))
 
     def sound(self) -> Tensor:
         """The samples [C, N >= 0] that became final since the last call."""

@@ -98,7 +98,7 @@ def _make(stage: Stage, tracks: Sequence[Track], *, report: Callable[[float], No
         batch.add(track)
     while batch.step():
         if report is not None:
-            report(min(track.num_done for track in tracks) / tracks[0].num_frames)
+            report(min(x.num_done + x.in_work for x in tracks) / tracks[0].num_frames)
 
 
 def _best(

@@ -222,6 +222,7 @@ class LMStage:
         tokens = layout.build(known, empty=self.start_token)[0]  # [J, S]
         J, S = tokens.shape
         sampling = track.sampling
+        assert isinstance(sampling, Sampling)
         temperature = sampling.temperature
         if not isinstance(temperature, tuple):
             temperature = (temperature,) * self.num_codebooks

@@ -17,10 +17,11 @@ from torch import Tensor
 from audio_tokenizers.audio_files import read_audio
 from audio_tokenizers.resampling import resample
 from lm_audio.clip import Clip
+from lm_audio.generation.diffusion_stage import DiffusionStage
 from lm_audio.generation.lm_stage import LMStage
 from lm_audio.generation.step import guidance_rows
 from lm_audio.generation.track import Stage
-from lm_audio.sampling import Sampling, check_seed, random_seed
+from lm_audio.sampling import AnySampling, Sampling, check_seed, random_seed
 
 LONGEST = 24 * 3600  # seconds
 AudioLike = str | Path | Clip | tuple[Tensor, int]
@@ -34,7 +35,7 @@ class Request:
     Args:
         num_samples: of new audio.
         conditions: by name; negative: used in place of conditions that guidance drops.
-        sampling: for all stages, or by stage name; the stages' own by default.
+        sampling: for all stages that take its kind, or by stage name; the stages' own by default.
         tokens: values [K, T] of stages that are not run, by stage name.
         raw: keep the model's output level, including peaks beyond full scale.
         overlap: seconds of each window that the next one keeps; the stages' own by default.
@@ -45,7 +46,7 @@ class Request:
     prompt: str | None = None
     conditions: Mapping[str, Any] = field(default_factory=dict)
     negative: Mapping[str, Any] = field(default_factory=dict)
-    sampling: Sampling | Mapping[str, Sampling] | None = None
+    sampling: AnySampling | Mapping[str, AnySampling] | None = None
     tokens: Mapping[str, Tensor] = field(default_factory=dict)
     raw: bool = False
     overlap: float | None = None
@@ -59,7 +60,7 @@ def make_requests(
     sample_rate: int,
     negative: str | None = None,
     conditions: Mapping[str, Any] | None = None,
-    sampling: Sampling | Mapping[str, Sampling] | None = None,
+    sampling: AnySampling | Mapping[str, AnySampling] | None = None,
     tokens: Mapping[str, Tensor] | None = None,
     raw: bool = False,
     overlap: float | None = None,
@@ -110,10 +111,12 @@ def check_request(
     check_seed(request.seed)
     working = [stage for stage in made if stage.name not in request.tokens]
     _check_names(request, stages, made, working)
+    _check_sampling_kinds(request, working)
     _check_overlap(request, working)
     for stage in working:
         sampling = sampling_of(stage, request)
-        _check_temperatures(sampling, stage)
+        if isinstance(sampling, Sampling):
+            _check_temperatures(sampling, stage)
         scale = sampling.guidance_scale
         sources = {stage.source.condition} if stage.source is not None else set()
         if isinstance(scale, Mapping) and not set(scale) <= {*stage.conditions, *sources}:
@@ -125,27 +128,32 @@ def check_request(
     _check_negative(request, working, seconds)
 
 
-def sampling_of(stage: Stage, request: Request) -> Sampling:
-    if isinstance(request.sampling, Mapping):
-        return request.sampling.get(stage.name, stage.sampling)
-    return request.sampling or stage.sampling
+def sampling_of(stage: Stage, request: Request) -> AnySampling:
+    given = request.sampling
+    if isinstance(given, Mapping):
+        return given.get(stage.name, stage.sampling)
+    return given if isinstance(given, type(stage.sampling)) else stage.sampling
 
 
 def overlap_frames_of(stage: Stage, request: Request) -> int | None:
     """The frames of `request.overlap` in a stage whose windows overlap; None: the stage's own."""
-    if request.overlap is None or not isinstance(stage, LMStage) or not stage.overlap_frames:
+    if request.overlap is None or not _overlaps(stage):
         return None
-    return round(request.overlap * stage.frame_rate)
+    return round(request.overlap * stage.makes.rate)
+
+
+def _overlaps(stage: Stage) -> bool:
+    return isinstance(stage, LMStage | DiffusionStage) and stage.overlap_frames > 0
 
 
 def _check_overlap(request: Request, working: Sequence[Stage]) -> None:
     overlap = request.overlap
     if overlap is None:
         return
-    found = [x for x in working if isinstance(x, LMStage) and x.overlap_frames]
+    found = [stage for stage in working if _overlaps(stage)]
     if not found:
         raise ValueError("The windows of this model do not overlap; leave out overlap.")
-    longest = min(float((x.window_frames - 1) / x.frame_rate) for x in found)
+    longest = min(float((x.window_frames - 1) / x.makes.rate) for x in found)
     if not isinstance(overlap, int | float) or not 0 <= overlap <= longest:
         raise ValueError(f"overlap must be from 0 to {longest:g} seconds, got {overlap!r}.")
 
@@ -255,10 +263,10 @@ def _check_kinds(prompt: object, *, negative: object, sampling: object, **mappin
         if not isinstance(given, Mapping | None):
             raise ValueError(f"{name} must be a dict by name, got {type(given).__name__}.")
     for one in sampling.values() if isinstance(sampling, Mapping) else [sampling or Sampling()]:
-        if not isinstance(one, Sampling):
+        if not isinstance(one, AnySampling):
             raise ValueError(
-                "sampling must be a Sampling, such as Sampling(temperature=0.5), or a dict of them "
-                f"by stage name, got {one!r}."
+                "sampling must be a Sampling or Denoising, such as Sampling(temperature=0.5), or a "
+                f"dict of them by stage name, got {one!r}."
             )
 
 
@@ -303,6 +311,22 @@ def _check_names(
             f"The {unused[0]} stage is not run, because the tokens of others are given. Remove "
             "its settings."
         )
+
+
+def _check_sampling_kinds(request: Request, working: Sequence[Stage]) -> None:
+    """Token stages take a Sampling, diffusion stages a Denoising."""
+    given = request.sampling
+    if isinstance(given, Mapping):
+        for stage in working:
+            one = given.get(stage.name, stage.sampling)
+            if not isinstance(one, type(stage.sampling)):
+                takes = type(stage.sampling).__name__
+                raise ValueError(
+                    f"The {stage.name} stage takes a {takes}, got a {type(one).__name__}."
+                )
+    elif given is not None and not any(isinstance(given, type(x.sampling)) for x in working):
+        takes = "Denoising" if isinstance(given, Sampling) else "Sampling"
+        raise ValueError(f"No stage of this model takes a {type(given).__name__}; pass a {takes}.")
 
 
 def _check_temperatures(sampling: Sampling, stage: Stage) -> None:

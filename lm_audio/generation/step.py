@@ -24,11 +24,11 @@ from torch.nn.utils.rnn import pad_sequence
 
 from lm_audio.conditioners.tokens import NO_TOKEN, AlignedTokens
 from lm_audio.networks.condition import Fused
-from lm_audio.sampling import Sampling, SamplingTensors, choose, sampling_tensors
+from lm_audio.sampling import AnySampling, Sampling, SamplingTensors, choose, sampling_tensors
 
 
 def guidance_rows(
-    sampling: Sampling, given: Collection[str], seconds: List[float]
+    sampling: AnySampling, given: Collection[str], seconds: List[float]
 ) -> list[tuple[frozenset[str], tuple[float, ...]]]:
     """The rows that these conditions need: the dropped conditions and the weights at each step.
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lm_audio.networks.condition import Condition
-from lm_audio.sampling import Sampling
+from lm_audio.sampling import AnySampling
 from lm_audio.signals import Signal
 
 
@@ -42,11 +42,12 @@ class Track:
         known: [T], the given frames.
         num_given: the number of given frames at the start.
         num_done: the number of known or generated frames at the start.
+        in_work: progress of the current window, in frames.
     """
 
     values: Tensor
     seed: int
-    sampling: Sampling
+    sampling: AnySampling
     conditions: Mapping[str, Any] = field(default_factory=dict)
     negative: Mapping[str, Any] = field(default_factory=dict)
     embedded: dict[tuple[str, bool], Condition] = field(default_factory=dict)
@@ -58,6 +59,7 @@ class Track:
     known: Tensor = field(init=False)
     num_done: int = field(init=False)
     num_given: int = field(init=False)
+    in_work: float = field(init=False, default=0.0)
 
     def __post_init__(self) -> None:
         self.known = is_known(self.values)
@@ -115,7 +117,7 @@ class Stage(Protocol):
         """The number of frames in its context window."""
 
     @property
-    def sampling(self) -> Sampling: ...
+    def sampling(self) -> AnySampling: ...
 
     @property
     def conditions(self) -> tuple[str, ...]:

@@ -26,7 +26,7 @@ from audio_tokenizers.wav_stream import pcm16, wav_header
 from lm_audio.clip import Clip
 from lm_audio.generation.track import Stage
 from lm_audio.pipeline import DEFAULT_SECONDS
-from lm_audio.sampling import Sampling, random_seed
+from lm_audio.sampling import AnySampling, random_seed
 from lm_audio.server.engine import BusyError, DeadlineError, StoppedError
 from lm_audio.system import releases_omp_threads
 
@@ -98,7 +98,7 @@ class SamplingBody(Body):
         default=None, description="For stages that denoise."
     )
 
-    def over(self, stage: Stage) -> Sampling:
+    def over(self, stage: Stage) -> AnySampling:
         """The stage's own sampling with the given options replaced."""
         given = self.model_dump(exclude_none=True)
         if unknown := given.keys() - sampling_options(stage):
@@ -126,7 +126,7 @@ class CommonFields(Body):
     def seed_or_random(self) -> int:
         return random_seed() if self.seed is None else self.seed
 
-    def sampling_of(self, stages: Mapping[str, Stage]) -> dict[str, Sampling] | None:
+    def sampling_of(self, stages: Mapping[str, Stage]) -> dict[str, AnySampling] | None:
         """The sampling of each stage that the request changes, by name."""
         unknown = self.sampling.keys() - stages.keys() - {"*"}
         if unknown:

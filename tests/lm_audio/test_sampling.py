@@ -4,14 +4,18 @@ import dataclasses
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
+from scipy import stats
 from transformers.generation import logits_process
 
 from lm_audio.sampling import (
+    Denoising,
     Sampling,
     SamplingTensors,
     choose,
+    gaussians,
     random_seed,
     sampling_tensors,
     uniforms,
@@ -326,3 +330,46 @@ def test_a_wrong_number_of_temperatures_says_how_many_codebooks_there_are():
 def test_a_wrong_seed_says_what_a_seed_is(seed):
     with pytest.raises(ValueError, match=r"seed must be an integer of at least 0, got"):
         uniforms(seed, "semantic", 0, 1, 1)
+
+
+def test_gaussians_are_standard_normal():
+    numbers = gaussians(3, "test", 0, 100_000, 4).double().numpy()
+    assert abs(numbers.mean()) < 0.005
+    assert abs(numbers.std() - 1) < 0.005
+    assert stats.kstest(numbers.ravel(), "norm").pvalue > 0.01
+    assert abs(np.corrcoef(numbers) - np.eye(4)).max() < 0.02  # one stream and another
+    assert abs(np.corrcoef(numbers[:, :-128].ravel(), numbers[:, 128:].ravel())[0, 1]) < 0.01
+
+
+def test_gaussians_are_the_same_in_whatever_pieces_they_are_made():
+    whole = gaussians(7, "latents/0/start", 0, 1000, 3)
+    assert whole.dtype == torch.float32
+    for start, count in ((0, 10), (250, 12), (256, 256), (511, 400), (999, 1)):
+        piece = gaussians(7, "latents/0/start", start, count, 3)
+        assert torch.equal(piece, whole[:, start : start + count])
+    assert torch.equal(gaussians(7, "latents/0/start", 0, 1000, 2), whole[:2])
+    for seed, name in ((8, "latents/0/start"), (7, "latents/0/1")):
+        assert not torch.isclose(gaussians(seed, name, 0, 1000, 3), whole).all(dim=1).any()
+
+
+def test_denoising_keeps_its_settings_and_refuses_wrong_ones():
+    assert Denoising() == Denoising(steps=20, solver="dpm++2m", guidance_scale=3.5, eta=0.0)
+    again = Denoising(**json.loads(json.dumps(dataclasses.asdict(Denoising(solver="ddim", eta=1)))))
+    assert again == Denoising(solver="ddim", eta=1)
+    assert Denoising(guidance_schedule=[[0, 1], [4, 0]]).scale_at(3.0, 2.0) == 2.0
+    for wrong, message in (
+        ({"steps": 0}, "steps must be an integer of at least 1 .* got 0"),
+        ({"steps": 2.5}, "steps must be an integer of at least 1 .* got 2.5"),
+        ({"solver": "dpm"}, "Unknown solver 'dpm'. Choose one of: ddim, dpm"),
+        ({"guidance_scale": -1.0}, "guidance_scale must be a number .* got -1.0"),
+        ({"guidance_schedule": ((1.0, 1.0), (0.0, 1.0))}, "times must increase"),
+        (
+            {"solver": "ddim", "eta": 1.5},
+            "eta must be a number from 0 to 1, got 1.5",
+        ),
+        ({"eta": 0.5}, "eta has no effect with the dpm.* solver"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Denoising(**wrong)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Denoising().steps = 3

@@ -117,6 +117,7 @@ class _Work:
         unknown = torch.full((K, length - self._num_before), s.codebook_size)
         self._tokens = torch.cat([history, unknown], dim=1).to(stage.device)  # [K, T]
         self._num_windows = 0
+        assert isinstance(track.sampling, Sampling)
         self._settings = sampling_tensors([track.sampling], num_codebooks=K, device=stage.device)
 
     @property

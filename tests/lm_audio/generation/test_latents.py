@@ -245,7 +245,7 @@ def test_given_latents_are_rendered_and_wrong_ones_refused(model: Model) -> None
     for wrong, message in (
         (given.long(), "The latents stage needs latents .* got .* torch.int64"),
         (given[:, :-1], "for this duration"),
-        (given * torch.nan, "not finite"),
+        (given * torch.nan, "contain NaN or infinity"),
     ):
         with pytest.raises(ValueError, match=message):
             pipeline.generate(duration=1.0, tokens={"latents": wrong})

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lm_audio.pipeline import AudioPipeline
-from lm_audio.sampling import Sampling
+from lm_audio.sampling import Denoising, Sampling
 
 AUDIO = (torch.zeros(1, 2_400), 24_000)
 
@@ -34,7 +34,9 @@ def ones(num_codebooks: int, num_frames: int, value: int = 1) -> Tensor:
         ({"tokens": ones(1, 3)}, "tokens must be a dict by name, got Tensor"),
         ({"tokens": {"acoustic": ones(4, 5)}}, "text has no effect, because the given tokens"),
         ({"conditions": ["text"]}, "conditions must be a dict by name, got list"),
-        ({"sampling": 3}, "sampling must be a Sampling, or a dict"),
+        ({"sampling": 3}, "sampling must be a Sampling or Denoising, or a dict"),
+        ({"sampling": Denoising()}, "No stage of this model takes a Denoising; pass a Sampling"),
+        ({"sampling": {"acoustic": Denoising()}}, "takes a Sampling, got a Denoising"),
         ({"sampling": {"acoustic": 3}}, "by stage name, got 3"),
         ({"negative": ["a violin"]}, "A text prompt must be a string, got ['a violin']"),
         ({"rows_per_pass": 0}, "rows_per_pass must be an integer of at least 1, or None, got 0"),

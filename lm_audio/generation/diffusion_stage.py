@@ -1,0 +1,308 @@
+"""A stage with a diffusion or flow model: denoises latents window by window.
+
+Each window keeps the end of the previous one. Known frames (the overlap, a prompt, the surroundings
+of an inpainted span) are put back at each level, with that level's noise, so that the others fit.
+
+Results do not depend on other tracks in the batch: random numbers belong to the item, and on a CPU
+each row is a separate network pass, because the bits of a larger pass depend on its size.
+
+Shapes: B batch, D latent width, T frames of a window.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lm_audio.conditioners.fuser import Conditioners
+from lm_audio.generation.noise_schedule import Levels, NoiseSchedule, Predicts, estimate
+from lm_audio.generation.solvers import Steps, solve
+from lm_audio.generation.step import guidance_rows
+from lm_audio.generation.track import Source, StageBatch, Track, is_known, leading
+from lm_audio.networks.condition import Condition, Fused, stack
+from lm_audio.sampling import Denoising, gaussians
+from lm_audio.signals import Signal
+
+Network = Callable[[Tensor, Tensor, Fused], Tensor]
+"""Maps noisy latents [B, D, T], times [B] and conditions to an output [B, D, T]."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class DiffusionStage:
+    """A denoising network, its noise schedule and conditioners, and its default settings.
+
+    Args:
+        predicts: the quantity that the network outputs.
+        window_frames: the maximum number of frames per window.
+        overlap_frames: frames of a window that the next one keeps.
+    """
+
+    name: str
+    network: Network
+    predicts: Predicts
+    schedule: NoiseSchedule
+    conditioners: Conditioners
+    makes: Signal
+    window_frames: int
+    overlap_frames: int
+    sampling: Denoising
+
+    def __post_init__(self) -> None:
+        if self.makes.kind != "latents":
+            raise ValueError(f"The {self.name} stage must make latents, got {self.makes}.")
+        if not 0 <= self.overlap_frames < self.window_frames:
+            raise ValueError(
+                f"overlap_frames of the {self.name} stage must be from 0 to "
+                f"{self.window_frames - 1}, got {self.overlap_frames}."
+            )
+        if self.predicts == "epsilon" and self.schedule.starts_without_signal:
+            raise ValueError(
+                f"The {self.name} stage cannot predict epsilon with a {self.schedule.kind} "
+                "schedule, which starts without signal. Use another prediction or schedule."
+            )
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """The names of the conditions that users may give."""
+        return tuple(self.conditioners.fuse)
+
+    @property
+    def source(self) -> Source | None:
+        return None
+
+    @property
+    def deduplicated(self) -> bool:
+        return False
+
+    @property
+    def may_end(self) -> bool:
+        return False
+
+    @property
+    def two_sided(self) -> bool:
+        return True
+
+    @property
+    def first_codebook(self) -> int:
+        return 0
+
+    @property
+    def device(self) -> torch.device:
+        modules = [x for x in (self.network, self.conditioners) if isinstance(x, nn.Module)]
+        tensors = [x for module in modules for x in (*module.parameters(), *module.buffers())]
+        return tensors[0].device if tensors else torch.device("cpu")
+
+    def new_batch(self, *, rows_per_pass: int | None = None) -> StageBatch:
+        return DiffusionBatch(self, rows_per_pass=rows_per_pass)
+
+    @torch.inference_mode()
+    def check(self, track: Track) -> None:
+        """Raises ValueError for too many steps or conditions that cannot be embedded."""
+        self.schedule.levels(_denoising(track).steps)
+        for given, dropped in ((track.conditions, False), (track.negative, True)):
+            for name in given.keys() & self.conditioners.fuse.keys():
+                self._condition(track, name, dropped=dropped)
+
+    @torch.inference_mode()
+    def window(self, track: Track) -> "Window":
+        """The next window of a track, at its first level."""
+        overlap = track.overlap_frames
+        stride = self.window_frames - (self.overlap_frames if overlap is None else overlap)
+        start = max(0, -(-(track.num_done + 1 - self.window_frames) // stride)) * stride
+        stop = min(start + self.window_frames, track.num_frames)
+        denoising = _denoising(track)
+        levels = self.schedule.levels(denoising.steps)
+
+        def noise(step: str) -> Tensor:
+            stream = f"{self.name}/{track.candidate}/{step}"
+            made = gaussians(track.seed, stream, start, stop - start, self.makes.width)
+            return made.to(self.device)
+
+        values = track.values[:, start:stop].to(self.device)
+        first = noise("start")
+        scale = (levels.alpha[0] ** 2 + levels.sigma[0] ** 2) ** 0.5
+        return Window(
+            track=track,
+            start=start,
+            levels=levels,
+            values=values.nan_to_num(),
+            known=is_known(values),
+            noise=first,
+            rows=self._rows(track, start, stop),
+            steps=solve(denoising, first * scale, levels, fresh=lambda i: noise(str(i))),
+        )
+
+    def _rows(self, track: Track, start: int, stop: int) -> list["Row"]:
+        """The branches of guidance; their weights follow the time since the end of the prompt."""
+        asked = track.conditions.keys() | track.negative.keys()
+        given = [name for name in self.conditioners.fuse if name in asked]
+        seconds = [
+            float(max(0, frame - track.num_given) / self.makes.rate) for frame in range(start, stop)
+        ]
+        return [
+            Row(
+                fused=self.conditioners.fused(
+                    {
+                        name: self._condition(track, name, dropped=name in dropped)
+                        for name in self.conditioners.fuse
+                    }
+                ),
+                weights=torch.tensor(weights, device=self.device),
+            )
+            for dropped, weights in guidance_rows(_denoising(track), given, seconds)
+        ]
+
+    def _condition(self, track: Track, name: str, *, dropped: bool) -> Condition:
+        """A condition, or its replacement when dropped, embedded once per track."""
+        if (name, dropped) not in track.embedded:
+            values: Mapping[str, Any] = track.negative if dropped else track.conditions
+            track.embedded[name, dropped] = self.conditioners[name]([values.get(name)])
+        return track.embedded[name, dropped]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Row:
+    """One branch of guidance: its conditions, B = 1, and its weight [T] in the output."""
+
+    fused: Fused
+    weights: Tensor
+
+
+@dataclass(kw_only=True, eq=False)
+class Window:
+    """Frames of a track that are being denoised.
+
+    Args:
+        values, known: [D, T], 0 if unknown, and the mask [T] of known frames.
+        noise: [D, T], added to the known frames.
+        x, level: the noisy latents [D, T] to evaluate next, and their level.
+    """
+
+    track: Track
+    start: int
+    levels: Levels
+    values: Tensor
+    known: Tensor
+    noise: Tensor
+    rows: list[Row]
+    steps: Steps
+
+    def __post_init__(self) -> None:
+        self.take(*next(self.steps))
+
+    @property
+    def done(self) -> bool:
+        return self.level == self.levels.num_steps
+
+    def take(self, x: Tensor, level: int) -> None:
+        """Accepts latents from the solver and replaces the known frames."""
+        alpha, sigma = self.levels.alpha[level], self.levels.sigma[level]
+        at_end = level == self.levels.num_steps
+        known = self.values if at_end else alpha * self.values + sigma * self.noise
+        self.x, self.level = torch.where(self.known, known, x), level
+
+
+class DiffusionBatch:
+    """Denoises windows of tracks together, each at its own level."""
+
+    def __init__(self, stage: DiffusionStage, *, rows_per_pass: int | None = None) -> None:
+        self._stage = stage
+        self._rows_per_pass = 1 if stage.device.type == "cpu" else rows_per_pass
+        self._windows: list[Window] = []
+
+    def add(self, track: Track) -> None:
+        if not track.done:
+            self._windows.append(self._stage.window(track))
+
+    def remove(self, track: Track) -> None:
+        self._windows = [window for window in self._windows if window.track is not track]
+
+    def waiting(self) -> bool:
+        return False
+
+    @torch.inference_mode()
+    def step(self) -> bool:
+        """Evaluates the network once for each window."""
+        windows = list(self._windows)
+        for window, output in zip(windows, self._outputs(windows), strict=True):
+            now = estimate(
+                output,
+                window.x,
+                alpha=window.levels.alpha[window.level],
+                sigma=window.levels.sigma[window.level],
+                predicts=self._stage.predicts,
+            )
+            window.take(*window.steps.send(now))
+            self._report(window)
+        return bool(windows)
+
+    def _outputs(self, windows: Sequence[Window]) -> list[Tensor]:
+        """The guided output [D, T] of each window; rows of equal length share passes."""
+        jobs = [(window, row) for window in windows for row in window.rows]
+        outputs: dict[int, Tensor] = {}  # by index in jobs
+        for length in dict.fromkeys(window.x.shape[1] for window in windows):
+            places = [i for i, (window, _) in enumerate(jobs) if window.x.shape[1] == length]
+            size = self._rows_per_pass or len(places)
+            for first in range(0, len(places), size):
+                batch = places[first : first + size]
+                made = self._evaluate([jobs[i] for i in batch])
+                outputs.update(zip(batch, made, strict=True))
+        guided, place = [], 0
+        for window in windows:
+            total = torch.zeros_like(window.x)
+            for row in window.rows:
+                total = total + row.weights * outputs[place]
+                place += 1
+            guided.append(total)
+        return guided
+
+    def _evaluate(self, jobs: Sequence[tuple[Window, Row]]) -> Iterable[Tensor]:
+        x = torch.stack([window.x for window, _ in jobs])
+        times = [window.levels.time[window.level] for window, _ in jobs]
+        output = self._stage.network(
+            x, torch.tensor(times, device=x.device), _joined([row.fused for _, row in jobs])
+        )
+        return output.float().unbind()
+
+    def _report(self, window: Window) -> None:
+        """Writes a finished window to its track; until then, only progress."""
+        track, stop = window.track, window.start + window.x.shape[1]
+        if not window.done:
+            share = window.level / window.levels.num_steps
+            track.in_work = share * (stop - track.num_done)
+            return
+        if not window.x.isfinite().all():
+            raise ValueError(
+                f"The {self._stage.name} stage diverged to values that are not finite. Use more "
+                "steps, a lower guidance scale or another solver."
+            )
+        track.in_work = 0.0
+        values = window.x.to(track.values.device)
+        behind = leading(is_known(track.values[:, stop:]))  # given frames
+        track.learn(values, start=window.start, num_done=stop + behind)
+        self.remove(track)
+        self.add(track)
+
+
+def _denoising(track: Track) -> Denoising:
+    assert isinstance(track.sampling, Denoising)
+    return track.sampling
+
+
+def _joined(rows: Sequence[Fused]) -> Fused:
+    """Joins the conditions of B rows of batch size 1."""
+    if len(rows) == 1:
+        return rows[0]
+
+    def stacked(conditions: Sequence[Condition | None]) -> Condition | None:
+        found = [one.embeddings[0, one.mask[0]] for one in conditions if one is not None]
+        return stack(found) if found else None
+
+    sums = [row.sum for row in rows if row.sum is not None]
+    return Fused(
+        cross=stacked([row.cross for row in rows]),
+        prepend=stacked([row.prepend for row in rows]),
+        sum=torch.cat(sums) if sums else None,
+    )

@@ -1,0 +1,188 @@
+"""Noise schedules: the levels (alpha, sigma) of a denoising run.
+
+A noisy signal is x = alpha * x0 + sigma * noise. A model predicts the noise (epsilon), the signal
+(x0), the velocity v = alpha * noise - sigma * x0 or the flow noise - x0. Each gives the same pair
+(x0, noise), and the solvers work on that.
+
+Not here: the solvers, and training.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+from torch import Tensor
+
+Kind = Literal["linear", "scaled_linear", "cosine", "flow", "crash"]
+Spacing = Literal["leading", "trailing", "linspace", "karras"]
+Predicts = Literal["epsilon", "v", "x0", "flow"]
+
+_KARRAS_RHO = 7.0
+_MAX_BETA = 0.999  # of cosine schedules
+
+
+@dataclass(frozen=True, kw_only=True)
+class Levels:
+    """The levels of one run of S steps, from noise to signal.
+
+    Args:
+        alpha, sigma: S + 1 values each; the last pair is where the run ends.
+        time: S values, the network's input for each level but the last.
+        straight: the levels of a flow model, for which alpha + sigma is 1.
+    """
+
+    alpha: tuple[float, ...]
+    sigma: tuple[float, ...]
+    time: tuple[float, ...]
+    straight: bool = False
+
+    @property
+    def num_steps(self) -> int:
+        return len(self.time)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Estimate:
+    """The signal x0 and the noise that a network finds in x; all [D, T]."""
+
+    x: Tensor
+    x0: Tensor
+    noise: Tensor
+
+
+def estimate(
+    output: Tensor, x: Tensor, *, alpha: float, sigma: float, predicts: Predicts
+) -> Estimate:
+    """Signal and noise from a network's output [D, T] for x [D, T]; epsilon needs alpha > 0."""
+    if predicts == "epsilon":
+        return Estimate(x=x, x0=(x - sigma * output) / alpha, noise=output)
+    if predicts == "x0":
+        return Estimate(x=x, x0=output, noise=(x - alpha * output) / sigma)
+    if predicts == "v":
+        power = alpha**2 + sigma**2
+        x0, noise = alpha * x - sigma * output, sigma * x + alpha * output
+        return Estimate(x=x, x0=x0 / power, noise=noise / power)
+    total = alpha + sigma
+    return Estimate(x=x, x0=(x - sigma * output) / total, noise=(x + alpha * output) / total)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoiseSchedule:
+    """The noise levels of a model's training and the spacing of a run along them.
+
+    Args:
+        kind: linear and scaled_linear: betas increase linearly, or as the square of a linear ramp;
+            cosine: squared-cosine alphas; flow: alpha = 1 - t, sigma = t; crash: sigma =
+            sin(pi t / 2) ** 2 (Dance Diffusion). The network's time is the index of the training
+            step for the first three, sigma for flow, and 2 / pi times the angle of (alpha, sigma)
+            for crash.
+        spacing: of the training steps in a run; karras spaces sigma / alpha instead. Ignored by
+            flow and crash, where t decreases linearly.
+        offset: added to the training steps of leading spacing.
+        ends_clean: the run ends without noise; otherwise at the level of the first training step.
+        shift: of a flow schedule; values above 1 spend more steps at high noise.
+    """
+
+    kind: Kind
+    spacing: Spacing = "trailing"
+    num_train_steps: int = 1000
+    beta_start: float = 0.0001
+    beta_end: float = 0.02
+    offset: int = 0
+    ends_clean: bool = True
+    shift: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name, value, choices in (
+            ("kind", self.kind, get_args(Kind)),
+            ("spacing", self.spacing, get_args(Spacing)),
+        ):
+            if value not in choices:
+                raise ValueError(f"Unknown {name} {value!r}. Choose one of: {', '.join(choices)}.")
+        if not 0 < self.beta_start <= self.beta_end < 1:
+            raise ValueError(
+                "Betas must satisfy 0 < beta_start <= beta_end < 1, got "
+                f"{self.beta_start} and {self.beta_end}."
+            )
+        if not self.shift > 0 or (self.shift != 1 and self.kind != "flow"):
+            raise ValueError(
+                "shift must be above 0 for a flow schedule and 1 for others, got "
+                f"{self.shift} for {self.kind}."
+            )
+
+    @property
+    def starts_without_signal(self) -> bool:
+        """Whether alpha is exactly 0 at the first level."""
+        return self.kind in ("flow", "crash")
+
+    def levels(self, num_steps: int) -> Levels:
+        """The levels of a run of this many steps."""
+        if self.starts_without_signal:
+            return _continuous(self.kind, num_steps, self.shift)
+        if num_steps > self.num_train_steps:
+            raise ValueError(
+                f"steps must be at most {self.num_train_steps} for this model, got {num_steps}."
+            )
+        signal = self._signal()
+        if self.spacing == "karras":
+            visited, time = _karras(signal, num_steps)
+        else:
+            steps = self._steps(num_steps)
+            visited, time = signal[steps], steps.astype(np.float64)
+        visited = np.append(visited, 1.0 if self.ends_clean else signal[0])
+        return Levels(
+            alpha=tuple(np.sqrt(visited).tolist()),
+            sigma=tuple(np.sqrt(1 - visited).tolist()),
+            time=tuple(time.tolist()),
+        )
+
+    def _signal(self) -> np.ndarray:
+        """The power of the signal, alpha squared, at each training step."""
+        N = self.num_train_steps
+        if self.kind == "cosine":
+            t = np.arange(N + 1) / N
+            bar = np.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2
+            betas = np.minimum(1 - bar[1:] / bar[:-1], _MAX_BETA)
+        elif self.kind == "linear":
+            betas = np.linspace(self.beta_start, self.beta_end, N)
+        else:
+            betas = np.linspace(self.beta_start**0.5, self.beta_end**0.5, N) ** 2
+        return np.cumprod(1 - betas)
+
+    def _steps(self, num_steps: int) -> np.ndarray:
+        """The training steps of a run, in decreasing order."""
+        N = self.num_train_steps
+        if self.spacing == "leading":
+            steps = np.arange(num_steps)[::-1] * float(N // num_steps) + self.offset
+        elif self.spacing == "trailing":
+            steps = np.round(N - np.arange(num_steps) * (N / num_steps)) - 1
+        else:
+            steps = np.linspace(0, N - 1, num_steps + 1).round()[:0:-1]
+        return np.minimum(steps, N - 1).astype(np.int64)
+
+
+def _continuous(kind: Kind, num_steps: int, shift: float) -> Levels:
+    t = np.linspace(1, 0, num_steps + 1)
+    if kind == "flow":
+        sigma = shift * t / (1 + (shift - 1) * t)
+        alpha, time = 1 - sigma, sigma
+    else:
+        sigma = np.sin(t * math.pi / 2) ** 2
+        alpha = np.sqrt(1 - sigma**2)
+        time = np.arctan2(sigma, alpha) / math.pi * 2
+    return Levels(
+        alpha=tuple(alpha.tolist()),
+        sigma=tuple(sigma.tolist()),
+        time=tuple(time[:-1].tolist()),
+        straight=kind == "flow",
+    )
+
+
+def _karras(signal: np.ndarray, num_steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """Signal power and fractional training steps, with the spacing of Karras et al. (2022)."""
+    ratios = np.sqrt((1 - signal) / signal)  # rising
+    high, low = ratios[-1] ** (1 / _KARRAS_RHO), ratios[0] ** (1 / _KARRAS_RHO)
+    visited = np.linspace(high, low, num_steps) ** _KARRAS_RHO
+    time = np.interp(np.log(visited), np.log(ratios), np.arange(len(ratios)))
+    return 1 / (1 + visited**2), time
