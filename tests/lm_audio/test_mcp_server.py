@@ -94,7 +94,7 @@ def test_mistakes_are_one_sentence_and_overwrite_nothing(
     before = kept.read_bytes()
     (tmp_path / "text.wav").write_text("no sound")
     cases: list[tuple[str, dict[str, Any], str]] = [
-        ("generate", {"prompt": "rain", "duration": -1}, "Got a duration of -1.0"),
+        ("generate", {"prompt": "rain", "duration": -1}, "duration must be above 0"),
         ("generate", {"prompt": "rain", "seed": -1}, "-1"),
         ("generate", {"prompt": "rain", "output": str(kept)}, "exists already"),
         ("generate", {"prompt": "rain", "output": "a.xyz"}, "a.xyz does not end in a known"),

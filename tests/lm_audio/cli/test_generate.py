@@ -248,7 +248,10 @@ def test_quiet_prints_nothing(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--condition", "voice=me"], "This model takes no voice; it takes kind, pitch, text"),
+        (
+            ["--condition", "voice=me"],
+            "This model does not accept voice. It accepts: kind, pitch, text",
+        ),
         (["--condition", "kind=loud"], "Unknown label 'loud'"),
         (["--condition", "pitch=high"], "--condition pitch takes a number; got 'high'"),
         (["--condition", "pitch"], "--condition takes NAME=VALUE; got 'pitch'"),
@@ -404,7 +407,7 @@ def test_clips_are_marked_before_they_are_written(
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--plot", "dog.tiff"], "dog.tiff has no suffix of a picture; use one of .png"),
+        (["--plot", "dog.tiff"], "Cannot plot to dog.tiff. Use one of the suffixes .png"),
         (["--play"], "Found no program that plays sound"),
         (["--watermark", "no-such.pth"], "No such file: no-such.pth"),
     ],

@@ -129,7 +129,7 @@ def test_its_name_loads_it_unless_a_folder_has_that_name(
     assert named.renderer.identity == model.renderer.identity
     (tmp_path / "default").mkdir()
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match="No model found in default"):
+    with pytest.raises(ValueError, match="Found no model in default"):
         lm_audio.load("default")
 
 

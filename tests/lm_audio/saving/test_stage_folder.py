@@ -97,7 +97,7 @@ def test_a_sentence_encoder_comes_back_with_its_stage(
     description = json.loads(path.read_text())
     description["text_encoder"]["kind"] = "clap"
     path.write_text(json.dumps(description))
-    with pytest.raises(ValueError, match=r"Unknown kind 'clap' of the text encoder .*: t5, sent"):
+    with pytest.raises(ValueError, match=r"Unknown kind 'clap' of text encoder .* t5, sent"):
         read_stage(tmp_path / "stage")
 
 
