@@ -79,7 +79,7 @@ def load(
     for stage in model.stages:
         if packing is not None and isinstance(stage, LMStage):  # others have no decode loop
             pack(stage.model, packing)
-    return AudioPipeline(model)
+    return AudioPipeline(model, dtype=dtype)
 
 
 def find_device(device: str | None = None) -> str:

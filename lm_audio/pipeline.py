@@ -95,15 +95,16 @@ class GenerateSettings(StreamSettings, BatchSettings, total=False):
 class AudioPipeline:
     """Generates audio with a loaded model. Holds no request state: calls may run in parallel."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, *, dtype: str = "float32") -> None:
         self.model = model
+        self.dtype = dtype  # of the language models
 
     def __repr__(self) -> str:
         stages = ", ".join(f"{name} ({_size(stage)})" for name, stage in self.stages.items())
         channels = {1: "mono", 2: "stereo"}.get(self.num_channels, f"{self.num_channels} channels")
         return (
             f"AudioPipeline({self.card.name or 'unnamed'}: {stages}; {self.sample_rate} Hz "
-            f"{channels}; {self.model.stages[0].device})"
+            f"{channels}; {self.dtype} on {self.model.stages[0].device})"
         )
 
     @staticmethod

@@ -382,7 +382,8 @@ def _load(options: ModelOptions, out: OutputOptions) -> "AudioPipeline":
     stages: Any = model.stages.values()  # each kind has its own model
     count = in_words(sum(num_parameters(stage.model) for stage in stages))
     name = options.model or "the default model"
-    print(f"Loaded {name} ({count} parameters) in {took:.1f} s", file=out.screen, flush=True)
+    facts = f"{count} parameters, {model.dtype}"
+    print(f"Loaded {name} ({facts}) in {took:.1f} s", file=out.screen, flush=True)
     return model
 
 

@@ -365,5 +365,5 @@ def test_transformers_names_do_the_same(model_folder: Path) -> None:
 def test_a_pipeline_shows_its_stages_rate_and_device() -> None:
     assert repr(lm_audio.load(device="cpu")) == (
         "AudioPipeline(lm-audio default: semantic (5.85 M parameters), acoustic (10.6 M "
-        "parameters); 24000 Hz mono; cpu)"
+        "parameters); 24000 Hz mono; float32 on cpu)"
     )
