@@ -97,7 +97,7 @@ def test_mistakes_are_one_sentence_and_overwrite_nothing(
         ("generate", {"prompt": "rain", "duration": -1}, "duration must be above 0"),
         ("generate", {"prompt": "rain", "seed": -1}, "-1"),
         ("generate", {"prompt": "rain", "output": str(kept)}, "exists already"),
-        ("generate", {"prompt": "rain", "output": "a.xyz"}, "a.xyz does not end in a known"),
+        ("generate", {"prompt": "rain", "output": "a.xyz"}, "a.xyz has no supported audio suffix"),
         ("generate", {"prompt": "rain", "output": "/proc/new/a.wav"}, "Cannot write to /proc/new"),
         ("continue_audio", {"audio": str(tmp_path / "no.wav")}, "There is no file"),
         ("continue_audio", {"audio": str(tmp_path / "text.wav")}, "text.wav"),

@@ -93,4 +93,4 @@ def test_a_model_that_takes_no_audio_plays_no_live_stream(served: Any) -> None:
         say(socket, prompt="a dog says hello")
         (error,) = frames(socket)
     assert isinstance(error, dict)
-    assert "no semantic tokenizer, so it takes no audio" in error["error"]["message"]
+    assert "no semantic tokenizer, so it does not accept audio" in error["error"]["message"]
