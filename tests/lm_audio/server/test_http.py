@@ -164,7 +164,7 @@ def test_disconnected_clients_free_their_slot(served: Any) -> None:
     body = {"prompt": "rain", "duration": 100, "stream": True, "response_format": "pcm"}
     with served.client.stream("POST", GENERATIONS, json=body) as answer:
         next(answer.iter_raw())
-        assert served.engine.num_running == 1
+        until(lambda: served.engine.num_running == 1)
     until(lambda: served.engine.num_running == 0)
     impatient = {**body, "stream": False}
     with pytest.raises(httpx.ReadTimeout):
