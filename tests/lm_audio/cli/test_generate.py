@@ -217,7 +217,7 @@ def test_progress_goes_to_stderr_and_results_to_stdout(
     shown = capsys.readouterr()
     assert shown.err == ""  # no terminal, no bar
     loaded, written, made = shown.out.splitlines()
-    assert re.fullmatch(rf"Loaded {model_folder} \(\d+ parameters\) in \d+\.\d s", loaded)
+    assert re.fullmatch(rf"Loaded {model_folder} \(\d+ parameters, float32\) in \d+\.\d s", loaded)
     assert re.fullmatch(
         r"Generated 0\.30 s of audio in \d+\.\d s \(real-time factor \d+\.\d\d\)", made
     )

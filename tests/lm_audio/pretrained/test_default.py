@@ -100,7 +100,7 @@ def test_the_command_line_needs_no_name_for_it(
     out = tmp_path / "dog.wav"
     main(["generate", "a dog barking", "--duration", "1", "--seed", "7", "-o", str(out)])
     loaded, written, made = capsys.readouterr().out.splitlines()
-    assert "Loaded the default model (16.4 million parameters)" in loaded
+    assert "Loaded the default model (16.4 million parameters, float32)" in loaded
     assert "Generated 1.00 s of audio in" in made
     assert written == f"{out}: 1.00 s at 24000 Hz, seed 7"
     main(["info"])
