@@ -43,10 +43,20 @@ def hub_access(source: str | Path) -> Iterator[None]:
         yield
         return
     constants.HF_HUB_OFFLINE = True  # otherwise each request retries for half a minute
+    _forget_sessions()
     try:
         yield
     finally:
         constants.HF_HUB_OFFLINE = False
+        _forget_sessions()
+
+
+def _forget_sessions() -> None:
+    """Before version 1 of huggingface_hub, a session stays as offline as it was created."""
+    from huggingface_hub import utils
+
+    if reset := getattr(utils, "reset_sessions", None):
+        reset()
 
 
 def is_reachable() -> bool:

@@ -3,6 +3,7 @@
 Models that a layout does not support raise an error; a folder is written atomically.
 """
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -156,6 +157,9 @@ def _write_transformers_settings(
         decoder_start_token_id=model.vocab_size,
         **special,
     ).save_pretrained(folder)
+    path = folder / "generation_config.json"  # version 4 of transformers leaves out defaults
+    stated = json.loads(path.read_text()) | {"do_sample": temperature > 0}
+    path.write_text(json.dumps(stated, indent=2) + "\n")
     encoder.tokenizer._tokenizer.save_pretrained(folder)
     EncodecFeatureExtractor(
         feature_size=codec.num_channels, sampling_rate=codec.sample_rate

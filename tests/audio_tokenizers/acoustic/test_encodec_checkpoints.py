@@ -188,7 +188,7 @@ def test_a_pickle_with_code_is_refused_and_not_run(
     ("bins: 2048", "bins: 400", "Unsupported rvq.bins=400 in the settings of .*a power of 2"),
     ("encoder: {}", "encoder: {norm: none}", "seanet.encoder.norm=none .*; expected no override"),
     ("trim_right_ratio: 1.0", "lstm: 1", "seanet.decoder.lstm=1 in .*; expected no override"),
-    ("pad_mode: reflect", "pad_mode: [1]", "The settings of .*xp.cfg.*pad_mode"),
+    ("pad_mode: reflect", "pad_mode: [1]", "Unsupported seanet.pad_mode=.*expected constant"),
     ("  n_filters: 4\n", "", "Found no seanet.n_filters in the settings"),
 ])  # fmt: skip
 def test_settings_that_are_not_those_of_encodec_are_refused(

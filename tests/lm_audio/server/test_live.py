@@ -190,7 +190,11 @@ def test_a_client_that_goes_away_frees_its_slot(served: Any) -> None:
         ('{"window": NaN}', "invalid_value", "window: Input should be a finite number"),
         ('{"model": "other"}', "model_not_found", "Unknown model 'other'"),
         ('{"prompt": "wind"}', "invalid_value", "wind"),
-        ('{"prompt": "rain", "conditions": {"voice": "me"}}', "invalid_value", "does not accept voice"),
+        (
+            '{"prompt": "rain", "conditions": {"voice": "me"}}',
+            "invalid_value",
+            "does not accept voice",
+        ),
         (b"rain", "invalid_message", "Send JSON text messages"),
         ("x" * 70_000, "invalid_message", "at most 65,536 characters"),
     ],

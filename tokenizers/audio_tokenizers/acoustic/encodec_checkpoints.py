@@ -26,6 +26,7 @@ _POINTERS = {
     "encodec_48khz": "facebook/encodec_48khz",
 }
 _AUDIOCRAFT_CHOICES: dict[str, tuple[Any, ...]] = {
+    "seanet.pad_mode": ("constant", "reflect", "replicate"),
     "compression_model": ("encodec",),
     "encodec.autoencoder": ("seanet",),
     "encodec.quantizer": ("rvq",),
