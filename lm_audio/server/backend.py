@@ -62,7 +62,7 @@ class Backend:
                 param=fields[0],
             )
         # Names are the client's, so nothing but letters, digits and %XX may reach the header.
-        names = [quote(name, safe="")[:80] for name in fields[:MAX_IGNORED]]
+        names = [quote(name, safe="")[:80] or '""' for name in fields[:MAX_IGNORED]]
         return {"x-ignored-fields": ", ".join(names)} if names else {}
 
     async def notice(self, prompt: str | None) -> dict[str, str]:

@@ -423,3 +423,10 @@ def test_a_header_says_that_a_prompt_is_unlike_those_of_training(
     assert answer.status_code == 200, answer.text
     headers = answer.headers
     assert headers["x-notice"] == "Not trained on 'jazz'; it knows caf%C3%A9, rain."
+
+
+def test_a_field_without_a_name_fits_into_the_header(shared: Any) -> None:
+    body = {"": 1, "input": "rain", "audio_length": 0.1, "speed": 0.5}
+    answer = shared.client.post("/v1/audio/generate", json=body)
+    assert answer.status_code == 200
+    assert answer.headers["x-ignored-fields"] == 'speed, ""'
