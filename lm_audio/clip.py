@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from audio_tokenizers.audio_files import channel_layout
 from audio_tokenizers.audio_writer import write_audio
 from lm_audio.origin import origin_comment
 from lm_audio.picture import draw_sound
-from lm_audio.picture import new_figure as new_figure  # the CLI validates paths with it
 
 # Programs that play a WAV file and exit, with the options that suppress windows and output.
 PLAYERS = {
@@ -59,7 +59,7 @@ class Clip:
             )
 
     def __repr__(self) -> str:
-        channels = _channels(len(self.samples))
+        channels = channel_layout(len(self.samples))
         return f"Clip({self.duration:.3f} s, {self.sample_rate} Hz, {channels}, seed {self.seed})"
 
     @property
@@ -116,7 +116,11 @@ class Clip:
         """A player for notebooks: title, audio, then duration, sample rate, channels and model."""
         data = base64.b64encode(self.encoded("flac")).decode()
         title = html.escape(self._title)
-        facts = [f"{self.duration:.2f} s", f"{self.sample_rate} Hz", _channels(len(self.samples))]
+        facts = [
+            f"{self.duration:.2f} s",
+            f"{self.sample_rate} Hz",
+            channel_layout(len(self.samples)),
+        ]
         facts += [f"model {self.model}"] if self.model else []
         return (
             f"<figure><figcaption><strong>{title}</strong></figcaption>"
@@ -133,7 +137,3 @@ def find_player() -> str:
             f"Found no program that plays sound. Install one of: {', '.join(PLAYERS)}."
         )
     return player
-
-
-def _channels(count: int) -> str:
-    return {1: "mono", 2: "stereo"}.get(count, f"{count} channels")

@@ -12,6 +12,7 @@ from typing import Any, Literal, TypedDict, Unpack, overload
 
 from torch import Tensor
 
+from audio_tokenizers.audio_files import channel_layout
 from audio_tokenizers.protocol import SemanticTokenizer
 from lm_audio.clip import Clip
 from lm_audio.conditioners.known_prompts import PromptCheck
@@ -101,10 +102,9 @@ class AudioPipeline:
 
     def __repr__(self) -> str:
         stages = ", ".join(f"{name} ({_size(stage)})" for name, stage in self.stages.items())
-        channels = {1: "mono", 2: "stereo"}.get(self.num_channels, f"{self.num_channels} channels")
         return (
             f"AudioPipeline({self.card.name or 'unnamed'}: {stages}; {self.sample_rate} Hz "
-            f"{channels}; {self.dtype} on {self.model.stages[0].device})"
+            f"{channel_layout(self.num_channels)}; {self.dtype} on {self.model.stages[0].device})"
         )
 
     @staticmethod

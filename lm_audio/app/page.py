@@ -16,7 +16,7 @@ import gradio as gr
 from fastapi import FastAPI
 from torch import Tensor
 
-from audio_tokenizers.audio_files import audio_info
+from audio_tokenizers.audio_files import audio_info, channel_layout
 from lm_audio.app.clip_settings import ClipSettings, Verb, read_seed
 from lm_audio.app.playback import LiveSound
 from lm_audio.clip import Clip
@@ -118,8 +118,8 @@ class Page:
         return blocks
 
     def _heading(self) -> str:
-        channels = {1: "mono", 2: "stereo"}.get(self.model.num_channels, "")
-        facts = [self.name, f"{self.model.sample_rate / 1000:g} kHz {channels}".strip()]
+        channels = channel_layout(self.model.num_channels)
+        facts = [self.name, f"{self.model.sample_rate / 1000:g} kHz {channels}"]
         facts += [f"licence {self.model.card.licence}"] if self.model.card.licence else []
         return (
             "# lm-audio\nDescribe a sound, continue a recording or replace a part of it. "

@@ -32,5 +32,6 @@ def conversion(path: Path, info: "AudioInfo", *, sample_rate: int, num_channels:
 
 def sound(sample_rate: int, num_channels: int) -> str:
     """24000 Hz mono"""
-    channels = {1: "mono", 2: "stereo"}.get(num_channels, f"{num_channels} channels")
-    return f"{sample_rate} Hz {channels}"
+    from audio_tokenizers.audio_files import channel_layout
+
+    return f"{sample_rate} Hz {channel_layout(num_channels)}"

@@ -93,7 +93,7 @@ class OutputOptions:
         for folder in {place.sound.parent for place in places if place.sound != STDOUT}:
             check_writable(folder / "clip")
         if self.plot is not None:
-            from lm_audio.clip import new_figure
+            from lm_audio.picture import new_figure
 
             new_figure(self.plot)
             check_writable(self.plot)
@@ -144,12 +144,12 @@ class OutputOptions:
             mark = self._load_watermark(self.watermark)
             clips = [mark.marked(clip) for clip in clips]
         for clip, place, made_with in zip(clips, places, settings, strict=True):
-            self._deliver(replace(clip, settings=made_with), place, made_with)
+            self._deliver(replace(clip, settings=made_with), place)
         if self.play:
             for clip in clips:
                 clip.play()
 
-    def _deliver(self, clip: "Clip", place: Place, settings: Settings) -> None:
+    def _deliver(self, clip: "Clip", place: Place) -> None:
         path = place.sound
         if path == STDOUT:
             sys.stdout.buffer.write(clip.encoded("wav"))
@@ -159,11 +159,11 @@ class OutputOptions:
                 clip.save(path)
         if self.folder is not None:
             with writing(self.folder):
-                add_to_manifest(self.folder, path.name, settings)
+                add_to_manifest(self.folder, path.name, clip.settings)
         length = f"{clip.duration:.2f} s at {clip.sample_rate} Hz"
         say(f"{path}: {length}, seed {clip.seed}", self.screen)
         if self.json:
-            row = json.dumps({"file": str(path), **settings})
+            row = json.dumps({"file": str(path), **clip.settings})
             print(row, file=sys.stderr if path == STDOUT else sys.stdout, flush=True)
         if place.picture is not None:
             with writing(place.picture):

@@ -16,7 +16,7 @@ from torch import Tensor
 CEILING = 10 ** (-1.0 / 20)  # of true peaks
 MARGIN = 10 ** (-0.3 / 20)  # for peaks that 4x oversampling misses
 PARTS = 20  # of a block
-ATTACK = 5  # parts
+ATTACK = 5  # parts by which the gain falls ahead of a peak
 RELEASE = 60  # parts
 REACH = 16  # samples on each side that the interpolation uses
 PHASES = 4

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lm_audio.renderers.limiter import CEILING
+from lm_audio.renderers.limiter import ATTACK, CEILING
 
 TARGET = -16.0  # LUFS
 SILENCE = -50.0  # LUFS; softer hops do not move the gain
@@ -26,8 +26,7 @@ RISE, FALL = 1.0, 3.0  # dB a hop
 DEEPEST = 18.0  # dB, the most that the limiter may reduce a peak
 CORRECTION = 10.0  # dB around the gain that fits all known audio
 STEADY_HOPS, STEADY = 5, 6.0  # steady audio: its last hops are within this many dB of the whole
-PARTS = 100  # of a hop
-ATTACK = 5  # parts that the limiter's gain falls ahead of a peak
+PARTS = 100  # of a hop; about a millisecond each, as in the limiter
 BLOCK = 4  # hops: the 400 ms of the standard
 SHELF = 3.999843853973347  # dB, of the standard's first filter
 TINY = 1e-12
@@ -74,39 +73,39 @@ class Leveller:
         self._last: Samples = np.zeros((num_channels, self._hop), np.float32)
         self._overlap = overlap
         self._waiting = self._last[:, :0]
-        self._in_sight: list[Hop] = []
+        self._ahead: list[Hop] = []
         self._past: list[Hop] = []  # returned hops, before gain
-        self._made: list[float] = []  # their power after gain
+        self._returned: list[float] = []  # their power after gain
         self._gain: float | None = None  # dB, of the last hop
         self._target = TARGET
-        self._first_sight = LOOK_AHEAD + 1  # hops that decide the first gain
+        self._first_ahead = LOOK_AHEAD + 1  # hops that decide the first gain
         if before is not None:
-            self._follow(before.numpy())
+            self._set_target(before.numpy())
 
     def push(self, samples: Tensor) -> Tensor:
         """Takes the next samples [C, n >= 0], returns those that are final."""
         self._waiting = np.concatenate([self._waiting, samples.numpy()], axis=1)
         levelled = [self._last[:, :0]]
         while self._waiting.shape[1] >= self._overlap + self._hop:
-            self._see(self._overlap + self._hop)
-            if len(self._in_sight) > LOOK_AHEAD:
+            self._take(self._overlap + self._hop)
+            if len(self._ahead) > LOOK_AHEAD:
                 levelled.append(self._level())
         return torch.from_numpy(np.concatenate(levelled, axis=1))
 
     def finish(self) -> Tensor:
         """Ends the stream; returns the samples that are left."""
         rest = self._waiting.shape[1]
-        num_left = rest + sum(hop.samples.shape[1] for hop in self._in_sight)
+        num_left = rest + sum(hop.samples.shape[1] for hop in self._ahead)
         if rest:
             missing = self._overlap + self._hop - rest
             self._waiting = np.pad(self._waiting, ((0, 0), (0, missing)))
-            self._see(rest + missing)
+            self._take(rest + missing)
         levelled = [self._last[:, :0]]
-        while self._in_sight:
+        while self._ahead:
             levelled.append(self._level())
         return torch.from_numpy(np.concatenate(levelled, axis=1)[:, :num_left])
 
-    def _follow(self, before: Samples) -> None:
+    def _set_target(self, before: Samples) -> None:
         """Uses the loudness of these samples as the target, unless they are silent."""
         power = []
         for i in range(-min(MEMORY, before.shape[1] // self._hop), 0):
@@ -116,12 +115,12 @@ class Leveller:
             self._target = target
             # In steady audio, a wrong first gain is audible as a step.
             if abs(integrated(np.array(power[-STEADY_HOPS:])) - target) < STEADY:
-                self._first_sight = STEADY_HOPS
+                self._first_ahead = STEADY_HOPS
 
-    def _see(self, num_samples: int) -> None:
+    def _take(self, num_samples: int) -> None:
         samples, self._waiting = np.split(self._waiting, [num_samples], axis=1)
         hop = self._measured(samples[:, self._overlap :])
-        self._in_sight.append(Hop(samples=samples, power=hop.power, peaks=hop.peaks))
+        self._ahead.append(Hop(samples=samples, power=hop.power, peaks=hop.peaks))
         self._overlap = 0
 
     def _measured(self, samples: Samples) -> Hop:
@@ -139,8 +138,8 @@ class Leveller:
         """The next hop at its gain, which it reaches in a straight line."""
         gain = self._next_gain()
         before = gain if self._gain is None else self._gain
-        hop = self._in_sight.pop(0)
-        self._made = [*self._made[1 - MEMORY :], hop.power_at(gain)]
+        hop = self._ahead.pop(0)
+        self._returned = [*self._returned[1 - MEMORY :], hop.power_at(gain)]
         self._past = [*self._past[1 - MEMORY :], hop]
         self._gain = gain
         first, last = 10 ** (before / 20), 10 ** (gain / 20)
@@ -151,7 +150,7 @@ class Leveller:
     def _next_gain(self) -> float:
         """The gain of the next hop: that of all known audio, corrected for the past at other gains,
         with a limited slope."""
-        coming = self._in_sight if self._gain is not None else self._in_sight[: self._first_sight]
+        coming = self._ahead if self._gain is not None else self._ahead[: self._first_ahead]
         if all(hop.is_silent for hop in coming):
             return 0.0 if self._gain is None else self._gain
         hops = [*self._past, *coming]
@@ -162,17 +161,19 @@ class Leveller:
         most = min(GAINS[1], DEEPEST + 20 * math.log10(CEILING / max(peak, TINY)))
         even = self._solve(np.zeros(0), power, peaks, low=GAINS[0], high=max(GAINS[0], most))
         low, high = even - CORRECTION, min(most, even + CORRECTION)
-        made = np.array(self._made)
-        gain = self._solve(made, power[new], peaks[new], low=low, high=max(low, high))
+        returned = np.array(self._returned)
+        gain = self._solve(returned, power[new], peaks[new], low=low, high=max(low, high))
         if self._gain is None:
             return gain
         return min(max(gain, self._gain - FALL), self._gain + RISE)
 
-    def _solve(self, made: Array, power: Array, peaks: Array, *, low: float, high: float) -> float:
+    def _solve(
+        self, returned: Array, power: Array, peaks: Array, *, low: float, high: float
+    ) -> float:
         """The gain within limits that brings these and the returned hops to the target."""
         while high - low > 0.05:
             middle = (low + high) / 2
-            known = np.concatenate([made, limited(power, peaks, middle)])
+            known = np.concatenate([returned, limited(power, peaks, middle)])
             low, high = (middle, high) if integrated(known) < self._target else (low, middle)
         return high
 

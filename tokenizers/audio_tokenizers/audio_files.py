@@ -78,6 +78,11 @@ class AudioInfo:
         return self.num_samples / self.sample_rate
 
 
+def channel_layout(num_channels: int) -> str:
+    """ "mono", "stereo", or such as "6 channels"."""
+    return {1: "mono", 2: "stereo"}.get(num_channels, f"{num_channels} channels")
+
+
 def audio_info(path: str | Path | BinarySource) -> AudioInfo:
     """Reads the properties of an audio file, without torch."""
     with _opened(path) as (_, info):

@@ -104,4 +104,4 @@ def test_memory_is_bounded() -> None:
     for seed in range(30):
         leveller.push(noise(1.0, -20.0, seed=seed))
     assert len(leveller._past) <= 100
-    assert len(leveller._in_sight) <= 11
+    assert len(leveller._ahead) <= 11
