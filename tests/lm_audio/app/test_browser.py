@@ -3,6 +3,7 @@
 With LM_AUDIO_SCREENSHOTS=docs/images in the environment it writes the pictures of the README.
 """
 
+import contextlib
 import io
 import os
 import re
@@ -91,12 +92,22 @@ class Visit:
         self.until(lambda: not self.seen("[data-testid=status-tracker].translucent"))
 
     def until(self, look: Callable[[], Found]) -> Found:
-        """What is found, as soon as it is."""
+        """What is found, as soon as it is; what the page replaces meanwhile is looked for again."""
+        from selenium.common.exceptions import StaleElementReferenceException
+
         end = time.monotonic() + WAIT
-        while not (found := look()):
+        while True:
+            with contextlib.suppress(StaleElementReferenceException):
+                if found := look():
+                    return found
             assert time.monotonic() < end, self.driver.find_element("tag name", "body").text
             time.sleep(0.1)
-        return found
+
+    def texts(self, selector: str, text: str = "") -> list[str]:
+        """The texts of what is visible, and has this text."""
+        return list(
+            self.driver.execute_script(SEEN + ".map(each => each.innerText)", selector, text)
+        )
 
     def seen(self, selector: str, text: str = "") -> list[Any]:
         """What is visible, and has this text."""
@@ -127,25 +138,40 @@ class Visit:
         return bool(buttons)
 
     def fill(self, label: str, value: float) -> None:
-        (field,) = self.until(lambda: self.seen(f"input[type=number][aria-label*='{label}']"))
-        field.clear()
-        field.send_keys(str(value), "\ue004")  # and Tab, to leave it
-        self.until(lambda: float(field.get_attribute("value")) == value)
+        def filled() -> bool:
+            (field,) = self.seen(f"input[type=number][aria-label*='{label}']") or [None]
+            if field is None:
+                return False
+            field.clear()
+            field.send_keys(str(value), "\ue004")  # and Tab, to leave it
+            return float(field.get_attribute("value") or "nan") == value
+
+        self.until(filled)
 
     def field(self, label: str) -> Any:
         """The text field under a label."""
-        (label_of, *_) = self.until(lambda: self.seen("label", label))
-        return label_of.find_element("css selector", "textarea, input")
+        return self.until(
+            lambda: [
+                each.find_element("css selector", "textarea, input")
+                for each in self.seen("label", label)[:1]
+            ]
+        )[0]
 
     def write(self, label: str, text: str) -> None:
-        self.field(label).send_keys(text, "\ue004")
+        """Types it, and Tab, into the field under a label."""
+
+        def written() -> bool:
+            self.field(label).send_keys(text, "\ue004")
+            return True
+
+        self.until(written)
 
     def titles(self) -> list[str]:
         """The titles of finished clips."""
-        return [found.text for found in self.seen("strong", "(seed ")]
+        return self.texts("strong", "(seed ")
 
     def enabled(self, button: str) -> bool:
-        return bool(self.seen("button", button)[-1].is_enabled())
+        return self.until(lambda: [each.is_enabled() for each in self.seen("button", button)])[-1]
 
     def width(self) -> float:
         width = "return document.querySelector('main').getBoundingClientRect().width"
@@ -160,8 +186,9 @@ class Visit:
     def sound(self, verb: str, title: str) -> Tensor:
         """The samples [C, N] of the clip that came, as its download has it."""
         self.until(lambda: self.seen("strong", title))
-        (link,) = self.until(lambda: self.seen(f"a[download][href*='/{verb}-']"))
-        answer = httpx.get(link.get_attribute("href"))
+        link = f"a[download][href*='/{verb}-']"
+        (url,) = self.until(lambda: [each.get_attribute("href") for each in self.seen(link)])
+        answer = httpx.get(url)
         return read_audio(io.BytesIO(answer.content)).samples
 
     def picture_width(self) -> int:
@@ -301,11 +328,11 @@ def test_a_broken_file_gets_a_readable_message(
     page.until(lambda: page.seen(".toast-body", "upload a file or record one"))
     upload(page, tmp_path / "broken.wav")
     page.press("Continue")
-    (toast, *_) = page.until(lambda: page.seen(".toast-body", "broken.wav"))
-    assert "/" not in toast.text  # no path of the machine
+    (toast, *_) = page.until(lambda: page.texts(".toast-body", "broken.wav"))
+    assert "/" not in toast  # no path of the machine
     page.until(lambda: page.seen("p", "Error: "))  # which stays when the toast is gone
     shown = capfd.readouterr()
-    assert "Traceback" not in toast.text + shown.out + shown.err
+    assert "Traceback" not in toast + shown.out + shown.err
 
 
 def test_it_fits_a_phone_and_asks_nobody_else(page: Visit, address: str) -> None:
