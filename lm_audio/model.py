@@ -8,6 +8,8 @@ from lm_audio.conditioners.description import text_encoders
 from lm_audio.conditioners.frozen import FrozenEncoder, shared
 from lm_audio.conditioners.known_prompts import KnownPrompts
 from lm_audio.generation.clip_job import needed
+from lm_audio.generation.diffusion_stage import DiffusionStage
+from lm_audio.generation.direct_stage import DirectStage
 from lm_audio.generation.lm_stage import LMStage
 from lm_audio.generation.track import Stage
 from lm_audio.renderers.protocol import Renderer
@@ -64,7 +66,7 @@ class Model:
         return shared(
             encoder
             for stage in self.stages
-            if isinstance(stage, LMStage)
+            if isinstance(stage, LMStage | DiffusionStage | DirectStage)
             for encoder in text_encoders(stage.conditioners).values()
         )
 

@@ -9,9 +9,9 @@ Shapes: I items, J streams, V vocabulary, W recent tokens.
 import hashlib
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -105,6 +105,38 @@ class Denoising:
 
 
 AnySampling = Sampling | Denoising
+
+
+def adjusted(
+    samplings: Mapping[str, AnySampling | None], options: Mapping[str, Any]
+) -> dict[str, AnySampling]:
+    """The settings of each stage, by name, with these options where it has them.
+
+    Raises ValueError for an option that no stage has.
+    """
+    settings = {stage: sampling for stage, sampling in samplings.items() if sampling is not None}
+    for name in options:
+        if not any(name in names_of(sampling) for sampling in settings.values()):
+            choices = sorted(
+                {name for sampling in settings.values() for name in names_of(sampling)}
+            )
+            raise ValueError(
+                f"This model has no {name} setting. It has: {', '.join(choices) or 'none'}."
+            )
+    changes = {
+        stage: {name: options[name] for name in options.keys() & names_of(sampling)}
+        for stage, sampling in settings.items()
+    }
+    return {
+        stage: replace(sampling, **changes[stage])
+        for stage, sampling in settings.items()
+        if changes[stage]
+    }
+
+
+def names_of(sampling: AnySampling | None) -> set[str]:
+    """The names of the settings."""
+    return set() if sampling is None else {one.name for one in fields(sampling)}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

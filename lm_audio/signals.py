@@ -18,11 +18,13 @@ class Signal:
     """The output of a stage, or the input of a renderer.
 
     Args:
-        kind: tokens [K, T], int64; latents [D, T], float32; or a vector [D, 1] for the whole item.
+        kind: tokens [K, T], int64; latents [D, T], float32; or vectors [D, num_vectors], float32,
+            for the whole item.
         content: what the values mean; a stage continues the prompt's values of its own content.
-        rate: frames per second; 0 for a vector.
+        rate: frames per second; 0 for vectors.
         width: K or D.
         num_tokens: the size of each codebook; None for other kinds.
+        num_vectors: for the whole item; 1 for other kinds.
     """
 
     kind: Literal["tokens", "latents", "vector"]
@@ -30,12 +32,18 @@ class Signal:
     rate: Fraction
     width: int
     num_tokens: int | None = None
+    num_vectors: int = 1
 
     def __post_init__(self) -> None:
         if (self.kind == "tokens") != (self.num_tokens is not None):
             raise ValueError(
                 f"Tokens need num_tokens and other signals have none, got {self.kind} with "
                 f"num_tokens={self.num_tokens}."
+            )
+        if self.num_vectors < 1 or (self.num_vectors > 1 and self.kind != "vector"):
+            raise ValueError(
+                f"num_vectors must be at least 1 for vectors and 1 for other signals, got "
+                f"{self.num_vectors} for {self.kind}."
             )
         if (self.kind == "vector") != (self.rate == 0):
             raise ValueError(
@@ -55,7 +63,8 @@ class Signal:
     def __str__(self) -> str:
         size = f"{self.width} codebooks of {self.num_tokens} tokens"
         if self.kind == "vector":
-            return f"a vector of width {self.width}"
+            count = "a vector" if self.num_vectors == 1 else f"{self.num_vectors} vectors"
+            return f"{count} of width {self.width}"
         if self.kind == "latents":
             size = f"latents of width {self.width}"
         return f"{size} at {float(self.rate):g} frames per second"

@@ -15,7 +15,7 @@ from lm_audio.catalogue import DEFAULT
 from lm_audio.clip import Clip
 from lm_audio.generation.request import as_audio, make_requests
 from lm_audio.pipeline import AudioPipeline
-from lm_audio.sampling import AnySampling, random_seed
+from lm_audio.sampling import AnySampling, adjusted, random_seed
 
 Verb = Literal["generate", "continue", "inpaint"]
 PYTHON_VERBS: dict[Verb, str] = {
@@ -156,8 +156,8 @@ class ClipSettings:
     def _sampling(self, model: AudioPipeline) -> dict[str, AnySampling] | None:
         if self.guidance_scale is None:
             return None
-        scale = self.guidance_scale
-        return {n: replace(s.sampling, guidance_scale=scale) for n, s in model.stages.items()}
+        samplings = {name: stage.sampling for name, stage in model.stages.items()}
+        return adjusted(samplings, {"guidance_scale": self.guidance_scale})
 
     def _settings(self) -> dict[str, Any]:
         """The settings that command and Python code share."""

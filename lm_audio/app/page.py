@@ -199,7 +199,8 @@ class Page:
         return [text, audio, first, last, negative, seed, scale]
 
     def _own_scale(self) -> float:
-        scale = next(iter(self.model.stages.values())).sampling.guidance_scale
+        settings = [stage.sampling for stage in self.model.stages.values()]
+        scale = next((one.guidance_scale for one in settings if one is not None), 1.0)
         return max(scale.values()) if isinstance(scale, Mapping) else scale
 
     def _history(self, history: gr.State) -> None:

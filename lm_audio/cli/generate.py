@@ -4,7 +4,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
@@ -73,11 +73,17 @@ class SamplingOptions:
     """Drop tokens less likely than P times the most likely one (0 disables)."""
     repetition_penalty: Annotated[float | None, Arg("X", at_least=0.01)] = None
     """Values above 1 make recent tokens less likely."""
+    steps: Annotated[int | None, Arg("N", at_least=1, at_most=1000)] = None
+    """Denoising steps, for models that denoise; more are slower and more accurate."""
+    solver: Annotated[str | None, Arg("NAME")] = None
+    """How to take them: ddim, dpm++2m, ipndm, euler, heun or ping-pong."""
 
     def of(self, model: "AudioPipeline") -> "dict[str, AnySampling]":
-        """The sampling of each stage, by name."""
+        """The changed settings of each stage, by name."""
+        from lm_audio.sampling import adjusted
+
         given = {name: value for name, value in asdict(self).items() if value is not None}
-        return {name: replace(stage.sampling, **given) for name, stage in model.stages.items()}
+        return adjusted({name: stage.sampling for name, stage in model.stages.items()}, given)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,11 +13,12 @@ from lm_audio.conditioners.condition import Null
 from lm_audio.conditioners.tokens import AlignedTokens
 from lm_audio.networks.condition import Condition, Fused, stack
 
-Fuse = Literal["cross", "prepend", "sum"]
+Fuse = Literal["cross", "prepend", "sum", "named"]
+"""How a network takes a condition; named ones as they are, by name."""
 
 
 class Conditioners(nn.ModuleDict):
-    """Named conditioners of one width.
+    """Named conditioners, of one width but for those that are fused as "named".
 
     Args:
         conditioners: each a `Conditioner` or an `AlignedTokens`.
@@ -52,14 +53,21 @@ class Conditioners(nn.ModuleDict):
     def fused(self, conditions: Mapping[str, Condition | Tensor]) -> Fused:
         """Fuses embedded conditions; tensors are summed as they are."""
         ways: dict[str, list[Any]] = {way: [] for way in get_args(Fuse)}
+        named: dict[str, Condition] = {}
         for name, way in self.fuse.items():
             if name in conditions:
                 made = conditions[name]
                 if way == "sum" and isinstance(made, Condition):
                     made = _single(name, made)
-                ways[way].append(made)
+                if way == "named" and isinstance(made, Condition):
+                    named[name] = made
+                else:
+                    ways[way].append(made)
         return Fused(
-            cross=_packed(ways["cross"]), prepend=_packed(ways["prepend"]), sum=_sum(ways["sum"])
+            cross=_packed(ways["cross"]),
+            prepend=_packed(ways["prepend"]),
+            sum=_sum(ways["sum"]),
+            named=named,
         )
 
     def _batch_size(self, values: Mapping[str, Sequence[Any | None]]) -> int:
@@ -81,10 +89,9 @@ def _check(conditioners: Mapping[str, nn.Module], fuse: Mapping[str, Fuse]) -> N
         raise ValueError(
             f"conditioners and fuse need the same names, got {list(conditioners)} and {list(fuse)}."
         )
-    if len({conditioner.dim for conditioner in conditioners.values()}) > 1:
-        widths = ", ".join(
-            f"{name} {conditioner.dim}" for name, conditioner in conditioners.items()
-        )
+    widths_of = {name: x.dim for name, x in conditioners.items() if fuse[name] != "named"}
+    if len(set(widths_of.values())) > 1:
+        widths = ", ".join(f"{name} {dim}" for name, dim in widths_of.items())
         raise ValueError(f"All conditioners must have the same width, got {widths}.")
     for name, way in fuse.items():
         if way not in get_args(Fuse):
@@ -95,7 +102,7 @@ def _check(conditioners: Mapping[str, nn.Module], fuse: Mapping[str, Fuse]) -> N
                 raise ValueError(f"{name!r} is aligned with frames. Use 'sum', not {way!r}.")
             continue
         null = conditioners[name].null
-        if isinstance(null, Null) and null.kind == "none" and way != "prepend":
+        if isinstance(null, Null) and null.kind == "none" and way in ("cross", "sum"):
             raise ValueError(
                 f"{name!r} has no null, so {way!r} would fail if it is not given. "
                 "Use 'prepend' or add a null."

@@ -19,7 +19,7 @@ from lm_audio.generation.request import (
     overlap_frames_of,
     sampling_of,
 )
-from lm_audio.generation.track import Stage, Track, unknown_values
+from lm_audio.generation.track import Embedded, Stage, Track, unknown_values
 from lm_audio.renderers.mastering import Mastering
 from lm_audio.renderers.protocol import Renderer
 
@@ -41,6 +41,7 @@ def make_tracks(
     made = needed(stages, output_stages=output_stages, given=request.tokens)
     check_request(request, stages, made, seconds=request.num_samples / renderer.sample_rate)
     tracks: dict[str, Track] = {}
+    embedded: Embedded = {}
     for stage in made:
         values, starts = _values(stage, request, renderer, num_samples, prompt)
         tracks[stage.name] = Track(
@@ -50,9 +51,11 @@ def make_tracks(
             sampling=sampling_of(stage, request),
             conditions={k: v for k, v in request.conditions.items() if k in stage.conditions},
             negative={k: v for k, v in request.negative.items() if k in stage.conditions},
+            embedded=embedded,
             source=None if stage.source is None else tracks.get(stage.source.stage),
             open_end=stage.may_end,
             overlap_frames=overlap_frames_of(stage, request),
+            is_vector=stage.makes.kind == "vector",
         )
         stage.check(tracks[stage.name])
     return tracks
@@ -72,7 +75,7 @@ def needed(
 def num_frames(stage: Stage, renderer: Renderer, num_samples: int) -> int:
     """The number of frames of a stage that cover this many samples."""
     if stage.makes.kind == "vector":
-        return 1
+        return stage.makes.num_vectors
     if stage.makes.content == renderer.signal.content:
         return renderer.num_frames(num_samples)
     return math.ceil(Fraction(num_samples, renderer.sample_rate) * stage.makes.rate)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from lm_audio.conditioners.fuser import Conditioners
+from lm_audio.conditioners.tokens import AlignedTokens
 from lm_audio.generation.noise_schedule import Levels, NoiseSchedule, Predicts, estimate
 from lm_audio.generation.solvers import Steps, solve
 from lm_audio.generation.step import guidance_rows
@@ -37,6 +38,9 @@ class DiffusionStage:
         predicts: the quantity that the network outputs.
         window_frames: the maximum number of frames per window.
         overlap_frames: frames of a window that the next one keeps.
+        source: an earlier stage; each window gets its values of the same time as a condition.
+        negative_source: makes source values from negative conditions, by name, for the branches
+            of guidance without the prompts; by default guidance keeps the source.
     """
 
     name: str
@@ -48,6 +52,8 @@ class DiffusionStage:
     window_frames: int
     overlap_frames: int
     sampling: Denoising
+    source: Source | None = None
+    negative_source: Callable[[Mapping[str, Any]], Tensor] | None = None
 
     def __post_init__(self) -> None:
         if self.makes.kind != "latents":
@@ -66,11 +72,8 @@ class DiffusionStage:
     @property
     def conditions(self) -> tuple[str, ...]:
         """The names of the conditions that users may give."""
-        return tuple(self.conditioners.fuse)
-
-    @property
-    def source(self) -> Source | None:
-        return None
+        source = self.source.condition if self.source is not None else None
+        return tuple(name for name in self.conditioners.fuse if name != source)
 
     @property
     def deduplicated(self) -> bool:
@@ -103,15 +106,26 @@ class DiffusionStage:
         self.schedule.levels(_denoising(track).steps)
         for given, dropped in ((track.conditions, False), (track.negative, True)):
             for name in given.keys() & self.conditioners.fuse.keys():
-                self._condition(track, name, dropped=dropped)
+                track.condition(self.conditioners, name, dropped=dropped)
+
+    def span(self, track: Track) -> tuple[int, int]:
+        """The frames of the next window of a track."""
+        overlap = track.overlap_frames
+        stride = self.window_frames - (self.overlap_frames if overlap is None else overlap)
+        start = max(0, -(-(track.num_done + 1 - self.window_frames) // stride)) * stride
+        return start, min(start + self.window_frames, track.num_frames)
+
+    def ready(self, track: Track) -> bool:
+        """Whether the source has the values that the next window of a track needs."""
+        source = track.source
+        if source is None or source.done:
+            return True
+        return not source.open_end and self._source_span(track)[1] <= source.num_done
 
     @torch.inference_mode()
     def window(self, track: Track) -> "Window":
         """The next window of a track, at its first level."""
-        overlap = track.overlap_frames
-        stride = self.window_frames - (self.overlap_frames if overlap is None else overlap)
-        start = max(0, -(-(track.num_done + 1 - self.window_frames) // stride)) * stride
-        stop = min(start + self.window_frames, track.num_frames)
+        start, stop = self.span(track)
         denoising = _denoising(track)
         levels = self.schedule.levels(denoising.steps)
 
@@ -138,6 +152,8 @@ class DiffusionStage:
         """The branches of guidance; their weights follow the time since the end of the prompt."""
         asked = track.conditions.keys() | track.negative.keys()
         given = [name for name in self.conditioners.fuse if name in asked]
+        if self.source is not None and self._guides_source(track, given):
+            given.append(self.source.condition)
         seconds = [
             float(max(0, frame - track.num_given) / self.makes.rate) for frame in range(start, stop)
         ]
@@ -154,12 +170,55 @@ class DiffusionStage:
             for dropped, weights in guidance_rows(_denoising(track), given, seconds)
         ]
 
-    def _condition(self, track: Track, name: str, *, dropped: bool) -> Condition:
-        """A condition, or its replacement when dropped, embedded once per track."""
-        if (name, dropped) not in track.embedded:
-            values: Mapping[str, Any] = track.negative if dropped else track.conditions
-            track.embedded[name, dropped] = self.conditioners[name]([values.get(name)])
-        return track.embedded[name, dropped]
+    def _guides_source(self, track: Track, given: Sequence[str]) -> bool:
+        """Whether guidance drops the source's values, too."""
+        if isinstance(_denoising(track).guidance_scale, Mapping):
+            return True
+        is_given = track.source is not None and track.source.num_given > 0
+        return self.negative_source is not None and (bool(given) or is_given)
+
+    def _condition(self, track: Track, name: str, *, dropped: bool) -> Condition | Tensor:
+        conditioner = self.conditioners[name]
+        if self.source is None or name != self.source.condition:
+            return track.condition(self.conditioners, name, dropped=dropped)
+        values = self._negative_values(track) if dropped else self._source_values(track)
+        if not isinstance(conditioner, AlignedTokens):
+            return conditioner([values])
+        start, stop = self.span(track)
+        return conditioner([values], frames=torch.arange(start, stop, device=self.device))
+
+    def _negative_values(self, track: Track) -> Tensor | None:
+        return None if self.negative_source is None else self.negative_source(track.negative)
+
+    def _source_values(self, track: Track) -> Tensor | None:
+        """All values of a source of vectors or aligned tokens, else those of the next window."""
+        source = track.source
+        if source is None:
+            return None
+        start, stop = self._source_span(track)
+        if self.aligned:
+            start, stop = 0, min(stop, source.num_frames)
+        return source.values[:, start:stop].to(self.device)
+
+    @property
+    def aligned(self) -> bool:
+        """Whether the source's tokens are added frame by frame."""
+        name = self.source.condition if self.source is not None else None
+        return name is not None and isinstance(self.conditioners[name], AlignedTokens)
+
+    def _source_span(self, track: Track) -> tuple[int, int]:
+        """The source's frames at the time of the next window."""
+        source = track.source
+        assert source is not None
+        assert self.source is not None
+        if source.is_vector:
+            return 0, source.num_frames
+        start, stop = self.span(track)
+        conditioner = self.conditioners[self.source.condition]
+        if isinstance(conditioner, AlignedTokens):
+            return 0, min(source.num_frames, conditioner.num_source_needed(stop - 1))
+        first = start * source.num_frames // track.num_frames
+        return first, -(-stop * source.num_frames // track.num_frames)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -211,20 +270,25 @@ class DiffusionBatch:
         self._stage = stage
         self._rows_per_pass = 1 if stage.device.type == "cpu" else rows_per_pass
         self._windows: list[Window] = []
+        self._waiting: list[Track] = []  # for values of their source
 
     def add(self, track: Track) -> None:
         if not track.done:
-            self._windows.append(self._stage.window(track))
+            self._waiting.append(track)
 
     def remove(self, track: Track) -> None:
+        self._waiting = [one for one in self._waiting if one is not track]
         self._windows = [window for window in self._windows if window.track is not track]
 
     def waiting(self) -> bool:
-        return False
+        return not all(self._stage.ready(track) for track in self._waiting)
 
     @torch.inference_mode()
     def step(self) -> bool:
         """Evaluates the network once for each window."""
+        ready = [track for track in self._waiting if self._stage.ready(track)]
+        self._waiting = [track for track in self._waiting if track not in ready]
+        self._windows += [self._stage.window(track) for track in ready]
         windows = list(self._windows)
         for window, output in zip(windows, self._outputs(windows), strict=True):
             now = estimate(
@@ -301,8 +365,10 @@ def _joined(rows: Sequence[Fused]) -> Fused:
         return stack(found) if found else None
 
     sums = [row.sum for row in rows if row.sum is not None]
+    named = {name: stacked([row.named[name] for row in rows]) for name in rows[0].named}
     return Fused(
         cross=stacked([row.cross for row in rows]),
         prepend=stacked([row.prepend for row in rows]),
         sum=torch.cat(sums) if sums else None,
+        named={name: condition for name, condition in named.items() if condition is not None},
     )

@@ -7,7 +7,6 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -125,7 +124,7 @@ class LMStage:
         """Embeds the conditions; raises ValueError if one is invalid."""
         for given, dropped in ((track.conditions, False), (track.negative, True)):
             for name in given.keys() & self.conditioners.fuse.keys():
-                self._condition(track, name, dropped=dropped)
+                track.condition(self.conditioners, name, dropped=dropped)
 
     def trim(self, track: Track) -> None:
         """A hook for stages that find a track's length during generation, to end it there."""
@@ -160,13 +159,15 @@ class LMStage:
         source = self.source.condition if self.source is not None else None
         named = track.conditions.keys() | track.negative.keys()
         prompts = [name for name in self.conditioners.fuse if name in named]
-        scale = track.sampling.guidance_scale
+        sampling = track.sampling
+        assert isinstance(sampling, Sampling)
+        scale = sampling.guidance_scale
         given = [*prompts, source] if isinstance(scale, Mapping) and source else prompts
         new = (window.frames - track.num_given).clamp(min=0).tolist()
         seconds = [float(frame / self.frame_rate) for frame in new]
         window.rows = tuple(
             self._row(window, dropped, torch.tensor(weights, device=self.device))
-            for dropped, weights in guidance_rows(track.sampling, given, seconds)
+            for dropped, weights in guidance_rows(sampling, given, seconds)
         )
 
     def likelihood(self, track: Track, first: int, last: int) -> float:
@@ -280,15 +281,10 @@ class LMStage:
             if self.source is not None and name == self.source.condition:
                 made[name] = conditioner([None if name in dropped else self._source_tokens(window)])
             else:
-                made[name] = self._condition(window.track, name, dropped=name in dropped)
+                made[name] = window.track.condition(
+                    self.conditioners, name, dropped=name in dropped
+                )
         return self.conditioners.fused(made)
-
-    def _condition(self, track: Track, name: str, *, dropped: bool) -> Condition:
-        """A user's condition, or its negative or null, embedded once per track."""
-        if (name, dropped) not in track.embedded:
-            values: Mapping[str, Any] = track.negative if dropped else track.conditions
-            track.embedded[name, dropped] = self.conditioners[name]([values.get(name)])
-        return track.embedded[name, dropped]
 
     def _source_tokens(self, window: Window) -> Tensor | None:
         source = window.track.source

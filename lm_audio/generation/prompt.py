@@ -45,7 +45,7 @@ class Prompt:
         """
         signal = stage.makes
         if signal.kind == "vector":  # describes the whole item, not its parts
-            return unknown_values(signal, 1, stage.device), None
+            return unknown_values(signal, signal.num_vectors, stage.device), None
         values, rate = self.values[signal.content], self.rates[signal.content]
         if signal.content == renderer.signal.content:
             k = stage.first_codebook

@@ -115,6 +115,8 @@ def check_request(
     _check_overlap(request, working)
     for stage in working:
         sampling = sampling_of(stage, request)
+        if sampling is None:
+            continue
         if isinstance(sampling, Sampling):
             _check_temperatures(sampling, stage)
         scale = sampling.guidance_scale
@@ -128,7 +130,7 @@ def check_request(
     _check_negative(request, working, seconds)
 
 
-def sampling_of(stage: Stage, request: Request) -> AnySampling:
+def sampling_of(stage: Stage, request: Request) -> AnySampling | None:
     given = request.sampling
     if isinstance(given, Mapping):
         return given.get(stage.name, stage.sampling)
@@ -319,6 +321,8 @@ def _check_sampling_kinds(request: Request, working: Sequence[Stage]) -> None:
     if isinstance(given, Mapping):
         for stage in working:
             one = given.get(stage.name, stage.sampling)
+            if stage.sampling is None and one is not None:
+                raise ValueError(f"The {stage.name} stage has no sampling settings. Remove them.")
             if not isinstance(one, type(stage.sampling)):
                 takes = type(stage.sampling).__name__
                 raise ValueError(
@@ -345,6 +349,8 @@ def _check_negative(request: Request, working: Sequence[Stage], seconds: float) 
     dropped: set[str] = set()
     for stage in working:
         sampling = sampling_of(stage, request)
+        if sampling is None:
+            continue
         bends = [min(time, seconds) for time, _ in sampling.guidance_schedule]
         given = named & set(stage.conditions)
         for names, _ in guidance_rows(sampling, given, [0.0, *bends, seconds]):  # linear between

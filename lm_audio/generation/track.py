@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from lm_audio.conditioners.fuser import Conditioners
 from lm_audio.networks.condition import Condition
 from lm_audio.sampling import AnySampling
 from lm_audio.signals import Signal
@@ -23,6 +24,10 @@ class Source:
     condition: str
 
 
+Embedded = dict[tuple[nn.Module, str, bool], Condition]
+"""Embedded conditions, by conditioner, name and whether they replace dropped ones."""
+
+
 @dataclass(eq=False, kw_only=True)
 class Track:
     """The values of one item in one stage, some of them known from the start.
@@ -31,13 +36,14 @@ class Track:
         values: tokens [K, T], int64, -1 if unknown; or latents [D, T], float32, NaN if unknown.
         conditions: the given ones, by name.
         negative: used in place of conditions that guidance drops; the null by default.
-        embedded: embedded conditions, by name and whether they are negative.
+        embedded: the embedded conditions of all tracks of an item.
         source: the track of the earlier stage whose values condition this one.
         starts: the start time of each frame in seconds, for deduplicated tokens that partly come
             from audio; without it, all frames of a track are equally long.
         open_end: whether the stage may end it before T frames.
         overlap_frames: how many frames each window keeps of the one before; the stage's number by
             default.
+        is_vector: whether the values describe the whole item, not its frames.
         candidate: distinguishes tracks that differ only in their random numbers.
         known: [T], the given frames.
         num_given: the number of given frames at the start.
@@ -47,14 +53,15 @@ class Track:
 
     values: Tensor
     seed: int
-    sampling: AnySampling
+    sampling: AnySampling | None
     conditions: Mapping[str, Any] = field(default_factory=dict)
     negative: Mapping[str, Any] = field(default_factory=dict)
-    embedded: dict[tuple[str, bool], Condition] = field(default_factory=dict)
+    embedded: Embedded = field(default_factory=dict)
     source: "Track | None" = None
     starts: Sequence[float] | None = None
     open_end: bool = False
     overlap_frames: int | None = None
+    is_vector: bool = False
     candidate: int = 0
     known: Tensor = field(init=False)
     num_done: int = field(init=False)
@@ -81,6 +88,14 @@ class Track:
         """
         self.values[:, start : start + values.shape[1]] = values
         self.num_done = max(self.num_done, num_done)
+
+    def condition(self, conditioners: Conditioners, name: str, *, dropped: bool) -> Condition:
+        """The user's condition, or what replaces it when dropped, embedded once per item."""
+        conditioner = conditioners[name]
+        if (conditioner, name, dropped) not in self.embedded:
+            values = self.negative if dropped else self.conditions
+            self.embedded[conditioner, name, dropped] = conditioner([values.get(name)])
+        return self.embedded[conditioner, name, dropped]
 
     def end(self, num_frames: int) -> None:
         """Ends the item after this many frames, decided or not."""
@@ -117,7 +132,8 @@ class Stage(Protocol):
         """The number of frames in its context window."""
 
     @property
-    def sampling(self) -> AnySampling: ...
+    def sampling(self) -> AnySampling | None:
+        """The default settings; None if there is nothing to set."""
 
     @property
     def conditions(self) -> tuple[str, ...]:

@@ -3,8 +3,8 @@
 Shapes: B batch, T frames, L condition length, D width.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -30,11 +30,13 @@ class Fused:
         cross: for cross-attention.
         prepend: prepended to the input; its length may be 0.
         sum: [B, 1 or T, D], added to the input.
+        named: each of its own width, for networks that take conditions by name.
     """
 
     cross: Condition | None = None
     prepend: Condition | None = None
     sum: Tensor | None = None
+    named: Mapping[str, Condition] = field(default_factory=dict)
 
 
 def stack(rows: Sequence[Tensor]) -> Condition:

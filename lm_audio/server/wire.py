@@ -7,7 +7,7 @@ import logging
 import shutil
 import subprocess
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from fastapi.exceptions import RequestValidationError
@@ -26,7 +26,7 @@ from audio_tokenizers.wav_stream import pcm16, wav_header
 from lm_audio.clip import Clip
 from lm_audio.generation.track import Stage
 from lm_audio.pipeline import DEFAULT_SECONDS
-from lm_audio.sampling import AnySampling, random_seed
+from lm_audio.sampling import AnySampling, Solver, names_of, random_seed
 from lm_audio.server.engine import BusyError, DeadlineError, StoppedError
 from lm_audio.system import releases_omp_threads
 
@@ -97,18 +97,15 @@ class SamplingBody(Body):
     steps: Annotated[int, Field(ge=1, le=1000), INTEGRAL] | None = Field(
         default=None, description="For stages that denoise."
     )
+    solver: Solver | None = Field(default=None, description="For stages that denoise.")
 
     def over(self, stage: Stage) -> AnySampling:
         """The stage's own sampling with the given options replaced."""
         given = self.model_dump(exclude_none=True)
-        if unknown := given.keys() - sampling_options(stage):
-            raise ValueError(f"The {stage.name} stage has no {min(unknown)}.")
+        if stage.sampling is None or (unknown := given.keys() - names_of(stage.sampling)):
+            wrong = min(unknown) if stage.sampling is not None else "sampling"
+            raise ValueError(f"The {stage.name} stage has no {wrong}.")
         return replace(stage.sampling, **given)
-
-
-def sampling_options(stage: Stage) -> set[str]:
-    """The names of the options that a stage has."""
-    return {option.name for option in fields(stage.sampling)}
 
 
 class CommonFields(Body):
@@ -250,7 +247,7 @@ class AudioGenerateBody(Body):
 
 
 def _denoising(stages: Mapping[str, Stage]) -> list[str]:
-    return [name for name, stage in stages.items() if "steps" in sampling_options(stage)]
+    return [name for name, stage in stages.items() if "steps" in names_of(stage.sampling)]
 
 
 class LiveBody(CommonFields):

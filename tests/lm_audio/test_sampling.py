@@ -14,6 +14,7 @@ from lm_audio.sampling import (
     Denoising,
     Sampling,
     SamplingTensors,
+    adjusted,
     choose,
     gaussians,
     random_seed,
@@ -373,3 +374,18 @@ def test_denoising_keeps_its_settings_and_refuses_wrong_ones():
             Denoising(**wrong)
     with pytest.raises(dataclasses.FrozenInstanceError):
         Denoising().steps = 3
+
+
+def test_options_change_the_settings_that_have_them_and_no_others():
+    stages = {"tokens": Sampling(), "meaning": None, "latents": Denoising()}
+    changed = adjusted(stages, {"guidance_scale": 2.0, "steps": 4})
+    assert changed == {
+        "tokens": Sampling(guidance_scale=2.0),
+        "latents": Denoising(guidance_scale=2.0, steps=4),
+    }
+    assert adjusted(stages, {"top_k": 3}) == {"tokens": Sampling(top_k=3)}
+    assert adjusted(stages, {}) == {}
+    with pytest.raises(ValueError, match="no steps setting. It has: guidance_scale, .*top_p"):
+        adjusted({"tokens": Sampling()}, {"steps": 4})
+    with pytest.raises(ValueError, match="no steps setting. It has: none"):
+        adjusted({"meaning": None}, {"steps": 4})

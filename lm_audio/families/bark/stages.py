@@ -235,6 +235,7 @@ def _single_row(window: Window, embeddings: Tensor) -> Row:
 
 
 def _check_track(track: Track, voices: BarkVoices) -> None:
+    assert isinstance(track.sampling, Sampling)
     if track.negative or track.sampling.guidance_scale not in _NO_GUIDANCE:
         raise ValueError(
             "Bark does not support guidance. Remove the negative prompt and the guidance scale."
