@@ -385,7 +385,7 @@ def test_options_change_the_settings_that_have_them_and_no_others():
     }
     assert adjusted(stages, {"top_k": 3}) == {"tokens": Sampling(top_k=3)}
     assert adjusted(stages, {}) == {}
-    with pytest.raises(ValueError, match="no steps setting. It has: guidance_scale, .*top_p"):
+    with pytest.raises(ValueError, match=r"no steps setting\. It has: guidance_scale, .*top_p"):
         adjusted({"tokens": Sampling()}, {"steps": 4})
-    with pytest.raises(ValueError, match="no steps setting. It has: none"):
+    with pytest.raises(ValueError, match=r"no steps setting\. It has: none"):
         adjusted({"meaning": None}, {"steps": 4})
