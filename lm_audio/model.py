@@ -70,6 +70,12 @@ class Model:
             for encoder in text_encoders(stage.conditioners).values()
         )
 
+    @property
+    def denoises(self) -> bool:
+        """Whether all signals with frames come from diffusion, so that it can vary and loop."""
+        framed = [stage for stage in self.stages if stage.makes.kind != "vector"]
+        return all(isinstance(stage, DiffusionStage) for stage in framed)
+
     def with_stage(self, stage: Stage) -> "Model":
         """The same model with this stage in place of the one with the same name."""
         stages = [stage if one.name == stage.name else one for one in self.stages]

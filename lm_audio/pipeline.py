@@ -18,6 +18,7 @@ from lm_audio.clip import Clip
 from lm_audio.conditioners.known_prompts import PromptCheck
 from lm_audio.conditioners.sentence import SentenceEncoder
 from lm_audio.families.audiocraft.exporting import export_model
+from lm_audio.families.table import MODELS
 from lm_audio.generation.clip_job import ClipJob, make_tracks
 from lm_audio.generation.inpainting import inpaint
 from lm_audio.generation.prompt import Prompt, read_prompt, tail_length
@@ -72,10 +73,21 @@ class LongSettings(Settings, total=False):
 class StreamSettings(LongSettings, total=False):
     """Further settings of `generate` and `stream`.
 
+    loop: let the end of the clip lead to its beginning without a seam; for diffusion models.
     tokens: values [K, T] by stage name; these stages are not run.
     """
 
+    loop: bool
     tokens: Mapping[str, Tensor] | None
+
+
+class VarySettings(LongSettings, total=False):
+    """Further settings of `vary`.
+
+    progress: called with the completed fraction, from 0 to 1.
+    """
+
+    progress: Callable[[float], None] | None
 
 
 class BatchSettings(LongSettings, total=False):
@@ -201,8 +213,8 @@ class AudioPipeline:
         Args:
             duration: seconds, exact to the sample.
             seed: the same seed gives the same clip, alone or in any batch; None draws one.
-            **settings: sampling, negative, conditions, raw, overlap, tokens, rows_per_pass,
-                progress; see `GenerateSettings`.
+            **settings: sampling, negative, conditions, raw, overlap, loop, tokens,
+                rows_per_pass, progress; see `GenerateSettings`.
         """
         _check_settings("generate", settings, GenerateSettings)
         requests = self._requests(prompt, duration=duration, seed=seed, settings=settings)
@@ -220,7 +232,8 @@ class AudioPipeline:
         """Yields the clip that `generate` returns in chunks of samples [C, N] as they are made.
 
         Args:
-            **settings: sampling, negative, conditions, raw, overlap, tokens; see `StreamSettings`.
+            **settings: sampling, negative, conditions, raw, overlap, loop, tokens; see
+                `StreamSettings`.
         """
         _check_settings("stream", settings, StreamSettings)
         check_single(prompt=prompt, duration=duration, seed=seed)
@@ -278,6 +291,31 @@ class AudioPipeline:
         jobs = [self.start(*pair) for pair in zip(requests, prompts, strict=True)]
         clips = self._make(jobs, settings)
         return clips if is_batch(audio, duration, text, seed) else clips[0]
+
+    def vary(
+        self,
+        audio: AudioLike,
+        *,
+        strength: float = 0.4,
+        text: str | None = None,
+        seed: int | None = None,
+        **settings: Unpack[VarySettings],
+    ) -> Clip:
+        """A variation of audio, of the same length; for diffusion models.
+
+        Args:
+            strength: how much to change, above 0 and at most 1; 1 keeps almost nothing.
+            **settings: sampling, negative, conditions, raw, overlap, progress; see `VarySettings`.
+        """
+        _check_settings("vary", settings, VarySettings)
+        check_single(audio=audio, text=text, seed=seed)
+        samples = as_audio(audio, sample_rate=self.sample_rate, num_channels=self.num_channels)
+        duration = samples.shape[1] / self.sample_rate
+        if strength is None:
+            raise ValueError("strength must be above 0 and at most 1, got None.")
+        requests = self._requests(text, duration=duration, seed=seed, settings=settings)
+        job = self.start(replace(requests[0], strength=strength), samples)
+        return self._make([job], settings)[0]
 
     @releases_omp_threads
     def inpaint(
@@ -349,9 +387,18 @@ class AudioPipeline:
 
     @releases_omp_threads
     def start(self, request: Request, samples: Tensor | None = None) -> ClipJob:
-        """Validates and plans a clip that begins with these samples [C, N], for a session."""
+        """Validates and plans a clip, for a session.
+
+        Args:
+            samples: [C, N], what the clip begins with, or what it varies if the request has a
+                strength.
+        """
+        self._check_abilities(request)
         tail, prompt = 0, None
-        if samples is not None:
+        if request.strength is not None:
+            assert samples is not None
+            prompt, samples = self._prompt(samples), None
+        elif samples is not None:
             tail = tail_length(samples.shape[1], stages=self.model.stages, renderer=self.renderer)
             prompt = self._prompt(samples[:, samples.shape[1] - tail :])
         tracks = make_tracks(
@@ -371,6 +418,19 @@ class AudioPipeline:
             prompt_tail=tail,
             model=self.card.name,
         )
+
+    def _check_abilities(self, request: Request) -> None:
+        """Raises ValueError, with models that can, for what only diffusion models can do."""
+        if self.model.denoises:
+            return
+        for ability, verb, wanted in (
+            ("vary", "vary audio", request.strength is not None),
+            ("loop", "make loops", request.loop),
+        ):
+            if wanted:
+                names = ", ".join(one.name for one in MODELS if ability in one.abilities)
+                others = f" Models that can: {names}." if names else ""
+                raise ValueError(f"This model cannot {verb}.{others}")
 
     def session(self, *, rows_per_pass: int | None = None) -> Session:
         """A continuous batch for clips that need all stages; clips join and leave at any step."""

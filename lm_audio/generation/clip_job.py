@@ -19,7 +19,8 @@ from lm_audio.generation.request import (
     overlap_frames_of,
     sampling_of,
 )
-from lm_audio.generation.track import Embedded, Stage, Track, unknown_values
+from lm_audio.generation.track import Embedded, Stage, Track, Variation, unknown_values
+from lm_audio.renderers.loop import render_loop
 from lm_audio.renderers.mastering import Mastering
 from lm_audio.renderers.protocol import Renderer
 
@@ -37,13 +38,17 @@ def make_tracks(
 
     Args:
         num_samples: the total of prompt and new samples.
+        prompt: the start of the clip, or the audio to vary if the request has a strength.
     """
     made = needed(stages, output_stages=output_stages, given=request.tokens)
     check_request(request, stages, made, seconds=request.num_samples / renderer.sample_rate)
     tracks: dict[str, Track] = {}
     embedded: Embedded = {}
+    varied = prompt if request.strength is not None else None
     for stage in made:
-        values, starts = _values(stage, request, renderer, num_samples, prompt)
+        values, starts = _values(
+            stage, request, renderer, num_samples, None if varied is not None else prompt
+        )
         tracks[stage.name] = Track(
             values=values,
             starts=starts,
@@ -56,6 +61,8 @@ def make_tracks(
             open_end=stage.may_end,
             overlap_frames=overlap_frames_of(stage, request),
             is_vector=stage.makes.kind == "vector",
+            variation=_variation(stage, request, varied, values.shape[1]),
+            loop=request.loop,
         )
         stage.check(tracks[stage.name])
     return tracks
@@ -140,6 +147,8 @@ class ClipJob:
         """The samples [C, N >= 0] that became final since the last call."""
         if self._ended:
             return torch.zeros(self._renderer.num_channels, 0)
+        if self._request.loop:
+            return self._loop()
         ready = min(track.num_done for track in self._output)
         samples = self._stream.push(self._values(self._pushed, ready))
         self._pushed = ready
@@ -147,6 +156,20 @@ class ClipJob:
             self._ended = True
             samples = torch.cat([samples, self._stream.finish()], dim=1)
         return self._new(samples)
+
+    def _loop(self) -> Tensor:
+        """All samples [C, N] of a finished loop, else none."""
+        if not self.done:
+            return torch.zeros(self._renderer.num_channels, 0)
+        self._ended = True
+        self._pushed = self._output[0].num_done
+        request = self._request
+        return render_loop(
+            self._values(0, self._pushed),
+            self._renderer,
+            num_samples=request.num_samples,
+            raw=request.raw,
+        )
 
     def clip(self, sound: Sequence[Tensor]) -> Clip:
         """The finished clip, from everything that `sound` returned."""
@@ -180,6 +203,16 @@ class ClipJob:
             samples = torch.nn.functional.pad(samples, (0, missing))
         self._samples_left -= samples.shape[1]
         return samples
+
+
+def _variation(
+    stage: Stage, request: Request, varied: Prompt | None, num_frames: int
+) -> Variation | None:
+    """The values that a stage with frames varies."""
+    if varied is None or request.strength is None or stage.makes.kind == "vector":
+        return None
+    values = varied.values[stage.makes.content][:, :num_frames]
+    return Variation(values=values, strength=request.strength)
 
 
 def _values(

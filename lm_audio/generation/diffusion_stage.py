@@ -10,7 +10,7 @@ Shapes: B batch, D latent width, T frames of a window.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -25,6 +25,8 @@ from lm_audio.generation.track import Source, StageBatch, Track, is_known, leadi
 from lm_audio.networks.condition import Condition, Fused, stack
 from lm_audio.sampling import Denoising, gaussians
 from lm_audio.signals import Signal
+
+_GOLDEN = (5**0.5 - 1) / 2  # its multiples are spread evenly
 
 Network = Callable[[Tensor, Tensor, Fused], Tensor]
 """Maps noisy latents [B, D, T], times [B] and conditions to an output [B, D, T]."""
@@ -109,7 +111,7 @@ class DiffusionStage:
                 track.condition(self.conditioners, name, dropped=dropped)
 
     def span(self, track: Track) -> tuple[int, int]:
-        """The frames of the next window of a track."""
+        """The frames of the next window of a track; a loop has one only."""
         overlap = track.overlap_frames
         stride = self.window_frames - (self.overlap_frames if overlap is None else overlap)
         start = max(0, -(-(track.num_done + 1 - self.window_frames) // stride)) * stride
@@ -128,6 +130,9 @@ class DiffusionStage:
         start, stop = self.span(track)
         denoising = _denoising(track)
         levels = self.schedule.levels(denoising.steps)
+        varied = track.variation
+        if varied is not None:
+            levels = levels.last(max(1, round(varied.strength * denoising.steps)))
 
         def noise(step: str) -> Tensor:
             stream = f"{self.name}/{track.candidate}/{step}"
@@ -136,7 +141,11 @@ class DiffusionStage:
 
         values = track.values[:, start:stop].to(self.device)
         first = noise("start")
-        scale = (levels.alpha[0] ** 2 + levels.sigma[0] ** 2) ** 0.5
+        if varied is None:
+            x = first * (levels.alpha[0] ** 2 + levels.sigma[0] ** 2) ** 0.5
+        else:
+            original = varied.values[:, start:stop].to(self.device)
+            x = levels.alpha[0] * original + levels.sigma[0] * first
         return Window(
             track=track,
             start=start,
@@ -145,7 +154,7 @@ class DiffusionStage:
             known=is_known(values),
             noise=first,
             rows=self._rows(track, start, stop),
-            steps=solve(denoising, first * scale, levels, fresh=lambda i: noise(str(i))),
+            steps=solve(denoising, x, levels, fresh=lambda i: noise(str(i))),
         )
 
     def _rows(self, track: Track, start: int, stop: int) -> list["Row"]:
@@ -255,6 +264,12 @@ class Window:
     def done(self) -> bool:
         return self.level == self.levels.num_steps
 
+    @property
+    def shift(self) -> int:
+        """How far to roll a loop, so that its joint is elsewhere in each pass of the network."""
+        T = self.x.shape[1]
+        return round(self.level * T * _GOLDEN) % T if self.track.loop else 0
+
     def take(self, x: Tensor, level: int) -> None:
         """Accepts latents from the solver and replaces the known frames."""
         alpha, sigma = self.levels.alpha[level], self.levels.sigma[level]
@@ -323,12 +338,14 @@ class DiffusionBatch:
         return guided
 
     def _evaluate(self, jobs: Sequence[tuple[Window, Row]]) -> Iterable[Tensor]:
-        x = torch.stack([window.x for window, _ in jobs])
+        x = torch.stack([window.x.roll(window.shift, dims=1) for window, _ in jobs])
         times = [window.levels.time[window.level] for window, _ in jobs]
-        output = self._stage.network(
-            x, torch.tensor(times, device=x.device), _joined([row.fused for _, row in jobs])
-        )
-        return output.float().unbind()
+        conditions = [_rolled(row.fused, window.shift) for window, row in jobs]
+        outputs = self._stage.network(
+            x, torch.tensor(times, device=x.device), _joined(conditions)
+        ).float()
+        shifts = [window.shift for window, _ in jobs]
+        return [row.roll(-shift, dims=1) for row, shift in zip(outputs, shifts, strict=True)]
 
     def _report(self, window: Window) -> None:
         """Writes a finished window to its track; until then, only progress."""
@@ -353,6 +370,13 @@ class DiffusionBatch:
 def _denoising(track: Track) -> Denoising:
     assert isinstance(track.sampling, Denoising)
     return track.sampling
+
+
+def _rolled(condition: Fused, shift: int) -> Fused:
+    """Conditions whose sum [1, T, D] is rolled along with the frames."""
+    if not shift or condition.sum is None or condition.sum.shape[1] == 1:
+        return condition
+    return replace(condition, sum=condition.sum.roll(shift, dims=1))
 
 
 def _joined(rows: Sequence[Fused]) -> Fused:

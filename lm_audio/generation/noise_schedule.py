@@ -8,7 +8,7 @@ Not here: the solvers, and training.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -40,6 +40,13 @@ class Levels:
     @property
     def num_steps(self) -> int:
         return len(self.time)
+
+    def last(self, num_steps: int) -> "Levels":
+        """The levels of the last steps."""
+        first = self.num_steps - num_steps
+        return replace(
+            self, alpha=self.alpha[first:], sigma=self.sigma[first:], time=self.time[first:]
+        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

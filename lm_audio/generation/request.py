@@ -39,6 +39,8 @@ class Request:
         tokens: values [K, T] of stages that are not run, by stage name.
         raw: keep the model's output level, including peaks beyond full scale.
         overlap: seconds of each window that the next one keeps; the stages' own by default.
+        loop: the end of the clip leads to its beginning.
+        strength: how much to change given audio, from 0 to 1; None for new audio.
     """
 
     num_samples: int
@@ -50,6 +52,8 @@ class Request:
     tokens: Mapping[str, Tensor] = field(default_factory=dict)
     raw: bool = False
     overlap: float | None = None
+    loop: bool = False
+    strength: float | None = None
 
 
 def make_requests(
@@ -64,6 +68,8 @@ def make_requests(
     tokens: Mapping[str, Tensor] | None = None,
     raw: bool = False,
     overlap: float | None = None,
+    loop: bool = False,
+    strength: float | None = None,
     count: int | None = None,
 ) -> list[Request]:
     """One request per item of the lists among the arguments.
@@ -94,6 +100,8 @@ def make_requests(
             tokens=tokens or {},
             raw=raw,
             overlap=overlap,
+            loop=loop,
+            strength=strength,
         )
         for text, one_duration, one_seed in zip(prompts, durations, seeds, strict=True)
     ]
@@ -113,6 +121,7 @@ def check_request(
     _check_names(request, stages, made, working)
     _check_sampling_kinds(request, working)
     _check_overlap(request, working)
+    _check_denoising(request, working, seconds)
     for stage in working:
         sampling = sampling_of(stage, request)
         if sampling is None:
@@ -158,6 +167,20 @@ def _check_overlap(request: Request, working: Sequence[Stage]) -> None:
     longest = min(float((x.window_frames - 1) / x.makes.rate) for x in found)
     if not isinstance(overlap, int | float) or not 0 <= overlap <= longest:
         raise ValueError(f"overlap must be from 0 to {longest:g} seconds, got {overlap!r}.")
+
+
+def _check_denoising(request: Request, working: Sequence[Stage], seconds: float) -> None:
+    """A variation needs a strength within its range, and a loop fits one window."""
+    strength = request.strength
+    if strength is not None and not (isinstance(strength, int | float) and 0 < strength <= 1):
+        raise ValueError(f"strength must be above 0 and at most 1, got {strength!r}.")
+    if request.loop:
+        denoise = [stage for stage in working if isinstance(stage, DiffusionStage)]
+        longest = min((float(x.window_frames / x.makes.rate) for x in denoise), default=0.0)
+        if seconds > longest:
+            raise ValueError(
+                f"A loop can be at most {longest:g} seconds long with this model, got {seconds:g}."
+            )
 
 
 def check_given(stage: Stage, values: Tensor, num_frames: int) -> None:

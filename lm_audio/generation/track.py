@@ -28,6 +28,18 @@ Embedded = dict[tuple[nn.Module, str, bool], Condition]
 """Embedded conditions, by conditioner, name and whether they replace dropped ones."""
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Variation:
+    """Audio to vary, as values [D, T] of a stage.
+
+    Args:
+        strength: the share of the denoising steps that change it; 1 keeps almost nothing.
+    """
+
+    values: Tensor
+    strength: float
+
+
 @dataclass(eq=False, kw_only=True)
 class Track:
     """The values of one item in one stage, some of them known from the start.
@@ -43,6 +55,8 @@ class Track:
         open_end: whether the stage may end it before T frames.
         overlap_frames: how many frames each window keeps of the one before; the stage's number by
             default.
+        variation: the values of other audio, to vary; None to start from noise alone.
+        loop: whether the last frame is followed by the first.
         is_vector: whether the values describe the whole item, not its frames.
         candidate: distinguishes tracks that differ only in their random numbers.
         known: [T], the given frames.
@@ -61,6 +75,8 @@ class Track:
     starts: Sequence[float] | None = None
     open_end: bool = False
     overlap_frames: int | None = None
+    variation: "Variation | None" = None
+    loop: bool = False
     is_vector: bool = False
     candidate: int = 0
     known: Tensor = field(init=False)

@@ -105,6 +105,21 @@ class Leveller:
             levelled.append(self._level())
         return torch.from_numpy(np.concatenate(levelled, axis=1)[:, :num_left])
 
+    def gain_of(self, loop: Tensor) -> float:
+        """One gain in dB for samples [C, N] that repeat; 0 for silence."""
+        times = math.ceil((BLOCK + 1) * self._hop / loop.shape[1]) + 1
+        samples = np.tile(loop.numpy(), times)
+        count = samples.shape[1] // self._hop
+        hops = [
+            self._measured(samples[:, i * self._hop : (i + 1) * self._hop]) for i in range(count)
+        ][1:]  # the first one follows silence
+        if all(hop.is_silent for hop in hops):
+            return 0.0
+        power, peaks = np.stack([h.power for h in hops]), np.stack([h.peaks for h in hops])
+        most = min(GAINS[1], DEEPEST + 20 * math.log10(CEILING / max(float(peaks.max()), TINY)))
+        nothing = np.zeros(0)
+        return self._solve(nothing, power, peaks, low=GAINS[0], high=max(GAINS[0], most))
+
     def _set_target(self, before: Samples) -> None:
         """Uses the loudness of these samples as the target, unless they are silent."""
         power = []
@@ -176,6 +191,12 @@ class Leveller:
             known = np.concatenate([returned, limited(power, peaks, middle)])
             low, high = (middle, high) if integrated(known) < self._target else (low, middle)
         return high
+
+
+def even_gain(samples: Tensor, sample_rate: int) -> float:
+    """The gain in dB that brings samples [C, N], played on and on, to the target loudness."""
+    leveller = Leveller(sample_rate, num_channels=len(samples))
+    return leveller.gain_of(samples)
 
 
 def limited(power: Array, peaks: Array, gain: float) -> Array:
