@@ -24,6 +24,7 @@ from lm_audio.generation.inpainting import inpaint
 from lm_audio.generation.prompt import Prompt, read_prompt, tail_length
 from lm_audio.generation.request import (
     AudioLike,
+    PromptLike,
     Request,
     as_audio,
     as_list,
@@ -183,7 +184,7 @@ class AudioPipeline:
     @overload
     def generate(
         self,
-        prompt: str | None = None,
+        prompt: PromptLike = None,
         *,
         duration: float = DEFAULT_SECONDS,
         seed: int | None = None,
@@ -193,7 +194,7 @@ class AudioPipeline:
     @overload
     def generate(
         self,
-        prompt: str | Sequence[str | None] | None = None,
+        prompt: PromptLike | Sequence[PromptLike] = None,
         *,
         duration: float | Sequence[float] = DEFAULT_SECONDS,
         seed: int | Sequence[int] | None = None,
@@ -202,7 +203,7 @@ class AudioPipeline:
 
     def generate(
         self,
-        prompt: str | Sequence[str | None] | None = None,
+        prompt: PromptLike | Sequence[PromptLike] = None,
         *,
         duration: float | Sequence[float] = DEFAULT_SECONDS,
         seed: int | Sequence[int] | None = None,
@@ -211,6 +212,8 @@ class AudioPipeline:
         """Generates audio from a text prompt, or unconditionally. Lists of inputs give lists.
 
         Args:
+            prompt: a text, or a story of prompts that change with time, such as
+                `[(0.0, "calm piano"), (15.0, "a storm breaks")]`.
             duration: seconds, exact to the sample.
             seed: the same seed gives the same clip, alone or in any batch; None draws one.
             **settings: sampling, negative, conditions, raw, overlap, loop, tokens,
@@ -223,7 +226,7 @@ class AudioPipeline:
 
     def stream(
         self,
-        prompt: str | None = None,
+        prompt: PromptLike = None,
         *,
         duration: float = DEFAULT_SECONDS,
         seed: int | None = None,
@@ -246,7 +249,7 @@ class AudioPipeline:
         audio: AudioLike,
         *,
         duration: float = DEFAULT_SECONDS,
-        text: str | None = None,
+        text: PromptLike = None,
         seed: int | None = None,
         **settings: Unpack[BatchSettings],
     ) -> Clip: ...
@@ -257,7 +260,7 @@ class AudioPipeline:
         audio: AudioLike | Sequence[AudioLike],
         *,
         duration: float | Sequence[float] = DEFAULT_SECONDS,
-        text: str | Sequence[str | None] | None = None,
+        text: PromptLike | Sequence[PromptLike] = None,
         seed: int | Sequence[int] | None = None,
         **settings: Unpack[BatchSettings],
     ) -> list[Clip]: ...
@@ -267,7 +270,7 @@ class AudioPipeline:
         audio: AudioLike | Sequence[AudioLike],
         *,
         duration: float | Sequence[float] = DEFAULT_SECONDS,
-        text: str | Sequence[str | None] | None = None,
+        text: PromptLike | Sequence[PromptLike] = None,
         seed: int | Sequence[int] | None = None,
         **settings: Unpack[BatchSettings],
     ) -> Clip | list[Clip]:
@@ -438,7 +441,7 @@ class AudioPipeline:
 
     def _requests(
         self,
-        prompt: str | Sequence[str | None] | None,
+        prompt: PromptLike | Sequence[PromptLike],
         *,
         duration: float | Sequence[float],
         seed: int | Sequence[int] | None,
@@ -453,7 +456,7 @@ class AudioPipeline:
             count=count,
             **{name: settings[name] for name in StreamSettings.__annotations__ if name in settings},
         )
-        for text in dict.fromkeys(request.prompt for request in requests):
+        for text in dict.fromkeys(text for request in requests for text in request.texts):
             if notice := self.notice(text):
                 warnings.warn(notice, stacklevel=3)
         return requests

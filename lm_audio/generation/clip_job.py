@@ -185,7 +185,7 @@ class ClipJob:
                 name: track.values[:, : track.num_done].cpu() for name, track in self.tracks.items()
             },
             seed=self._request.seed,
-            prompt=self._request.prompt,
+            prompt=None if self._request.prompt is None else str(self._request.prompt),
             model=self._model,
         )
 

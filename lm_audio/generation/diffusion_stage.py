@@ -41,8 +41,9 @@ class DiffusionStage:
         window_frames: the maximum number of frames per window.
         overlap_frames: frames of a window that the next one keeps.
         source: an earlier stage; each window gets its values of the same time as a condition.
-        negative_source: makes source values from negative conditions, by name, for the branches
-            of guidance without the prompts; by default guidance keeps the source.
+        source_of: makes the source's values from conditions, by name, for what its track does not
+            have: negative prompts and the later parts of a story. Without it, guidance keeps the
+            source.
     """
 
     name: str
@@ -55,7 +56,7 @@ class DiffusionStage:
     overlap_frames: int
     sampling: Denoising
     source: Source | None = None
-    negative_source: Callable[[Mapping[str, Any]], Tensor] | None = None
+    source_of: Callable[[Mapping[str, Any]], Tensor] | None = None
 
     def __post_init__(self) -> None:
         if self.makes.kind != "latents":
@@ -108,14 +109,16 @@ class DiffusionStage:
         self.schedule.levels(_denoising(track).steps)
         for given, dropped in ((track.conditions, False), (track.negative, True)):
             for name in given.keys() & self.conditioners.fuse.keys():
-                track.condition(self.conditioners, name, dropped=dropped)
+                for part in range(1 if dropped else track.num_parts):
+                    track.condition(self.conditioners, name, dropped=dropped, part=part)
 
     def span(self, track: Track) -> tuple[int, int]:
         """The frames of the next window of a track; a loop has one only."""
         overlap = track.overlap_frames
         stride = self.window_frames - (self.overlap_frames if overlap is None else overlap)
         start = max(0, -(-(track.num_done + 1 - self.window_frames) // stride)) * stride
-        return start, min(start + self.window_frames, track.num_frames)
+        _, end = track.part_at(track.num_done, self.makes.rate)
+        return start, min(start + self.window_frames, end)
 
     def ready(self, track: Track) -> bool:
         """Whether the source has the values that the next window of a track needs."""
@@ -184,20 +187,27 @@ class DiffusionStage:
         if isinstance(_denoising(track).guidance_scale, Mapping):
             return True
         is_given = track.source is not None and track.source.num_given > 0
-        return self.negative_source is not None and (bool(given) or is_given)
+        return self.source_of is not None and (bool(given) or is_given)
 
     def _condition(self, track: Track, name: str, *, dropped: bool) -> Condition | Tensor:
         conditioner = self.conditioners[name]
+        part, _ = track.part_at(track.num_done, self.makes.rate)
         if self.source is None or name != self.source.condition:
-            return track.condition(self.conditioners, name, dropped=dropped)
-        values = self._negative_values(track) if dropped else self._source_values(track)
+            return track.condition(self.conditioners, name, dropped=dropped, part=part)
+        if dropped or (part and self.source_of is not None):
+            values = self._replaced(track, dropped=dropped, part=part)
+        else:
+            values = self._source_values(track)
         if not isinstance(conditioner, AlignedTokens):
             return conditioner([values])
         start, stop = self.span(track)
         return conditioner([values], frames=torch.arange(start, stop, device=self.device))
 
-    def _negative_values(self, track: Track) -> Tensor | None:
-        return None if self.negative_source is None else self.negative_source(track.negative)
+    def _replaced(self, track: Track, *, dropped: bool, part: int) -> Tensor | None:
+        """The values in place of the source's, for conditions that its track does not have."""
+        if self.source_of is None:
+            return None
+        return self.source_of(track.values_of(dropped=dropped, part=part))
 
     def _source_values(self, track: Track) -> Tensor | None:
         """All values of a source of vectors or aligned tokens, else those of the next window."""

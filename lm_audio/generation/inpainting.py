@@ -83,7 +83,7 @@ def inpaint(
         tokens=values.cpu() if renderer.signal.kind == "tokens" else None,
         stage_values={name: track.values.cpu() for name, track in chosen.items()},
         seed=request.seed,
-        prompt=request.prompt,
+        prompt=None if request.prompt is None else str(request.prompt),
     )
 
 

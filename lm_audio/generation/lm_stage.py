@@ -28,7 +28,8 @@ class Window(Sequence):
     """A range of frames of a track, laid out as a sequence for the decode loop.
 
     Args:
-        start, stop: the range of frames.
+        start, stop: the range of frames, within one part of a story.
+        part: the index of that part.
         frames: [S], the latest frame in each step, on the CPU.
     """
 
@@ -37,6 +38,7 @@ class Window(Sequence):
     stop: int
     layout: Layout
     frames: Tensor
+    part: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -124,7 +126,13 @@ class LMStage:
         """Embeds the conditions; raises ValueError if one is invalid."""
         for given, dropped in ((track.conditions, False), (track.negative, True)):
             for name in given.keys() & self.conditioners.fuse.keys():
-                track.condition(self.conditioners, name, dropped=dropped)
+                for part in range(1 if dropped else track.num_parts):
+                    track.condition(self.conditioners, name, dropped=dropped, part=part)
+        if self.deduplicated and "text" in self.conditions and track.story is not None:
+            raise ValueError(
+                f"The {self.name} stage cannot follow a story, because its tokens have no fixed "
+                "duration. Use one prompt."
+            )
 
     def trim(self, track: Track) -> None:
         """A hook for stages that find a track's length during generation, to end it there."""
@@ -138,7 +146,10 @@ class LMStage:
     def window(self, track: Track) -> Window:
         """The next window of a track, to be decoded once its source is ready."""
         start = self.window_start(track)
-        return self._window(track, start, min(start + self.window_frames, track.num_frames))
+        part, end = track.part_at(track.num_done, self.frame_rate)
+        window = self._window(track, start, min(start + self.window_frames, end))
+        window.part = part
+        return window
 
     def ready(self, window: Window) -> bool:
         """Whether the source has the values for all steps of the window up to the next."""
@@ -282,7 +293,7 @@ class LMStage:
                 made[name] = conditioner([None if name in dropped else self._source_tokens(window)])
             else:
                 made[name] = window.track.condition(
-                    self.conditioners, name, dropped=name in dropped
+                    self.conditioners, name, dropped=name in dropped, part=window.part
                 )
         return self.conditioners.fused(made)
 

@@ -20,10 +20,13 @@ from lm_audio.clip import Clip
 from lm_audio.generation.diffusion_stage import DiffusionStage
 from lm_audio.generation.lm_stage import LMStage
 from lm_audio.generation.step import guidance_rows
+from lm_audio.generation.story import Story, as_story, is_story
 from lm_audio.generation.track import Stage
 from lm_audio.sampling import AnySampling, Sampling, check_seed, random_seed
 
 LONGEST = 24 * 3600  # seconds
+PromptLike = str | Story | Sequence[tuple[float, str]] | None
+"""A text, or a story: texts and the seconds from which they hold."""
 AudioLike = str | Path | Clip | tuple[Tensor, int]
 """A path, a clip, or samples [C, N] with their sample rate."""
 
@@ -45,7 +48,7 @@ class Request:
 
     num_samples: int
     seed: int
-    prompt: str | None = None
+    prompt: str | Story | None = None
     conditions: Mapping[str, Any] = field(default_factory=dict)
     negative: Mapping[str, Any] = field(default_factory=dict)
     sampling: AnySampling | Mapping[str, AnySampling] | None = None
@@ -55,9 +58,14 @@ class Request:
     loop: bool = False
     strength: float | None = None
 
+    @property
+    def texts(self) -> tuple[str | None, ...]:
+        """The prompt, or those of its story."""
+        return self.prompt.texts if isinstance(self.prompt, Story) else (self.prompt,)
+
 
 def make_requests(
-    prompt: str | Sequence[str | None] | None,
+    prompt: PromptLike | Sequence[PromptLike],
     *,
     duration: float | Sequence[float],
     seed: int | Sequence[int] | None,
@@ -88,7 +96,8 @@ def make_requests(
         found = ", ".join(f"{length} {name}" for name, length in lengths.items())
         raise ValueError(f"All lists need the same length of at least 1, got {found}.")
     B = next(iter(lengths.values()), 1)
-    prompts, durations, seeds = (_each(x, B) for x in given.values())
+    texts, durations, seeds = (_each(x, B) for x in given.values())
+    prompts = [as_story(text) if is_story(text) else text for text in texts]
     return [
         Request(
             num_samples=_num_samples(one_duration, sample_rate),
@@ -255,7 +264,7 @@ def is_batch(*values: object) -> bool:
 
 
 def _is_list(value: object) -> bool:
-    return isinstance(value, list | tuple) and not _is_samples(value)
+    return isinstance(value, list | tuple) and not _is_samples(value) and not is_story(value)
 
 
 def _is_samples(value: object) -> bool:
@@ -282,7 +291,7 @@ def _check_samples(samples: object, rate: object) -> None:
 
 def _check_kinds(prompt: object, *, negative: object, sampling: object, **mappings: object) -> None:
     for text in (*_each(prompt, 1), negative):
-        if not isinstance(text, str | None):
+        if not isinstance(text, str | None) and not (text is not negative and is_story(text)):
             raise ValueError(f"A text prompt must be a string, got {text!r}.")
     for name, given in mappings.items():
         if not isinstance(given, Mapping | None):

@@ -5,12 +5,14 @@ Shapes: K codebooks or latent width, T frames.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from lm_audio.conditioners.fuser import Conditioners
+from lm_audio.generation.story import Story
 from lm_audio.networks.condition import Condition
 from lm_audio.sampling import AnySampling
 from lm_audio.signals import Signal
@@ -24,8 +26,8 @@ class Source:
     condition: str
 
 
-Embedded = dict[tuple[nn.Module, str, bool], Condition]
-"""Embedded conditions, by conditioner, name and whether they replace dropped ones."""
+Embedded = dict[tuple[nn.Module, str, int | None], Condition]
+"""Embedded conditions, by conditioner, name and part of the story; None for dropped ones."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -105,13 +107,43 @@ class Track:
         self.values[:, start : start + values.shape[1]] = values
         self.num_done = max(self.num_done, num_done)
 
-    def condition(self, conditioners: Conditioners, name: str, *, dropped: bool) -> Condition:
+    @property
+    def story(self) -> Story | None:
+        """The prompts that change with time, if any do."""
+        return next((x for x in self.conditions.values() if isinstance(x, Story)), None)
+
+    @property
+    def num_parts(self) -> int:
+        """Of the story; 1 without one."""
+        return 1 if self.story is None else len(self.story.parts)
+
+    def part_at(self, frame: int, rate: Fraction) -> tuple[int, int]:
+        """The index of the story's part that a frame belongs to, and the frame that ends it."""
+        if self.story is None:
+            return 0, self.num_frames
+        new = max(0, frame - self.num_given)
+        end = self.story.next_start(new, rate)
+        end = self.num_frames if end is None else self.num_given + end
+        return self.story.part_at(new, rate), min(end, self.num_frames)
+
+    def values_of(self, *, dropped: bool, part: int = 0) -> dict[str, Any]:
+        """The conditions, or what replaces them when dropped, in a part of the story."""
+        given = self.negative if dropped else self.conditions
+        return {
+            name: value.texts[part] if isinstance(value, Story) else value
+            for name, value in given.items()
+        }
+
+    def condition(
+        self, conditioners: Conditioners, name: str, *, dropped: bool, part: int = 0
+    ) -> Condition:
         """The user's condition, or what replaces it when dropped, embedded once per item."""
         conditioner = conditioners[name]
-        if (conditioner, name, dropped) not in self.embedded:
-            values = self.negative if dropped else self.conditions
-            self.embedded[conditioner, name, dropped] = conditioner([values.get(name)])
-        return self.embedded[conditioner, name, dropped]
+        key = (conditioner, name, None if dropped else part)
+        if key not in self.embedded:
+            value = self.values_of(dropped=dropped, part=part).get(name)
+            self.embedded[key] = conditioner([value])
+        return self.embedded[key]
 
     def end(self, num_frames: int) -> None:
         """Ends the item after this many frames, decided or not."""

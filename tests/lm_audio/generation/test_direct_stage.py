@@ -82,7 +82,7 @@ def stages(**changes: Any) -> tuple[DirectStage, DiffusionStage]:
             {"meaning": "named", "text": "named"},
         ),
         source=Source(stage="meaning", condition="meaning"),
-        negative_source=direct.values_of,
+        source_of=direct.values_of,
         sampling=ONE_STEP,
     )
     return direct, replace(follower, **changes)
@@ -162,7 +162,7 @@ def test_settings_for_a_stage_without_any_are_refused() -> None:
 
 
 def test_conditions_of_a_clip_are_embedded_once() -> None:
-    direct, follower = stages(negative_source=None)
+    direct, follower = stages(source_of=None)
     calls: list[list[str | None]] = []
     direct.conditioners["text"].register_forward_hook(lambda _, inputs, __: calls.append(inputs[0]))
     AudioPipeline(Model([direct, follower], Renderer())).generate("rain", duration=0.03, seed=1)
