@@ -41,11 +41,17 @@ def earlier_seed(folder: Path, wanted: Sequence[Settings]) -> int | None:
     """The seed of an earlier run in this folder with one of these settings, apart from the seed."""
     rows = list(read_manifest(folder).values())
     for settings in wanted:
-        same = {name: value for name, value in settings.items() if name != "seed"}
         for row in rows:
-            if {name: value for name, value in row.items() if name != "seed"} == same:
+            if is_made_with(row, {**settings, "seed": row.get("seed")}):
                 return int(row["seed"])
     return None
+
+
+def is_made_with(row: Settings | None, wanted: Settings) -> bool:
+    """Whether a clip has these settings; the manifest lists the precision that auto has chosen."""
+    if row is not None and wanted.get("dtype") == "auto":
+        wanted = {**wanted, "dtype": row.get("dtype")}
+    return row == wanted
 
 
 @contextmanager

@@ -39,6 +39,7 @@ class Request:
         tokens: values [K, T] of stages that are not run, by stage name.
         raw: keep the model's output level, including peaks beyond full scale.
         overlap: seconds of each window that the next one keeps; the stages' own by default.
+        audio: the name of the file that the clip continues, for its settings.
     """
 
     num_samples: int
@@ -50,6 +51,7 @@ class Request:
     tokens: Mapping[str, Tensor] = field(default_factory=dict)
     raw: bool = False
     overlap: float | None = None
+    audio: str | None = None
 
 
 def make_requests(
@@ -210,6 +212,11 @@ def as_audio(audio: AudioLike, *, sample_rate: int, num_channels: int) -> Tensor
     if num_channels > 1 and len(samples) > 1:
         raise ValueError(f"Audio must have 1 or {num_channels} channels, got {len(samples)}.")
     return samples.mean(dim=0, keepdim=True).expand(num_channels, -1).contiguous()
+
+
+def name_of(audio: AudioLike) -> str | None:
+    """The path of audio that was given as one."""
+    return str(audio) if isinstance(audio, str | Path) else None
 
 
 def as_list(audio: AudioLike | Sequence[AudioLike]) -> list[AudioLike]:

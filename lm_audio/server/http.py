@@ -13,6 +13,7 @@ import json
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, File, Form, Request, Response, UploadFile, WebSocket, params
@@ -266,6 +267,7 @@ def _add_generation_routes(app: FastAPI, backend: Backend, auth: Sequence[params
         audio = await run_in_threadpool(_read, await file.read(), backend.pipeline)
         seed = body.seed_or_random()
         job = await backend.generate(body, prompt=body.prompt, seed=seed, audio=audio)
+        job.upload = file.filename
         if body.stream:
             return await _audio_answer(job, body.response_format, http, backend)
         return await _json_answer([job], body.response_format, http, backend)
@@ -282,6 +284,7 @@ def _add_generation_routes(app: FastAPI, backend: Backend, auth: Sequence[params
         check_format(body.response_format)
         audio = await run_in_threadpool(_read, await file.read(), backend.pipeline)
         job = backend.inpaint(body, audio)
+        job.upload = file.filename
         return await _json_answer([job], body.response_format, http, backend)
 
 
@@ -339,6 +342,7 @@ async def _audio_bytes(
     sound = backend.metrics.timed(job)
     if form not in STREAMED:
         clip = await _unless_disconnected(_clip(job, sound), http)
+        clip = replace(clip, settings=backend.settings_of(job, clip))
         return await run_in_threadpool(encoded, clip, form)
     first = await _unless_disconnected(anext(sound), http)  # errors so far get a proper status
 
@@ -421,7 +425,11 @@ async def _json_answer(
         clips = await _unless_disconnected(made, http)
     finally:
         _cancel(jobs)
-    files = [await run_in_threadpool(encoded, clip, form) for clip in clips]
+    named = [
+        replace(clip, settings=backend.settings_of(job, clip))
+        for clip, job in zip(clips, jobs, strict=True)
+    ]
+    files = [await run_in_threadpool(encoded, clip, form) for clip in named]
     answers = [
         ClipAnswer(
             b64_audio=base64.b64encode(file).decode(),
