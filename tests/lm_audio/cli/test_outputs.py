@@ -99,6 +99,10 @@ def test_a_run_without_a_seed_resumes_with_that_of_its_folder(
     assert (folder / MANIFEST).read_text().splitlines(keepends=True) == lines
     run(*asked, model=model_folder)
     assert "Nothing to do" in capsys.readouterr().out
+    run(*asked, "--seed", row["seed"], "--num-clips", 1, "--top-k", 5, model=model_folder)
+    rows = [json.loads(line) for line in (folder / MANIFEST).read_text().splitlines()]
+    assert len(rows) == len({row["file"] for row in rows}) == 6  # those made anew replace others
+    assert [row.get("top_k") for row in rows].count(5) == 3
     run(*asked, "--temperature", 0.5, model=model_folder)  # other settings: new clips
     assert len(list(folder.glob("*.wav"))) == 12
 
