@@ -26,7 +26,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from torch import Tensor
 
-from audio_tokenizers.audio_files import audio_info, read_audio
+from audio_tokenizers.audio_files import read_audio
 from lm_audio.clip import Clip
 from lm_audio.pipeline import AudioPipeline
 from lm_audio.server.backend import Backend
@@ -324,13 +324,11 @@ def _cancel(jobs: Sequence[Job]) -> None:
 @releases_omp_threads
 def _read(data: bytes, pipeline: AudioPipeline) -> Tensor:
     """The samples [C, N] of an upload, in the pipeline's format."""
-    info = audio_info(io.BytesIO(data))
-    if info.duration > MAX_PROMPT_SECONDS:  # a small file can hold hours
-        raise ValueError(
-            f"The file is {info.duration:.0f} s long. The maximum is {MAX_PROMPT_SECONDS:.0f} s."
-        )
     audio = read_audio(
-        io.BytesIO(data), sample_rate=pipeline.sample_rate, num_channels=pipeline.num_channels
+        io.BytesIO(data),
+        sample_rate=pipeline.sample_rate,
+        num_channels=pipeline.num_channels,
+        max_duration=MAX_PROMPT_SECONDS,  # a small file can hold hours
     )
     return audio.samples
 
