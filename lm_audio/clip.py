@@ -70,8 +70,8 @@ class Clip:
     def save(self, path: str | Path) -> None:
         """Writes a .wav, .flac, .ogg, .opus or .mp3 file atomically.
 
-        The metadata contains the prompt, seed and model. Samples beyond full scale, which only raw
-        clips have, are clipped with a warning.
+        The metadata contains all settings; see `lm-audio info`. Samples beyond full scale, which
+        only raw clips have, are clipped with a warning.
         """
         write_audio(path, self.samples, self.sample_rate, comment=self._origin())
 

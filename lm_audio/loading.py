@@ -79,7 +79,12 @@ def load(
     for stage in model.stages:
         if packing is not None and isinstance(stage, LMStage):  # others have no decode loop
             pack(stage.model, packing)
-    return AudioPipeline(model, dtype=dtype)
+    return AudioPipeline(
+        model,
+        dtype=dtype,
+        source=str(source or DEFAULT),
+        text_encoder=None if text_encoder is None else str(text_encoder),
+    )
 
 
 def find_device(device: str | None = None) -> str:

@@ -7,12 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from audio_tokenizers.audio_files import audio_info
+from audio_tokenizers.containers import BinarySource
 from lm_audio.version import __version__
 
 MAKER = "lm-audio"
 _CUT = "\N{HORIZONTAL ELLIPSIS}"
 _PLACES = ("prompt", "audio")  # given by their place, not as an option
 _DEFAULTS = {"model": "default", "dtype": "float32"}
+_OPTIONS = {
+    *("seed", "text", "duration", "start", "end", "num_candidates", "negative", "condition", "raw"),
+    *("guidance_scale", "temperature", "top_k", "top_p", "min_p", "repetition_penalty"),
+    *("model", "device", "dtype", "text_encoder", "watermark"),
+}
+"""Settings that the command line has; Python takes more, such as sampling by stage."""
 
 
 def origin_comment(settings: Mapping[str, Any]) -> str:
@@ -27,7 +34,7 @@ def origin_comment(settings: Mapping[str, Any]) -> str:
     return comment
 
 
-def read_origin(path: str | Path) -> dict[str, Any]:
+def read_origin(path: str | Path | BinarySource) -> dict[str, Any]:
     """The settings in a file; none if lm-audio did not make it."""
     try:
         facts = json.loads(audio_info(path).comment)
@@ -37,15 +44,24 @@ def read_origin(path: str | Path) -> dict[str, Any]:
 
 
 def command(origin: Mapping[str, Any]) -> str | None:
-    """The command line that makes the clip again; None if the settings are not complete."""
+    """The command line that makes the clip again; None if there is none.
+
+    AUDIO and MODEL stand for what was never a file: samples, or a model made in Python.
+    """
     if "verb" not in origin or any(str(value).endswith(_CUT) for value in origin.values()):
         return None
+    given = {name: value for name, value in origin.items() if name not in (MAKER, "verb", *_PLACES)}
+    if not all(_is_option(name, value) for name, value in given.items()):
+        return None
+    given.setdefault("model", "MODEL")
     words = ["lm-audio", str(origin["verb"])]
     place = next((str(origin[name]) for name in _PLACES if name in origin), None)
+    if place is None and origin["verb"] != "generate":
+        place = "AUDIO"
     if place is not None and not place.startswith("-"):
         words.append(place)
-    for name, value in origin.items():
-        if name in (MAKER, "verb", *_PLACES) or _DEFAULTS.get(name) == value:
+    for name, value in given.items():
+        if _DEFAULTS.get(name) == value:
             continue
         for one in value if isinstance(value, list) else [value]:
             option = f"--{name.replace('_', '-')}"
@@ -56,3 +72,8 @@ def command(origin: Mapping[str, Any]) -> str | None:
     if place is not None and place.startswith("-"):
         words += ["--", place]
     return shlex.join(words)
+
+
+def _is_option(name: str, value: object) -> bool:
+    is_single = not isinstance(value, list | Mapping)
+    return name in _OPTIONS and (is_single or name == "condition")

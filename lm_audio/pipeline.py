@@ -31,8 +31,10 @@ from lm_audio.generation.request import (
     check_single,
     is_batch,
     make_requests,
+    name_of,
 )
 from lm_audio.generation.session import Session
+from lm_audio.generation.settings import Verb, clip_settings
 from lm_audio.generation.track import Stage
 from lm_audio.model import Model, ModelCard
 from lm_audio.networks.packing import num_parameters
@@ -109,9 +111,18 @@ class GenerateSettings(StreamSettings, BatchSettings, total=False):
 class AudioPipeline:
     """Generates audio with a loaded model. Holds no request state: calls may run in parallel."""
 
-    def __init__(self, model: Model, *, dtype: str = "float32") -> None:
+    def __init__(
+        self,
+        model: Model,
+        *,
+        dtype: str = "float32",
+        source: str | None = None,
+        text_encoder: str | None = None,
+    ) -> None:
         self.model = model
         self.dtype = dtype  # of the language models
+        # What `load` was given, so that clips can name it.
+        self.source, self._text_encoder = source, text_encoder
 
     def __repr__(self) -> str:
         stages = ", ".join(f"{name} ({_size(stage)})" for name, stage in self.stages.items())
@@ -290,8 +301,12 @@ class AudioPipeline:
             as_audio(one, sample_rate=self.sample_rate, num_channels=self.num_channels)
             for one in audios
         ]
-        prompts = prompts * len(requests) if len(prompts) == 1 else prompts
-        jobs = [self.start(*pair) for pair in zip(requests, prompts, strict=True)]
+        if len(audios) == 1:
+            audios, prompts = audios * len(requests), prompts * len(requests)
+        jobs = [
+            self.start(replace(request, audio=name_of(one)), samples)
+            for request, one, samples in zip(requests, audios, prompts, strict=True)
+        ]
         clips = self._make(jobs, settings)
         return clips if is_batch(audio, duration, text, seed) else clips[0]
 
@@ -317,7 +332,8 @@ class AudioPipeline:
         if strength is None:
             raise ValueError("strength must be above 0 and at most 1, got None.")
         requests = self._requests(text, duration=duration, seed=seed, settings=settings)
-        job = self.start(replace(requests[0], strength=strength), samples)
+        request = replace(requests[0], strength=strength, audio=name_of(audio))
+        job = self.start(request, samples)
         return self._make([job], settings)[0]
 
     @releases_omp_threads
@@ -358,7 +374,17 @@ class AudioPipeline:
             num_candidates=num_candidates,
             progress=progress,
         )
-        return replace(clip, model=self.card.name)
+        made_with = clip_settings(
+            "inpaint",
+            request,
+            stages=self.model.stages,
+            loaded=self._loaded(),
+            audio=name_of(audio),
+            start=float(start),
+            end=float(end),
+            num_candidates=num_candidates,
+        )
+        return replace(clip, model=self.card.name, settings=made_with)
 
     def save(self, folder: str | Path, *, half: bool = False) -> None:
         """Writes the model for `load` atomically.
@@ -412,6 +438,17 @@ class AudioPipeline:
             num_samples=tail + request.num_samples,
             prompt=prompt,
         )
+        verb: Verb = "generate" if samples is None else "continue"
+        if request.strength is not None:
+            verb = "vary"
+        settings = clip_settings(
+            verb,
+            request,
+            stages=[stage for stage in self.model.stages if stage.name in tracks],
+            loaded=self._loaded(),
+            audio=request.audio,
+            duration=None if verb == "vary" else request.num_samples / self.sample_rate,
+        )
         return ClipJob(
             request,
             tracks=tracks,
@@ -420,6 +457,7 @@ class AudioPipeline:
             prompt=samples,
             prompt_tail=tail,
             model=self.card.name,
+            settings=settings,
         )
 
     def _check_abilities(self, request: Request) -> None:
@@ -460,6 +498,12 @@ class AudioPipeline:
             if notice := self.notice(text):
                 warnings.warn(notice, stacklevel=3)
         return requests
+
+    def _loaded(self) -> dict[str, str | None]:
+        """The settings of `load`, as those of a clip."""
+        device = str(self.model.stages[0].device)
+        loaded = {"model": self.source, "device": device, "dtype": self.dtype}
+        return {**loaded, "text_encoder": self._text_encoder}
 
     def _prompt(self, samples: Tensor) -> Prompt:
         return read_prompt(

@@ -113,7 +113,7 @@ class ClipSettings:
         if self.verb != "generate" and self.audio is None:
             raise ValueError("There is no sound yet; upload a file or record one.")
         if self.verb == "inpaint":
-            yield self._inpainted(model, progress)
+            yield self._named(self._inpainted(model, progress))
             return
         (request,) = make_requests(
             self.text,
@@ -131,7 +131,12 @@ class ClipSettings:
                 if piece.shape[1]:
                     yield piece
             progress(job.progress)
-        yield job.clip(pieces)
+        yield self._named(job.clip(pieces))
+
+    def _named(self, clip: Clip) -> Clip:
+        """The clip with the model and the audio under the names that the page shows."""
+        named = {"model": self.model, "audio": self.audio and self.audio.name, "text_encoder": None}
+        return replace(clip, settings={**clip.settings, **named})
 
     def _inpainted(self, model: AudioPipeline, progress: Callable[[float], None]) -> Clip:
         assert self.audio is not None

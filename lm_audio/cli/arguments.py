@@ -308,10 +308,18 @@ def _unknown(unknown: Sequence[str], options: Sequence[Option], arguments: Seque
     if first in arguments[end:] and first not in arguments[:end]:
         return f"Unexpected argument {first!r} after --; put options before it."
     if not first.startswith("-"):
-        return f"Unexpected argument {first!r}."
+        return f"Unexpected argument {first!r}.{_hint(options)}"
     name = first.partition("=")[0]
     near = difflib.get_close_matches(name, [o.flag for o in options if not o.arg.positional], n=1)
     return f"Unknown option {name}{f'; did you mean {near[0]}?' if near else '.'}"
+
+
+def _hint(options: Sequence[Option]) -> str:
+    """Where a stray word may belong: to a prompt without quotes, or to --text."""
+    names = {option.name for option in options}
+    if "prompt" in names:
+        return " Put a prompt of several words in quotes."
+    return " Describe the new audio with --text." if "text" in names else ""
 
 
 def _build(kind: type, values: Mapping[str, Any]) -> Any:

@@ -1,6 +1,7 @@
 """The verbs about models and clips: models, info."""
 
 import json
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from lm_audio.catalogue import DEFAULT, models, num_stage_parameters
 from lm_audio.cli.arguments import Arg
+from lm_audio.cli.coding import TOKENS
 from lm_audio.cli.console import in_words
 from lm_audio.cli.generate import ModelOptions
 from lm_audio.cli.inputs import sound
@@ -40,18 +42,19 @@ class Models:
 
 @dataclass(frozen=True, kw_only=True)
 class Info:
-    """Show a model's details, or the settings stored in an audio file."""
+    """Show the details of a model, an audio file or a token file."""
 
     EXAMPLES: ClassVar = (
         "lm-audio info",
         "lm-audio info dog.wav",
+        "lm-audio info dog.safetensors",
         "lm-audio info musicgen-small",
         "lm-audio info runs/model",
     )
 
     model: Annotated[str, Arg("MODEL|FILE", positional=True)] = DEFAULT
-    """Folder, name from `lm-audio models`, Hugging Face repo ID, or audio file (default: the
-    bundled model)."""
+    """Folder, name from `lm-audio models`, Hugging Face repo ID, audio file, or file from
+    `lm-audio encode` (default: the bundled model)."""
     text_encoder: Annotated[str | None, Arg("MODEL")] = None
     """Folder or Hugging Face repo ID of the text encoder, for checkpoints that do not include
     one."""
@@ -62,7 +65,10 @@ class Info:
         path = Path(self.model)
         if not path.exists() and path.suffix.lower() in SUFFIXES:
             raise ValueError(f"No such file: {path}")
-        lines = list(_of_file(path) if path.is_file() else self._of_model(path))
+        if not path.exists() and path.suffix == TOKENS:
+            raise ValueError(f"No such file: {path}")
+        of_file = _of_tokens if path.suffix == TOKENS else _of_file
+        lines = list(of_file(path) if path.is_file() else self._of_model(path))
         width = max(len(title) for title, _ in lines)
         for title, text in lines:
             print(f"{title:{width}}  {text}")
@@ -118,6 +124,17 @@ def _of_file(path: Path) -> Lines:
     again = command(origin)
     if again is not None:
         yield "command", again
+
+
+def _of_tokens(path: Path) -> Lines:
+    from audio_tokenizers.token_file import token_info
+
+    info = token_info(path)
+    yield "tokens", f"{info.num_codebooks} codebooks x {info.num_frames} frames"
+    yield "frame rate", f"{info.frame_rate:.4g} Hz"
+    yield "duration", f"{info.duration:.2f} s at {info.sample_rate} Hz"
+    yield "codec", f"{info.codec} ({info.identity})"
+    yield "command", shlex.join(["lm-audio", "decode", str(path), "-o", f"{path.stem}.wav"])
 
 
 def _own_config(folder: Path) -> dict[str, Any] | None:

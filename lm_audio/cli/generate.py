@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from lm_audio.cli.arguments import Arg
 from lm_audio.cli.console import counted, in_words, quiet_libraries, share_bar, waiting_for
 from lm_audio.cli.inputs import audio_source, conversion, stem
-from lm_audio.cli.manifest import Settings, earlier_seed, only_run
+from lm_audio.cli.manifest import Settings, earlier_seed, only_run, tidy_manifest
 from lm_audio.cli.outputs import OutputOptions, read_prompts
 from lm_audio.version import __version__
 
@@ -174,8 +174,13 @@ class Generate(ClipOptions):
         texts: list[str | None] = [_text(self.prompt)]
         if self.prompts is not None:
             texts = [*read_prompts(self.prompts)]
-        with only_run(None if self.prompts is None else self._checked_folder()):
-            self._run(texts)
+        folder = None if self.prompts is None else self._checked_folder()
+        with only_run(folder):
+            try:
+                self._run(texts)
+            finally:
+                if folder is not None:
+                    tidy_manifest(folder)
 
     def _checked_folder(self) -> Path | None:
         self.out.places([""], [0])

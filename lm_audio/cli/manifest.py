@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from audio_tokenizers.atomic import replacing
+
 NAME = "manifest.jsonl"
 
 Settings = Mapping[str, Any]
@@ -29,7 +31,7 @@ def read_manifest(folder: Path) -> dict[str, Settings]:
 def add_to_manifest(folder: Path, file: str, settings: Settings) -> None:
     """Appends a line in one write, so that parallel writers do not mix theirs."""
     path = folder / NAME
-    line = json.dumps({"file": file, **settings}, ensure_ascii=False) + "\n"
+    line = _line(file, settings)
     with path.open("ab+") as manifest:
         if manifest.tell():
             manifest.seek(-1, os.SEEK_END)
@@ -41,11 +43,33 @@ def earlier_seed(folder: Path, wanted: Sequence[Settings]) -> int | None:
     """The seed of an earlier run in this folder with one of these settings, apart from the seed."""
     rows = list(read_manifest(folder).values())
     for settings in wanted:
-        same = {name: value for name, value in settings.items() if name != "seed"}
         for row in rows:
-            if {name: value for name, value in row.items() if name != "seed"} == same:
+            if is_made_with(row, {**settings, "seed": row.get("seed")}):
                 return int(row["seed"])
     return None
+
+
+def is_made_with(row: Settings | None, wanted: Settings) -> bool:
+    """Whether a clip has these settings; the manifest lists the precision that auto has chosen."""
+    if row is not None and wanted.get("dtype") == "auto":
+        wanted = {**wanted, "dtype": row.get("dtype")}
+    return row == wanted
+
+
+def tidy_manifest(folder: Path) -> None:
+    """Rewrites the manifest with one line per clip, the last, if an earlier one is superseded."""
+    path = folder / NAME
+    if not path.exists():
+        return
+    before = path.read_bytes()
+    text = "".join(_line(file, settings) for file, settings in read_manifest(folder).items())
+    if text.encode() != before:
+        with replacing(path) as temporary:
+            temporary.write_bytes(text.encode() + path.read_bytes()[len(before) :])  # added since
+
+
+def _line(file: str, settings: Settings) -> str:
+    return json.dumps({"file": file, **settings}, ensure_ascii=False) + "\n"
 
 
 @contextmanager

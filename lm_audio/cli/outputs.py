@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 
 from lm_audio.cli.arguments import Arg
 from lm_audio.cli.console import say
-from lm_audio.cli.manifest import Settings, add_to_manifest, read_manifest
+from lm_audio.cli.manifest import Settings, add_to_manifest, is_made_with, read_manifest
 
 if TYPE_CHECKING:
     from lm_audio.clip import Clip
@@ -133,7 +133,7 @@ class OutputOptions:
         return [
             index
             for index, (place, wanted) in enumerate(zip(places, settings, strict=True))
-            if known.get(place.sound.name) != wanted or not place.sound.is_file()
+            if not is_made_with(known.get(place.sound.name), wanted) or not place.sound.is_file()
         ]
 
     def deliver(
@@ -144,12 +144,14 @@ class OutputOptions:
             mark = self._load_watermark(self.watermark)
             clips = [mark.marked(clip) for clip in clips]
         for clip, place, made_with in zip(clips, places, settings, strict=True):
-            self._deliver(replace(clip, settings=made_with), place)
+            # The clip names what was chosen for it, such as the precision for auto.
+            clip = replace(clip, settings={**made_with, **clip.settings})
+            self._deliver(clip, place, {**made_with, "dtype": clip.settings["dtype"]})
         if self.play:
             for clip in clips:
                 clip.play()
 
-    def _deliver(self, clip: "Clip", place: Place) -> None:
+    def _deliver(self, clip: "Clip", place: Place, row: Settings) -> None:
         path = place.sound
         if path == STDOUT:
             sys.stdout.buffer.write(clip.encoded("wav"))
@@ -159,12 +161,12 @@ class OutputOptions:
                 clip.save(path)
         if self.folder is not None:
             with writing(self.folder):
-                add_to_manifest(self.folder, path.name, clip.settings)
+                add_to_manifest(self.folder, path.name, row)
         length = f"{clip.duration:.2f} s at {clip.sample_rate} Hz"
         say(f"{path}: {length}, seed {clip.seed}", self.screen)
         if self.json:
-            row = json.dumps({"file": str(path), **clip.settings})
-            print(row, file=sys.stderr if path == STDOUT else sys.stdout, flush=True)
+            line = json.dumps({"file": str(path), **clip.settings})
+            print(line, file=sys.stderr if path == STDOUT else sys.stdout, flush=True)
         if place.picture is not None:
             with writing(place.picture):
                 clip.plot(place.picture)

@@ -6,6 +6,7 @@ Shapes: C channels, N samples, K codebooks or latent width, T frames.
 import math
 from collections.abc import Collection, Mapping, Sequence
 from fractions import Fraction
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -97,6 +98,7 @@ class ClipJob:
         prompt: the samples [C, N] before the new ones; the tracks contain its last `prompt_tail`
             samples.
         model: the name of the model, if it has one.
+        settings: what reproduces the clip.
     """
 
     def __init__(
@@ -109,8 +111,9 @@ class ClipJob:
         prompt: Tensor | None = None,
         prompt_tail: int = 0,
         model: str | None = None,
+        settings: Mapping[str, Any],
     ) -> None:
-        self.tracks = tracks
+        self.tracks, self.settings = tracks, settings
         self._request = request
         self._output = [tracks[name] for name in output_stages]
         self._stream = renderer.stream()
@@ -187,6 +190,7 @@ class ClipJob:
             seed=self._request.seed,
             prompt=None if self._request.prompt is None else str(self._request.prompt),
             model=self._model,
+            settings=self.settings,
         )
 
     def _values(self, start: int, stop: int) -> Tensor:

@@ -44,6 +44,7 @@ class Request:
         overlap: seconds of each window that the next one keeps; the stages' own by default.
         loop: the end of the clip leads to its beginning.
         strength: how much to change given audio, from 0 to 1; None for new audio.
+        audio: the name of the file that the clip continues or varies, for its settings.
     """
 
     num_samples: int
@@ -57,6 +58,7 @@ class Request:
     overlap: float | None = None
     loop: bool = False
     strength: float | None = None
+    audio: str | None = None
 
     @property
     def texts(self) -> tuple[str | None, ...]:
@@ -244,6 +246,11 @@ def as_audio(audio: AudioLike, *, sample_rate: int, num_channels: int) -> Tensor
     if num_channels > 1 and len(samples) > 1:
         raise ValueError(f"Audio must have 1 or {num_channels} channels, got {len(samples)}.")
     return samples.mean(dim=0, keepdim=True).expand(num_channels, -1).contiguous()
+
+
+def name_of(audio: AudioLike) -> str | None:
+    """The path of audio that was given as one."""
+    return str(audio) if isinstance(audio, str | Path) else None
 
 
 def as_list(audio: AudioLike | Sequence[AudioLike]) -> list[AudioLike]:

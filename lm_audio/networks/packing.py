@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterable
+from functools import cache
 from typing import Any, Literal
 
 import torch
@@ -95,13 +96,18 @@ def _packed(model: nn.Module, name: str, kind: Kind) -> bool:
         else:
             layer.pack()
     except (AttributeError, NotImplementedError, RuntimeError) as error:
-        logger.warning(
-            "Linear layers are not packed, so decoding is slower (torch %s: %s).",
-            torch.__version__,
-            str(error).splitlines()[0],
-        )
+        _warn(str(error).splitlines()[0])
         return False
     return True
+
+
+@cache  # once a process: the models of all stages have the same reason
+def _warn(reason: str) -> None:
+    logger.warning(
+        "Linear layers are not packed, so decoding is slower (torch %s: %s).",
+        torch.__version__,
+        reason,
+    )
 
 
 def _compute_in_float32(model: nn.Module) -> None:

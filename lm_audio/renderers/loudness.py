@@ -15,15 +15,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lm_audio.renderers.limiter import ATTACK, CEILING
+from lm_audio.renderers.limiter import ATTACK, CEILING, MARGIN, RELEASE
 
 TARGET = -16.0  # LUFS
 SILENCE = -50.0  # LUFS; softer hops do not move the gain
 LOOK_AHEAD = 10  # hops of about 100 ms
 MEMORY = 100  # hops, over which loudness is integrated
 GAINS = (-40.0, 40.0)  # dB
+MOST_HOPS = MEMORY + LOOK_AHEAD + 1  # at once
 RISE, FALL = 1.0, 3.0  # dB a hop
-DEEPEST = 18.0  # dB, the most that the limiter may reduce a peak
+SILENT_RISE = 4.0  # dB a hop, where nothing is heard of it
+DEEPEST = 24.0  # dB, the most that the limiter may reduce a peak
 CORRECTION = 10.0  # dB around the gain that fits all known audio
 STEADY_HOPS, STEADY = 5, 6.0  # steady audio: its last hops are within this many dB of the whole
 PARTS = 100  # of a hop; about a millisecond each, as in the limiter
@@ -43,8 +45,10 @@ class Hop:
     power: Array
     peaks: Array
 
-    def power_at(self, gain: float) -> float:
-        return float(limited(self.power[None], self.peaks[None], gain)[0])
+    def power_at(self, gain: float, reduced: float = 0.0) -> tuple[float, float]:
+        """The power after a gain in dB and the limiter, and how far the limiter then reduces."""
+        powers, reduced = limited(self.power[None], self.peaks[None], gain, reduced)
+        return float(powers[0]), reduced
 
     @property
     def is_silent(self) -> bool:
@@ -76,6 +80,7 @@ class Leveller:
         self._ahead: list[Hop] = []
         self._past: list[Hop] = []  # returned hops, before gain
         self._returned: list[float] = []  # their power after gain
+        self._reduced = 0.0  # by the limiter at the end of the last hop: 1 - its gain
         self._gain: float | None = None  # dB, of the last hop
         self._target = TARGET
         self._first_ahead = LOOK_AHEAD + 1  # hops that decide the first gain
@@ -118,14 +123,14 @@ class Leveller:
         power, peaks = np.stack([h.power for h in hops]), np.stack([h.peaks for h in hops])
         most = min(GAINS[1], DEEPEST + 20 * math.log10(CEILING / max(float(peaks.max()), TINY)))
         nothing = np.zeros(0)
-        return self._solve(nothing, power, peaks, low=GAINS[0], high=max(GAINS[0], most))
+        return self._solve(nothing, power, peaks, 0.0, low=GAINS[0], high=max(GAINS[0], most))
 
     def _set_target(self, before: Samples) -> None:
         """Uses the loudness of these samples as the target, unless they are silent."""
         power = []
         for i in range(-min(MEMORY, before.shape[1] // self._hop), 0):
             stop = before.shape[1] + (i + 1) * self._hop
-            power.append(self._measured(before[:, stop - self._hop : stop]).power_at(0.0))
+            power.append(float(self._measured(before[:, stop - self._hop : stop]).power.mean()))
         if power and (target := integrated(np.array(power))) > SILENCE:
             self._target = target
             # In steady audio, a wrong first gain is audible as a step.
@@ -154,7 +159,8 @@ class Leveller:
         gain = self._next_gain()
         before = gain if self._gain is None else self._gain
         hop = self._ahead.pop(0)
-        self._returned = [*self._returned[1 - MEMORY :], hop.power_at(gain)]
+        returned, self._reduced = hop.power_at(gain, self._reduced)
+        self._returned = [*self._returned[1 - MEMORY :], returned]
         self._past = [*self._past[1 - MEMORY :], hop]
         self._gain = gain
         first, last = 10 ** (before / 20), 10 ** (gain / 20)
@@ -174,21 +180,31 @@ class Leveller:
         new = slice(len(self._past), None)
         peak = float(peaks[new].max())
         most = min(GAINS[1], DEEPEST + 20 * math.log10(CEILING / max(peak, TINY)))
-        even = self._solve(np.zeros(0), power, peaks, low=GAINS[0], high=max(GAINS[0], most))
+        even = self._solve(np.zeros(0), power, peaks, 0.0, low=GAINS[0], high=max(GAINS[0], most))
         low, high = even - CORRECTION, min(most, even + CORRECTION)
         returned = np.array(self._returned)
-        gain = self._solve(returned, power[new], peaks[new], low=low, high=max(low, high))
+        gain = self._solve(
+            returned, power[new], peaks[new], self._reduced, low=low, high=max(low, high)
+        )
         if self._gain is None:
             return gain
-        return min(max(gain, self._gain - FALL), self._gain + RISE)
+        rise = SILENT_RISE if self._ahead[0].is_silent else RISE
+        return min(max(gain, self._gain - FALL), self._gain + rise)
 
     def _solve(
-        self, returned: Array, power: Array, peaks: Array, *, low: float, high: float
+        self,
+        returned: Array,
+        power: Array,
+        peaks: Array,
+        reduced: float,
+        *,
+        low: float,
+        high: float,
     ) -> float:
         """The gain within limits that brings these and the returned hops to the target."""
         while high - low > 0.05:
             middle = (low + high) / 2
-            known = np.concatenate([returned, limited(power, peaks, middle)])
+            known = np.concatenate([returned, limited(power, peaks, middle, reduced)[0]])
             low, high = (middle, high) if integrated(known) < self._target else (low, middle)
         return high
 
@@ -199,10 +215,27 @@ def even_gain(samples: Tensor, sample_rate: int) -> float:
     return leveller.gain_of(samples)
 
 
-def limited(power: Array, peaks: Array, gain: float) -> Array:
-    """The estimated mean power [hops] of parts [hops, P] after a gain in dB and the limiter."""
-    factors = np.minimum(10 ** (gain / 20), CEILING / np.maximum(peaks, TINY))
-    return (power * factors * factors).sum(1) / PARTS
+def limited(power: Array, peaks: Array, gain: float, reduced: float) -> tuple[Array, float]:
+    """The estimated mean power [hops] of parts [hops, P] after a gain in dB and the limiter.
+
+    Args:
+        reduced: 1 - the gain of the limiter before these hops; returned for their end as well.
+    """
+    if len(power) > MOST_HOPS:
+        first, reduced = limited(power[:MOST_HOPS], peaks[:MOST_HOPS], gain, reduced)
+        others, reduced = limited(power[MOST_HOPS:], peaks[MOST_HOPS:], gain, reduced)
+        return np.concatenate([first, others]), reduced
+    factor = 10 ** (gain / 20)
+    needed = 1 - CEILING * MARGIN / factor / np.maximum(peaks, TINY).ravel()
+    growth = _GROWTH[: len(needed)]
+    # Each reduction fades by the limiter's release until a larger one comes.
+    reductions = np.maximum.accumulate(np.maximum(needed * growth, reduced)) / growth
+    kept = (1 - reductions).reshape(power.shape)
+    powers = np.einsum("hp,hp,hp->h", power, kept, kept) * (factor * factor / PARTS)
+    return powers, float(reductions[-1])
+
+
+_GROWTH = np.exp(np.arange(1, MOST_HOPS * PARTS + 1) / RELEASE)
 
 
 def integrated(power: Array) -> float:

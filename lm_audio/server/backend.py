@@ -7,11 +7,14 @@ import re
 import time
 from collections.abc import Sequence
 from functools import partial
+from pathlib import PurePath
+from typing import Any
 from urllib.parse import quote
 
 from starlette.concurrency import run_in_threadpool
 from torch import Tensor
 
+from lm_audio.clip import Clip
 from lm_audio.generation.request import Request, make_requests
 from lm_audio.pipeline import AudioPipeline
 from lm_audio.server.engine import BatchJob, Engine, Inpainter, Job
@@ -119,6 +122,12 @@ class Backend:
         )
         self.inpainter.submit(job, work)
         return job
+
+    def settings_of(self, job: Job, clip: Clip) -> dict[str, Any]:
+        """What reproduces a job's clip, without the paths of this server."""
+        shown = {name: value for name, value in clip.settings.items() if name != "text_encoder"}
+        upload = {} if job.upload is None else {"audio": PurePath(job.upload).name}
+        return {**shown, **upload, "model": self.name}
 
     def close(self) -> None:
         """Finishes all open jobs."""

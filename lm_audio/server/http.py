@@ -13,6 +13,7 @@ import json
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, File, Form, Request, Response, UploadFile, WebSocket, params
@@ -25,7 +26,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from torch import Tensor
 
-from audio_tokenizers.audio_files import audio_info, read_audio
+from audio_tokenizers.audio_files import read_audio
 from lm_audio.clip import Clip
 from lm_audio.pipeline import AudioPipeline
 from lm_audio.server.backend import Backend
@@ -266,6 +267,7 @@ def _add_generation_routes(app: FastAPI, backend: Backend, auth: Sequence[params
         audio = await run_in_threadpool(_read, await file.read(), backend.pipeline)
         seed = body.seed_or_random()
         job = await backend.generate(body, prompt=body.prompt, seed=seed, audio=audio)
+        job.upload = file.filename
         if body.stream:
             return await _audio_answer(job, body.response_format, http, backend)
         return await _json_answer([job], body.response_format, http, backend)
@@ -282,6 +284,7 @@ def _add_generation_routes(app: FastAPI, backend: Backend, auth: Sequence[params
         check_format(body.response_format)
         audio = await run_in_threadpool(_read, await file.read(), backend.pipeline)
         job = backend.inpaint(body, audio)
+        job.upload = file.filename
         return await _json_answer([job], body.response_format, http, backend)
 
 
@@ -321,13 +324,11 @@ def _cancel(jobs: Sequence[Job]) -> None:
 @releases_omp_threads
 def _read(data: bytes, pipeline: AudioPipeline) -> Tensor:
     """The samples [C, N] of an upload, in the pipeline's format."""
-    info = audio_info(io.BytesIO(data))
-    if info.duration > MAX_PROMPT_SECONDS:  # a small file can hold hours
-        raise ValueError(
-            f"The file is {info.duration:.0f} s long. The maximum is {MAX_PROMPT_SECONDS:.0f} s."
-        )
     audio = read_audio(
-        io.BytesIO(data), sample_rate=pipeline.sample_rate, num_channels=pipeline.num_channels
+        io.BytesIO(data),
+        sample_rate=pipeline.sample_rate,
+        num_channels=pipeline.num_channels,
+        max_duration=MAX_PROMPT_SECONDS,  # a small file can hold hours
     )
     return audio.samples
 
@@ -339,6 +340,7 @@ async def _audio_bytes(
     sound = backend.metrics.timed(job)
     if form not in STREAMED:
         clip = await _unless_disconnected(_clip(job, sound), http)
+        clip = replace(clip, settings=backend.settings_of(job, clip))
         return await run_in_threadpool(encoded, clip, form)
     first = await _unless_disconnected(anext(sound), http)  # errors so far get a proper status
 
@@ -421,7 +423,11 @@ async def _json_answer(
         clips = await _unless_disconnected(made, http)
     finally:
         _cancel(jobs)
-    files = [await run_in_threadpool(encoded, clip, form) for clip in clips]
+    named = [
+        replace(clip, settings=backend.settings_of(job, clip))
+        for clip, job in zip(clips, jobs, strict=True)
+    ]
+    files = [await run_in_threadpool(encoded, clip, form) for clip in named]
     answers = [
         ClipAnswer(
             b64_audio=base64.b64encode(file).decode(),

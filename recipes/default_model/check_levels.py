@@ -27,8 +27,8 @@ from audio_tokenizers.audio_files import read_audio
 from lm_audio.cli.recipe import run_recipe
 from lm_audio.clip import Clip
 from lm_audio.pipeline import AudioPipeline
-from lm_audio.renderers.limiter import CEILING
-from lm_audio.renderers.loudness import TARGET
+from lm_audio.renderers.limiter import CEILING, Limiter
+from lm_audio.renderers.loudness import DEEPEST, TARGET
 
 Samples = NDArray[np.float32]
 SILENCE = -46.0  # LUFS; quieter clips count as silence
@@ -54,11 +54,16 @@ class Config:
 
 @dataclass(frozen=True, kw_only=True)
 class Levels:
-    """Of one clip as saved: LUFS, and dBTP; and the loudness as the model made it."""
+    """Of one clip as saved: LUFS, and dBTP; and the loudness as the model made it.
+
+    Args:
+        reachable: LUFS where the limiter reduces the highest peak as far as it may.
+    """
 
     loudness: float
     peak: float
     raw_loudness: float
+    reachable: float
 
 
 def main(config: Config) -> list[Levels]:
@@ -90,6 +95,7 @@ def measure_clips(model: AudioPipeline, kinds: Sequence[str], config: Config) ->
                 loudness=loudness(samples, rate),
                 peak=true_peak(samples),
                 raw_loudness=loudness(unlevelled.samples.numpy(), rate),
+                reachable=reachable_loudness(unlevelled.samples, rate),
             )
 
 
@@ -105,6 +111,26 @@ def report(found: Sequence[Levels]) -> None:
         f"as made: {int((np.abs(errors) <= 2).sum())} within 2 LU of {TARGET} LUFS; 5 %, 50 % and "
         f"95 % of the errors: {low:+.2f}, {middle:+.2f}, {high:+.2f} LU."
     )
+    outside = [one for one in audible if abs(one.loudness - TARGET) > 2]
+    limited = [one for one in outside if one.reachable < TARGET - 2]
+    print(
+        f"{len(outside)} outside, {len(limited)} of them because of their peaks: with "
+        f"{DEEPEST:.0f} dB of limiting they reach {_span([one.reachable for one in limited])} LUFS."
+    )
+
+
+def _span(values: Sequence[float]) -> str:
+    return f"{min(values):.1f} to {max(values):.1f}" if values else "-"
+
+
+def reachable_loudness(samples: torch.Tensor, rate: int) -> float:
+    """LUFS of samples [C, N] at the gain at which the limiter reduces their highest peak as far as
+    it may."""
+    highest = max(float(samples.abs().max()), 1e-9)
+    limiter = Limiter(rate, num_channels=len(samples))
+    loud = samples * (CEILING * 10 ** (DEEPEST / 20) / highest)
+    limited = torch.cat([limiter.push(loud), limiter.finish()], dim=1)
+    return loudness(limited.numpy(), rate)
 
 
 def measure_seams(model: AudioPipeline, path: Path, config: Config) -> str:

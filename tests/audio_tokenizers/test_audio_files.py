@@ -2,6 +2,7 @@
 
 import io
 import math
+import os
 import shutil
 import struct
 import subprocess
@@ -289,6 +290,34 @@ def test_a_format_for_ffmpeg_without_ffmpeg_is_refused_by_its_name(
 
     with pytest.raises(ValueError, match=r"phone\.m4a is MP4 audio, which needs ffmpeg"):
         audio_info(tmp_path / "phone.m4a")
+
+
+def test_a_maximum_duration_refuses_longer_files(tmp_path: Path) -> None:
+    write_audio(tmp_path / "long.flac", torch.zeros(1, 16_000), 8_000)
+    assert audio_info(tmp_path / "long.flac", max_duration=2.0).duration == 2.0
+    for read in (audio_info, read_audio):
+        with pytest.raises(ValueError, match=r"long\.flac is longer than the maximum of 1\.5 s\."):
+            read(tmp_path / "long.flac", max_duration=1.5)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="ffmpeg is a shell script here")
+@pytest.mark.parametrize("size", [0, 1 << 30])
+def test_ffmpeg_stops_at_the_maximum_duration_and_size(
+    size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program in place of ffmpeg writes 1.5 s, and as many bytes (of a sparse file)."""
+    write_audio(tmp_path / "out.wav", torch.zeros(1, 12_000), 8_000)
+    (tmp_path / "ffmpeg").write_text(
+        f'#!/bin/sh\necho "$@" > {tmp_path}/given\nfor last; do :; done\n'
+        f'cp {tmp_path}/out.wav "${{last#file:}}"\ntruncate -s ">{size}" "${{last#file:}}"\n'
+    )
+    (tmp_path / "ffmpeg").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    (tmp_path / "phone.m4a").write_bytes(bytes(4) + b"ftypM4A " + bytes(99))
+    problem = r"decodes to more than 1024 MiB\." if size else r"is longer than the maximum of 1 s\."
+    with pytest.raises(ValueError, match=problem):
+        read_audio(tmp_path / "phone.m4a", max_duration=1.0)
+    assert " -t 2 -fs 1073741824 file:" in (tmp_path / "given").read_text()
 
 
 @pytest.mark.skipif(FFMPEG is None, reason="ffmpeg is not installed")

@@ -83,9 +83,13 @@ def channel_layout(num_channels: int) -> str:
     return {1: "mono", 2: "stereo"}.get(num_channels, f"{num_channels} channels")
 
 
-def audio_info(path: str | Path | BinarySource) -> AudioInfo:
-    """Reads the properties of an audio file, without torch."""
-    with _opened(path) as (_, info):
+def audio_info(path: str | Path | BinarySource, *, max_duration: float | None = None) -> AudioInfo:
+    """Reads the properties of an audio file, without torch.
+
+    Args:
+        max_duration: seconds; longer files raise ValueError, and decoding stops there.
+    """
+    with _opened(path, max_duration) as (_, info):
         return info
 
 
@@ -101,6 +105,7 @@ def read_audio(
     duration: float | None = None,
     sample_rate: int | None = None,
     num_channels: int | None = None,
+    max_duration: float | None = None,
 ) -> Audio:
     """Reads an audio file, or a segment of one.
 
@@ -113,11 +118,12 @@ def read_audio(
         duration: seconds; to the end by default.
         sample_rate: resamples to this rate; by default the rate of the file.
         num_channels: 1 mixes all channels down to their mean; a single channel is repeated.
+        max_duration: seconds; longer files raise ValueError, and decoding stops there.
     """
     import torch
 
     _check_segment(start, duration)
-    with _opened(path) as (file, info):
+    with _opened(path, max_duration) as (file, info):
         _warn(info, _name(path))
         target_rate = file.samplerate if sample_rate is None else sample_rate
         check_sample_rate(target_rate)
@@ -185,7 +191,9 @@ class _LinearFile(soundfile.SoundFile):  # type: ignore[misc]  # it is untyped
 
 
 @contextmanager
-def _opened(path: str | Path | BinarySource) -> Iterator[tuple[Any, AudioInfo]]:
+def _opened(
+    path: str | Path | BinarySource, max_duration: float | None = None
+) -> Iterator[tuple[Any, AudioInfo]]:
     """Opens an audio file that has samples; raises ValueError for all others."""
     name = _name(path)
     if isinstance(path, str | Path):
@@ -199,7 +207,7 @@ def _opened(path: str | Path | BinarySource) -> Iterator[tuple[Any, AudioInfo]]:
             raw = stack.enter_context(Path(path).open("rb"))
         if raw.seek(0, 2) == 0:
             raise ValueError(f"{name} is empty.")
-        raw, container = stack.enter_context(converted(raw, name))
+        raw, container = stack.enter_context(converted(raw, name, max_seconds=max_duration))
         truncated = is_truncated(raw)
         try:
             file = stack.enter_context(_LinearFile(raw))
@@ -216,7 +224,10 @@ def _opened(path: str | Path | BinarySource) -> Iterator[tuple[Any, AudioInfo]]:
             num_samples = bisect(range(num_samples), False, key=lambda n: not _reaches(raw, n))
             raw.seek(0)
             file = stack.enter_context(_LinearFile(raw))
-        yield file, _info(file, name, container, num_samples, truncated)
+        info = _info(file, name, container, num_samples, truncated)
+        if max_duration is not None and info.duration > max_duration:
+            raise ValueError(f"{name} is longer than the maximum of {max_duration:g} s.")
+        yield file, info
 
 
 def _info(

@@ -27,6 +27,9 @@ MAX_OGG_PAGE = 65_307
 MAX_MP3_FRAME = 2_881
 MP3_TAG_SIZE = 256  # tags that the encoder counted may have been stripped since
 
+MAX_BYTES = 1 << 30  # of decoded audio, where its length is limited
+NEAR = 1 << 20  # ffmpeg may stop up to a packet before or after its limit
+
 # The name of a format, and that of ffmpeg's reader for it.
 _READERS = {"mp4": "mov", "webm": "matroska", "wma": "asf", "aac": "aac"}
 
@@ -42,8 +45,14 @@ class BinarySource(Protocol):
 
 
 @contextmanager
-def converted(file: BinarySource, name: str) -> Iterator[tuple[BinarySource, str | None]]:
-    """The file itself, or a WAV file from ffmpeg and the name of the original format."""
+def converted(
+    file: BinarySource, name: str, *, max_seconds: float | None = None
+) -> Iterator[tuple[BinarySource, str | None]]:
+    """The file itself, or a WAV file from ffmpeg and the name of the original format.
+
+    Args:
+        max_seconds: ffmpeg stops after that, and at `MAX_BYTES`, where it then raises ValueError.
+    """
     file.seek(0)
     container = _container(file.read(12))
     file.seek(0)
@@ -62,7 +71,10 @@ def converted(file: BinarySource, name: str) -> Iterator[tuple[BinarySource, str
             shutil.copyfileobj(file, copy)
         # With a fixed reader that may only open files, the content cannot make ffmpeg fetch others.
         reading = ["-protocol_whitelist", "file", "-f", _READERS[container], "-i", f"file:{source}"]
-        writing = ["-map", "0:a:0", "-c:a", "pcm_f32le", "-rf64", "auto", f"file:{target}"]
+        writing = ["-map", "0:a:0", "-c:a", "pcm_f32le", "-rf64", "auto"]
+        if max_seconds is not None:  # a small file can hold hours
+            writing += ["-t", f"{max_seconds + 1:g}", "-fs", str(MAX_BYTES)]
+        writing.append(f"file:{target}")
         command: list[Any] = [ffmpeg, "-nostdin", "-v", "error", *reading, *writing]
         done = subprocess.run(
             command, capture_output=True, text=True, errors="replace", check=False
@@ -70,6 +82,8 @@ def converted(file: BinarySource, name: str) -> Iterator[tuple[BinarySource, str
         if done.returncode or not target.exists():
             reasons = done.stderr.replace(f"file:{source}", name).strip().splitlines()
             raise ValueError(f"ffmpeg cannot decode {name}: {(reasons or ['no audio'])[-1]}")
+        if max_seconds is not None and target.stat().st_size > MAX_BYTES - NEAR:
+            raise ValueError(f"{name} decodes to more than {MAX_BYTES >> 20} MiB.")
         with target.open("rb") as wav:
             yield wav, container
 

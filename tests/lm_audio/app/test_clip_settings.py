@@ -14,6 +14,7 @@ from audio_tokenizers.audio_writer import write_audio
 from lm_audio.app.clip_settings import ClipSettings, read_seed
 from lm_audio.cli import main
 from lm_audio.clip import Clip
+from lm_audio.origin import command, read_origin
 from lm_audio.pipeline import AudioPipeline
 
 
@@ -52,6 +53,9 @@ def test_a_clip_is_made_again_by_what_is_said_of_it(
         assert torch.equal(clip.samples[:, -new.shape[1] :], new)
     assert shares == sorted(shares)
     assert shares[-1] == 1
+    stored = shlex.split(str(command(read_origin("made.wav"))))
+    main([stored[1], "-o", "stored.wav", *stored[2:]])
+    assert torch.equal(read_audio("stored.wav").samples, read_audio("made.wav").samples)
     words = shlex.split(settings.command())
     assert words.pop(0) == "lm-audio"
     main([*words, "--device", "cpu"])

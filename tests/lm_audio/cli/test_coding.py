@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from audio_tokenizers.acoustic.frame_codec import FrameCodec, save_frame_codec, tiny
 from audio_tokenizers.audio_files import audio_info, read_audio
 from audio_tokenizers.audio_writer import write_audio
-from audio_tokenizers.token_file import load_encoded
+from audio_tokenizers.token_file import EncodedAudio, load_encoded, save_encoded
 from lm_audio import __version__
 from lm_audio.cli import main
 from lm_audio.data.synthetic import demo_clip
@@ -185,3 +186,38 @@ def test_without_a_codec_that_of_the_package_gives_sound_that_resembles_the_orig
     assert heard < 0.9 * backwards
     assert heard < 0.6 * noisy
     assert "tokens of frame-codec" in capsys.readouterr().out
+
+
+def test_info_of_tokens_needs_no_torch(tmp_path: Path) -> None:
+    tokens = EncodedAudio(
+        tokens=torch.zeros(4, 75, dtype=torch.int64),
+        gains=None,
+        num_samples=36_000,
+        sample_rate=24_000,
+        codec="runs/my codec",
+        identity="frame-codec-0123",
+    )
+    path = tmp_path / "song.safetensors"
+    save_encoded(tokens, path)
+    code = (
+        "import sys; from lm_audio.cli import main; main(['info', sys.argv[1]])\n"
+        "assert 'torch' not in sys.modules"
+    )
+    command = [sys.executable, "-c", code, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    shown = dict(line.split("  ", 1) for line in done.stdout.splitlines())
+    assert {name: text.strip() for name, text in shown.items()} == {
+        "tokens": "4 codebooks x 75 frames",
+        "frame rate": "50 Hz",
+        "duration": "1.50 s at 24000 Hz",
+        "codec": "runs/my codec (frame-codec-0123)",
+        "command": f"lm-audio decode {path} -o song.wav",
+    }
+
+
+def test_info_of_other_tensors_gets_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_file({"weight": torch.zeros(2)}, tmp_path / "other.safetensors")
+    assert "is not a token file" in fails_with(["info", f"{tmp_path}/other.safetensors"], capsys)
+    assert "No such file" in fails_with(["info", f"{tmp_path}/none.safetensors"], capsys)

@@ -99,8 +99,27 @@ def test_a_run_without_a_seed_resumes_with_that_of_its_folder(
     assert (folder / MANIFEST).read_text().splitlines(keepends=True) == lines
     run(*asked, model=model_folder)
     assert "Nothing to do" in capsys.readouterr().out
+    run(*asked, "--seed", row["seed"], "--num-clips", 1, "--top-k", 5, model=model_folder)
+    rows = [json.loads(line) for line in (folder / MANIFEST).read_text().splitlines()]
+    assert len(rows) == len({row["file"] for row in rows}) == 6  # those made anew replace others
+    assert [row.get("top_k") for row in rows].count(5) == 3
     run(*asked, "--temperature", 0.5, model=model_folder)  # other settings: new clips
     assert len(list(folder.glob("*.wav"))) == 12
+
+
+def test_the_precision_that_auto_chose_is_listed(
+    model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "clips"
+    asked = ("generate", "rain", "--seed", 3, "--dtype", "auto", "-o", f"{folder}/")
+    run(*asked, model=model_folder)
+    loaded = lm_audio.load(model_folder, device="cpu", dtype="auto").dtype
+    assert loaded != "auto"
+    assert read_manifest(folder)["rain-3.wav"]["dtype"] == loaded
+    assert read_origin(folder / "rain-3.wav")["dtype"] == loaded
+    capsys.readouterr()
+    run(*asked, model=model_folder)
+    assert "Nothing to do" in capsys.readouterr().out
 
 
 def test_two_runs_in_one_folder_at_once_are_refused(
@@ -236,6 +255,7 @@ def test_a_file_tells_what_made_it(
 
 def test_a_command_quotes_what_starts_with_a_dash() -> None:
     origin = {"lm-audio": "1", "verb": "continue", "audio": "-in.wav", "text": "-rain", "seed": 1}
+    origin |= {"model": "default"}
     expected = "lm-audio continue --text=-rain --seed 1 -- -in.wav"
     assert command(origin) == expected
     verb = parse(VERBS, shlex.split(expected)[1:], program="lm-audio", description="")

@@ -8,7 +8,7 @@ import torch
 from lm_audio.networks import presets
 from lm_audio.networks.cpu.int8 import Int8Linear
 from lm_audio.networks.cpu.linear import Linear
-from lm_audio.networks.packing import Kind, num_parameters, pack
+from lm_audio.networks.packing import Kind, _warn, num_parameters, pack
 from lm_audio.networks.token_lm import TokenLM
 
 pytestmark = pytest.mark.usefixtures("backend")
@@ -48,9 +48,11 @@ def test_a_machine_that_cannot_pack_says_so_once_and_goes_on(
         raise NotImplementedError("no such operator\nand more")
 
     monkeypatch.setattr(Linear, "pack", lacking)
+    _warn.cache_clear()
     packed = model()
     with caplog.at_level(logging.WARNING):
         pack(packed)
+        pack(model())
     (record,) = caplog.records
     assert "no such operator" in record.getMessage()
     tokens = torch.randint(0, 64, (1, 4, 5))

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from lm_audio.renderers.limiter import Limiter
 from lm_audio.renderers.loudness import TARGET, Leveller, integrated, k_weighting
 
 RATE = 24_000
@@ -46,7 +47,7 @@ def test_integrated_loudness_is_that_of_pyloudnorm(rate: int) -> None:
     leveller = Leveller(rate, num_channels=1)
     count = samples.shape[1] // leveller._hop
     hops = np.split(samples[:, : count * leveller._hop], count, axis=1)
-    power = np.array([leveller._measured(hop).power_at(-60.0) for hop in hops]) * 1e6
+    power = np.array([leveller._measured(hop).power.mean() for hop in hops])
     assert integrated(power) == pytest.approx(loudness(torch.from_numpy(samples), rate), abs=0.1)
 
 
@@ -58,6 +59,21 @@ def test_steady_sound_reaches_the_target(level: float) -> None:
 def test_sound_that_grows_reaches_the_target() -> None:
     samples = torch.cat([noise(2.0, -40.0), noise(3.0, -10.0)], dim=1)
     assert loudness(levelled(samples)) == pytest.approx(TARGET, abs=1.5)
+
+
+def test_a_sound_that_ends_silence_reaches_the_target() -> None:
+    samples = torch.cat([noise(4.7, -60.0), noise(0.3, -30.0)], dim=1)
+    assert loudness(levelled(samples)) == pytest.approx(TARGET, abs=1.0)
+
+
+@pytest.mark.parametrize("every", [0.05, 0.2, 0.5])
+def test_the_release_of_the_limiter_is_foreseen(every: float) -> None:
+    """Clicks: the limiter, which recovers slowly after each, makes the sound between softer."""
+    samples = noise(4.0, -40.0)
+    samples[:, :: round(every * RATE)] += 0.1
+    limiter = Limiter(RATE, num_channels=1)
+    found = torch.cat([limiter.push(levelled(samples)), limiter.finish()], dim=1)
+    assert loudness(found) == pytest.approx(TARGET, abs=0.5)
 
 
 def test_silence_stays_as_it_is() -> None:

@@ -18,6 +18,7 @@ from audio_tokenizers.audio_files import read_audio
 from audio_tokenizers.audio_writer import write_audio
 from audio_tokenizers.wav_stream import pcm16
 from lm_audio.generation.clip_job import ClipJob
+from lm_audio.origin import command, read_origin
 from lm_audio.pipeline import AudioPipeline
 from lm_audio.server.guard import Limits
 
@@ -74,6 +75,29 @@ def test_a_stream_equals_the_clip_and_arrives_in_pieces(served: Any, model: Audi
     wav = served.client.post(GENERATIONS, json={**body, "response_format": "wav"}).content
     assert wav[:4] == b"RIFF"
     assert wav[44:] == b"".join(pieces)
+
+
+@pytest.mark.parametrize("form", ["flac", "mp3"])
+def test_files_name_the_command_that_makes_them_again(
+    form: str, shared: Any, model: AudioPipeline
+) -> None:
+    body = {"input": "rain", "duration": 0.3, "seed": 7, "negative": "a dog"}
+    spoken = shared.client.post("/v1/audio/speech", json={**body, "response_format": form})
+    made = read_origin(io.BytesIO(spoken.content))
+    assert command(made) == (
+        "lm-audio generate rain --seed 7 --duration 0.3 --negative 'a dog' --model tiny "
+        "--device cpu"
+    )
+    upload = wav_upload(torch.zeros(1, 2_400), model.sample_rate)
+    span = {"start": 0.0, "end": 0.05}
+    for route, given in (("continuations", {"duration": 0.1}), ("inpaintings", span)):
+        answer = shared.client.post(
+            f"/v1/audio/{route}",
+            files={"file": ("my rain.wav", upload)},
+            data={"settings": json.dumps({"seed": 3, **given})},
+        ).json()
+        made = read_origin(io.BytesIO(base64.b64decode(answer["data"][0]["b64_audio"])))
+        assert (made["audio"], made["model"], made["seed"]) == ("my rain.wav", "tiny", 3)
 
 
 def test_parallel_clients_get_what_they_get_alone(served: Any, model: AudioPipeline) -> None:
@@ -244,7 +268,7 @@ def test_a_small_file_with_long_audio_is_refused(shared: Any) -> None:
     assert len(file.getvalue()) < 10**6
     answer = shared.client.post("/v1/audio/continuations", files={"file": file.getvalue()})
     assert answer.status_code == 400
-    assert "The file is 700 s long. The maximum is 600 s." in answer.json()["error"]["message"]
+    assert "is longer than the maximum of 600 s." in answer.json()["error"]["message"]
 
 
 def test_a_known_key_is_required(serve: Any) -> None:
