@@ -1,4 +1,4 @@
-"""The verbs that make sound: generate, continue, inpaint."""
+"""The verbs that make sound: generate, continue, inpaint, vary."""
 
 import secrets
 import time
@@ -14,6 +14,7 @@ from lm_audio.cli.console import counted, in_words, quiet_libraries, share_bar, 
 from lm_audio.cli.inputs import audio_source, conversion, stem
 from lm_audio.cli.manifest import Settings, earlier_seed, only_run, tidy_manifest
 from lm_audio.cli.outputs import OutputOptions, read_prompts
+from lm_audio.generation.story import parse
 from lm_audio.version import __version__
 
 if TYPE_CHECKING:
@@ -153,25 +154,33 @@ class Generate(ClipOptions):
         'lm-audio generate "rain on a roof" --duration 10 --seed 7 --num-clips 3 -o rain/',
         "lm-audio generate --prompts prompts.txt -o clips/",
         'lm-audio generate "church bells" --guidance-scale 5 --negative wind --play',
+        'lm-audio generate --story "0: rain; 10: thunder" --duration 20 -o storm.wav',
     )
 
     prompt: Annotated[str | None, Arg("PROMPT", positional=True)] = None
     """Description of the audio. If it starts with a dash, put it last, after --."""
+    story: Annotated[str | None, Arg("TEXT")] = None
+    """Prompts that change over time, in place of PROMPT: "SECONDS: PROMPT; SECONDS: PROMPT"."""
     prompts: Annotated[Path | None, Arg("FILE")] = None
     """File with one prompt per line, or - for stdin; lines that start with # are ignored. With -o
     FOLDER, rerun the same command to resume; clips in the folder's manifest.jsonl are skipped."""
     duration: Seconds = 5.0
     """Length of the clip in seconds."""
+    loop: bool = False
+    """Let the end lead to the beginning without a seam, for models that can."""
     num_clips: Annotated[int, Arg("N", at_least=1)] = 1
     """Clips per prompt, with seeds SEED, SEED + 1 and so on."""
     batch_size: Annotated[int, Arg("N", at_least=1)] = 8
     """Clips per batch. Does not change the results."""
 
     def run(self) -> None:
-        if self.prompt is not None and self.prompts is not None:
-            raise ValueError("PROMPT and --prompts cannot be combined.")
+        given = {"PROMPT": self.prompt, "--story": self.story, "--prompts": self.prompts}
+        if len(names := [name for name, value in given.items() if value is not None]) > 1:
+            raise ValueError(f"{names[0]} and {names[1]} cannot be combined.")
         self.request.pairs()
         texts: list[str | None] = [_text(self.prompt)]
+        if self.story is not None:
+            texts = [str(parse(self.story))]
         if self.prompts is not None:
             texts = [*read_prompts(self.prompts)]
         folder = None if self.prompts is None else self._checked_folder()
@@ -206,13 +215,14 @@ class Generate(ClipOptions):
             for start in range(0, len(left), self.batch_size):
                 some = left[start : start + self.batch_size]
                 clips = model.generate(
-                    [wanted[i][0] for i in some],
+                    [wanted[i][0] if self.story is None else parse(self.story) for i in some],
                     duration=self.duration,
                     seed=[wanted[i][1] for i in some],
                     sampling=self.sampling.of(model),
                     negative=self.request.negative,
                     conditions=self.request.conditions(model),
                     raw=self.request.raw,
+                    loop=self.loop,
                     progress=partial(_share_of, progress, start, len(some), len(left)),
                 )
                 self.out.deliver(clips, [places[i] for i in some], [settings[i] for i in some])
@@ -226,7 +236,15 @@ class Generate(ClipOptions):
         return self.request.first_seed()
 
     def _settings(self, text: str | None, seed: int) -> Settings:
-        return _settings(self, "generate", prompt=text, seed=seed, duration=self.duration)
+        name = "prompt" if self.story is None else "story"
+        return _settings(
+            self,
+            "generate",
+            **{name: text},
+            seed=seed,
+            duration=self.duration,
+            loop=self.loop or None,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -259,6 +277,39 @@ class Continue(ClipOptions):
             given={"text": _text(self.text), "duration": self.duration},
             seconds=self.duration,
             make=lambda model, audio, **options: model.continue_from(audio, **options),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Vary(ClipOptions):
+    """Make a variation of an audio file, of the same length, with a diffusion model."""
+
+    EXAMPLES: ClassVar = (
+        "lm-audio vary drums.wav --model cvssp/audioldm2 -o other.wav",
+        'lm-audio vary hum.wav --strength 0.7 --text "a violin" --model cvssp/audioldm2',
+    )
+
+    audio: AudioPath
+    """Audio file, or - for stdin. Formats other than WAV, FLAC, OGG, Opus and MP3 need ffmpeg."""
+    strength: Annotated[float, Arg("X", at_least=0.01, at_most=1)] = 0.4
+    """How much to change; 1 keeps almost nothing."""
+    text: Annotated[str | None, Arg("TEXT")] = None
+    """Description of the new sound."""
+    overwrite: bool = False
+    """Allow the output to replace the input file."""
+
+    def run(self) -> None:
+        from audio_tokenizers.audio_files import audio_info
+
+        source = audio_source(self.audio)
+        info = audio_info(source)
+        _edit(
+            self,
+            info,
+            source,
+            given={"text": _text(self.text), "strength": self.strength},
+            seconds=info.duration,
+            make=lambda model, audio, **options: model.vary(audio, **options),
         )
 
 
@@ -306,7 +357,7 @@ class Inpaint(ClipOptions):
 
 
 def _edit(
-    verb: Continue | Inpaint,
+    verb: Continue | Vary | Inpaint,
     info: "AudioInfo",
     source: Any,
     *,
@@ -315,11 +366,11 @@ def _edit(
     make: "Callable[..., Clip]",
 ) -> None:
     """Makes and delivers a clip from an audio file; `make` gets the model, audio and settings."""
-    name, past, making = (
-        ("continue", "continued", "continuing")
-        if isinstance(verb, Continue)
-        else ("inpaint", "inpainted", "inpainting")
-    )
+    name, past, making = {
+        Continue: ("continue", "continued", "continuing"),
+        Vary: ("vary", "varied", "varying"),
+        Inpaint: ("inpaint", "inpainted", "inpainting"),
+    }[type(verb)]
     verb.request.pairs()
     seed = verb.request.first_seed()
     kept = None if verb.overwrite else verb.audio

@@ -7,7 +7,7 @@ from lm_audio.cli.catalogue import Info, Models
 from lm_audio.cli.coding import Decode, Encode
 from lm_audio.cli.console import show_warnings
 from lm_audio.cli.deprecated import RENAMED, with_new_names
-from lm_audio.cli.generate import Continue, Generate, Inpaint
+from lm_audio.cli.generate import Continue, Generate, Inpaint, Vary
 from lm_audio.cli.recipes import RECIPES
 from lm_audio.cli.serving import App, Mcp, Serve
 from lm_audio.version import __version__
@@ -16,6 +16,7 @@ VERBS: Verbs = {
     "generate": Generate,
     "continue": Continue,
     "inpaint": Inpaint,
+    "vary": Vary,
     "encode": Encode,
     "decode": Decode,
     "models": Models,

@@ -72,6 +72,34 @@ def test_the_same_seed_makes_the_clip_that_python_makes(
     )
 
 
+def test_a_story_is_the_one_of_python_and_can_be_repeated(
+    model: AudioPipeline, model_folder: Path, out: Path, tmp_path: Path
+) -> None:
+    told = ("--story", "0: a dog; 0.4: rain", "--duration", 0.8, "--seed", 7)
+    run("generate", *told, "-o", out, model=model_folder)
+    parts = [(0.0, "a dog"), (0.4, "rain")]
+    for clip in (samples(out), as_written(model.generate(parts, duration=0.8, seed=7), tmp_path)):
+        assert clip.shape == (1, 19_200)
+        assert torch.equal(clip, samples(out))
+    for path in (out, tmp_path / "expected.wav"):
+        assert " --story '0: a dog; 0.4: rain'" in str(command(read_origin(path)))
+
+
+def test_what_only_diffusion_models_can_do_is_refused_by_others(
+    model_folder: Path, prompt: Path, fails_with: Fails
+) -> None:
+    options = ["--model", str(model_folder), "--device", "cpu"]
+    assert "This model cannot vary audio." in fails_with(["vary", str(prompt), *options])
+    assert "This model cannot make loops." in fails_with(["generate", "a dog", "--loop", *options])
+    wrong = fails_with(["generate", "a dog", "--steps", "5", *options])
+    assert "This model has no steps setting. It has: guidance_scale," in wrong
+    assert 'written as "0: calm piano; 15: a storm' in fails_with(
+        ["generate", "--story", "x", *options]
+    )
+    both = fails_with(["generate", "a dog", "--story", "0: rain", *options])
+    assert "PROMPT and --story cannot be combined." in both
+
+
 def test_a_clip_is_named_for_its_prompt_and_the_seed_that_repeats_it(
     model_folder: Path,
     tmp_path: Path,
