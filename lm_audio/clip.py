@@ -6,7 +6,7 @@ import io
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ class Clip:
         stage_values: what each stage made, by its name: tokens, or latents [D, T].
         model: the name of the one that made it, if it has one.
         settings: what else reproduces it; `save` stores them in the file.
+        takes: with best_of, all clips that were made for the prompt, best first.
     """
 
     samples: Tensor
@@ -50,6 +51,7 @@ class Clip:
     prompt: str | None
     model: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    takes: Sequence["Clip"] = ()
 
     def __post_init__(self) -> None:
         if self.samples.ndim != 2 or self.samples.dtype != torch.float32:

@@ -6,6 +6,7 @@ The readers of the formats are in `families/` and `saving/folder.py`.
 import difflib
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ import torch
 from audio_tokenizers.hub import hub_access, is_hub_id, is_path
 from lm_audio import pretrained
 from lm_audio.catalogue import DEFAULT, models
+from lm_audio.evaluation.judges.clap import Clap
 from lm_audio.families.family import TORCH_FILES, Checkpoint, LoadSettings
 from lm_audio.families.table import FORMATS
 from lm_audio.generation.lm_stage import LMStage
@@ -33,6 +35,7 @@ def load(
     device: str | None = None,
     dtype: str = "float32",
     text_encoder: str | Path | None = None,
+    judge: str | Path | None = None,
 ) -> AudioPipeline:
     """Loads a model; the format is detected from its content.
 
@@ -46,6 +49,8 @@ def load(
         text_encoder: for checkpoints of audiocraft and the original Bark, which do not include one:
             a folder or hub id of the T5, or of Bark's text tokenizer; by default the one that the
             checkpoint names. Bark's codec is read from a subfolder `codec`, or else from the hub.
+        judge: a folder or hub id of a CLAP model in transformers' layout, which picks the best of
+            several takes (`best_of`); by default the model's own, if it has one.
     """
     choices = [*DTYPES, INT8, AUTO]
     if dtype not in choices:
@@ -54,7 +59,9 @@ def load(
     on_cpu = torch.device(device).type == "cpu"
     if dtype == AUTO:
         return fastest(
-            lambda one: load(source, device=device, dtype=one, text_encoder=text_encoder),
+            lambda one: load(
+                source, device=device, dtype=one, text_encoder=text_encoder, judge=judge
+            ),
             [INT8, "bfloat16"] if on_cpu else ["bfloat16"],
         )
     if dtype == INT8 and not on_cpu:
@@ -79,6 +86,8 @@ def load(
     for stage in model.stages:
         if packing is not None and isinstance(stage, LMStage):  # others have no decode loop
             pack(stage.model, packing)
+    if judge is not None:
+        model = replace(model, judge=Clap(judge, device=device))
     return AudioPipeline(
         model,
         dtype=dtype,

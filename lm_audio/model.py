@@ -11,6 +11,7 @@ from lm_audio.generation.clip_job import needed
 from lm_audio.generation.diffusion_stage import DiffusionStage
 from lm_audio.generation.direct_stage import DirectStage
 from lm_audio.generation.lm_stage import LMStage
+from lm_audio.generation.takes import Judge
 from lm_audio.generation.track import Stage
 from lm_audio.renderers.protocol import Renderer
 from lm_audio.signals import SEMANTIC
@@ -43,6 +44,7 @@ class Model:
         stages: in cascade order.
         output_stages: the names of the stages whose output is rendered; the last one by default.
         semantic_tokenizer: encodes audio prompts for stages over semantic tokens.
+        judge: picks the best of several takes.
     """
 
     stages: Sequence[Stage]
@@ -50,6 +52,7 @@ class Model:
     output_stages: Sequence[str] = ()
     semantic_tokenizer: SemanticTokenizer | None = None
     card: ModelCard = field(default_factory=ModelCard)
+    judge: Judge | None = None
 
     def __post_init__(self) -> None:
         _check_stages(self.stages, output_stages=self.output_stages)

@@ -18,7 +18,7 @@ _OPTIONS = {
     *("seed", "text", "duration", "start", "end", "num_candidates", "negative", "condition", "raw"),
     *("story", "loop", "strength", "best_of", "steps", "solver"),
     *("guidance_scale", "temperature", "top_k", "top_p", "min_p", "repetition_penalty"),
-    *("model", "device", "dtype", "text_encoder", "watermark"),
+    *("model", "device", "dtype", "text_encoder", "judge", "watermark"),
 }
 """Settings that the command line has; Python takes more, such as sampling by stage."""
 

@@ -35,6 +35,7 @@ from lm_audio.generation.request import (
 )
 from lm_audio.generation.session import Session
 from lm_audio.generation.settings import Verb, clip_settings
+from lm_audio.generation.takes import best, check_takes, takes_of
 from lm_audio.generation.track import Stage
 from lm_audio.model import Model, ModelCard
 from lm_audio.networks.packing import num_parameters
@@ -105,7 +106,13 @@ class BatchSettings(LongSettings, total=False):
 
 
 class GenerateSettings(StreamSettings, BatchSettings, total=False):
-    """All settings of `generate`."""
+    """All settings of `generate`.
+
+    best_of: make this many clips of each prompt and return the one that fits it best, with all of
+        them as its `takes`; for models with a judge, which `load` can add.
+    """
+
+    best_of: int
 
 
 class AudioPipeline:
@@ -138,13 +145,14 @@ class AudioPipeline:
         device: str | None = None,
         dtype: str = "float32",
         text_encoder: str | Path | None = None,
+        judge: str | Path | None = None,
     ) -> "AudioPipeline":
         """`lm_audio.load` under its name in transformers and diffusers."""
         # `loading` is the layer above. Only this alias, which users expect on the class, points up:
         # import-linter has an exception for it, and nothing is imported before the call.
         from lm_audio.loading import load
 
-        return load(source, device=device, dtype=dtype, text_encoder=text_encoder)
+        return load(source, device=device, dtype=dtype, text_encoder=text_encoder, judge=judge)
 
     @property
     def stages(self) -> dict[str, Stage]:
@@ -227,12 +235,12 @@ class AudioPipeline:
                 `[(0.0, "calm piano"), (15.0, "a storm breaks")]`.
             duration: seconds, exact to the sample.
             seed: the same seed gives the same clip, alone or in any batch; None draws one.
-            **settings: sampling, negative, conditions, raw, overlap, loop, tokens,
+            **settings: sampling, negative, conditions, raw, overlap, loop, tokens, best_of,
                 rows_per_pass, progress; see `GenerateSettings`.
         """
         _check_settings("generate", settings, GenerateSettings)
         requests = self._requests(prompt, duration=duration, seed=seed, settings=settings)
-        clips = self._make([self.start(request) for request in requests], settings)
+        clips = self._best(requests, settings.get("best_of", 1), settings)
         return clips if is_batch(prompt, duration, seed) else clips[0]
 
     def stream(
@@ -513,6 +521,28 @@ class AudioPipeline:
             semantic_tokenizer=self.semantic_tokenizer,
             device=self.model.stages[0].device,
         )
+
+    def _best(
+        self, requests: Sequence[Request], best_of: int, settings: Mapping[str, Any]
+    ) -> list[Clip]:
+        """A clip per request, each the best of its takes."""
+        check_takes(requests, best_of)
+        if best_of == 1:
+            return self._make([self.start(request) for request in requests], settings)
+        judge = self.model.judge
+        if judge is None:
+            names = ", ".join(one.name for one in MODELS if "best of" in one.abilities)
+            others = f" Models that have one: {names}." if names else ""
+            raise ValueError(
+                "best_of needs a judge, which this model does not have. Load it with the judge of "
+                f"your choice, such as judge='laion/clap-htsat-unfused'.{others}"
+            )
+        takes = [take for request in requests for take in takes_of(request, best_of)]
+        clips = self._make([self.start(take) for take in takes], settings)
+        return [
+            best(clips[i * best_of : (i + 1) * best_of], request, judge)
+            for i, request in enumerate(requests)
+        ]
 
     @releases_omp_threads
     def _make(self, jobs: list[ClipJob], settings: Mapping[str, Any]) -> list[Clip]:

@@ -48,13 +48,21 @@ class ModelOptions:
     """Folder or Hugging Face repo ID of the text encoder, for checkpoints that do not include
     one."""
 
+    judge: Annotated[str | None, Arg("MODEL")] = None
+    """Folder or Hugging Face repo ID of a CLAP model, which picks the best clip for --best-of
+    (default: the model's own, if it has one)."""
+
     def load(self, *, quiet: bool = False) -> "AudioPipeline":
         quiet_libraries()
         from lm_audio.loading import load
 
         with waiting_for(self.model or "the default model", quiet=quiet):
             return load(
-                self.model, device=self.device, dtype=self.dtype, text_encoder=self.text_encoder
+                self.model,
+                device=self.device,
+                dtype=self.dtype,
+                text_encoder=self.text_encoder,
+                judge=self.judge,
             )
 
 
@@ -170,6 +178,8 @@ class Generate(ClipOptions):
     """Let the end lead to the beginning without a seam, for models that can."""
     num_clips: Annotated[int, Arg("N", at_least=1)] = 1
     """Clips per prompt, with seeds SEED, SEED + 1 and so on."""
+    best_of: Annotated[int, Arg("N", at_least=1, at_most=64)] = 1
+    """Make N clips in place of each and keep the one that fits the prompt best."""
     batch_size: Annotated[int, Arg("N", at_least=1)] = 8
     """Clips per batch. Does not change the results."""
 
@@ -223,6 +233,7 @@ class Generate(ClipOptions):
                     conditions=self.request.conditions(model),
                     raw=self.request.raw,
                     loop=self.loop,
+                    best_of=self.best_of,
                     progress=partial(_share_of, progress, start, len(some), len(left)),
                 )
                 self.out.deliver(clips, [places[i] for i in some], [settings[i] for i in some])
@@ -244,6 +255,7 @@ class Generate(ClipOptions):
             seed=seed,
             duration=self.duration,
             loop=self.loop or None,
+            best_of=None if self.best_of == 1 else self.best_of,
         )
 
 

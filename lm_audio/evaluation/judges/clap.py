@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from audio_tokenizers.resampling import resample
 from lm_audio.evaluation.judges.pretrained import load_feature_extractor, load_pretrained
 
 _SHORTEST_REST = 1.0  # seconds; a shorter rest of a long clip is ignored
@@ -45,6 +46,11 @@ class Clap:
         # The extractor marks a random clip as longer than it is, if none is.
         inputs["is_longer"] = torch.zeros(len(pieces), 1, dtype=torch.bool)
         return self._normalised(self._model.get_audio_features(**inputs.to(self._model.device)))
+
+    def score(self, samples: Tensor, sample_rate: int, text: str) -> float:
+        """The cosine between samples [C, N] and a text, the mean over windows."""
+        mono = resample(samples.mean(dim=0, keepdim=True), sample_rate, self.sample_rate)
+        return float((self(mono) @ self.embed_texts([text]).T).mean())
 
     @torch.inference_mode()
     def embed_texts(self, texts: Sequence[str]) -> Tensor:

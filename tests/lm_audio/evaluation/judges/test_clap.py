@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from transformers import AutoTokenizer, ClapConfig, ClapFeatureExtractor, ClapModel
 
+import lm_audio
 from lm_audio.evaluation.judges.clap import Clap
 
 RATE = 48_000
@@ -72,3 +73,13 @@ def test_texts_of_any_length_do_not_change_each_other(folder: Path) -> None:
     clap = Clap(folder)
     together = clap.embed_texts(["a dog", "rain on a tent " * 20])
     assert torch.allclose(together[:1], clap.embed_texts(["a dog"]), atol=1e-6)
+
+
+def test_it_picks_the_best_take_of_any_model(folder: Path) -> None:
+    pipeline = lm_audio.load(device="cpu", judge=folder)
+    clip = pipeline.generate("rain", duration=0.5, seed=1, best_of=3)
+    scores = [Clap(folder).score(take.samples, take.sample_rate, "rain") for take in clip.takes]
+    assert len(scores) == 3
+    assert scores == sorted(scores, reverse=True)
+    stereo = clip.samples.expand(2, -1)
+    assert Clap(folder).score(stereo, clip.sample_rate, "rain") == pytest.approx(scores[0])
