@@ -18,6 +18,7 @@ from lm_audio.evaluation.judges.clap import Clap
 from lm_audio.families.family import TORCH_FILES, Checkpoint, LoadSettings
 from lm_audio.families.table import FORMATS
 from lm_audio.generation.lm_stage import LMStage
+from lm_audio.model import Model
 from lm_audio.networks.packing import Kind, pack
 from lm_audio.pipeline import AudioPipeline
 from lm_audio.precision import fastest
@@ -58,23 +59,16 @@ def load(
     device = find_device(device)
     on_cpu = torch.device(device).type == "cpu"
     if dtype == AUTO:
+        given = {"device": device, "text_encoder": text_encoder, "judge": judge}
         return fastest(
-            lambda one: load(
-                source, device=device, dtype=one, text_encoder=text_encoder, judge=judge
-            ),
+            lambda one: load(source, dtype=one, **given),  # type: ignore[arg-type]
             [INT8, "bfloat16"] if on_cpu else ["bfloat16"],
         )
     if dtype == INT8 and not on_cpu:
         raise ValueError(f"dtype int8 runs on the CPU only, not on {device}. Use bfloat16.")
-    packing: Kind | None = None
-    if on_cpu:
-        packing = "int8" if dtype == INT8 else "same"
-    settings = LoadSettings(
-        device=device,
-        dtype="float32" if dtype == INT8 else dtype,
-        packing=packing,
-        text_encoder=text_encoder,
-    )
+    packing: Kind | None = ("int8" if dtype == INT8 else "same") if on_cpu else None
+    plain = "float32" if dtype == INT8 else dtype
+    settings = LoadSettings(device=device, dtype=plain, packing=packing, text_encoder=text_encoder)
     checkpoint = find_checkpoint(source)
     found = FORMATS[checkpoint.format]
     if text_encoder is not None and not found.lacks_text_encoder:
@@ -83,9 +77,7 @@ def load(
             "Leave it out."
         )
     model = found.load(checkpoint, settings)
-    for stage in model.stages:
-        if packing is not None and isinstance(stage, LMStage):  # others have no decode loop
-            pack(stage.model, packing)
+    _pack(model, packing)
     if judge is not None:
         model = replace(model, judge=Clap(judge, device=device))
     return AudioPipeline(
@@ -94,6 +86,12 @@ def load(
         source=str(source or DEFAULT),
         text_encoder=None if text_encoder is None else str(text_encoder),
     )
+
+
+def _pack(model: Model, packing: Kind | None) -> None:
+    for stage in model.stages:
+        if packing is not None and isinstance(stage, LMStage):  # others have no decode loop
+            pack(stage.model, packing)
 
 
 def find_device(device: str | None = None) -> str:

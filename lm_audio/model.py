@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from torch import nn
+
 from audio_tokenizers.protocol import SemanticTokenizer
 from lm_audio.conditioners.description import text_encoders
 from lm_audio.conditioners.frozen import FrozenEncoder, shared
@@ -13,6 +15,7 @@ from lm_audio.generation.direct_stage import DirectStage
 from lm_audio.generation.lm_stage import LMStage
 from lm_audio.generation.takes import Judge
 from lm_audio.generation.track import Stage
+from lm_audio.networks.packing import num_parameters
 from lm_audio.renderers.protocol import Renderer
 from lm_audio.signals import SEMANTIC
 
@@ -83,6 +86,13 @@ class Model:
         """The same model with this stage in place of the one with the same name."""
         stages = [stage if one.name == stage.name else one for one in self.stages]
         return replace(self, stages=stages)
+
+
+def size_of(stage: Stage) -> str:
+    """The size of a stage's network in words."""
+    network = getattr(stage, "model", None) or getattr(stage, "network", None)
+    count = num_parameters(network) if isinstance(network, nn.Module) else 0
+    return f"{count / 1e6:.3g} M parameters"
 
 
 def _check_stages(stages: Sequence[Stage], *, output_stages: Sequence[str]) -> None:

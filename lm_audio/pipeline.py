@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypedDict, Unpack, overload
+from typing import Any, Literal, Unpack, overload
 
 from torch import Tensor
 
@@ -21,6 +21,14 @@ from lm_audio.families.audiocraft.exporting import export_model
 from lm_audio.families.table import MODELS
 from lm_audio.generation.clip_job import ClipJob, make_tracks
 from lm_audio.generation.inpainting import inpaint
+from lm_audio.generation.keywords import (
+    BatchSettings,
+    GenerateSettings,
+    Settings,
+    StreamSettings,
+    VarySettings,
+    check_settings,
+)
 from lm_audio.generation.prompt import Prompt, read_prompt, tail_length
 from lm_audio.generation.request import (
     AudioLike,
@@ -35,84 +43,14 @@ from lm_audio.generation.request import (
 )
 from lm_audio.generation.session import Session
 from lm_audio.generation.settings import Verb, clip_settings
-from lm_audio.generation.takes import best, check_takes, takes_of
+from lm_audio.generation.takes import Judge, best_of, takes_of
 from lm_audio.generation.track import Stage
-from lm_audio.model import Model, ModelCard
-from lm_audio.networks.packing import num_parameters
+from lm_audio.model import Model, ModelCard, size_of
 from lm_audio.renderers.protocol import Renderer
-from lm_audio.sampling import AnySampling
 from lm_audio.saving.folder import push_model, save_model
 from lm_audio.system import releases_omp_threads, releases_omp_threads_between
 
 DEFAULT_SECONDS = 5.0
-
-
-class Settings(TypedDict, total=False):
-    """Settings of every method that makes audio.
-
-    sampling: one for all stages that take its kind, or a dict by stage name; the stages' own by
-        default.
-    negative: a negative prompt, for models with guidance.
-    conditions: prompts other than text, by name, such as a label or a voice.
-    raw: keep the model's output level. By default new audio is normalised to -16 LUFS, or to the
-        loudness of the audio that it joins, with true peaks of at most -1 dB.
-    """
-
-    sampling: AnySampling | Mapping[str, AnySampling] | None
-    negative: str | None
-    conditions: Mapping[str, Any] | None
-    raw: bool
-
-
-class LongSettings(Settings, total=False):
-    """Further settings for clips that may exceed a model's context.
-
-    overlap: seconds of each window that the next window begins with; the model's own by default.
-        Larger overlaps take longer. No effect on clips of one window.
-    """
-
-    overlap: float | None
-
-
-class StreamSettings(LongSettings, total=False):
-    """Further settings of `generate` and `stream`.
-
-    loop: let the end of the clip lead to its beginning without a seam; for diffusion models.
-    tokens: values [K, T] by stage name; these stages are not run.
-    """
-
-    loop: bool
-    tokens: Mapping[str, Tensor] | None
-
-
-class VarySettings(LongSettings, total=False):
-    """Further settings of `vary`.
-
-    progress: called with the completed fraction, from 0 to 1.
-    """
-
-    progress: Callable[[float], None] | None
-
-
-class BatchSettings(LongSettings, total=False):
-    """Further settings of methods that make clips in batches.
-
-    rows_per_pass: batch rows per forward pass; fewer need less memory and give the same tokens.
-    progress: called with the completed fraction, from 0 to 1.
-    """
-
-    rows_per_pass: int | None
-    progress: Callable[[float], None] | None
-
-
-class GenerateSettings(StreamSettings, BatchSettings, total=False):
-    """All settings of `generate`.
-
-    best_of: make this many clips of each prompt and return the one that fits it best, with all of
-        them as its `takes`; for models with a judge, which `load` can add.
-    """
-
-    best_of: int
 
 
 class AudioPipeline:
@@ -132,7 +70,7 @@ class AudioPipeline:
         self.source, self._text_encoder = source, text_encoder
 
     def __repr__(self) -> str:
-        stages = ", ".join(f"{name} ({_size(stage)})" for name, stage in self.stages.items())
+        stages = ", ".join(f"{name} ({size_of(stage)})" for name, stage in self.stages.items())
         return (
             f"AudioPipeline({self.card.name or 'unnamed'}: {stages}; {self.sample_rate} Hz "
             f"{channel_layout(self.num_channels)}; {self.dtype} on {self.model.stages[0].device})"
@@ -238,9 +176,14 @@ class AudioPipeline:
             **settings: sampling, negative, conditions, raw, overlap, loop, tokens, best_of,
                 rows_per_pass, progress; see `GenerateSettings`.
         """
-        _check_settings("generate", settings, GenerateSettings)
+        check_settings("generate", settings, GenerateSettings)
         requests = self._requests(prompt, duration=duration, seed=seed, settings=settings)
-        clips = self._best(requests, settings.get("best_of", 1), settings)
+        count = settings.get("best_of", 1)
+        takes = takes_of(requests, count)
+        judge = self._judge() if count > 1 else None
+        clips = self._make([self.start(take) for take in takes], settings)
+        if judge is not None:
+            clips = best_of(clips, requests, judge)
         return clips if is_batch(prompt, duration, seed) else clips[0]
 
     def stream(
@@ -257,7 +200,7 @@ class AudioPipeline:
             **settings: sampling, negative, conditions, raw, overlap, loop, tokens; see
                 `StreamSettings`.
         """
-        _check_settings("stream", settings, StreamSettings)
+        check_settings("stream", settings, StreamSettings)
         check_single(prompt=prompt, duration=duration, seed=seed)
         (request,) = self._requests(prompt, duration=duration, seed=seed, settings=settings)
         return self._stream(self.start(request))  # bad input raises here, not at the first chunk
@@ -299,7 +242,7 @@ class AudioPipeline:
             **settings: sampling, negative, conditions, raw, overlap, rows_per_pass, progress; see
                 `BatchSettings`.
         """
-        _check_settings("continue_from", settings, BatchSettings)
+        check_settings("continue_from", settings, BatchSettings)
         audios = as_list(audio)
         count = len(audios) if is_batch(audio) else None
         requests = self._requests(
@@ -333,7 +276,7 @@ class AudioPipeline:
             strength: how much to change, above 0 and at most 1; 1 keeps almost nothing.
             **settings: sampling, negative, conditions, raw, overlap, progress; see `VarySettings`.
         """
-        _check_settings("vary", settings, VarySettings)
+        check_settings("vary", settings, VarySettings)
         check_single(audio=audio, text=text, seed=seed)
         samples = as_audio(audio, sample_rate=self.sample_rate, num_channels=self.num_channels)
         duration = samples.shape[1] / self.sample_rate
@@ -365,7 +308,7 @@ class AudioPipeline:
             progress: called with the completed fraction, from 0 to 1.
             **settings: sampling, negative, conditions, raw; see `Settings`.
         """
-        _check_settings("inpaint", settings, Settings)
+        check_settings("inpaint", settings, Settings)
         check_single(audio=audio, text=text, seed=seed)
         samples = as_audio(audio, sample_rate=self.sample_rate, num_channels=self.num_channels)
         duration = samples.shape[1] / self.sample_rate
@@ -470,16 +413,11 @@ class AudioPipeline:
 
     def _check_abilities(self, request: Request) -> None:
         """Raises ValueError, with models that can, for what only diffusion models can do."""
-        if self.model.denoises:
-            return
-        for ability, verb, wanted in (
-            ("vary", "vary audio", request.strength is not None),
-            ("loop", "make loops", request.loop),
-        ):
-            if wanted:
+        for ability, wanted in (("vary", request.strength is not None), ("loop", request.loop)):
+            if wanted and not self.model.denoises:
                 names = ", ".join(one.name for one in MODELS if ability in one.abilities)
-                others = f" Models that can: {names}." if names else ""
-                raise ValueError(f"This model cannot {verb}.{others}")
+                verb = "vary audio" if ability == "vary" else "make loops"
+                raise ValueError(f"This model cannot {verb}. Models that can: {names or 'none'}.")
 
     def session(self, *, rows_per_pass: int | None = None) -> Session:
         """A continuous batch for clips that need all stages; clips join and leave at any step."""
@@ -522,27 +460,13 @@ class AudioPipeline:
             device=self.model.stages[0].device,
         )
 
-    def _best(
-        self, requests: Sequence[Request], best_of: int, settings: Mapping[str, Any]
-    ) -> list[Clip]:
-        """A clip per request, each the best of its takes."""
-        check_takes(requests, best_of)
-        if best_of == 1:
-            return self._make([self.start(request) for request in requests], settings)
-        judge = self.model.judge
-        if judge is None:
-            names = ", ".join(one.name for one in MODELS if "best of" in one.abilities)
-            others = f" Models that have one: {names}." if names else ""
+    def _judge(self) -> Judge:
+        if self.model.judge is None:
             raise ValueError(
                 "best_of needs a judge, which this model does not have. Load it with the judge of "
-                f"your choice, such as judge='laion/clap-htsat-unfused'.{others}"
+                "your choice, such as judge='laion/clap-htsat-unfused'."
             )
-        takes = [take for request in requests for take in takes_of(request, best_of)]
-        clips = self._make([self.start(take) for take in takes], settings)
-        return [
-            best(clips[i * best_of : (i + 1) * best_of], request, judge)
-            for i, request in enumerate(requests)
-        ]
+        return self.model.judge
 
     @releases_omp_threads
     def _make(self, jobs: list[ClipJob], settings: Mapping[str, Any]) -> list[Clip]:
@@ -572,18 +496,3 @@ class AudioPipeline:
             )
         stages = [self.stages[name] for name in job.tracks]
         return Session(stages, rows_per_pass=rows_per_pass)
-
-
-def _size(stage: Stage) -> str:
-    model: Any = stage.model  # type: ignore[attr-defined]  # each kind has its own
-    return f"{num_parameters(model) / 1e6:.3g} M parameters"
-
-
-def _check_settings(verb: str, given: Mapping[str, Any], known: type) -> None:
-    names = known.__annotations__
-    for name in given:
-        if name not in names:
-            raise TypeError(
-                f"{verb}() got an unexpected keyword argument {name!r}. It also accepts: "
-                f"{', '.join(names)}."
-            )

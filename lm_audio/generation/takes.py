@@ -24,23 +24,32 @@ class Judge(Protocol):
         """The higher, the better samples [C, N] fit the text."""
 
 
-def takes_of(request: Request, count: int) -> list[Request]:
-    """The request and others that differ in their seeds, which follow from its own."""
-    return [request, *(replace(request, seed=_seed(request.seed, i)) for i in range(1, count))]
+def takes_of(requests: Sequence[Request], count: int) -> list[Request]:
+    """Each request, followed by others whose seeds follow from its own.
 
-
-def best(clips: Sequence[Clip], request: Request, judge: Judge) -> Clip:
-    """The clip that fits the prompt best, with all clips as its takes, best first."""
-    ranked = sorted(clips, key=lambda clip: -_score(clip, request, judge))
-    return replace(ranked[0], takes=tuple(ranked))
-
-
-def check_takes(requests: Sequence[Request], count: int) -> None:
-    """Raises ValueError if takes cannot be made or ranked."""
+    Raises ValueError if takes cannot be made or ranked.
+    """
     if not isinstance(count, int) or not 1 <= count <= MOST:
         raise ValueError(f"best_of must be a whole number from 1 to {MOST}, got {count!r}.")
     if count > 1 and any(request.prompt is None for request in requests):
         raise ValueError("best_of ranks clips by their fit to the prompt, so it needs a prompt.")
+    return [
+        request if i == 0 else replace(request, seed=_seed(request.seed, i))
+        for request in requests
+        for i in range(count)
+    ]
+
+
+def best_of(clips: Sequence[Clip], requests: Sequence[Request], judge: Judge) -> list[Clip]:
+    """The take that fits each request's prompt best, with all of its takes, best first."""
+    count = len(clips) // len(requests)
+    found = []
+    for i, request in enumerate(requests):
+        takes = clips[i * count : (i + 1) * count]
+        scores = {take: _score(take, request, judge) for take in takes}
+        ranked = sorted(takes, key=scores.__getitem__, reverse=True)
+        found.append(replace(ranked[0], takes=tuple(ranked)))
+    return found
 
 
 def _score(clip: Clip, request: Request, judge: Judge) -> float:

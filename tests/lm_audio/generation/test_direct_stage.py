@@ -98,6 +98,7 @@ def test_its_values_are_those_of_the_function() -> None:
     expected = translate(direct.conditioners({"text": ["wind"]}))
     assert torch.equal(clip.stage_values["meaning"], expected)
     assert clip.stage_values["meaning"].shape == (6, 3)
+    assert repr(pipeline()).startswith("AudioPipeline(unnamed: meaning (0 M parameters), latents (")
     assert clip.tokens is None
 
 
