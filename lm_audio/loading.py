@@ -76,6 +76,10 @@ def load(
             "Leave it out."
         )
     model = found.load(checkpoint, settings)
+    if dtype == INT8 and not any(isinstance(stage, LMStage) for stage in model.stages):
+        raise ValueError(
+            "dtype int8 has no effect on this model, which has no language model. Use bfloat16."
+        )
     for stage in model.stages:
         if packing is not None and isinstance(stage, LMStage):  # others have no decode loop
             pack(stage.model, packing)

@@ -545,7 +545,7 @@ class AudioPipeline:
 
 
 def _size(stage: Stage) -> str:
-    model: Any = stage.model  # type: ignore[attr-defined]  # each kind has its own
+    model: Any = getattr(stage, "network", None) or stage.model  # type: ignore[attr-defined]
     return f"{num_parameters(model) / 1e6:.3g} M parameters"
 
 

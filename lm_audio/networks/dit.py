@@ -43,6 +43,8 @@ class DiTConfig:
     sees_known: bool = True
 
     def __post_init__(self) -> None:
+        if isinstance(self.transformer, dict):  # as config.json has it
+            object.__setattr__(self, "transformer", TransformerConfig(**self.transformer))
         for name in ("width", "patch"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")

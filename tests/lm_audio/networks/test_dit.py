@@ -133,9 +133,7 @@ def naive(network: DiT, x: Tensor, time: float, fused: Fused, known: Known | Non
             for c in fused.cross.embeddings[0]
         ]
         found = attended(queries, [k for k, _ in pairs], [v for _, v in pairs])
-        h = [
-            v + linear(f"{name}.cross_attention.output", f) for v, f in zip(h, found, strict=True)
-        ]
+        h = [v + linear(f"{name}.cross_attention.output", f) for v, f in zip(h, found, strict=True)]
         after = []
         for v in h:
             gate, up = linear(
