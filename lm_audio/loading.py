@@ -89,6 +89,10 @@ def load(
 
 
 def _pack(model: Model, packing: Kind | None) -> None:
+    if packing == "int8" and not any(isinstance(stage, LMStage) for stage in model.stages):
+        raise ValueError(
+            "dtype int8 has no effect on this model, which has no language model. Use bfloat16."
+        )
     for stage in model.stages:
         if packing is not None and isinstance(stage, LMStage):  # others have no decode loop
             pack(stage.model, packing)

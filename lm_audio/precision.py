@@ -29,6 +29,9 @@ MOST_NATS = 0.01
 def fastest(load: Callable[[str], AudioPipeline], dtypes: Sequence[str]) -> AudioPipeline:
     """The first of these precisions, given fastest first, that is close enough; else float32."""
     exact = load("float32")
+    if not any(isinstance(stage, LMStage) for stage in exact.stages.values()):
+        logger.info("Kept float32, because this model has no language model to measure.")
+        return exact
     tracks = new_clip(exact)
     for dtype in dtypes:
         rounded = load(dtype)

@@ -20,6 +20,7 @@ from lm_audio.pretrained import DEFAULT_FOLDER
 if TYPE_CHECKING:
     from lm_audio.generation.track import Stage
     from lm_audio.pipeline import AudioPipeline
+    from lm_audio.signals import Signal
 
 OWN_FORMAT = "lm-audio"
 Lines = Iterator[tuple[str, str]]
@@ -166,7 +167,11 @@ def _of_config(folder: Path, config: dict[str, Any]) -> Lines:
             yield "prompts", ", ".join(known["examples"])
         for stage in config["stages"]:
             count = num_stage_parameters(folder / stage["name"])
-            rate, width = Fraction(stage["frame_rate"]), stage["pattern"]["num_codebooks"]
+            if stage.get("kind") == "diffusion":
+                rate, width = Fraction(stage["makes"]["rate"]), _latents(stage["makes"]["width"])
+            else:
+                rate = Fraction(stage["frame_rate"])
+                width = _codebooks(stage["pattern"]["num_codebooks"])
             text = _stage(count, width, float(rate), stage["context"] / float(rate))
             yield "stage", f"{stage['name']}: {text}"
     except (OSError, KeyError, TypeError, ValueError) as error:
@@ -179,7 +184,7 @@ def _of_pipeline(model: "AudioPipeline", kind: str) -> Lines:
     yield "licence", model.card.licence or "not stated"
     yield "sound", sound(model.sample_rate, model.num_channels)
     signal = renderer.signal
-    yield "codec", f"{renderer.identity}, {signal.width} codebooks of {signal.num_tokens}"
+    yield "codec", f"{renderer.identity}, {_width(signal)}"
     yield "conditions", ", ".join(model.conditions) or "none"
     if model.card.known is not None:
         yield "prompts", ", ".join(model.card.known.kinds)
@@ -190,17 +195,30 @@ def _of_pipeline(model: "AudioPipeline", kind: str) -> Lines:
 def _of_stage(stage: "Stage") -> str:
     from lm_audio.networks.packing import num_parameters
 
-    model: Any = stage.model  # type: ignore[attr-defined]  # each kind has its own
+    model: Any = getattr(stage, "network", None) or stage.model  # type: ignore[attr-defined]
     signal = stage.makes
     rate = float(signal.rate or 0)
     seconds = stage.window_frames / rate if rate else 0.0
-    return _stage(num_parameters(model), signal.width, rate, seconds)
+    width = _codebooks(signal.width) if signal.kind == "tokens" else _width(signal)
+    return _stage(num_parameters(model), width, rate, seconds)
 
 
-def _stage(count: int, width: int, rate: float, seconds: float) -> str:
-    codebooks = f"{width} codebook{'' if width == 1 else 's'}"
-    size = f"{in_words(count)} parameters"
-    return f"{size}, {codebooks} at {rate:g} Hz, window of {seconds:.1f} s"
+def _stage(count: int, width: str, rate: float, seconds: float) -> str:
+    return f"{in_words(count)} parameters, {width} at {rate:g} Hz, window of {seconds:.1f} s"
+
+
+def _width(signal: "Signal") -> str:
+    if signal.kind == "tokens":
+        return f"{_codebooks(signal.width)} of {signal.num_tokens}"
+    return _latents(signal.width)
+
+
+def _codebooks(width: int) -> str:
+    return f"{width} codebook{'' if width == 1 else 's'}"
+
+
+def _latents(width: int) -> str:
+    return f"latents of width {width}"
 
 
 def _bytes(size: int | None) -> str:

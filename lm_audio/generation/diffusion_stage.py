@@ -22,14 +22,15 @@ from lm_audio.generation.noise_schedule import Levels, NoiseSchedule, Predicts, 
 from lm_audio.generation.solvers import Steps, solve
 from lm_audio.generation.step import guidance_rows
 from lm_audio.generation.track import Source, StageBatch, Track, is_known, leading
-from lm_audio.networks.condition import Condition, Fused, stack
+from lm_audio.networks.condition import Condition, Fused, Known, stack
 from lm_audio.sampling import Denoising, gaussians
 from lm_audio.signals import Signal
 
 _GOLDEN = (5**0.5 - 1) / 2  # its multiples are spread evenly
 
-Network = Callable[[Tensor, Tensor, Fused], Tensor]
-"""Maps noisy latents [B, D, T], times [B] and conditions to an output [B, D, T]."""
+Network = Callable[..., Tensor]
+"""Maps noisy latents [B, D, T], times [B] and a `Fused` to an output [B, D, T]. One that sees
+known frames also takes `known`, a `Known`."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -41,6 +42,7 @@ class DiffusionStage:
         window_frames: the maximum number of frames per window.
         overlap_frames: frames of a window that the next one keeps.
         source: an earlier stage; each window gets its values of the same time as a condition.
+        sees_known: whether the network was trained with known frames as an input.
         source_of: makes the source's values from conditions, by name, for what its track does not
             have: negative prompts and the later parts of a story. Without it, guidance keeps the
             source.
@@ -56,6 +58,7 @@ class DiffusionStage:
     overlap_frames: int
     sampling: Denoising
     source: Source | None = None
+    sees_known: bool = False
     source_of: Callable[[Mapping[str, Any]], Tensor] | None = None
 
     def __post_init__(self) -> None:
@@ -349,11 +352,11 @@ class DiffusionBatch:
 
     def _evaluate(self, jobs: Sequence[tuple[Window, Row]]) -> Iterable[Tensor]:
         x = torch.stack([window.x.roll(window.shift, dims=1) for window, _ in jobs])
-        times = [window.levels.time[window.level] for window, _ in jobs]
-        conditions = [_rolled(row.fused, window.shift) for window, row in jobs]
-        outputs = self._stage.network(
-            x, torch.tensor(times, device=x.device), _joined(conditions)
-        ).float()
+        levels = [window.levels.time[window.level] for window, _ in jobs]
+        times = torch.tensor(levels, device=x.device)
+        given = {"known": _known([window for window, _ in jobs])} if self._stage.sees_known else {}
+        conditions = _joined([_rolled(row.fused, window.shift) for window, row in jobs])
+        outputs = self._stage.network(x, times, conditions, **given).float()
         shifts = [window.shift for window, _ in jobs]
         return [row.roll(-shift, dims=1) for row, shift in zip(outputs, shifts, strict=True)]
 
@@ -387,6 +390,14 @@ def _rolled(condition: Fused, shift: int) -> Fused:
     if not shift or condition.sum is None or condition.sum.shape[1] == 1:
         return condition
     return replace(condition, sum=condition.sum.roll(shift, dims=1))
+
+
+def _known(windows: Sequence["Window"]) -> Known:
+    """The known frames of B windows of equal length, rolled along with the noisy ones."""
+    return Known(
+        values=torch.stack([window.values.roll(window.shift, dims=1) for window in windows]),
+        mask=torch.stack([window.known.roll(window.shift) for window in windows]),
+    )
 
 
 def _joined(rows: Sequence[Fused]) -> Fused:

@@ -144,6 +144,19 @@ class NoiseSchedule:
             time=tuple(time.tolist()),
         )
 
+    def at(self, share: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Levels for training: alpha, sigma and the network's time.
+
+        Args:
+            share: from 0, almost no noise, to below 1; uniform shares are uniform training steps,
+                or a uniform t.
+        """
+        if self.starts_without_signal:
+            return _levels_at(self.kind, share, self.shift)
+        steps = (share * self.num_train_steps).astype(np.int64)
+        signal = self._signal()[steps]
+        return np.sqrt(signal), np.sqrt(1 - signal), steps.astype(np.float64)
+
     def _signal(self) -> np.ndarray:
         """The power of the signal, alpha squared, at each training step."""
         N = self.num_train_steps
@@ -170,20 +183,25 @@ class NoiseSchedule:
 
 
 def _continuous(kind: Kind, num_steps: int, shift: float) -> Levels:
-    t = np.linspace(1, 0, num_steps + 1)
-    if kind == "flow":
-        sigma = shift * t / (1 + (shift - 1) * t)
-        alpha, time = 1 - sigma, sigma
-    else:
-        sigma = np.sin(t * math.pi / 2) ** 2
-        alpha = np.sqrt(1 - sigma**2)
-        time = np.arctan2(sigma, alpha) / math.pi * 2
+    alpha, sigma, time = _levels_at(kind, np.linspace(1, 0, num_steps + 1), shift)
     return Levels(
         alpha=tuple(alpha.tolist()),
         sigma=tuple(sigma.tolist()),
         time=tuple(time[:-1].tolist()),
         straight=kind == "flow",
     )
+
+
+def _levels_at(
+    kind: Kind, t: np.ndarray, shift: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """alpha, sigma and the network's time of a flow or crash schedule at t from 0 to 1."""
+    if kind == "flow":
+        sigma = shift * t / (1 + (shift - 1) * t)
+        return 1 - sigma, sigma, sigma
+    sigma = np.sin(t * math.pi / 2) ** 2
+    alpha = np.sqrt(1 - sigma**2)
+    return alpha, sigma, np.arctan2(sigma, alpha) / math.pi * 2
 
 
 def _karras(signal: np.ndarray, num_steps: int) -> tuple[np.ndarray, np.ndarray]:

@@ -39,6 +39,14 @@ class Fused:
     named: Mapping[str, Condition] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Known:
+    """Values [B, D, T] of frames, and the mask [B, T] of those that are known."""
+
+    values: Tensor
+    mask: Tensor
+
+
 def stack(rows: Sequence[Tensor]) -> Condition:
     """Makes one condition of B rows [L, D], each of its own length, 0 included."""
     lengths = torch.tensor([len(row) for row in rows], device=rows[0].device)

@@ -27,9 +27,13 @@ from audio_tokenizers.semantic.tokenizer import (
     save_feature_tokenizer,
 )
 from lm_audio.conditioners.frozen import describe_frozen, load_frozen
+from lm_audio.generation.diffusion_stage import DiffusionStage
+from lm_audio.generation.track import Stage
 from lm_audio.model import Model, ModelCard
 from lm_audio.networks.packing import Kind
-from lm_audio.renderers.codec import CodecRenderer
+from lm_audio.saving.diffusion_folder import KIND as DIFFUSION
+from lm_audio.saving.diffusion_folder import describe_diffusion, load_diffusion, save_diffusion
+from lm_audio.saving.renderer import build_renderer, describe_renderer
 from lm_audio.saving.stage_folder import describe_stage, fitting, load_stage, save_stage
 
 MODEL_TYPE = "lm-audio"
@@ -55,7 +59,10 @@ def save_model(model: Model, folder: str | Path, *, half: bool = False) -> None:
     config = _describe(model)
     with replacing_folder(folder) as new:
         for stage in model.stages:
-            save_stage(stage, new / stage.name, half=half)  # type: ignore[arg-type]
+            if isinstance(stage, DiffusionStage):
+                save_diffusion(stage, new / stage.name, half=half)
+            else:
+                save_stage(stage, new / stage.name, half=half)  # type: ignore[arg-type]
         save_codec(model.renderer.codec, new / _CODEC, half=half)  # type: ignore[attr-defined]
         semantic = model.semantic_tokenizer
         if isinstance(semantic, FeatureTokenizer):
@@ -91,7 +98,6 @@ def load_model(
         card = ModelCard(**config["about"])
         names = [stage["name"] for stage in config["stages"]]
         _check_names(names)
-        num_channels, num_codebooks = (config["renderer"][x] for x in ("channels", "codebooks"))
         text_encoder, output_stages = config["text_encoder"], config["rendered"]
     frozen = None
     if text_encoder is not None:
@@ -105,15 +111,16 @@ def load_model(
         "packing": packing,
     }
     stages = [
-        _part(folder / stage["name"], partial(load_stage, stage, **given))
+        _part(folder / stage["name"], partial(_load_stage, stage, **given))
         for stage in config["stages"]
     ]
     codec = _part(folder / _CODEC, lambda source: load_codec(source, device=str(device)))
+    with fitting(path):
+        renderer = build_renderer(config["renderer"], codec)
     semantic = None
     if config["semantic_tokenizer"]:
         semantic = _part(folder / _SEMANTIC, lambda s: load_feature_tokenizer(s, device=device))
     with fitting(path):
-        renderer = CodecRenderer(codec, num_channels=num_channels, num_codebooks=num_codebooks)
         return Model(
             stages, renderer, output_stages=output_stages, semantic_tokenizer=semantic, card=card
         )
@@ -178,30 +185,34 @@ def read_config(folder: Path) -> dict[str, Any]:
 def _describe(model: Model) -> dict[str, Any]:
     """The config without file sizes; raises ValueError if a part cannot be saved."""
     renderer, semantic = model.renderer, model.semantic_tokenizer
-    stages = [describe_stage(stage) for stage in model.stages]
+    stages = [
+        describe_diffusion(stage) if isinstance(stage, DiffusionStage) else describe_stage(stage)
+        for stage in model.stages
+    ]
     _check_names([stage.name for stage in model.stages])
-    if not isinstance(renderer, CodecRenderer):
-        raise ValueError(f"Only a CodecRenderer can be saved, got {type(renderer).__name__}.")
     if not isinstance(semantic, FeatureTokenizer | None):
         raise ValueError(
             "Only a FeatureTokenizer can be saved as the semantic tokenizer, got "
             f"{type(semantic).__name__}."
         )
     frozen = model.text_encoder
-    token_sets = renderer.num_channels // renderer.codec.num_channels
     return {
         "model_type": MODEL_TYPE,
         "format": FORMAT,
         "about": asdict(model.card),
         "stages": stages,
         "rendered": list(model.output_stages),
-        "renderer": {
-            "channels": renderer.num_channels,
-            "codebooks": renderer.num_codebooks // token_sets,
-        },
+        "renderer": describe_renderer(renderer),
         "text_encoder": None if frozen is None else describe_frozen(frozen),
         "semantic_tokenizer": semantic is not None,
     }
+
+
+def _load_stage(description: dict[str, Any], folder: Path, **given: Any) -> Stage:
+    if description.get("kind") == DIFFUSION:
+        del given["packing"]  # of language models
+        return load_diffusion(description, folder, **given)
+    return load_stage(description, folder, **given)
 
 
 def _check_names(names: list[str]) -> None:

@@ -72,9 +72,9 @@ def save_stage(stage: LMStage, folder: Path, *, half: bool) -> None:
     """
     folder.mkdir()
     write_config(folder, stage.model.config, model_type=MODEL_TYPE)
-    weights = _module(stage.model, stage.conditioners).state_dict()
+    weights = both_modules(stage.model, stage.conditioners).state_dict()
     save_file(
-        {name: _stored(f"{stage.name}: {name}", weights[name], half) for name in weights},
+        {name: stored(f"{stage.name}: {name}", weights[name], half) for name in weights},
         folder / _WEIGHTS,
     )
     for name, encoder in text_encoders(stage.conditioners).items():
@@ -123,7 +123,7 @@ def load_stage(
             "conditioners": conditioners,
         }
         stage = LMStage(model=model, **settings)
-    module = _module(model, conditioners)
+    module = both_modules(model, conditioners)
     check_weights(weights, module.state_dict(), source=path)
     parts: dict[str, dict[str, Tensor]] = {"model": {}, "conditioners": {}}
     for name, weight in weights.items():
@@ -200,13 +200,14 @@ def fitting(source: Path) -> Iterator[None]:
         ) from error
 
 
-def _module(model: TokenLM, conditioners: nn.Module) -> nn.ModuleDict:
+def both_modules(model: nn.Module, conditioners: nn.Module) -> nn.ModuleDict:
     """Both in one module, with weights named model.* and conditioners.*"""
     return nn.ModuleDict({"model": model, "conditioners": conditioners})
 
 
-def _stored(name: str, weight: Tensor, half: bool) -> Tensor:
-    stored = weight.detach().to("cpu", torch.float16 if half else weight.dtype).contiguous()
-    if half and not stored.isfinite().all():
+def stored(name: str, weight: Tensor, half: bool) -> Tensor:
+    """A weight as it is written; raises ValueError if float16 cannot hold it."""
+    kept = weight.detach().to("cpu", torch.float16 if half else weight.dtype).contiguous()
+    if half and not kept.isfinite().all():
         raise ValueError(f"{name} has values that overflow float16. Save without half=True.")
-    return stored
+    return kept

@@ -86,6 +86,40 @@ class AcousticTokenizer(Protocol):
     def decoder_stream(self, *, gains: Tensor | None = None) -> DecoderStream: ...
 
 
+class LatentStream(Protocol):
+    """Samples to latents, or latents to samples, piece by piece."""
+
+    def push(self, values: Tensor, /) -> Tensor:
+        """Takes the next values [B, C or D, N or T >= 0], returns final results."""
+
+    def finish(self) -> Tensor:
+        """Ends the values and returns the remaining results."""
+
+
+class LatentCodec(AcousticTokenizer, Protocol):
+    """A codec that also shows its continuous latents."""
+
+    @property
+    def latent_size(self) -> int:
+        """D, the number of latent dimensions."""
+
+    def latents(self, samples: Tensor) -> Tensor:
+        """Turns samples [B, C, N], float32 at `sample_rate`, into latents [B, D, T], float32."""
+
+    def decode_latents(self, latents: Tensor, *, num_samples: int | None = None) -> Tensor:
+        """Turns latents [B, D, T] into samples [B, C, N]."""
+
+    def latents_of(self, tokens: Tensor) -> Tensor:
+        """Turns tokens [B, K, T] into the latents [B, D, T] that they stand for."""
+
+    def tokens_of(self, latents: Tensor, *, num_codebooks: int | None = None) -> Tensor:
+        """Turns latents [B, D, T] into the nearest tokens [B, K, T]."""
+
+    def latent_stream(self) -> LatentStream: ...
+
+    def sample_stream(self) -> LatentStream: ...
+
+
 class SemanticTokenizer(Protocol):
     """A masked audio model with a codebook: waveform to one stream of tokens; cannot decode."""
 

@@ -65,7 +65,8 @@ class Linear(nn.Linear):
     def _multiply(self, rows: Tensor) -> Tensor:
         if self.weight.is_mkldnn:
             return torch.ops.mkldnn._linear_pointwise(rows, self.weight, self.bias, "none", [], "")
-        return F.linear(rows, self.weight, self.bias)
+        bias = None if self.bias is None else self.bias.to(rows.dtype)
+        return F.linear(rows, self.weight.to(rows.dtype), bias)
 
     def _plain_weight(self) -> Tensor:
         if self.by_kernel:

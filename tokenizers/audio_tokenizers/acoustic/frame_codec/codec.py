@@ -21,7 +21,13 @@ from torch import Tensor, nn
 from audio_tokenizers.acoustic.frame_codec.bands import Bands
 from audio_tokenizers.acoustic.frame_codec.layers import row_linear
 from audio_tokenizers.acoustic.frame_codec.networks import Decoder, Encoder, FrameCodecConfig
-from audio_tokenizers.acoustic.frame_codec.streams import FrameDecoderStream, FrameEncoderStream
+from audio_tokenizers.acoustic.frame_codec.streams import (
+    FrameDecoderStream,
+    FrameEncoderStream,
+    FrameLatentStream,
+    FrameSampleStream,
+    check_latents,
+)
 from audio_tokenizers.acoustic.inputs import (
     check_no_gains,
     check_num_codebooks,
@@ -191,6 +197,56 @@ class FrameCodec(nn.Module):
     def decoder_stream(self, *, gains: Tensor | None = None) -> FrameDecoderStream:
         check_no_gains(gains)
         return FrameDecoderStream(
+            self.bands,
+            self.decoder,
+            self.dequantize,
+            num_codebooks=self.num_codebooks,
+            codebook_size=self.codebook_size,
+            phase_iterations=self.config.phase_iterations,
+        )
+
+    @property
+    def latent_size(self) -> int:
+        """D, the number of latent dimensions."""
+        return self.config.code_width
+
+    @torch.no_grad()
+    def latents(self, samples: Tensor) -> Tensor:
+        """Samples [B, 1, N] -> latents [B, D, T], before quantisation."""
+        check_samples(samples, num_channels=self.num_channels)
+        stream = self.latent_stream()
+        return torch.cat([stream.push(samples), stream.finish()], dim=2)
+
+    @torch.no_grad()
+    def decode_latents(self, latents: Tensor, *, num_samples: int | None = None) -> Tensor:
+        """Latents [B, D, T] -> samples [B, 1, N]; those of tokens give what `decode` does."""
+        stream = self.sample_stream()
+        waveform = torch.cat([stream.push(latents), stream.finish()], dim=2)
+        return waveform[:, :, : check_num_samples(num_samples, available=waveform.shape[2])]
+
+    def latents_of(self, tokens: Tensor) -> Tensor:
+        """The latents [B, D, T] of tokens [B, K, T]."""
+        return self.dequantize(tokens).transpose(1, 2)
+
+    def tokens_of(self, latents: Tensor, *, num_codebooks: int | None = None) -> Tensor:
+        """The nearest tokens [B, K, T] of latents [B, D, T]."""
+        wanted = check_num_codebooks(num_codebooks, available=self.num_codebooks)
+        check_latents(latents, latent_size=self.latent_size)
+        return self.quantize(latents.transpose(1, 2), num_codebooks=wanted)
+
+    def latent_stream(self) -> FrameLatentStream:
+        """Samples to latents, piece by piece."""
+        return FrameLatentStream(
+            self.bands,
+            self.encoder,
+            lambda latents: latents.transpose(1, 2),
+            hop_length=self.hop_length,
+            num_codebooks=self.latent_size,
+        )
+
+    def sample_stream(self) -> FrameSampleStream:
+        """Latents to samples, piece by piece."""
+        return FrameSampleStream(
             self.bands,
             self.decoder,
             self.dequantize,

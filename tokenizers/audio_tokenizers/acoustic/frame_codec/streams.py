@@ -111,12 +111,7 @@ class FrameDecoderStream:
             allow_empty=True,
         )
         self.progress.advance(tokens)
-        stack = self.decoder.stack
-        latents = self.dequantize(tokens)
-        if not self.state:
-            self.state = stack.start(latents)
-        h, self.state = stack(latents, self.state)
-        return self._samples(self._hops(h))
+        return self._decode(self.dequantize(tokens))
 
     @torch.no_grad()
     def finish(self) -> Tensor:
@@ -127,6 +122,14 @@ class FrameDecoderStream:
         hops = self._hops(self.decoder.stack.finish(self.state))
         left = self.num_spectra * self.phases.hop - self.num_samples
         return self._samples(torch.cat([hops, self.phases.finish()], dim=1))[:, :, :left]
+
+    def _decode(self, latents: Tensor) -> Tensor:
+        """latents: [B, T, D] -> samples [B, 1, N]"""
+        stack = self.decoder.stack
+        if not self.state:
+            self.state = stack.start(latents)
+        h, self.state = stack(latents, self.state)
+        return self._samples(self._hops(h))
 
     def _hops(self, h: Tensor) -> Tensor:
         bands, predicted = self.bands, self.decoder.bands(h)
@@ -142,3 +145,32 @@ class FrameDecoderStream:
         self.skip -= skipped
         self.num_samples += samples.shape[2] - skipped
         return samples[:, :, skipped:]
+
+
+class FrameLatentStream(FrameEncoderStream):
+    """Samples [B, 1, N] to latents [B, D, T], before quantisation."""
+
+    @torch.no_grad()
+    def finish(self) -> Tensor:
+        """The latents [B, D, T] of the last frames, padded with silence."""
+        return super().finish().float()  # an empty stream ends with empty tokens
+
+
+class FrameSampleStream(FrameDecoderStream):
+    """Latents [B, D, T] to samples [B, 1, N]."""
+
+    @torch.no_grad()
+    def push(self, latents: Tensor) -> Tensor:
+        check_latents(latents, latent_size=self.decoder.stack.in_width)
+        self.progress.advance(latents)
+        return self._decode(latents.transpose(1, 2))
+
+
+def check_latents(latents: Tensor, *, latent_size: int) -> None:
+    """Raises unless latents are [B, D, T], float32, T perhaps 0."""
+    if latents.ndim != 3 or latents.shape[1] != latent_size or len(latents) == 0:
+        raise ValueError(
+            f"Got latents of shape {list(latents.shape)}; expected [B, {latent_size}, T]."
+        )
+    if latents.dtype != torch.float32:
+        raise ValueError(f"Got latents of type {latents.dtype}; expected torch.float32.")

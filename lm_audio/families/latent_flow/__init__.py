@@ -1,0 +1,1 @@
+"""Latent flow: a diffusion transformer makes a codec's latents from text, labels and tokens."""
