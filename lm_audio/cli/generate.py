@@ -121,11 +121,12 @@ class RequestOptions:
         """The conditions by name; numbers where the model takes numbers."""
         from lm_audio.conditioners.number import NumberConditioner
         from lm_audio.generation.lm_stage import LMStage
+        from lm_audio.generation.masked_stage import MaskedStage
 
         numbers = {
             name
             for stage in model.stages.values()
-            if isinstance(stage, LMStage)
+            if isinstance(stage, LMStage | MaskedStage)
             for name, conditioner in stage.conditioners.items()
             if isinstance(conditioner, NumberConditioner)
         }

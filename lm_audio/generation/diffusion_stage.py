@@ -22,7 +22,7 @@ from lm_audio.generation.noise_schedule import Levels, NoiseSchedule, Predicts, 
 from lm_audio.generation.solvers import Steps, solve
 from lm_audio.generation.step import guidance_rows
 from lm_audio.generation.track import Source, StageBatch, Track, is_known, leading
-from lm_audio.networks.condition import Condition, Fused, stack
+from lm_audio.networks.condition import Condition, Fused, joined
 from lm_audio.sampling import Denoising, gaussians
 from lm_audio.signals import Signal
 
@@ -352,7 +352,7 @@ class DiffusionBatch:
         times = [window.levels.time[window.level] for window, _ in jobs]
         conditions = [_rolled(row.fused, window.shift) for window, row in jobs]
         outputs = self._stage.network(
-            x, torch.tensor(times, device=x.device), _joined(conditions)
+            x, torch.tensor(times, device=x.device), joined(conditions)
         ).float()
         shifts = [window.shift for window, _ in jobs]
         return [row.roll(-shift, dims=1) for row, shift in zip(outputs, shifts, strict=True)]
@@ -387,22 +387,3 @@ def _rolled(condition: Fused, shift: int) -> Fused:
     if not shift or condition.sum is None or condition.sum.shape[1] == 1:
         return condition
     return replace(condition, sum=condition.sum.roll(shift, dims=1))
-
-
-def _joined(rows: Sequence[Fused]) -> Fused:
-    """Joins the conditions of B rows of batch size 1."""
-    if len(rows) == 1:
-        return rows[0]
-
-    def stacked(conditions: Sequence[Condition | None]) -> Condition | None:
-        found = [one.embeddings[0, one.mask[0]] for one in conditions if one is not None]
-        return stack(found) if found else None
-
-    sums = [row.sum for row in rows if row.sum is not None]
-    named = {name: stacked([row.named[name] for row in rows]) for name in rows[0].named}
-    return Fused(
-        cross=stacked([row.cross for row in rows]),
-        prepend=stacked([row.prepend for row in rows]),
-        sum=torch.cat(sums) if sums else None,
-        named={name: condition for name, condition in named.items() if condition is not None},
-    )

@@ -19,6 +19,7 @@ from audio_tokenizers.resampling import resample
 from lm_audio.clip import Clip
 from lm_audio.generation.diffusion_stage import DiffusionStage
 from lm_audio.generation.lm_stage import LMStage
+from lm_audio.generation.masked_stage import MaskedStage
 from lm_audio.generation.step import guidance_rows
 from lm_audio.generation.story import Story, as_story, is_story
 from lm_audio.generation.track import Stage
@@ -165,7 +166,8 @@ def overlap_frames_of(stage: Stage, request: Request) -> int | None:
 
 
 def _overlaps(stage: Stage) -> bool:
-    return isinstance(stage, LMStage | DiffusionStage) and stage.overlap_frames > 0
+    kinds = LMStage | DiffusionStage | MaskedStage
+    return isinstance(stage, kinds) and stage.overlap_frames > 0
 
 
 def _check_overlap(request: Request, working: Sequence[Stage]) -> None:

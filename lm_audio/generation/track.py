@@ -3,6 +3,7 @@
 Shapes: K codebooks or latent width, T frames.
 """
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -213,6 +214,22 @@ class Stage(Protocol):
         """Raises ValueError if the user's input is invalid, before any work is done."""
 
     def new_batch(self, *, rows_per_pass: int | None = None) -> StageBatch: ...
+
+
+def source_span(track: Track, frame_rate: Fraction, start: int, stop: int) -> tuple[int, int]:
+    """The source's frames that precede a window of these frames as its prefix.
+
+    If the source has start times, these are the frames that overlap the window in time. Else both
+    tracks divide the same time into equal frames, and the span is proportional.
+    """
+    source = track.source
+    assert source is not None
+    if source.starts is None:
+        first = start * source.num_frames // track.num_frames
+        return first, -(-stop * source.num_frames // track.num_frames)
+    begin, end = float(start / frame_rate), float(stop / frame_rate)
+    first = max(0, bisect_right(source.starts, begin) - 1)
+    return first, bisect_left(source.starts, end)
 
 
 def is_known(values: Tensor) -> Tensor:
