@@ -308,8 +308,8 @@ def _check_kinds(prompt: object, *, negative: object, sampling: object, **mappin
     for one in sampling.values() if isinstance(sampling, Mapping) else [sampling or Sampling()]:
         if not isinstance(one, AnySampling):
             raise ValueError(
-                "sampling must be a Sampling or Denoising, such as Sampling(temperature=0.5), or a "
-                f"dict of them by stage name, got {one!r}."
+                "sampling must be a Sampling, Unmasking or Denoising, such as "
+                f"Sampling(temperature=0.5), or a dict of them by stage name, got {one!r}."
             )
 
 
@@ -357,7 +357,7 @@ def _check_names(
 
 
 def _check_sampling_kinds(request: Request, working: Sequence[Stage]) -> None:
-    """Token stages take a Sampling, diffusion stages a Denoising."""
+    """Each kind of stage takes its own kind of settings."""
     given = request.sampling
     if isinstance(given, Mapping):
         for stage in working:
@@ -367,11 +367,16 @@ def _check_sampling_kinds(request: Request, working: Sequence[Stage]) -> None:
             if not isinstance(one, type(stage.sampling)):
                 takes = type(stage.sampling).__name__
                 raise ValueError(
-                    f"The {stage.name} stage takes a {takes}, got a {type(one).__name__}."
+                    f"The {stage.name} stage takes {_a(takes)}, got {_a(type(one).__name__)}."
                 )
     elif given is not None and not any(isinstance(given, type(x.sampling)) for x in working):
-        takes = "Denoising" if isinstance(given, Sampling) else "Sampling"
-        raise ValueError(f"No stage of this model takes a {type(given).__name__}; pass a {takes}.")
+        takes = " or ".join(dict.fromkeys(type(stage.sampling).__name__ for stage in working))
+        got = type(given).__name__
+        raise ValueError(f"No stage of this model takes {_a(got)}; pass {_a(takes)}.")
+
+
+def _a(name: str) -> str:
+    return f"an {name}" if name[0] in "AEIOU" else f"a {name}"
 
 
 def _check_temperatures(sampling: Sampling, stage: Stage) -> None:

@@ -1,15 +1,20 @@
-"""AudioGen and MusicGen: text -> all codebooks in one stage (arXiv 2209.15352, 2306.05284)."""
+"""AudioGen, MusicGen and MAGNeT: text -> all codebooks in one stage.
+
+AudioGen (arXiv 2209.15352) and MusicGen (2306.05284) decide frame after frame, MAGNeT (2401.04577)
+all frames in parallel, in spans of three.
+"""
 
 from fractions import Fraction
 
 from lm_audio.conditioners.fuser import Conditioners
 from lm_audio.families.audiocraft.parts import MusicGenParts
 from lm_audio.generation.lm_stage import LMStage
+from lm_audio.generation.masked_stage import MaskedStage
 from lm_audio.model import Model, ModelCard
 from lm_audio.networks.token_lm import TokenLM
 from lm_audio.patterns import Pattern
 from lm_audio.renderers.codec import CodecRenderer
-from lm_audio.sampling import Sampling
+from lm_audio.sampling import Sampling, Unmasking
 
 KEPT_SHARE = Fraction(2, 5)  # overlap of consecutive windows
 
@@ -36,6 +41,34 @@ def audiogen(
             overlap_frames=overlap_frames,
             sampling=sampling,
             start_token=model.config.vocab_size,
+        )
+    ]
+
+
+def magnet(
+    model: TokenLM,
+    *,
+    conditioners: Conditioners,
+    frame_rate: Fraction,
+    window_frames: int,
+    overlap_frames: int,
+    span: int,
+    reach: int | None,
+    sampling: Unmasking,
+) -> list[MaskedStage]:
+    """The only stage of MAGNeT, which was trained on windows of one length."""
+    return [
+        MaskedStage(
+            name="acoustic",
+            model=model.eval(),
+            conditioners=conditioners.eval(),
+            frame_rate=frame_rate,
+            window_frames=window_frames,
+            overlap_frames=overlap_frames,
+            span=span,
+            reach=reach,
+            whole_windows=True,
+            sampling=sampling,
         )
     ]
 
