@@ -15,7 +15,7 @@ from lm_audio import pretrained
 from lm_audio.catalogue import DEFAULT, models
 from lm_audio.families.family import TORCH_FILES, Checkpoint, LoadSettings
 from lm_audio.families.table import FORMATS
-from lm_audio.generation.lm_stage import LMStage
+from lm_audio.generation.token_stage import TokenStage
 from lm_audio.networks.packing import Kind, pack
 from lm_audio.pipeline import AudioPipeline
 from lm_audio.precision import fastest
@@ -77,7 +77,7 @@ def load(
         )
     model = found.load(checkpoint, settings)
     for stage in model.stages:
-        if packing is not None and isinstance(stage, LMStage):  # others have no decode loop
+        if packing is not None and isinstance(stage, TokenStage):
             pack(stage.model, packing)
     return AudioPipeline(
         model,

@@ -10,8 +10,7 @@ from lm_audio.conditioners.known_prompts import KnownPrompts
 from lm_audio.generation.clip_job import needed
 from lm_audio.generation.diffusion_stage import DiffusionStage
 from lm_audio.generation.direct_stage import DirectStage
-from lm_audio.generation.lm_stage import LMStage
-from lm_audio.generation.masked_stage import MaskedStage
+from lm_audio.generation.token_stage import TokenStage
 from lm_audio.generation.track import Stage
 from lm_audio.renderers.protocol import Renderer
 from lm_audio.signals import SEMANTIC
@@ -67,7 +66,7 @@ class Model:
         return shared(
             encoder
             for stage in self.stages
-            if isinstance(stage, LMStage | MaskedStage | DiffusionStage | DirectStage)
+            if isinstance(stage, TokenStage | DiffusionStage | DirectStage)
             for encoder in text_encoders(stage.conditioners).values()
         )
 

@@ -120,13 +120,12 @@ class RequestOptions:
     def conditions(self, model: "AudioPipeline") -> dict[str, Any]:
         """The conditions by name; numbers where the model takes numbers."""
         from lm_audio.conditioners.number import NumberConditioner
-        from lm_audio.generation.lm_stage import LMStage
-        from lm_audio.generation.masked_stage import MaskedStage
+        from lm_audio.generation.token_stage import TokenStage
 
         numbers = {
             name
             for stage in model.stages.values()
-            if isinstance(stage, LMStage | MaskedStage)
+            if isinstance(stage, TokenStage)
             for name, conditioner in stage.conditioners.items()
             if isinstance(conditioner, NumberConditioner)
         }

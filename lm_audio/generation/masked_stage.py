@@ -151,20 +151,42 @@ class MaskedStage:
             for name in given.keys() & self.conditioners.fuse.keys():
                 self._condition(track, name, dropped=dropped)
 
+    @torch.inference_mode()
+    def likelihoods(self, track: Track, first: int, last: int) -> Tensor:
+        """The log-likelihood of each of the track's tokens in these frames, codebook by codebook.
+
+        Each is that in the first round: given all codebooks before, and the frames around.
+        """
+        last = min(last, track.num_frames)
+        start = max(0, last - self.window_frames)
+        span = slice(first - start, last - start)
+        window = self._window(track, start, hidden=span)
+        truth = track.values[:, first:last].to(self.device)
+        found = []
+        for k in range(self.num_codebooks):
+            window.codebook = k
+            row = Row(window=window, fused=self.fused(window, frozenset()), weights=window.known)
+            logits = self.evaluate([row])[0, k, span].float()
+            found.append(logits.log_softmax(dim=-1).gather(1, truth[k][:, None])[:, 0])
+            window.tokens[k, span] = truth[k]
+        return torch.cat(found)
+
+    def evaluate(self, rows: "Sequence[Row]") -> Tensor:
+        """The logits [B, K, T, V] of rows of equal shape."""
+        tokens = torch.stack([row.window.tokens for row in rows])
+        reach = rows[0].window.reach
+        return self.model(
+            tokens,
+            fused=joined([row.fused for row in rows]),
+            reach=None if reach is None else torch.full_like(tokens[:, 0, 0], reach),
+        )
+
     def window(self, track: Track) -> "Window":
         """The next window of a track, at its first round."""
         overlap = track.overlap_frames
         stride = self.window_frames - (self.overlap_frames if overlap is None else overlap)
         start = max(0, -(-(track.num_done + 1 - self.window_frames) // stride)) * stride
-        stop = min(start + self.window_frames, track.num_frames)
-        values = track.values[:, start:stop].to(self.device)
-        known = is_known(values)
-        tokens = torch.where(known, values, self.mask_token)
-        if self.whole_windows:
-            beyond = start + self.window_frames - stop
-            tokens = torch.nn.functional.pad(tokens, (0, beyond), value=self.mask_token)
-            known = torch.nn.functional.pad(known, (0, beyond))
-        return Window(stage=self, track=track, start=start, stop=stop, tokens=tokens, known=known)
+        return self._window(track, start)
 
     def ready(self, window: "Window") -> bool:
         """Whether the source has all values that the window needs."""
@@ -187,6 +209,20 @@ class MaskedStage:
             else:
                 made[name] = self._condition(window.track, name, dropped=name in dropped)
         return self.conditioners.fused(made)
+
+    def _window(self, track: Track, start: int, *, hidden: slice | None = None) -> "Window":
+        """The window from a frame on, with these of its frames taken as unknown."""
+        stop = min(start + self.window_frames, track.num_frames)
+        values = track.values[:, start:stop].to(self.device)
+        known = is_known(values)
+        if hidden is not None:
+            known[hidden] = False
+        tokens = torch.where(known, values, self.mask_token)
+        if self.whole_windows:
+            beyond = start + self.window_frames - stop
+            tokens = torch.nn.functional.pad(tokens, (0, beyond), value=self.mask_token)
+            known = torch.nn.functional.pad(known, (0, beyond))
+        return Window(stage=self, track=track, start=start, stop=stop, tokens=tokens, known=known)
 
     def _condition(self, track: Track, name: str, *, dropped: bool) -> Condition:
         """A user's condition, or its negative or null, embedded once per track."""
@@ -292,7 +328,8 @@ class Window:
 
     def _next_codebook(self) -> None:
         """Begins the next codebook with unknown frames."""
-        for self.codebook in range(self.codebook + 1, len(self.tokens)):
+        while self.codebook + 1 < len(self.tokens):
+            self.codebook += 1
             shares = masked_shares(self.settings.schedule, self.num_rounds[self.codebook])
             self.rounds = Rounds(self.known, span=self.stage.span, shares=shares)
             if not self.rounds.done:
@@ -351,21 +388,11 @@ class MaskedBatch:
             size = self._rows_per_pass or len(alike)
             for first in range(0, len(alike), size):
                 batch = alike[first : first + size]
-                for row, logits in zip(batch, self._evaluate(batch), strict=True):
+                for row, logits in zip(batch, self._stage.evaluate(batch), strict=True):
                     part = row.weights[:, None] * logits[row.window.codebook].float()
                     total = guided.get(row.window)
                     guided[row.window] = part if total is None else total + part
         return [guided[window] for window in windows]
-
-    def _evaluate(self, rows: Sequence[Row]) -> Tensor:
-        """The logits [B, K, T, V] of rows of equal shape."""
-        tokens = torch.stack([row.window.tokens for row in rows])
-        reach = rows[0].window.reach
-        return self._stage.model(
-            tokens,
-            fused=joined([row.fused for row in rows]),
-            reach=None if reach is None else torch.full_like(tokens[:, 0, 0], reach),
-        )
 
     def _report(self, window: Window) -> None:
         """Writes a finished window to its track; until then, only progress."""

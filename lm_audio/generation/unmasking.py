@@ -75,7 +75,7 @@ class Rounds:
         self.masked = self._next_masked()
 
     def _next_masked(self) -> Tensor:
-        """The frames [T] to predict in the current round: the most doubtful spans, first ones first."""
+        """The frames [T] to predict in the current round: those of the most doubtful spans."""
         if self.done:
             return torch.zeros_like(self._known)
         count = max(1, int(self._shares[self._round] * self._num_open))

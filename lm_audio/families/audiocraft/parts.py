@@ -17,10 +17,11 @@ from audio_tokenizers.protocol import AcousticTokenizer
 from audio_tokenizers.weights import check_weights, unfilled
 from lm_audio.conditioners.fuser import Conditioners
 from lm_audio.conditioners.text import T5Encoder, TextConditioner
+from lm_audio.families.audiocraft.settings import Masking
 from lm_audio.networks.packing import Kind, fill
 from lm_audio.networks.token_lm import TokenLM, TokenLMConfig
 from lm_audio.patterns import Pattern
-from lm_audio.sampling import Sampling
+from lm_audio.sampling import Sampling, Unmasking
 
 Layout = Literal["lm-audio", "transformers", "audiocraft"]
 State = dict[str, Tensor]
@@ -52,6 +53,7 @@ class MusicGenParts:
         text: conditions the model on `T5Encoder` embeddings by cross-attention.
         num_channels: 2 with a mono codec means interleaved codebooks, L0 R0 L1 R1 and so on.
         max_frames: the context length that the model was trained with.
+        masking: of MAGNeT, whose pattern is parallel; None for the others.
         t5_name: the public T5 that `text` uses, if the checkpoint names it.
         licence: of the weights, if the checkpoint states it.
     """
@@ -62,7 +64,8 @@ class MusicGenParts:
     codec: AcousticTokenizer
     num_channels: int
     max_frames: int
-    sampling: Sampling
+    sampling: Sampling | Unmasking
+    masking: Masking | None = None
     t5_name: str | None = None
     licence: str | None = None
 

@@ -12,14 +12,13 @@ from typing import Any
 from lm_audio.networks.token_lm import TokenLMConfig
 from lm_audio.networks.transformer import TransformerConfig
 from lm_audio.patterns import Pattern, delayed, parallel
+from lm_audio.sampling import Sampling, Unmasking
 from lm_audio.saving.pickles import plain
 
 _DESCRIPTION = "conditioners.description"
 # The default of a setting and its only supported value.
 _FIXED: dict[str, tuple[Any, Any]] = {
-    "lm_model": (None, "transformer_lm"),
     "transformer_lm.norm_first": (False, True),
-    "transformer_lm.causal": (False, True),
     "transformer_lm.activation": ("relu", "gelu"),
     "transformer_lm.norm": ("layer_norm", "layer_norm"),
     "transformer_lm.bias_proj": (True, False),
@@ -49,11 +48,27 @@ _WITHOUT_EFFECT = {
 }  # fmt: skip
 
 
+# What only MAGNeT has; the first two are read, and audiocraft computes the last three on loading.
+_MASKED = {
+    "subcodes_context", "span_len", "compression_model_framerate", "segment_duration",
+}  # fmt: skip
+_STEPS = (20, 10)  # of the first codebook, and of each other one: audiocraft's defaults
+
+
+@dataclass(frozen=True, kw_only=True)
+class Masking:
+    """What MAGNeT has beyond MusicGen: see `MaskedStage`."""
+
+    span: int
+    reach: int | None
+
+
 @dataclass(frozen=True, kw_only=True)
 class AudiocraftSettings:
     """The settings that vary between supported models.
 
     Args:
+        masking: of MAGNeT; None for MusicGen and AudioGen.
         interleaved: whether the codebooks of two channels are interleaved.
         seconds: the duration of the training clips.
         codec: the hub id of the codec, if the settings name one.
@@ -63,7 +78,8 @@ class AudiocraftSettings:
     pattern: Pattern
     interleaved: bool
     seconds: float
-    guidance_scale: float
+    sampling: Sampling | Unmasking
+    masking: Masking | None
     t5_name: str
     codec: str | None
 
@@ -71,14 +87,16 @@ class AudiocraftSettings:
 def read_settings(given: Any, *, source: Path) -> AudiocraftSettings:
     """Reads YAML text from a released file, or OmegaConf objects from a training run."""
     settings = _Settings(_parsed(given, source), source)
-    _refuse_others(settings)
+    masked = settings.get("lm_model") == "transformer_lm_magnet"
+    _refuse_others(settings, masked=masked)
     pointer = re.fullmatch(r"//pretrained/(.+)", str(settings.get("compression_model_checkpoint")))
     return AudiocraftSettings(
-        model=_model(settings),
+        model=_model(settings, causal=not masked),
         pattern=_pattern(settings),
         interleaved=bool(settings.get("interleave_stereo_codebooks.use")),
         seconds=settings.number("dataset.segment_duration"),
-        guidance_scale=settings.number("classifier_free_guidance.inference_coef", 3.0),
+        sampling=_unmasking(settings) if masked else _sampling(settings),
+        masking=_masking(settings) if masked else None,
         t5_name=settings.need(f"{_DESCRIPTION}.t5.name"),
         codec=pointer[1] if pointer else None,
     )
@@ -132,13 +150,22 @@ def _parsed(given: Any, source: Path) -> dict[str, Any]:
     return settings
 
 
-def _refuse_others(settings: _Settings) -> None:
-    for dotted, (default, expected) in _FIXED.items():
+def _refuse_others(settings: _Settings, *, masked: bool) -> None:
+    fixed: dict[str, tuple[Any, Any]] = {
+        "lm_model": (None, "transformer_lm_magnet" if masked else "transformer_lm"),
+        "transformer_lm.causal": (False, not masked),
+        **_FIXED,
+    }
+    if masked:  # a model that predicts the frames themselves, not those after them
+        fixed["codebooks_pattern.modeling"] = (None, "parallel")
+        fixed["codebooks_pattern.parallel.empty_initial"] = (0, -1)
+    for dotted, (default, expected) in fixed.items():
         if (value := settings.get(dotted, default)) != expected:
             raise settings.refuse(dotted, value, expected)
-    known = {name.rpartition(".")[2] for name in _FIXED if name.startswith("transformer_lm.")}
+    known = {name.rpartition(".")[2] for name in fixed if name.startswith("transformer_lm.")}
+    known |= _READ | _WITHOUT_EFFECT | (_MASKED if masked else set())
     for name in settings.get("transformer_lm", {}):
-        if name not in known | _READ | _WITHOUT_EFFECT:
+        if name not in known:
             raise settings.refuse(
                 f"transformer_lm.{name}", settings.get(f"transformer_lm.{name}"), "none"
             )
@@ -151,7 +178,34 @@ def _refuse_others(settings: _Settings) -> None:
             raise settings.refuse(f"fuser.{way}", value, expected)
 
 
-def _model(settings: _Settings) -> TokenLMConfig:
+def _sampling(settings: _Settings) -> Sampling:
+    return Sampling(guidance_scale=settings.number("classifier_free_guidance.inference_coef", 3.0))
+
+
+def _unmasking(settings: _Settings) -> Unmasking:
+    """The authors' settings for this checkpoint, with the number of steps of audiocraft's API."""
+
+    def number(name: str, default: float) -> Any:
+        return settings.number(f"generate.lm.{name}", default)
+
+    first, other = _STEPS
+    return Unmasking(
+        steps=(first, *[other] * (settings.number("transformer_lm.n_q") - 1)),
+        temperature=number("temp", 3.0),
+        top_k=0 if number("top_p", 0.9) else int(number("top_k", 0)),  # top-p takes precedence
+        top_p=number("top_p", 0.9),
+        guidance_scale=number("max_cfg_coef", 10.0),
+        final_guidance_scale=number("min_cfg_coef", 1.0),
+    )
+
+
+def _masking(settings: _Settings) -> Masking:
+    reach = settings.number("transformer_lm.subcodes_context", 5)
+    span = settings.number("masking.span_len", 3)
+    return Masking(span=max(1, span), reach=None if reach < 0 else reach)
+
+
+def _model(settings: _Settings, *, causal: bool) -> TokenLMConfig:
     bias = settings.get("transformer_lm.bias_attn", True)
     if (bias_ff := settings.get("transformer_lm.bias_ff", True)) != bias:
         raise settings.refuse("transformer_lm.bias_ff", bias_ff, f"{bias}, as bias_attn")
@@ -165,6 +219,7 @@ def _model(settings: _Settings) -> TokenLMConfig:
         norm="layer",
         activation="gelu",
         cross_attention=True,
+        causal=causal,
         bias=bias,
     )
     return TokenLMConfig(

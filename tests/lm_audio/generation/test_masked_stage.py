@@ -365,6 +365,22 @@ def test_negative_prompts_and_schedules_take_part() -> None:
     assert torch.equal(made(stage, 60, sampling=annealed), made(stage, 60, sampling=one))
 
 
+def test_the_likelihood_of_tokens_is_that_of_the_first_round() -> None:
+    stage = make_stage()
+    one = track(stage, 90, values=torch.randint(V, (K, 90)))
+    start, hidden = 80 - stage.window_frames, slice(70, 80)
+    tokens = one.values[:, start:80].clone()
+    tokens[:, 50:60] = stage.mask_token
+    logits_of, expected = causal_logits(stage), []
+    tokens = torch.cat([tokens, one.values[:, 80 : start + 60]], dim=1)
+    for k in range(K):
+        scores = logits_of(tokens, k, True)[k].log_softmax(dim=-1)[50:60]
+        expected.append(scores.gather(1, one.values[k, hidden, None])[:, 0])
+        tokens[k, 50:60] = one.values[k, hidden]
+    found = stage.likelihoods(one, 70, 80)
+    torch.testing.assert_close(found, torch.cat(expected))
+
+
 def test_progress_moves_with_every_round() -> None:
     stage = make_stage()
     one, batch, seen = track(stage, 100), stage.new_batch(), [0.0]
@@ -409,7 +425,7 @@ def test_stages_that_cannot_work_are_refused(wrong: dict[str, Any], message: str
 
 def test_a_causal_model_is_refused() -> None:
     config = TokenLMConfig(transformer=replace(SHAPE, causal=True), num_streams=K, vocab_size=V)
-    with pytest.raises(ValueError, match="needs a two-sided model. Set causal=False"):
+    with pytest.raises(ValueError, match=r"needs a two-sided model\. Set causal=False"):
         make_stage(model=TokenLM(config))
 
 
