@@ -13,7 +13,6 @@ Shapes: B batch, K codebooks, T frames of a window, V vocabulary, D width.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -149,7 +148,7 @@ class MaskedStage:
         rounds_of(_settings(track), self.num_codebooks)
         for given, dropped in ((track.conditions, False), (track.negative, True)):
             for name in given.keys() & self.conditioners.fuse.keys():
-                self._condition(track, name, dropped=dropped)
+                track.condition(self.conditioners, name, dropped=dropped)
 
     @torch.inference_mode()
     def likelihoods(self, track: Track, first: int, last: int) -> Tensor:
@@ -207,7 +206,9 @@ class MaskedStage:
             if self.source is not None and name == self.source.condition:
                 made[name] = self._source_condition(window, dropped=name in dropped)
             else:
-                made[name] = self._condition(window.track, name, dropped=name in dropped)
+                made[name] = window.track.condition(
+                    self.conditioners, name, dropped=name in dropped
+                )
         return self.conditioners.fused(made)
 
     def _window(self, track: Track, start: int, *, hidden: slice | None = None) -> "Window":
@@ -223,13 +224,6 @@ class MaskedStage:
             tokens = torch.nn.functional.pad(tokens, (0, beyond), value=self.mask_token)
             known = torch.nn.functional.pad(known, (0, beyond))
         return Window(stage=self, track=track, start=start, stop=stop, tokens=tokens, known=known)
-
-    def _condition(self, track: Track, name: str, *, dropped: bool) -> Condition:
-        """A user's condition, or its negative or null, embedded once per track."""
-        if (name, dropped) not in track.embedded:
-            values: Mapping[str, Any] = track.negative if dropped else track.conditions
-            track.embedded[name, dropped] = self.conditioners[name]([values.get(name)])
-        return track.embedded[name, dropped]
 
     def _source_condition(self, window: "Window", *, dropped: bool) -> Condition | Tensor:
         """The source's tokens: added to the frames, or as a prefix."""

@@ -370,7 +370,8 @@ def _check_sampling_kinds(request: Request, working: Sequence[Stage]) -> None:
                     f"The {stage.name} stage takes {_a(takes)}, got {_a(type(one).__name__)}."
                 )
     elif given is not None and not any(isinstance(given, type(x.sampling)) for x in working):
-        takes = " or ".join(dict.fromkeys(type(stage.sampling).__name__ for stage in working))
+        samplings = [stage.sampling for stage in working if stage.sampling is not None]
+        takes = " or ".join(dict.fromkeys(type(one).__name__ for one in samplings)) or "no settings"
         got = type(given).__name__
         raise ValueError(f"No stage of this model takes {_a(got)}; pass {_a(takes)}.")
 
