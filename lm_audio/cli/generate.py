@@ -75,7 +75,7 @@ class SamplingOptions:
     repetition_penalty: Annotated[float | None, Arg("X", at_least=0.01)] = None
     """Values above 1 make recent tokens less likely."""
     steps: Annotated[int | None, Arg("N", at_least=1, at_most=1000)] = None
-    """Denoising steps, or steps per codebook of masked models; more are slower and more accurate."""
+    """Denoising steps, or steps per codebook of masked models; more are slower."""
     solver: Annotated[str | None, Arg("NAME")] = None
     """How to take them: ddim, dpm++2m, ipndm, euler, heun or ping-pong."""
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lm_audio.conditioners.fuser import Conditioners
+from lm_audio.conditioners.melody import MelodyConditioner
 from lm_audio.conditioners.tokens import AlignedTokens
 from lm_audio.generation.decoding import DecodingBatch
 from lm_audio.generation.step import Row, Sequence, guidance_rows
@@ -286,6 +287,10 @@ class LMStage:
                 continue
             if self.source is not None and name == self.source.condition:
                 made[name] = conditioner([None if name in dropped else self._source_tokens(window)])
+            elif isinstance(conditioner, MelodyConditioner) and window.start:
+                melody = None if name in dropped else window.track.conditions.get(name)
+                start = float(window.start / self.frame_rate)
+                made[name] = conditioner([melody], start=start)
             else:
                 made[name] = window.track.condition(
                     self.conditioners, name, dropped=name in dropped, part=window.part

@@ -5,13 +5,14 @@ Shapes: K codebooks or latent width, T frames.
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from lm_audio.conditioners.condition import Null
 from lm_audio.conditioners.fuser import Conditioners
 from lm_audio.generation.story import Story
 from lm_audio.networks.condition import Condition
@@ -140,9 +141,13 @@ class Track:
     ) -> Condition:
         """The user's condition, or what replaces it when dropped, embedded once per item."""
         conditioner = conditioners[name]
+        value = self.values_of(dropped=dropped, part=part).get(name)
+        null = getattr(conditioner, "null", None)
+        if dropped and value is None and isinstance(null, Null) and null.kind == "zeros":
+            given = self.condition(conditioners, name, dropped=False, part=part)
+            return replace(given, embeddings=torch.zeros_like(given.embeddings))
         key = (conditioner, name, None if dropped else part)
         if key not in self.embedded:
-            value = self.values_of(dropped=dropped, part=part).get(name)
             self.embedded[key] = conditioner([value])
         return self.embedded[key]
 

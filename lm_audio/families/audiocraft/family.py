@@ -108,6 +108,7 @@ FAMILY = Family(
     ),
     formats=(
         Format(name="musicgen", model_type="musicgen", load=_load_transformers),
+        Format(name="musicgen-melody", model_type="musicgen_melody", load=_load_transformers),
         Format(
             name="audiocraft",
             holds=_holds_original,

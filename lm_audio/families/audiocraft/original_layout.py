@@ -14,6 +14,7 @@ from torch import Tensor
 
 from audio_tokenizers.acoustic.encodec_checkpoints import load_encodec
 from audio_tokenizers.protocol import AcousticTokenizer
+from lm_audio.conditioners.melody import MelodyConditioner
 from lm_audio.conditioners.text import T5Encoder
 from lm_audio.families.audiocraft.parts import MusicGenParts, build_model
 from lm_audio.families.audiocraft.settings import AudiocraftSettings, read_settings
@@ -54,8 +55,15 @@ def read_audiocraft(
     settings = read_settings(package.get("xp.cfg"), source=file)
     beside = folder / "t5"
     encoder = T5Encoder.load(text_encoder or (beside if beside.is_dir() else settings.t5_name))
+    melody = None
+    if settings.chroma is not None:
+        melody = MelodyConditioner(
+            settings.model.transformer.dim, seconds=settings.seconds, **vars(settings.chroma)
+        )
+    state = _unwrapped(_weights(package))
+    state.pop("condition_provider.conditioners.self_wav.chroma.spec.window", None)  # not trained
     model, text = build_model(
-        _unwrapped(_weights(package)),
+        state,
         config=settings.model,
         encoder=encoder,
         project=True,
@@ -65,12 +73,14 @@ def read_audiocraft(
         device=device,
         dtype=dtype,
         packing=packing,
+        melody=melody,
     )
     tokenizer = _codec(folder, settings, codec)
     parts = MusicGenParts(
         model=model,
         pattern=settings.pattern,
         text=text,
+        melody=melody,
         codec=tokenizer,
         num_channels=2 if settings.interleaved else tokenizer.num_channels,
         max_frames=round(settings.seconds * tokenizer.frame_rate),

@@ -15,7 +15,13 @@ from lm_audio.patterns import Pattern, delayed, parallel
 from lm_audio.sampling import Sampling, Unmasking
 from lm_audio.saving.pickles import plain
 
-_DESCRIPTION = "conditioners.description"
+_DESCRIPTION, _MELODY = "conditioners.description", "conditioners.self_wav"
+# Settings of the chroma, and the only supported values of some.
+_CHROMA = {
+    "sample_rate", "n_chroma", "radix2_exp", "argmax", "nfft", "winlen", "winhop", "norm",
+    "match_len_on_eval", "eval_wavs", "n_eval_wavs", "cache_path",
+}  # fmt: skip
+_CHROMA_FIXED = {"argmax": True, "nfft": None, "winlen": None, "winhop": None}
 # The default of a setting and its only supported value.
 _FIXED: dict[str, tuple[Any, Any]] = {
     "transformer_lm.norm_first": (False, True),
@@ -64,11 +70,21 @@ class Masking:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Chroma:
+    """What MusicGen Melody hears of a melody: see `MelodyConditioner`."""
+
+    sample_rate: int
+    window: int
+    num_classes: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class AudiocraftSettings:
     """The settings that vary between supported models.
 
     Args:
         masking: of MAGNeT; None for MusicGen and AudioGen.
+        chroma: of MusicGen Melody; None for the others.
         interleaved: whether the codebooks of two channels are interleaved.
         seconds: the duration of the training clips.
         codec: the hub id of the codec, if the settings name one.
@@ -80,6 +96,7 @@ class AudiocraftSettings:
     seconds: float
     sampling: Sampling | Unmasking
     masking: Masking | None
+    chroma: Chroma | None
     t5_name: str
     codec: str | None
 
@@ -90,13 +107,15 @@ def read_settings(given: Any, *, source: Path) -> AudiocraftSettings:
     masked = settings.get("lm_model") == "transformer_lm_magnet"
     _refuse_others(settings, masked=masked)
     pointer = re.fullmatch(r"//pretrained/(.+)", str(settings.get("compression_model_checkpoint")))
+    chroma = _chroma(settings)
     return AudiocraftSettings(
-        model=_model(settings, causal=not masked),
+        model=_model(settings, causal=not masked, cross_attention=chroma is None),
         pattern=_pattern(settings),
         interleaved=bool(settings.get("interleave_stereo_codebooks.use")),
         seconds=settings.number("dataset.segment_duration"),
         sampling=_unmasking(settings) if masked else _sampling(settings),
         masking=_masking(settings) if masked else None,
+        chroma=chroma,
         t5_name=settings.need(f"{_DESCRIPTION}.t5.name"),
         codec=pointer[1] if pointer else None,
     )
@@ -169,13 +188,39 @@ def _refuse_others(settings: _Settings, *, masked: bool) -> None:
             raise settings.refuse(
                 f"transformer_lm.{name}", settings.get(f"transformer_lm.{name}"), "none"
             )
+    _refuse_conditions(settings)
+
+
+def _refuse_conditions(settings: _Settings) -> None:
+    with_melody = settings.get(f"{_MELODY}.model") == "chroma_stem"
+    expected = {"cross": ["description"], "prepend": [], "sum": [], "input_interpolate": []}
+    known = {"args", "description"}
+    if with_melody:
+        expected |= {"cross": [], "prepend": ["self_wav", "description"]}
+        known |= {"self_wav"}
+        for name, value in settings.get(f"{_MELODY}.chroma_stem", {}).items():
+            fixed = _CHROMA_FIXED.get(name, value)
+            if name not in _CHROMA or value != fixed:
+                raise settings.refuse(f"{_MELODY}.chroma_stem.{name}", value, fixed)
+        if not settings.get(f"{_MELODY}.chroma_stem.argmax", False):
+            raise settings.refuse(f"{_MELODY}.chroma_stem.argmax", False, True)
     for name in settings.get("conditioners", {}):
-        if name not in ("args", "description"):
-            raise settings.refuse("conditioners", name, "description alone")
-    for way in ("cross", "prepend", "sum", "input_interpolate"):
-        expected = ["description"] if way == "cross" else []
-        if (value := settings.get(f"fuser.{way}", [])) != expected:
-            raise settings.refuse(f"fuser.{way}", value, expected)
+        if name not in known:
+            raise settings.refuse("conditioners", name, "description, and chroma of self_wav")
+    for way, names in expected.items():
+        if (value := settings.get(f"fuser.{way}", [])) != names:
+            raise settings.refuse(f"fuser.{way}", value, names)
+
+
+def _chroma(settings: _Settings) -> Chroma | None:
+    if settings.get(f"{_MELODY}.model") is None:
+        return None
+    given = f"{_MELODY}.chroma_stem"
+    return Chroma(
+        sample_rate=settings.number(f"{given}.sample_rate"),
+        window=2 ** settings.number(f"{given}.radix2_exp"),
+        num_classes=settings.number(f"{given}.n_chroma"),
+    )
 
 
 def _sampling(settings: _Settings) -> Sampling:
@@ -205,7 +250,7 @@ def _masking(settings: _Settings) -> Masking:
     return Masking(span=max(1, span), reach=None if reach < 0 else reach)
 
 
-def _model(settings: _Settings, *, causal: bool) -> TokenLMConfig:
+def _model(settings: _Settings, *, causal: bool, cross_attention: bool) -> TokenLMConfig:
     bias = settings.get("transformer_lm.bias_attn", True)
     if (bias_ff := settings.get("transformer_lm.bias_ff", True)) != bias:
         raise settings.refuse("transformer_lm.bias_ff", bias_ff, f"{bias}, as bias_attn")
@@ -218,7 +263,7 @@ def _model(settings: _Settings, *, causal: bool) -> TokenLMConfig:
         positions="sinusoidal",
         norm="layer",
         activation="gelu",
-        cross_attention=True,
+        cross_attention=cross_attention,
         causal=causal,
         bias=bias,
     )
