@@ -97,6 +97,8 @@ class RequestOptions:
     """Negative prompt: what the audio should not contain."""
     condition: Annotated[tuple[str, ...], Arg("NAME=VALUE")] = ()
     """Extra model input, such as voice=v2/en_speaker_6. Can be repeated."""
+    melody: Annotated[str | None, Arg("FILE")] = None
+    """Recording whose melody the audio follows, for models that take one."""
     raw: bool = False
     """Keep the model's original level: no loudness normalisation or limiting."""
 
@@ -115,6 +117,10 @@ class RequestOptions:
             if name in values:
                 raise ValueError(f"--condition {name} was given twice.")
             values[name] = value
+        if self.melody is not None:
+            if "melody" in values:
+                raise ValueError("--melody and --condition melody= cannot be combined.")
+            values["melody"] = self.melody
         return values
 
     def conditions(self, model: "AudioPipeline") -> dict[str, Any]:

@@ -148,7 +148,8 @@ class MaskedStage:
         rounds_of(_settings(track), self.num_codebooks)
         for given, dropped in ((track.conditions, False), (track.negative, True)):
             for name in given.keys() & self.conditioners.fuse.keys():
-                track.condition(self.conditioners, name, dropped=dropped)
+                for part in range(1 if dropped else track.num_parts):
+                    track.condition(self.conditioners, name, dropped=dropped, part=part)
 
     @torch.inference_mode()
     def likelihoods(self, track: Track, first: int, last: int) -> Tensor:
@@ -159,7 +160,7 @@ class MaskedStage:
         last = min(last, track.num_frames)
         start = max(0, last - self.window_frames)
         span = slice(first - start, last - start)
-        window = self._window(track, start, hidden=span)
+        window = self._window(track, start, track.num_frames, hidden=span)
         truth = track.values[:, first:last].to(self.device)
         found = []
         for k in range(self.num_codebooks):
@@ -185,7 +186,10 @@ class MaskedStage:
         overlap = track.overlap_frames
         stride = self.window_frames - (self.overlap_frames if overlap is None else overlap)
         start = max(0, -(-(track.num_done + 1 - self.window_frames) // stride)) * stride
-        return self._window(track, start)
+        part, end = track.part_at(track.num_done, self.frame_rate)
+        window = self._window(track, start, end)
+        window.part = part
+        return window
 
     def ready(self, window: "Window") -> bool:
         """Whether the source has all values that the window needs."""
@@ -207,13 +211,15 @@ class MaskedStage:
                 made[name] = self._source_condition(window, dropped=name in dropped)
             else:
                 made[name] = window.track.condition(
-                    self.conditioners, name, dropped=name in dropped
+                    self.conditioners, name, dropped=name in dropped, part=window.part
                 )
         return self.conditioners.fused(made)
 
-    def _window(self, track: Track, start: int, *, hidden: slice | None = None) -> "Window":
-        """The window from a frame on, with these of its frames taken as unknown."""
-        stop = min(start + self.window_frames, track.num_frames)
+    def _window(
+        self, track: Track, start: int, end: int, *, hidden: slice | None = None
+    ) -> "Window":
+        """The window from `start` to at most `end`, with these of its frames taken as unknown."""
+        stop = min(start + self.window_frames, end)
         values = track.values[:, start:stop].to(self.device)
         known = is_known(values)
         if hidden is not None:
@@ -246,7 +252,9 @@ class Window:
     """Frames of a track that are being decided.
 
     Args:
-        stop: one past the last frame that belongs to the track; windows may be longer.
+        stop: one past the last frame that belongs to the track and to its part of a story;
+            windows may be longer.
+        part: the index of that part.
         tokens, known: [K, T], the mask token if undecided, and whether frames [T] are known.
     """
 
@@ -256,6 +264,7 @@ class Window:
     stop: int
     tokens: Tensor
     known: Tensor
+    part: int = 0
     codebook: int = -1
     num_steps_done: int = 0
     _fused: dict[frozenset[str], Fused] = field(default_factory=dict)

@@ -1,5 +1,6 @@
 """The published AudioGen, MusicGen and MAGNeT models and their two layouts."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,11 @@ def _musicgen(version: str, num_parameters: int, *, size: int | None = None) -> 
         num_channels=2 if version.startswith("stereo") else 1,
         abilities=("text", "continue", "inpaint"),
     )
+
+
+def _melody(version: str, num_parameters: int) -> ModelInfo:
+    info = _musicgen(version, num_parameters)
+    return replace(info, abilities=(*info.abilities, "melody"))
 
 
 def _magnet(name: str, num_parameters: int, *, sample_rate: int = 32_000) -> ModelInfo:
@@ -99,6 +105,10 @@ FAMILY = Family(
         _musicgen("stereo-small", 436_365_312),
         _musicgen("stereo-medium", 1_862_728_704, size=4_070_000_000),
         _musicgen("stereo-large", 3_288_944_640, size=6_920_000_000),
+        _melody("melody", 1_384_424_448),
+        _melody("melody-large", 2_449_879_040),
+        _melody("stereo-melody", 1_409_596_416),
+        _melody("stereo-melody-large", 2_483_441_664),
         _magnet("magnet-small-10secs", SMALL),
         _magnet("magnet-medium-10secs", MEDIUM),
         _magnet("magnet-small-30secs", SMALL),

@@ -439,6 +439,15 @@ def test_settings_of_another_kind_are_refused(magnet_mono: AudioPipeline) -> Non
     assert clip.samples.shape == (1, 4800)
 
 
+def test_a_story_changes_the_prompt_at_its_time(magnet_mono: AudioPipeline) -> None:
+    plain = magnet_mono.generate("rain", duration=1.2, seed=2)
+    story = magnet_mono.generate([(0.0, "rain"), (0.6, "a violin")], duration=1.2, seed=2)
+    other = magnet_mono.generate([(0.0, "rain"), (0.6, "a dog barking")], duration=1.2, seed=2)
+    assert torch.equal(story.tokens[:, :30], plain.tokens[:, :30])
+    assert not torch.equal(story.tokens[:, 30:], plain.tokens[:, 30:])
+    assert not torch.equal(story.tokens[:, 30:], other.tokens[:, 30:])
+
+
 def test_semantic_tokens_decide_what_is_heard(soundstorm_mono: AudioPipeline) -> None:
     stage = soundstorm_mono.stages["acoustic"]
     one = torch.arange(25)[None] % 40

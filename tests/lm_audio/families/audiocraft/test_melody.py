@@ -24,7 +24,9 @@ from transformers.models.musicgen_melody.configuration_musicgen_melody import (
 )
 
 import lm_audio
+from audio_tokenizers.audio_files import read_audio
 from audio_tokenizers.audio_writer import write_audio
+from lm_audio.cli import main as cli
 from lm_audio.conditioners.chroma import chroma_filters, strongest_classes
 from lm_audio.conditioners.melody import MelodyConditioner
 from lm_audio.families.audiocraft.original_layout import read_audiocraft
@@ -387,6 +389,28 @@ def test_a_melody_comes_from_a_file_a_clip_or_samples(folder: Path, tmp_path: Pa
     ):
         with pytest.raises((ValueError, OSError), match=message):
             model.generate("rain", duration=0.3, conditions={"melody": wrong})
+
+
+def test_the_command_line_takes_a_melody(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_audio(tmp_path / "tune.wav", TUNE, RATE)
+    given = ["generate", "rain", "--model", str(folder), "--duration", "0.3", "--seed", "1"]
+    tune = ["--melody", str(tmp_path / "tune.wav")]
+    cli([*given, *tune, "-o", str(tmp_path / "out.wav")])
+    model = lm_audio.load(folder, device="cpu")
+    clip = model.generate("rain", duration=0.3, seed=1, conditions={"melody": (TUNE, RATE)})
+    clip.save(tmp_path / "expected.wav")
+    made = [read_audio(tmp_path / name).samples for name in ("out.wav", "expected.wav")]
+    assert torch.equal(*made)
+    for wrong, message in (
+        (["--melody", "none.wav"], "none.wav"),
+        ([*tune, "--condition", "melody=x.wav"], "cannot be combined"),
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            cli([*given, *wrong, "-o", str(tmp_path / "no.wav")])
+        assert stopped.value.code == 2
+        assert message in capsys.readouterr().err
 
 
 def test_promises_hold_with_a_melody_beyond_one_window(folder: Path, tmp_path: Path) -> None:
