@@ -10,15 +10,25 @@ if TYPE_CHECKING:
     from lm_audio.clip import Clip
     from lm_audio.loading import load
     from lm_audio.pipeline import AudioPipeline
-    from lm_audio.sampling import Denoising, Sampling
+    from lm_audio.sampling import Denoising, Sampling, Unmasking
 
-__all__ = ["AudioPipeline", "Clip", "Denoising", "Sampling", "__version__", "load", "models"]
+__all__ = [
+    "AudioPipeline",
+    "Clip",
+    "Denoising",
+    "Sampling",
+    "Unmasking",
+    "__version__",
+    "load",
+    "models",
+]
 
 _HOMES = {
     "AudioPipeline": "lm_audio.pipeline",
     "Clip": "lm_audio.clip",
     "Denoising": "lm_audio.sampling",
     "Sampling": "lm_audio.sampling",
+    "Unmasking": "lm_audio.sampling",
     "load": "lm_audio.loading",
     "models": "lm_audio.catalogue",
 }

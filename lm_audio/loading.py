@@ -17,7 +17,7 @@ from lm_audio.catalogue import DEFAULT, models
 from lm_audio.evaluation.judges.clap import Clap
 from lm_audio.families.family import TORCH_FILES, Checkpoint, LoadSettings
 from lm_audio.families.table import FORMATS
-from lm_audio.generation.lm_stage import LMStage
+from lm_audio.generation.token_stage import TokenStage
 from lm_audio.model import Model
 from lm_audio.networks.packing import Kind, pack
 from lm_audio.pipeline import AudioPipeline
@@ -89,12 +89,12 @@ def load(
 
 
 def _pack(model: Model, packing: Kind | None) -> None:
-    if packing == "int8" and not any(isinstance(stage, LMStage) for stage in model.stages):
+    if packing == "int8" and not any(isinstance(stage, TokenStage) for stage in model.stages):
         raise ValueError(
             "dtype int8 has no effect on this model, which has no language model. Use bfloat16."
         )
     for stage in model.stages:
-        if packing is not None and isinstance(stage, LMStage):  # others have no decode loop
+        if packing is not None and isinstance(stage, TokenStage):  # others have no decode loop
             pack(stage.model, packing)
 
 

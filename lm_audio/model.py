@@ -12,8 +12,8 @@ from lm_audio.conditioners.known_prompts import KnownPrompts
 from lm_audio.generation.clip_job import needed
 from lm_audio.generation.diffusion_stage import DiffusionStage
 from lm_audio.generation.direct_stage import DirectStage
-from lm_audio.generation.lm_stage import LMStage
 from lm_audio.generation.takes import Judge
+from lm_audio.generation.token_stage import TokenStage
 from lm_audio.generation.track import Stage
 from lm_audio.networks.packing import num_parameters
 from lm_audio.renderers.protocol import Renderer
@@ -72,7 +72,7 @@ class Model:
         return shared(
             encoder
             for stage in self.stages
-            if isinstance(stage, LMStage | DiffusionStage | DirectStage)
+            if isinstance(stage, TokenStage | DiffusionStage | DirectStage)
             for encoder in text_encoders(stage.conditioners).values()
         )
 

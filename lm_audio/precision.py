@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 
 from lm_audio.conditioners.label import LabelConditioner
-from lm_audio.generation.lm_stage import LMStage
 from lm_audio.generation.request import make_requests
+from lm_audio.generation.token_stage import TokenStage
 from lm_audio.generation.track import Track
 from lm_audio.pipeline import AudioPipeline
 from lm_audio.sampling import Sampling
@@ -29,7 +29,7 @@ MOST_NATS = 0.01
 def fastest(load: Callable[[str], AudioPipeline], dtypes: Sequence[str]) -> AudioPipeline:
     """The first of these precisions, given fastest first, that is close enough; else float32."""
     exact = load("float32")
-    if not any(isinstance(stage, LMStage) for stage in exact.stages.values()):
+    if not any(isinstance(stage, TokenStage) for stage in exact.stages.values()):
         logger.info("Kept float32, because this model has no language model to measure.")
         return exact
     tracks = new_clip(exact)
@@ -67,7 +67,7 @@ def _prompt(pipeline: AudioPipeline) -> str | None:
     """A text prompt, if the model takes text."""
     for stage in pipeline.stages.values():
         if "text" in stage.conditions:
-            reader = stage.conditioners["text"] if isinstance(stage, LMStage) else None
+            reader = stage.conditioners["text"] if isinstance(stage, TokenStage) else None
             return reader.labels[0] if isinstance(reader, LabelConditioner) else PROMPT
     return None
 
@@ -77,7 +77,8 @@ def divergence(exact: AudioPipeline, rounded: AudioPipeline, tracks: Mapping[str
     worst = 0.0
     for name, stage in exact.stages.items():
         other = rounded.stages[name]
-        if isinstance(stage, LMStage) and isinstance(other, LMStage):  # others are not rounded
+        if isinstance(stage, TokenStage):  # others are not rounded
+            assert isinstance(other, type(stage))
             stop = min(tracks[name].num_frames, stage.window_frames)
             found = [one.likelihoods(tracks[name], 0, stop) for one in (stage, other)]
             worst = max(worst, float(torch.sub(*found).square().mean()) / 2)

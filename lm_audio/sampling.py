@@ -1,4 +1,4 @@
-"""Sampling: picks the next token from logits and sets how latents are denoised, reproducibly.
+"""Sampling: picks tokens from logits and sets how latents are denoised, reproducibly.
 
 Guidance, the decode loop and the solvers are elsewhere. A token depends, bit for bit, on its own
 row only: an item gets the same tokens alone and in any batch.
@@ -22,6 +22,7 @@ _UNIFORM_BITS = 24  # precision of a float32 in [0, 1)
 MOST = 10**6  # tokens or frames, so that no tensor of them can overflow
 _BLOCK = 256  # steps per block of random numbers
 Solver = Literal["ddim", "dpm++2m", "ipndm", "euler", "heun", "ping-pong"]
+MaskSchedule = Literal["cosine", "linear"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +105,59 @@ class Denoising:
         return _scheduled(scale, self.guidance_schedule, seconds)
 
 
-AnySampling = Sampling | Denoising
+@dataclass(frozen=True, kw_only=True)
+class Unmasking:
+    """Settings of stages that predict masked tokens in parallel.
+
+    Codebooks are decided one after the other. Each step predicts all masked tokens of a codebook,
+    keeps the most confident ones and masks the others again.
+
+    Args:
+        steps: network passes per codebook: one number for all of them, or one for each.
+        schedule: the share of tokens that stay masked: cosine (decides few at first) or linear.
+        temperature: at the start; 0 always picks the likeliest token.
+        anneal_temperature: lower the temperature linearly to almost 0.
+        top_k, top_p, min_p: as for `Sampling`.
+        guidance_scale, guidance_schedule: as for `Sampling`.
+        final_guidance_scale: the guidance scale approaches it as fewer tokens are masked; None
+            keeps `guidance_scale`.
+        noise: scale of random noise on the confidence; it falls linearly to 0.
+    """
+
+    steps: int | tuple[int, ...] = 10
+    schedule: MaskSchedule = "cosine"
+    temperature: float = 1.0
+    anneal_temperature: bool = True
+    top_k: int = 0
+    top_p: float = 0.0
+    min_p: float = 0.0
+    guidance_scale: float | Mapping[str, float] = 3.0
+    final_guidance_scale: float | None = None
+    guidance_schedule: tuple[tuple[float, float], ...] = ()
+    noise: float = 0.0
+
+    def __post_init__(self) -> None:
+        _freeze(self)
+        for steps in self.steps if isinstance(self.steps, tuple) else [self.steps]:
+            _check_whole("steps", steps, least=1, most=MOST)
+        if self.schedule not in get_args(MaskSchedule):
+            choices = ", ".join(get_args(MaskSchedule))
+            raise ValueError(f"Unknown schedule {self.schedule!r}. Choose one of: {choices}.")
+        _check_number("temperature", self.temperature)
+        _check_whole("top_k", self.top_k, least=0, most=MOST)
+        _check_number("top_p", self.top_p, most=1.0)
+        _check_number("min_p", self.min_p, most=1.0)
+        _check_guidance(self)
+        if self.final_guidance_scale is not None:
+            _check_number("final_guidance_scale", self.final_guidance_scale)
+        _check_number("noise", self.noise)
+
+    def scale_at(self, scale: float, seconds: float) -> float:
+        """The scheduled guidance scale at a time in seconds."""
+        return _scheduled(scale, self.guidance_schedule, seconds)
+
+
+AnySampling = Sampling | Denoising | Unmasking
 
 
 def adjusted(
@@ -332,6 +385,8 @@ def _freeze(sampling: AnySampling) -> None:
     """Copies mutable arguments; lists, as read from JSON, become tuples."""
     if isinstance(sampling, Sampling) and isinstance(sampling.temperature, Sequence):
         object.__setattr__(sampling, "temperature", tuple(sampling.temperature))
+    if isinstance(sampling, Unmasking) and isinstance(sampling.steps, Sequence):
+        object.__setattr__(sampling, "steps", tuple(sampling.steps))
     if isinstance(sampling.guidance_scale, Mapping):
         object.__setattr__(sampling, "guidance_scale", dict(sampling.guidance_scale))
     points = [tuple(p) if isinstance(p, Sequence) else p for p in sampling.guidance_schedule]

@@ -31,6 +31,7 @@ from lm_audio.data.shards import Shards, acoustic_identity
 from lm_audio.data.synthetic_shards import make_up_shards
 from lm_audio.families.audiocraft.stages import audiogen
 from lm_audio.generation.lm_stage import LMStage
+from lm_audio.generation.token_stage import TokenStage
 from lm_audio.loading import load
 from lm_audio.model import Model, ModelCard
 from lm_audio.networks import presets
@@ -277,14 +278,14 @@ def check_identities(pipeline: AudioPipeline, shards: Shards) -> None:
             )
 
 
-def with_stage(pipeline: AudioPipeline, stage: LMStage) -> AudioPipeline:
+def with_stage(pipeline: AudioPipeline, stage: TokenStage) -> AudioPipeline:
     """The model with a new stage. Only the licence of its card still applies."""
     model = pipeline.model.with_stage(stage)
     return AudioPipeline(replace(model, card=ModelCard(licence=model.card.licence)))
 
 
 def log_clips(
-    model: AudioPipeline, stage: LMStage, held_out: Shards, tracker: Tracker, step: int
+    model: AudioPipeline, stage: TokenStage, held_out: Shards, tracker: Tracker, step: int
 ) -> None:
     """Logs clips that the whole model generates for the conditions of held-out examples."""
     duration = float(num_sample_frames(stage) / stage.frame_rate)

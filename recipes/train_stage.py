@@ -1,4 +1,4 @@
-"""Trains one stage of a token language model: of Duet, AudioLM, AudioGen or MusicGen.
+"""Trains one stage of a token language model: of Duet, AudioLM, AudioGen, MusicGen or SoundStorm.
 
     python recipes/train_stage.py --preset tiny     # under a minute, synthetic sounds
     python recipes/train_stage.py --family duet --stage semantic --data shards
@@ -13,11 +13,14 @@
 | duet       | semantic, acoustic     | text -> semantic tokens -> all codebooks                  |
 | audiolm    | semantic, coarse, fine | nothing -> semantic tokens -> first codebooks -> the rest |
 | audiocraft | acoustic               | text and labels -> all codebooks                          |
+| soundstorm | acoustic               | text, semantic tokens -> all codebooks, in parallel       |
 
 `--family F --stage S --help` lists the options of that stage. `--data` takes shards from
 recipes/tokenize_dataset.py; if they are stereo with a mono codec (its `--channels 2`), pass
 `--channels 2` here, too. `OUT/stage` is the trained stage. With the output folders of the other
 stages, the last stage of a family also writes `OUT/model`, a complete model for `lm_audio.load`.
+SoundStorm's stage takes the place of the acoustic stages of Duet or, with `--after audiolm`, of
+AudioLM: pass the folder of their semantic stage.
 
 Run the same command again to resume an interrupted run; the losses are the same as without the
 interruption. `--dry-run` prints the memory and operations of a run. The `paper` presets are AudioLM
@@ -34,7 +37,7 @@ from tqdm import tqdm
 
 from audio_tokenizers.acoustic.registry import load_codec
 from lm_audio.cli.recipe import run_recipe
-from lm_audio.generation.lm_stage import LMStage
+from lm_audio.generation.token_stage import TokenStage
 from lm_audio.saving.folder import save_model
 from lm_audio.saving.stage_folder import write_stage
 from lm_audio.training.checkpoints import Checkpoints, check_finite
@@ -62,6 +65,7 @@ from stage_builders.duet import (
     duet_semantic,
 )
 from stage_builders.plan import StageData, StagePlan, StageSettings
+from stage_builders.soundstorm import SoundStormSettings, soundstorm_acoustic
 
 BUILDERS: Mapping[tuple[str, str], Callable[[Any, StageData], StagePlan]] = {
     ("duet", "semantic"): duet_semantic,
@@ -70,6 +74,7 @@ BUILDERS: Mapping[tuple[str, str], Callable[[Any, StageData], StagePlan]] = {
     ("audiolm", "coarse"): audiolm_coarse,
     ("audiolm", "fine"): audiolm_fine,
     ("audiocraft", "acoustic"): audiocraft_acoustic,
+    ("soundstorm", "acoustic"): soundstorm_acoustic,
 }
 TINY: dict[str, Any] = {
     "preset": "tiny",
@@ -151,6 +156,20 @@ PRESETS: Mapping[str, Mapping[str, Mapping[str, StageSettings]]] = {  # by famil
             ),
         },
     },
+    "soundstorm": {
+        "acoustic": {
+            "tiny": SoundStormSettings(**TINY, tokens_per_batch=1600, context_seconds=2.0),
+            "default": SoundStormSettings(**DEFAULT, steps=6_000, tokens_per_batch=12_000),
+            "small": SoundStormSettings(),
+            "paper": SoundStormSettings(
+                **PAPER,
+                steps=500_000,
+                tokens_per_batch=48_000,
+                context_seconds=30.0,
+                recompute=True,
+            ),
+        },
+    },
 }
 
 
@@ -207,7 +226,7 @@ def main(config: StageSettings) -> list[float]:
                 by_codebook = processes.mean_loss(
                     module, held_out_batches, num_batches=config.evaluate_batches
                 )
-                held_out_loss = float(by_codebook.mean())
+                held_out_loss = float(by_codebook.nanmean())
                 with processes.gathered(module, stage) as whole:
                     if processes.is_main:
                         log_samples(
@@ -238,7 +257,9 @@ def main(config: StageSettings) -> list[float]:
     return losses
 
 
-def save(stage: LMStage, plan: StagePlan, config: StageSettings, *, tokens: dict[str, str]) -> None:
+def save(
+    stage: TokenStage, plan: StagePlan, config: StageSettings, *, tokens: dict[str, str]
+) -> None:
     """Writes the stage and the complete model; a model with one stage is written only as a model.
 
     Args:

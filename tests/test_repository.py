@@ -143,7 +143,8 @@ def test_importing_the_packages_is_quiet_and_changes_no_global_state() -> None:
 def test_the_public_names_are_pinned() -> None:
     import lm_audio
 
-    names = ["AudioPipeline", "Clip", "Denoising", "Sampling", "__version__", "load", "models"]
+    names = ["AudioPipeline", "Clip", "Denoising", "Sampling", "Unmasking"]
+    names += ["__version__", "load", "models"]
     assert lm_audio.__all__ == names
     assert [name for name in names if not hasattr(lm_audio, name)] == []
 

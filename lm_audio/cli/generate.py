@@ -83,7 +83,7 @@ class SamplingOptions:
     repetition_penalty: Annotated[float | None, Arg("X", at_least=0.01)] = None
     """Values above 1 make recent tokens less likely."""
     steps: Annotated[int | None, Arg("N", at_least=1, at_most=1000)] = None
-    """Denoising steps, for models that denoise; more are slower and more accurate."""
+    """Denoising steps, or steps per codebook of masked models; more are slower."""
     solver: Annotated[str | None, Arg("NAME")] = None
     """How to take them: ddim, dpm++2m, ipndm, euler, heun or ping-pong."""
 
@@ -105,6 +105,8 @@ class RequestOptions:
     """Negative prompt: what the audio should not contain."""
     condition: Annotated[tuple[str, ...], Arg("NAME=VALUE")] = ()
     """Extra model input, such as voice=v2/en_speaker_6. Can be repeated."""
+    melody: Annotated[str | None, Arg("FILE")] = None
+    """Recording whose melody the audio follows, for models that take one."""
     raw: bool = False
     """Keep the model's original level: no loudness normalisation or limiting."""
 
@@ -123,17 +125,21 @@ class RequestOptions:
             if name in values:
                 raise ValueError(f"--condition {name} was given twice.")
             values[name] = value
+        if self.melody is not None:
+            if "melody" in values:
+                raise ValueError("--melody and --condition melody= cannot be combined.")
+            values["melody"] = self.melody
         return values
 
     def conditions(self, model: "AudioPipeline") -> dict[str, Any]:
         """The conditions by name; numbers where the model takes numbers."""
         from lm_audio.conditioners.number import NumberConditioner
-        from lm_audio.generation.lm_stage import LMStage
+        from lm_audio.generation.token_stage import TokenStage
 
         numbers = {
             name
             for stage in model.stages.values()
-            if isinstance(stage, LMStage)
+            if isinstance(stage, TokenStage)
             for name, conditioner in stage.conditioners.items()
             if isinstance(conditioner, NumberConditioner)
         }

@@ -11,14 +11,15 @@ from torch import Tensor, nn
 
 from lm_audio.networks.condition import Condition
 
-NullKind = Literal["zero", "learned", "none"]
+NullKind = Literal["zero", "zeros", "learned", "none"]
 
 
 class Null(nn.Module):
     """The condition in place of a value that was dropped or not given.
 
     Args:
-        kind: one zero or learned vector, or no vector at all.
+        kind: one zero or learned vector, or no vector at all. zeros: as many zero vectors as the
+            dropped value has; one if none was given.
     """
 
     embedding: Tensor
@@ -34,7 +35,7 @@ class Null(nn.Module):
         if kind == "learned":
             self.embedding = nn.Parameter(torch.randn(1, dim) * dim**-0.5)
         else:
-            zeros = torch.zeros(1 if kind == "zero" else 0, dim)
+            zeros = torch.zeros(0 if kind == "none" else 1, dim)
             self.register_buffer("embedding", zeros, persistent=False)
 
 

@@ -15,6 +15,7 @@ from audio_tokenizers.text import SentencePieceTokenizer
 from lm_audio.conditioners.frozen import FrozenEncoder, kind_of
 from lm_audio.conditioners.fuser import Conditioners
 from lm_audio.conditioners.label import LabelConditioner
+from lm_audio.conditioners.melody import MelodyConditioner
 from lm_audio.conditioners.number import NumberConditioner
 from lm_audio.conditioners.text import (
     OwnTextEncoder,
@@ -29,6 +30,7 @@ Description = dict[str, Any]
 _TYPES: dict[str, tuple[type[nn.Module], tuple[str, ...]]] = {
     "aligned_tokens": (AlignedTokens, ("num_tokens", "look_ahead")),
     "label": (LabelConditioner, ("labels",)),
+    "melody": (MelodyConditioner, ("sample_rate", "window", "seconds", "num_classes")),
     "number": (NumberConditioner, ("low", "high", "num_waves")),
     "text": (TextConditioner, ()),
     "tokens": (TokenConditioner, ("num_tokens", "num_codebooks", "deduplicate")),
@@ -95,6 +97,8 @@ def _describe(name: str, conditioner: nn.Module) -> Description:
     if isinstance(conditioner, TextConditioner):
         description["encoder"] = _describe_encoder(name, conditioner.encoder)
         description["project"] = isinstance(conditioner.projection, nn.Linear)
+    if isinstance(conditioner, MelodyConditioner):  # without a choice of null
+        return description
     return {**description, "null": conditioner.null.kind}  # type: ignore[union-attr]
 
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from lm_audio.model import Model
     from lm_audio.networks.packing import Kind
 
-Ability = Literal["text", "continue", "inpaint", "vary", "loop", "best of", "voices"]
+Ability = Literal["text", "continue", "inpaint", "vary", "loop", "melody", "best of", "voices"]
 
 TRANSFORMERS_FILES = (
     ("*.json", "*.model", "*.txt", "model.safetensors", "model-*.safetensors"),
@@ -30,8 +30,8 @@ class ModelInfo:
         place: whether the weights come with this package or from the hub.
         num_parameters: of the language models, without text encoder and codec.
         size: of its files in bytes, without a text encoder from a repository of its own.
-        abilities: text prompts, audio continuation, inpainting, variations of audio, loops, a judge
-            of takes, voices.
+        abilities: text prompts, audio continuation, inpainting, variations of audio, loops,
+            melodies, a judge of takes, voices.
     """
 
     name: str

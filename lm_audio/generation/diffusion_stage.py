@@ -22,7 +22,7 @@ from lm_audio.generation.noise_schedule import Levels, NoiseSchedule, Predicts, 
 from lm_audio.generation.solvers import Steps, solve
 from lm_audio.generation.step import guidance_rows
 from lm_audio.generation.track import Source, StageBatch, Track, is_known, leading
-from lm_audio.networks.condition import Condition, Fused, Known, stack
+from lm_audio.networks.condition import Condition, Fused, Known, joined
 from lm_audio.sampling import Denoising, gaussians
 from lm_audio.signals import Signal
 
@@ -355,7 +355,7 @@ class DiffusionBatch:
         levels = [window.levels.time[window.level] for window, _ in jobs]
         times = torch.tensor(levels, device=x.device)
         given = {"known": _known([window for window, _ in jobs])} if self._stage.sees_known else {}
-        conditions = _joined([_rolled(row.fused, window.shift) for window, row in jobs])
+        conditions = joined([_rolled(row.fused, window.shift) for window, row in jobs])
         outputs = self._stage.network(x, times, conditions, **given).float()
         shifts = [window.shift for window, _ in jobs]
         return [row.roll(-shift, dims=1) for row, shift in zip(outputs, shifts, strict=True)]
@@ -397,23 +397,4 @@ def _known(windows: Sequence["Window"]) -> Known:
     return Known(
         values=torch.stack([window.values.roll(window.shift, dims=1) for window in windows]),
         mask=torch.stack([window.known.roll(window.shift) for window in windows]),
-    )
-
-
-def _joined(rows: Sequence[Fused]) -> Fused:
-    """Joins the conditions of B rows of batch size 1."""
-    if len(rows) == 1:
-        return rows[0]
-
-    def stacked(conditions: Sequence[Condition | None]) -> Condition | None:
-        found = [one.embeddings[0, one.mask[0]] for one in conditions if one is not None]
-        return stack(found) if found else None
-
-    sums = [row.sum for row in rows if row.sum is not None]
-    named = {name: stacked([row.named[name] for row in rows]) for name in rows[0].named}
-    return Fused(
-        cross=stacked([row.cross for row in rows]),
-        prepend=stacked([row.prepend for row in rows]),
-        sum=torch.cat(sums) if sums else None,
-        named={name: condition for name, condition in named.items() if condition is not None},
     )

@@ -3,7 +3,6 @@
 Shapes: K codebooks, J streams of the model, S steps after the pattern, V vocabulary.
 """
 
-from bisect import bisect_left, bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -12,10 +11,18 @@ import torch
 from torch import Tensor
 
 from lm_audio.conditioners.fuser import Conditioners
+from lm_audio.conditioners.melody import MelodyConditioner
 from lm_audio.conditioners.tokens import AlignedTokens
 from lm_audio.generation.decoding import DecodingBatch
 from lm_audio.generation.step import Row, Sequence, guidance_rows
-from lm_audio.generation.track import Source, StageBatch, Track, is_known, leading
+from lm_audio.generation.track import (
+    Source,
+    StageBatch,
+    Track,
+    is_known,
+    leading,
+    source_span,
+)
 from lm_audio.networks.condition import Condition, Fused
 from lm_audio.networks.token_lm import TokenLM
 from lm_audio.patterns import Layout, Pattern
@@ -205,19 +212,8 @@ class LMStage:
         return scores[judged].gather(1, tokens[0][judged][:, None])[:, 0]
 
     def source_span(self, track: Track, start: int, stop: int) -> tuple[int, int]:
-        """The source's frames that precede a window of these frames as its prefix.
-
-        If the source has start times, these are the frames that overlap the window in time. Else
-        both tracks divide the same time into equal frames, and the span is proportional.
-        """
-        source = track.source
-        assert source is not None
-        if source.starts is None:
-            first = start * source.num_frames // track.num_frames
-            return first, -(-stop * source.num_frames // track.num_frames)
-        begin, end = float(start / self.frame_rate), float(stop / self.frame_rate)
-        first = max(0, bisect_right(source.starts, begin) - 1)
-        return first, bisect_left(source.starts, end)
+        """The source's frames that precede a window of these frames as its prefix."""
+        return source_span(track, self.frame_rate, start, stop)
 
     @property
     def aligned(self) -> AlignedTokens | None:
@@ -291,6 +287,10 @@ class LMStage:
                 continue
             if self.source is not None and name == self.source.condition:
                 made[name] = conditioner([None if name in dropped else self._source_tokens(window)])
+            elif isinstance(conditioner, MelodyConditioner) and window.start:
+                melody = None if name in dropped else window.track.conditions.get(name)
+                start = float(window.start / self.frame_rate)
+                made[name] = conditioner([melody], start=start)
             else:
                 made[name] = window.track.condition(
                     self.conditioners, name, dropped=name in dropped, part=window.part

@@ -19,6 +19,7 @@ from audio_tokenizers.resampling import resample
 from lm_audio.clip import Clip
 from lm_audio.generation.diffusion_stage import DiffusionStage
 from lm_audio.generation.lm_stage import LMStage
+from lm_audio.generation.masked_stage import MaskedStage
 from lm_audio.generation.step import guidance_rows
 from lm_audio.generation.story import Story, as_story, is_story
 from lm_audio.generation.track import Stage
@@ -165,7 +166,8 @@ def overlap_frames_of(stage: Stage, request: Request) -> int | None:
 
 
 def _overlaps(stage: Stage) -> bool:
-    return isinstance(stage, LMStage | DiffusionStage) and stage.overlap_frames > 0
+    kinds = LMStage | DiffusionStage | MaskedStage
+    return isinstance(stage, kinds) and stage.overlap_frames > 0
 
 
 def _check_overlap(request: Request, working: Sequence[Stage]) -> None:
@@ -306,8 +308,8 @@ def _check_kinds(prompt: object, *, negative: object, sampling: object, **mappin
     for one in sampling.values() if isinstance(sampling, Mapping) else [sampling or Sampling()]:
         if not isinstance(one, AnySampling):
             raise ValueError(
-                "sampling must be a Sampling or Denoising, such as Sampling(temperature=0.5), or a "
-                f"dict of them by stage name, got {one!r}."
+                "sampling must be a Sampling, Unmasking or Denoising, such as "
+                f"Sampling(temperature=0.5), or a dict of them by stage name, got {one!r}."
             )
 
 
@@ -355,7 +357,7 @@ def _check_names(
 
 
 def _check_sampling_kinds(request: Request, working: Sequence[Stage]) -> None:
-    """Token stages take a Sampling, diffusion stages a Denoising."""
+    """Each kind of stage takes its own kind of settings."""
     given = request.sampling
     if isinstance(given, Mapping):
         for stage in working:
@@ -365,11 +367,17 @@ def _check_sampling_kinds(request: Request, working: Sequence[Stage]) -> None:
             if not isinstance(one, type(stage.sampling)):
                 takes = type(stage.sampling).__name__
                 raise ValueError(
-                    f"The {stage.name} stage takes a {takes}, got a {type(one).__name__}."
+                    f"The {stage.name} stage takes {_a(takes)}, got {_a(type(one).__name__)}."
                 )
     elif given is not None and not any(isinstance(given, type(x.sampling)) for x in working):
-        takes = "Denoising" if isinstance(given, Sampling) else "Sampling"
-        raise ValueError(f"No stage of this model takes a {type(given).__name__}; pass a {takes}.")
+        samplings = [stage.sampling for stage in working if stage.sampling is not None]
+        takes = " or ".join(dict.fromkeys(type(one).__name__ for one in samplings)) or "no settings"
+        got = type(given).__name__
+        raise ValueError(f"No stage of this model takes {_a(got)}; pass {_a(takes)}.")
+
+
+def _a(name: str) -> str:
+    return f"an {name}" if name[0] in "AEIOU" else f"a {name}"
 
 
 def _check_temperatures(sampling: Sampling, stage: Stage) -> None:

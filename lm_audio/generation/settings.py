@@ -5,6 +5,7 @@ Settings that the command line does not have are stored too; see `origin.command
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, Literal
 
 from lm_audio.generation.request import Request, sampling_of
@@ -57,10 +58,16 @@ def _conditions(conditions: Mapping[str, Any]) -> dict[str, Any]:
     """As the option --condition takes them, if they are text or numbers."""
     if not conditions:
         return {}
-    if all(isinstance(value, str | int | float) for value in conditions.values()):
+    plain = str | int | float | Path
+    if all(isinstance(value, plain) for value in conditions.values()):
         texts = {name: str(value).removesuffix(".0") for name, value in conditions.items()}
         return {"condition": [f"{name}={text}" for name, text in texts.items()]}
-    return {"conditions": {name: str(value) for name, value in conditions.items()}}
+    return {
+        "conditions": {
+            name: str(value) if isinstance(value, plain) else "audio"
+            for name, value in conditions.items()
+        }
+    }
 
 
 def _sampling(request: Request, stages: Sequence[Stage]) -> dict[str, Any]:

@@ -3,14 +3,16 @@
 Shapes: K codebooks or latent width, T frames.
 """
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from lm_audio.conditioners.condition import Null
 from lm_audio.conditioners.fuser import Conditioners
 from lm_audio.generation.story import Story
 from lm_audio.networks.condition import Condition
@@ -139,9 +141,13 @@ class Track:
     ) -> Condition:
         """The user's condition, or what replaces it when dropped, embedded once per item."""
         conditioner = conditioners[name]
+        value = self.values_of(dropped=dropped, part=part).get(name)
+        null = getattr(conditioner, "null", None)
+        if dropped and value is None and isinstance(null, Null) and null.kind == "zeros":
+            given = self.condition(conditioners, name, dropped=False, part=part)
+            return replace(given, embeddings=torch.zeros_like(given.embeddings))
         key = (conditioner, name, None if dropped else part)
         if key not in self.embedded:
-            value = self.values_of(dropped=dropped, part=part).get(name)
             self.embedded[key] = conditioner([value])
         return self.embedded[key]
 
@@ -213,6 +219,22 @@ class Stage(Protocol):
         """Raises ValueError if the user's input is invalid, before any work is done."""
 
     def new_batch(self, *, rows_per_pass: int | None = None) -> StageBatch: ...
+
+
+def source_span(track: Track, frame_rate: Fraction, start: int, stop: int) -> tuple[int, int]:
+    """The source's frames that precede a window of these frames as its prefix.
+
+    If the source has start times, these are the frames that overlap the window in time. Else both
+    tracks divide the same time into equal frames, and the span is proportional.
+    """
+    source = track.source
+    assert source is not None
+    if source.starts is None:
+        first = start * source.num_frames // track.num_frames
+        return first, -(-stop * source.num_frames // track.num_frames)
+    begin, end = float(start / frame_rate), float(stop / frame_rate)
+    first = max(0, bisect_right(source.starts, begin) - 1)
+    return first, bisect_left(source.starts, end)
 
 
 def is_known(values: Tensor) -> Tensor:

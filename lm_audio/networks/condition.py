@@ -53,3 +53,22 @@ def stack(rows: Sequence[Tensor]) -> Condition:
     embeddings = pad_sequence(list(rows), batch_first=True)  # [B, L, D]
     positions = torch.arange(embeddings.shape[1], device=lengths.device)
     return Condition(embeddings=embeddings, mask=positions < lengths[:, None])
+
+
+def joined(rows: Sequence[Fused]) -> Fused:
+    """Joins the conditions of B rows of batch size 1."""
+    if len(rows) == 1:
+        return rows[0]
+
+    def stacked(conditions: Sequence[Condition | None]) -> Condition | None:
+        found = [one.embeddings[0, one.mask[0]] for one in conditions if one is not None]
+        return stack(found) if found else None
+
+    sums = [row.sum for row in rows if row.sum is not None]
+    named = {name: stacked([row.named[name] for row in rows]) for name in rows[0].named}
+    return Fused(
+        cross=stacked([row.cross for row in rows]),
+        prepend=stacked([row.prepend for row in rows]),
+        sum=torch.cat(sums) if sums else None,
+        named={name: condition for name, condition in named.items() if condition is not None},
+    )

@@ -61,13 +61,19 @@ class TokenLM(nn.Module):
                     module.output.weight.data *= scale
 
     def forward(
-        self, tokens: Tensor, *, fused: Fused | None = None, mask: Tensor | None = None
+        self,
+        tokens: Tensor,
+        *,
+        fused: Fused | None = None,
+        mask: Tensor | None = None,
+        reach: Tensor | None = None,
     ) -> Tensor:
-        """Next-token logits [B, J, S, V] for each step of tokens [B, J, S].
+        """Logits [B, J, S, V] for each step of tokens [B, J, S]: of the next step, if causal.
 
         Args:
             fused: the prompts, as conditioners make them.
             mask: [B, S], False on padding.
+            reach: [B], the largest distance in steps between which a row attends; all by default.
         """
         x = self._with_sum(self.embed(tokens), fused)
         positions = condition = None
@@ -80,7 +86,10 @@ class TokenLM(nn.Module):
             mask = None if len(x) == 1 and prefix.mask.all() and real.all() else mask
         if fused is not None and fused.cross is not None:
             condition = (fused.cross.embeddings.to(x.dtype), fused.cross.mask)
-        x = self.transformer(x, positions=positions, mask=mask, condition=condition)
+        visible = None if reach is None else _within(reach, tokens.shape[2], x.shape[1])
+        x = self.transformer(
+            x, positions=positions, mask=mask, visible=visible, condition=condition
+        )
         return self.logits(x[:, -tokens.shape[2] :])
 
     def prefill(self, tokens: Tensor, *, fused: Fused, cache: KVCache) -> None:
@@ -133,6 +142,14 @@ class TokenLM(nn.Module):
 
     def _with_sum(self, x: Tensor, fused: Fused | None) -> Tensor:
         return x if fused is None or fused.sum is None else x + fused.sum.to(x.dtype)
+
+
+def _within(reach: Tensor, num_steps: int, length: int) -> Tensor:
+    """Whether each position attends to each other [B, length, length]; a prefix always does."""
+    step = torch.arange(num_steps, device=reach.device)
+    near = (step[:, None] - step).abs() <= reach[:, None, None]  # [B, S, S]
+    prefix = length - num_steps
+    return nn.functional.pad(near, (prefix, 0, prefix, 0), value=True)
 
 
 def _initialise(module: nn.Module) -> None:

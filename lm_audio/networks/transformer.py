@@ -101,6 +101,7 @@ class Transformer(nn.Module):
         *,
         positions: Tensor | None = None,
         mask: Tensor | None = None,
+        visible: Tensor | None = None,
         condition: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
         """Runs over whole sequences x [B, S, D] and returns the same shape.
@@ -108,16 +109,18 @@ class Transformer(nn.Module):
         Args:
             positions: [B, S]; 0, 1, 2 ... by default.
             mask: [B, S], False on padding.
+            visible: [B, S, S], the keys that each query attends to, among those it may; all by
+                default.
             condition: embeddings [B, L, D] and their mask [B, L], for cross-attention.
         """
         self._check_condition(condition)
         if positions is None:
             positions = torch.arange(x.shape[1], device=x.device)[None]
-        attend = WholeAttend(
-            bias=self._whole_bias(positions, mask, x.dtype),
-            rotation=self._rotation(positions),
-            condition=condition,
-        )
+        bias = self._whole_bias(positions, mask, x.dtype)
+        if visible is not None:
+            bias = self._bias(positions, positions, x.dtype) if bias is None else bias
+            bias = bias.masked_fill(~visible[:, None], -torch.inf)
+        attend = WholeAttend(bias=bias, rotation=self._rotation(positions), condition=condition)
         return self._run(x, positions, attend)
 
     def prefill(self, x: Tensor, *, condition: Tensor | None, cache: KVCache) -> None:

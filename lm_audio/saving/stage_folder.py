@@ -28,13 +28,16 @@ from lm_audio.conditioners.description import (
     text_encoders,
 )
 from lm_audio.conditioners.frozen import FrozenEncoder, describe_frozen, load_frozen, shared
+from lm_audio.conditioners.fuser import Conditioners
 from lm_audio.conditioners.text import OwnTextEncoder
 from lm_audio.generation.lm_stage import LMStage
+from lm_audio.generation.masked_stage import MaskedStage
+from lm_audio.generation.token_stage import TokenStage
 from lm_audio.generation.track import Source, Stage
 from lm_audio.networks.packing import Kind, fill
 from lm_audio.networks.token_lm import TokenLM, TokenLMConfig
 from lm_audio.patterns import Pattern
-from lm_audio.sampling import Sampling
+from lm_audio.sampling import Sampling, Unmasking
 
 MODEL_TYPE = "lm-audio-token-lm"
 _WEIGHTS = "model.safetensors"
@@ -42,29 +45,36 @@ _DESCRIPTION, _TEXT_ENCODER = "stage.json", "text_encoder"  # of a stage without
 _PLAIN = (
     "name", "start_token", "end_token", "num_choices", "token_kind", "first_codebook",
 )  # fmt: skip
+_MASKED_PLAIN = ("name", "span", "reach", "whole_windows", "token_kind", "first_codebook")
 _STORED = {"window_frames": "context", "overlap_frames": "keep"}  # fields with another name in JSON
 
 
 def describe_stage(stage: Stage) -> dict[str, Any]:
     """The fields of a stage, except its model and weights, for JSON."""
-    if type(stage) is not LMStage or type(stage.model) is not TokenLM:
+    if type(stage) not in (LMStage, MaskedStage) or type(stage.model) is not TokenLM:  # type: ignore[attr-defined]
         raise ValueError(
             f"The {stage.name} stage is a {type(stage).__name__}, which cannot be saved. Use the "
             "checkpoint that it was loaded from."
         )
-    return {
-        **{name: getattr(stage, name) for name in _PLAIN},
+    assert isinstance(stage, TokenStage)
+    shared = {
         **{stored: getattr(stage, name) for name, stored in _STORED.items()},
-        "repeats": not stage.deduplicated,
         "frame_rate": "{}/{}".format(*stage.frame_rate.as_integer_ratio()),
-        "pattern": asdict(stage.pattern),
         "sampling": asdict(stage.sampling),
         "source": None if stage.source is None else asdict(stage.source),
         "conditioners": describe_conditioners(stage.conditioners),
     }
+    if isinstance(stage, MaskedStage):
+        return {"kind": "masked", **{x: getattr(stage, x) for x in _MASKED_PLAIN}, **shared}
+    return {
+        **{name: getattr(stage, name) for name in _PLAIN},
+        "repeats": not stage.deduplicated,
+        "pattern": asdict(stage.pattern),
+        **shared,
+    }
 
 
-def save_stage(stage: LMStage, folder: Path, *, half: bool) -> None:
+def save_stage(stage: TokenStage, folder: Path, *, half: bool) -> None:
     """Writes the stage's model, weights and tokenizers.
 
     Args:
@@ -90,7 +100,7 @@ def load_stage(
     device: torch.device | str,
     dtype: torch.dtype,
     packing: Kind | None = None,
-) -> LMStage:
+) -> TokenStage:
     """Reads a stage without duplicating weights in memory.
 
     Args:
@@ -113,16 +123,7 @@ def load_stage(
             frozen=frozen,
             own_tokenizer=lambda name: SentencePieceTokenizer.load(folder / f"{name}.model"),
         ).eval()
-        settings |= {name: settings.pop(stored) for name, stored in _STORED.items()}
-        settings["deduplicated"] = not settings.pop("repeats")
-        settings |= {
-            "frame_rate": Fraction(*map(int, settings["frame_rate"].split("/"))),
-            "pattern": Pattern(**settings["pattern"]),
-            "sampling": Sampling(**settings["sampling"]),
-            "source": settings["source"] and Source(**settings["source"]),
-            "conditioners": conditioners,
-        }
-        stage = LMStage(model=model, **settings)
+        stage = _stage(model, conditioners, settings)
     module = both_modules(model, conditioners)
     check_weights(weights, module.state_dict(), source=path)
     parts: dict[str, dict[str, Tensor]] = {"model": {}, "conditioners": {}}
@@ -137,7 +138,25 @@ def load_stage(
     return stage
 
 
-def write_stage(stage: LMStage, folder: Path, *, tokens: Mapping[str, str] | None = None) -> None:
+def _stage(model: TokenLM, conditioners: Conditioners, settings: dict[str, Any]) -> TokenStage:
+    """The stage of a description."""
+    settings |= {name: settings.pop(stored) for name, stored in _STORED.items()}
+    settings |= {
+        "frame_rate": Fraction(*map(int, settings["frame_rate"].split("/"))),
+        "source": settings["source"] and Source(**settings["source"]),
+        "conditioners": conditioners,
+    }
+    kind, sampling = settings.pop("kind", "language model"), settings.pop("sampling")
+    if kind == "masked":
+        return MaskedStage(model=model, sampling=Unmasking(**sampling), **settings)
+    settings["deduplicated"] = not settings.pop("repeats")
+    settings["pattern"] = Pattern(**settings["pattern"])
+    return LMStage(model=model, sampling=Sampling(**sampling), **settings)
+
+
+def write_stage(
+    stage: TokenStage, folder: Path, *, tokens: Mapping[str, str] | None = None
+) -> None:
     """Writes a single stage atomically, with its frozen text encoder, if any.
 
     Args:
@@ -158,7 +177,7 @@ def read_stage(
     *,
     tokens: Mapping[str, str] | None = None,
     device: torch.device | str = "cpu",
-) -> LMStage:
+) -> TokenStage:
     """Reads a stage that `write_stage` wrote.
 
     Args:

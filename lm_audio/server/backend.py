@@ -137,8 +137,14 @@ class Backend:
     def _check(self, body: CommonFields, *, seconds: float) -> None:
         self.check_model(body.model)
         self.limits.check_duration(seconds)
+        # The pipeline takes the paths of files for both of these, which a client must not name.
+        if "melody" in body.conditions and "melody" in self.pipeline.conditions:
+            raise RequestError(
+                "This server does not accept melodies.",
+                code="unsupported_parameter",
+                param="conditions.melody",
+            )
         voice = body.conditions.get("voice")
-        # The pipeline also takes the path of a file, which a client must not name.
         if voice is not None and "voice" in self.pipeline.conditions and voice not in self.voices:
             known = ", ".join(self.voices[:8]) or "none"
             raise RequestError(

@@ -19,6 +19,7 @@ from lm_audio.conditioners.frozen import FrozenEncoder
 from lm_audio.conditioners.text import OwnTextEncoder
 from lm_audio.conditioners.tokens import TokenConditioner
 from lm_audio.generation.lm_stage import LMStage
+from lm_audio.generation.token_stage import TokenStage
 from lm_audio.networks.condition import Condition, Fused
 from lm_audio.networks.token_lm import TokenLM
 from lm_audio.networks.transformer import CausalBlock, Transformer
@@ -114,7 +115,7 @@ def step_cost(
     return StepCost(flops=counter.get_total_flops(), activations=activations)
 
 
-def count_weights(stage: LMStage) -> Weights:
+def count_weights(stage: TokenStage) -> Weights:
     """Counts the weights of a stage, which may be on the meta device."""
     objective = StageObjective(stage)
     sizes = [_size(each) for each in objective.modules() if isinstance(each, CausalBlock)]
@@ -128,18 +129,18 @@ def count_weights(stage: LMStage) -> Weights:
     )
 
 
-def num_crops(stage: LMStage, *, tokens: int) -> int:
+def num_crops(stage: TokenStage, *, tokens: int) -> int:
     """The number of full-context crops in a batch of `tokens`."""
     return max(1, tokens // (stage.window_frames * stage.num_codebooks))
 
 
 def batch_cost(
-    stage: LMStage,
+    stage: TokenStage,
     *,
     tokens: int,
     precision: Precision = "bfloat16",
     recompute: bool = False,
-    source: LMStage | None = None,
+    source: TokenStage | None = None,
 ) -> StepCost:
     """The cost of a batch of full-context crops.
 
@@ -148,7 +149,9 @@ def batch_cost(
     """
     config, rows = stage.model.config, num_crops(stage, tokens=tokens)
     shape = config.transformer
-    steps = stage.pattern.layout(stage.window_frames).num_steps
+    steps = stage.window_frames
+    if isinstance(stage, LMStage):
+        steps = stage.pattern.layout(steps).num_steps
     prefix = _prefix_length(stage, source)
 
     def with_layers(num_layers: int) -> StepCost:
@@ -191,7 +194,7 @@ def batch_cost(
 
 
 def print_estimate(
-    stage: LMStage, config: LanguageModelSettings, *, source: LMStage | None = None
+    stage: TokenStage, config: LanguageModelSettings, *, source: TokenStage | None = None
 ) -> None:
     """Prints the memory of each GPU and the time of the run.
 
@@ -269,7 +272,7 @@ def _condition(rows: int, length: int, dim: int) -> Condition:
     return Condition(embeddings=torch.zeros(rows, length, dim, requires_grad=True), mask=mask)
 
 
-def _prefix_length(stage: LMStage, source: LMStage | None) -> int:
+def _prefix_length(stage: TokenStage, source: TokenStage | None) -> int:
     name = stage.source.condition if stage.source is not None else ""
     if stage.conditioners.fuse.get(name) != "prepend":
         return 0

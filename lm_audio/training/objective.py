@@ -1,4 +1,4 @@
-"""The loss of a stage: cross-entropy of each codebook's next token.
+"""The loss of a stage: cross-entropy of each codebook's next, or masked, token.
 
 Shapes: B batch, K codebooks, J streams of the model, S steps after the pattern, V vocabulary.
 """
@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lm_audio.generation.lm_stage import LMStage
+from lm_audio.generation.token_stage import TokenStage
 from lm_audio.training.stage_batches import IGNORED, TrainingBatch
 
 
@@ -17,7 +18,7 @@ class StageObjective(nn.Module):
     The softmax covers the token's own codebook only, as in sampling.
     """
 
-    def __init__(self, stage: LMStage) -> None:
+    def __init__(self, stage: TokenStage) -> None:
         super().__init__()
         self.stage = stage
         self.model = stage.model
@@ -26,9 +27,12 @@ class StageObjective(nn.Module):
     def forward(self, batch: TrainingBatch) -> Tensor:
         """The sum of the losses of each codebook's targets: [K]."""
         fused = self.conditioners(batch.conditions, frames=batch.frames)
-        logits = self.model(batch.inputs, fused=fused)  # [B, J, S, V]
+        logits = self.model(  # [B, J, S, V]
+            batch.inputs, fused=fused, mask=batch.mask, reach=batch.reach
+        )
         codebook, targets = batch.codebook, batch.targets
-        num_codebooks, size = self.stage.num_codebooks, self.stage.pattern.codebook_size
+        num_codebooks = self.stage.num_codebooks
+        size = self.stage.pattern.codebook_size if isinstance(self.stage, LMStage) else None
         if size is not None:  # one stream: select the range of the step's codebook
             own = codebook.clamp(min=0)
             ranges = logits[..., : num_codebooks * size].unflatten(-1, (num_codebooks, -1))

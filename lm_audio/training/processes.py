@@ -29,7 +29,7 @@ from torch.utils.data import DataLoader
 from lm_audio.conditioners.description import text_encoders
 from lm_audio.conditioners.frozen import FrozenEncoder
 from lm_audio.data.batches import seed_of
-from lm_audio.generation.lm_stage import LMStage
+from lm_audio.generation.token_stage import TokenStage
 from lm_audio.networks.transformer import CausalBlock
 from lm_audio.training.checkpoints import Checkpoints, check_same_settings
 from lm_audio.training.objective import StageObjective
@@ -83,7 +83,7 @@ class Processes:
     def __init__(self, *, precision: Precision, accumulation: int = 1) -> None:
         self.accelerator = new_accelerator(precision)
         self.accumulation = accumulation
-        self._blank: LMStage | None = None
+        self._blank: TokenStage | None = None
 
     @property
     def count(self) -> int:
@@ -184,6 +184,8 @@ class Processes:
     ) -> Tensor:
         """The loss of each codebook over the first batches, split between the processes: [K].
 
+        NaN for codebooks without targets, as masked ones may be.
+
         Args:
             num_batches: the maximum number of batches.
         """
@@ -200,7 +202,7 @@ class Processes:
         module.train()
         assert sums is not None
         losses, counts = self.sum(sums)
-        return losses / counts.clamp(min=1)
+        return losses / counts
 
     def sum(self, values: Tensor) -> Tensor:
         """The sum over all processes."""
@@ -250,7 +252,7 @@ class Processes:
         return latest.step
 
     @contextmanager
-    def gathered(self, module: nn.Module, stage: LMStage) -> Iterator[LMStage]:
+    def gathered(self, module: nn.Module, stage: TokenStage) -> Iterator[TokenStage]:
         """The current stage, unsharded and ready to generate, on the main process.
 
         All processes must enter.
@@ -287,7 +289,7 @@ def _shard(
     return objective, optimizer
 
 
-def _blank_copy(stage: LMStage) -> LMStage:
+def _blank_copy(stage: TokenStage) -> TokenStage:
     """The stage with weights on the meta device, sharing frozen text encoders."""
     objective = StageObjective(stage)
     copies: dict[int, Any] = {
@@ -298,12 +300,12 @@ def _blank_copy(stage: LMStage) -> LMStage:
     return deepcopy(stage, copies)
 
 
-def _frozen(stage: LMStage) -> list[FrozenEncoder]:
+def _frozen(stage: TokenStage) -> list[FrozenEncoder]:
     found = text_encoders(stage.conditioners).values()
     return [encoder for encoder in found if isinstance(encoder, FrozenEncoder)]
 
 
-def _set_training(stage: LMStage, training: bool) -> None:
+def _set_training(stage: TokenStage, training: bool) -> None:
     stage.model.train(training)
     stage.conditioners.train(training)
 

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from lm_audio.data.batches import Crop
 from lm_audio.data.shards import Conditions
-from lm_audio.generation.lm_stage import LMStage
+from lm_audio.generation.token_stage import TokenStage
 from lm_audio.generation.track import Track, unknown_values
 from lm_audio.renderers.protocol import Renderer
-from lm_audio.sampling import Sampling
+from lm_audio.sampling import AnySampling
 from lm_audio.signals import ACOUSTIC
 from lm_audio.training.stage_batches import StageBatches
 from lm_audio.training.tracking import Tracker
@@ -23,7 +23,7 @@ NUM_SAMPLES = 3
 SAMPLE_SECONDS = 5.0  # longer samples take more time on a CPU than the steps between them
 
 
-def num_sample_frames(stage: LMStage) -> int:
+def num_sample_frames(stage: TokenStage) -> int:
     """The frames of a logged sample, limited to one window of the stage."""
     return min(stage.window_frames, round(SAMPLE_SECONDS * stage.frame_rate))
 
@@ -38,13 +38,13 @@ def first_conditions(given: Conditions, names: Sequence[str]) -> dict[str, Any]:
 
 
 def log_samples(
-    stage: LMStage,
+    stage: TokenStage,
     held_out: StageBatches,
     tracker: Tracker,
     *,
     step: int,
     renderer: Renderer,
-    following: LMStage | None = None,
+    following: TokenStage | None = None,
 ) -> None:
     """Logs samples with the conditions and source tokens of held-out examples.
 
@@ -84,14 +84,14 @@ def log_samples(
 
 @torch.inference_mode()
 def sample_tokens(
-    stage: LMStage,
+    stage: TokenStage,
     *,
     num_frames: int,
     seed: int,
     conditions: Mapping[str, Any] | None = None,
     source: Tensor | None = None,
     prompt: Tensor | None = None,
-    sampling: Sampling | None = None,
+    sampling: AnySampling | None = None,
 ) -> Tensor:
     """Tokens [K, T] of one item.
 

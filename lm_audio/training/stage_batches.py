@@ -17,6 +17,9 @@ from lm_audio.conditioners.dropout import drop
 from lm_audio.data.batches import Batches, Crop
 from lm_audio.data.shards import Shards
 from lm_audio.generation.lm_stage import LMStage
+from lm_audio.generation.masked_stage import MaskedStage
+from lm_audio.generation.token_stage import TokenStage
+from lm_audio.training.masking import mask
 
 IGNORED = -100
 """The target of a cell that is empty or padding."""
@@ -45,6 +48,8 @@ class TrainingBatch:
         codebook: [B, J, S], the codebook of each target; -1 if none.
         frames: [B, S], for conditions that are added frame by frame.
         conditions: B values of each condition.
+        mask: [B, S], False on padding, which only two-sided models see; None for causal ones.
+        reach: [B], how far frames attend; None if there is no limit.
     """
 
     inputs: Tensor
@@ -52,6 +57,8 @@ class TrainingBatch:
     codebook: Tensor
     frames: Tensor
     conditions: Mapping[str, Sequence[Any | None]]
+    mask: Tensor | None = None
+    reach: Tensor | None = None
 
     def counts(self, num_codebooks: int) -> Tensor:
         """The number of targets of each codebook: [K], float32."""
@@ -59,13 +66,9 @@ class TrainingBatch:
 
     def to(self, device: torch.device) -> "TrainingBatch":
         """Moves the tensors of the model; conditioners move their own values."""
-        return replace(
-            self,
-            inputs=self.inputs.to(device, non_blocking=True),
-            targets=self.targets.to(device, non_blocking=True),
-            codebook=self.codebook.to(device, non_blocking=True),
-            frames=self.frames.to(device, non_blocking=True),
-        )
+        tensors = {x: value for x, value in vars(self).items() if isinstance(value, Tensor)}
+        moved: Any = {x: value.to(device, non_blocking=True) for x, value in tensors.items()}
+        return replace(self, **moved)
 
 
 class StageBatches(Sequence[TrainingBatch]):
@@ -79,10 +82,10 @@ class StageBatches(Sequence[TrainingBatch]):
 
     def __init__(
         self,
-        stage: LMStage,
+        stage: TokenStage,
         shards: Shards,
         *,
-        source: LMStage | None = None,
+        source: TokenStage | None = None,
         tokens: int,
         seed: int,
         dropout: Dropout | None,
@@ -91,7 +94,7 @@ class StageBatches(Sequence[TrainingBatch]):
             raise ValueError(
                 f"The {stage.name} stage {'needs' if source is None else 'has no'} source."
             )
-        if stage.end_token is not None:
+        if isinstance(stage, LMStage) and stage.end_token is not None:
             raise ValueError(f"The {stage.name} stage has an end token, so it cannot be trained.")
         for each in (stage, source):
             if each is not None:
@@ -131,6 +134,8 @@ class StageBatches(Sequence[TrainingBatch]):
 
     def __getitem__(self, number: int) -> TrainingBatch:  # type: ignore[override]  # no slices
         crops, stage = self.crops[number], self.stage
+        if isinstance(stage, MaskedStage):
+            return self._masked(stage, crops, number)
         inputs, targets, codebooks, frames = [], [], [], []
         for crop in crops:
             tokens = _tokens(stage, self.shards, crop.index, crop.start, crop.stop)
@@ -148,6 +153,38 @@ class StageBatches(Sequence[TrainingBatch]):
             codebook=_padded(codebooks, -1),
             frames=pad_sequence(frames, batch_first=True),
             conditions=self._conditions(crops, number),
+        )
+
+    def _masked(self, stage: MaskedStage, crops: list[Crop], number: int) -> TrainingBatch:
+        """A batch of crops with masked tokens, which are the targets."""
+        random = np.random.default_rng([self.seed, number, 2])
+        masked, frames = [], []
+        for place, crop in enumerate(crops):
+            tokens = _tokens(stage, self.shards, crop.index, crop.start, crop.stop)
+            codebook = (number * len(crops) + place) % stage.num_codebooks  # each one equally often
+            masked.append(
+                mask(
+                    tokens,
+                    codebook=codebook,
+                    span=stage.span,
+                    schedule=stage.sampling.schedule,
+                    random=random,
+                )
+            )
+            frames.append(self._behind(crop) + torch.arange(tokens.shape[1]))
+        codebooks = torch.tensor([one.codebook for one in masked])
+        reach = None
+        if stage.reach is not None:
+            reach = torch.where(codebooks > 0, stage.reach, stage.window_frames)
+        rows = torch.arange(stage.num_codebooks)[:, None]
+        return TrainingBatch(
+            inputs=_padded([one.inputs(stage.mask_token) for one in masked], stage.mask_token),
+            targets=_padded([one.targets(IGNORED) for one in masked], IGNORED),
+            codebook=_padded([torch.where(one.judged, rows, -1) for one in masked], -1),
+            frames=pad_sequence(frames, batch_first=True),
+            conditions=self._conditions(crops, number),
+            mask=pad_sequence([torch.ones_like(x).bool() for x in frames], batch_first=True),
+            reach=reach,
         )
 
     def _conditions(self, crops: list[Crop], number: int) -> Mapping[str, Sequence[Any | None]]:
@@ -193,7 +230,7 @@ class StageBatches(Sequence[TrainingBatch]):
         return 0 if aligned is None else crop.start % aligned.ratio.denominator
 
 
-def _tokens(stage: LMStage, shards: Shards, index: int, start: int, stop: int) -> Tensor:
+def _tokens(stage: TokenStage, shards: Shards, index: int, start: int, stop: int) -> Tensor:
     """The stage's own tokens [K, T] of an example."""
     rows = slice(stage.first_codebook, stage.first_codebook + stage.num_codebooks)
     return shards.read(index, stage.token_kind, start, stop)[rows].long()
@@ -214,7 +251,7 @@ def _padded(rows: list[Tensor], value: int) -> Tensor:
     return torch.stack([F.pad(row, (0, longest - row.shape[1]), value=value) for row in rows])
 
 
-def _check_stream(stage: LMStage, shards: Shards) -> None:
+def _check_stream(stage: TokenStage, shards: Shards) -> None:
     kind = stage.token_kind
     if kind not in shards.streams:
         raise ValueError(

@@ -11,6 +11,7 @@ from audio_tokenizers.protocol import AcousticTokenizer
 from audio_tokenizers.semantic.tokenizer import FeatureTokenizer, load_feature_tokenizer
 from lm_audio.data.shards import Shards, Stream
 from lm_audio.generation.lm_stage import LMStage
+from lm_audio.generation.token_stage import TokenStage
 from lm_audio.model import Model
 from lm_audio.pretrained import CODEC_FOLDER
 from lm_audio.renderers.codec import CodecRenderer
@@ -79,11 +80,11 @@ class StagePlan:
         next_stage: the stage of the family to train next, if any.
     """
 
-    stage: LMStage
+    stage: TokenStage
     renderer: CodecRenderer
     source: LMStage | None = None
     dropout: Dropout | None = None
-    following: LMStage | None = None
+    following: TokenStage | None = None
     model: Model | None = None
     next_stage: str | None = None
 
@@ -104,7 +105,7 @@ def with_context(stage: LMStage, seconds: float) -> LMStage:
 
 
 def whole_model(
-    stage: LMStage,
+    stage: TokenStage,
     data: StageData,
     renderer: CodecRenderer,
     *,

@@ -1,5 +1,6 @@
 """The list of public models."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,16 @@ SHAPES = {
     "musicgen-stereo-small": presets.small,
     "musicgen-stereo-medium": presets.medium,
     "musicgen-stereo-large": presets.large,
+    "musicgen-melody": presets.medium,
+    "musicgen-melody-large": presets.large,
+    "musicgen-stereo-melody": presets.medium,
+    "musicgen-stereo-melody-large": presets.large,
+    "magnet-small-10secs": presets.small,
+    "magnet-medium-10secs": presets.medium,
+    "magnet-small-30secs": presets.small,
+    "magnet-medium-30secs": presets.medium,
+    "audio-magnet-small": presets.small,
+    "audio-magnet-medium": presets.medium,
 }
 
 
@@ -37,8 +48,11 @@ def named(name: str) -> ModelInfo:
 @pytest.mark.parametrize("name", SHAPES)
 def test_the_number_of_parameters_is_that_of_the_shape(name: str) -> None:
     info = named(name)
+    config = SHAPES[name](num_streams=4 * info.num_channels)
+    if "melody" in name:  # its conditions are a prefix
+        config = replace(config, transformer=replace(config.transformer, cross_attention=False))
     with torch.device("meta"):
-        model = TokenLM(SHAPES[name](num_streams=4 * info.num_channels))
+        model = TokenLM(config)
     assert info.num_parameters == sum(weight.numel() for weight in model.parameters())
 
 
@@ -51,7 +65,13 @@ def test_every_name_stands_for_a_repository_of_its_own() -> None:
 
 
 def test_models_that_cannot_be_loaded_are_not_listed() -> None:
-    assert not [model.name for model in lm_audio.models() if "melody" in model.name]
+    for kind in ("style", "jasco"):
+        assert not [model.name for model in lm_audio.models() if kind in model.name]
+
+
+def test_models_with_a_melody_say_so() -> None:
+    for model in lm_audio.models():
+        assert ("melody" in model.abilities) == ("melody" in model.name)
 
 
 def test_only_bark_has_voices_and_only_the_others_take_audio() -> None:

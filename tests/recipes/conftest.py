@@ -47,6 +47,7 @@ STAGE_SETTINGS: dict[str, dict[str, Any]] = {
     "audiolm coarse": {"context_seconds": 0.5},
     "audiolm fine": {"context_seconds": 0.2, "tokens_per_batch": 400},
     "audiocraft acoustic": {"context_seconds": 0.5, "tokens_per_batch": 800},
+    "soundstorm acoustic": {"context_seconds": 0.4, "tokens_per_batch": 800},
 }
 EARLIER_STAGES = {"duet acoustic": ("semantic",), "audiolm fine": ("semantic", "coarse")}
 
@@ -233,6 +234,8 @@ def trained(
             special = {"data": (tokenizer_shards,)}
         for earlier in EARLIER_STAGES.get(name, ()):
             special[earlier] = train(f"{family} {earlier}")[0].out
+        if family == "soundstorm":
+            special["semantic"] = train("duet semantic")[0].out
         if stage == "fine":
             special["semantic_tokenizer"] = semantic_tokenizer
         config = tiny_stage(name, out=tmp_path_factory.mktemp(family), **special)

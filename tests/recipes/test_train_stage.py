@@ -47,6 +47,7 @@ def read_log(out: Path) -> EventAccumulator:
         ("audiolm coarse", 1.79545, 0.8),
         ("audiolm fine", 2.92659, 0.9),
         ("audiocraft acoustic", 3.15567, 0.9),
+        ("soundstorm acoustic", 3.09292, 0.95),
     ],
 )
 def test_the_loss_after_five_steps_is_pinned_and_it_falls(
@@ -67,6 +68,7 @@ def test_the_loss_after_five_steps_is_pinned_and_it_falls(
         ("audiolm coarse", {"stage"}),
         ("audiolm fine", {"stage", "model"}),
         ("audiocraft acoustic", {"model"}),
+        ("soundstorm acoustic", {"stage", "model"}),
     ],
 )
 def test_the_last_stage_of_a_family_makes_a_whole_model(
@@ -85,6 +87,7 @@ def test_the_last_stage_of_a_family_makes_a_whole_model(
         ("audiolm coarse", "tiny"),
         ("audiolm fine", "tiny"),
         ("audiocraft acoustic", "paper"),
+        ("soundstorm acoustic", "tiny"),
     ],
 )
 def test_a_dry_run_counts_the_weights_and_writes_nothing(
@@ -305,6 +308,38 @@ def test_audiolm_makes_and_continues_sound(trained: Callable[[str], Run]) -> Non
     longer = model.continue_from((prompt, 24_000), duration=0.25, seed=1)
     assert longer.samples.shape == (1, 12_000 + 6000)
     assert torch.equal(longer.samples[:, :12_000], prompt)
+
+
+def test_soundstorm_takes_the_place_of_duets_acoustic_stage(trained: Callable[[str], Run]) -> None:
+    model = lm_audio.load(trained("soundstorm acoustic")[0].out / "model")
+    assert list(model.stages) == ["semantic", "acoustic"]
+    assert model.stages["acoustic"].two_sided
+    clip = model.generate("rain", duration=0.7, seed=1)
+    assert clip.samples.shape == (1, int(0.7 * 24_000))
+    assert not torch.equal(model.generate(duration=0.7, seed=1).tokens, clip.tokens)
+
+
+def test_soundstorm_takes_the_place_of_audiolms_acoustic_stages(
+    train_stage: ModuleType,
+    tiny_stage: Callable[..., Any],
+    trained: Callable[[str], Run],
+    semantic_tokenizer: Path,
+    tmp_path: Path,
+) -> None:
+    semantic = trained("audiolm semantic")[0]
+    config = tiny_stage(
+        "soundstorm acoustic", data=semantic.data, out=tmp_path, steps=2, after="audiolm",
+        semantic=semantic.out, semantic_tokenizer=semantic_tokenizer,
+    )  # fmt: skip
+    train_stage.main(config)
+    model = lm_audio.load(tmp_path / "model")
+    assert model.conditions == ()
+    prompt = torch.from_numpy(demo_clip(sample_rate=24_000)[None, :12_000])
+    longer = model.continue_from((prompt, 24_000), duration=0.25, seed=1)
+    assert torch.equal(longer.samples[:, :12_000], prompt)
+    assert longer.samples.shape == (1, 12_000 + 6000)
+    with pytest.raises(ValueError, match="AudioLM has no text; leave out --t5 and --text-encoder"):
+        train_stage.main(replace(config, t5="t5-base"))
 
 
 def test_audiocraft_makes_sound_of_text_and_of_labels(trained: Callable[[str], Run]) -> None:

@@ -1,4 +1,4 @@
-"""Reads MusicGen and AudioGen in audiocraft's layout: one file for the model, one for the codec.
+"""Reads audiocraft's layout: one file for the model, one for the codec.
 
 Supports released checkpoints and those of training runs. The T5 is in neither file: it comes from
 the hub, under the name in the settings, or from a folder.
@@ -14,15 +14,15 @@ from torch import Tensor
 
 from audio_tokenizers.acoustic.encodec_checkpoints import load_encodec
 from audio_tokenizers.protocol import AcousticTokenizer
+from lm_audio.conditioners.melody import MelodyConditioner
 from lm_audio.conditioners.text import T5Encoder
 from lm_audio.families.audiocraft.parts import MusicGenParts, build_model
 from lm_audio.families.audiocraft.settings import AudiocraftSettings, read_settings
 from lm_audio.networks.packing import Kind
-from lm_audio.sampling import Sampling
 from lm_audio.saving.files import folder_of, stated_licence
 from lm_audio.saving.pickles import is_torch_file, read_pickle
 
-_EXPECTED = "Expected one file with the weights of MusicGen or AudioGen, and one with its codec"
+_EXPECTED = "Expected one file with the weights of a model, and one with its codec"
 
 
 def holds_audiocraft(source: str | Path) -> bool:
@@ -55,8 +55,15 @@ def read_audiocraft(
     settings = read_settings(package.get("xp.cfg"), source=file)
     beside = folder / "t5"
     encoder = T5Encoder.load(text_encoder or (beside if beside.is_dir() else settings.t5_name))
+    melody = None
+    if settings.chroma is not None:
+        melody = MelodyConditioner(
+            settings.model.transformer.dim, seconds=settings.seconds, **vars(settings.chroma)
+        )
+    state = _unwrapped(_weights(package))
+    state.pop("condition_provider.conditioners.self_wav.chroma.spec.window", None)  # not trained
     model, text = build_model(
-        _unwrapped(_weights(package)),
+        state,
         config=settings.model,
         encoder=encoder,
         project=True,
@@ -66,16 +73,19 @@ def read_audiocraft(
         device=device,
         dtype=dtype,
         packing=packing,
+        melody=melody,
     )
     tokenizer = _codec(folder, settings, codec)
     parts = MusicGenParts(
         model=model,
         pattern=settings.pattern,
         text=text,
+        melody=melody,
         codec=tokenizer,
         num_channels=2 if settings.interleaved else tokenizer.num_channels,
         max_frames=round(settings.seconds * tokenizer.frame_rate),
-        sampling=Sampling(guidance_scale=settings.guidance_scale),
+        sampling=settings.sampling,
+        masking=settings.masking,
         t5_name=settings.t5_name,
         licence=stated_licence(folder),
     )

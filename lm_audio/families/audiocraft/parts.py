@@ -1,7 +1,8 @@
 """The parts of a MusicGen checkpoint, and the conversion of its weights.
 
 MusicGen (arXiv 2306.05284) and AudioGen (arXiv 2209.15352, as published since) are one transformer
-over EnCodec codebooks in the delay pattern, with cross-attention to T5 text embeddings.
+over EnCodec codebooks in the delay pattern, with cross-attention to T5 text embeddings. MusicGen
+Melody has the chroma of a recording and the text as a prefix instead.
 """
 
 from collections.abc import Iterator, Mapping
@@ -15,12 +16,15 @@ from torch import Tensor, nn
 
 from audio_tokenizers.protocol import AcousticTokenizer
 from audio_tokenizers.weights import check_weights, unfilled
+from lm_audio.conditioners.condition import NullKind
 from lm_audio.conditioners.fuser import Conditioners
+from lm_audio.conditioners.melody import MelodyConditioner
 from lm_audio.conditioners.text import T5Encoder, TextConditioner
+from lm_audio.families.audiocraft.settings import Masking
 from lm_audio.networks.packing import Kind, fill
 from lm_audio.networks.token_lm import TokenLM, TokenLMConfig
 from lm_audio.patterns import Pattern
-from lm_audio.sampling import Sampling
+from lm_audio.sampling import Sampling, Unmasking
 
 Layout = Literal["lm-audio", "transformers", "audiocraft"]
 State = dict[str, Tensor]
@@ -49,9 +53,12 @@ class MusicGenParts:
     """The contents of a checkpoint, independent of its layout.
 
     Args:
-        text: conditions the model on `T5Encoder` embeddings by cross-attention.
+        text: conditions the model on `T5Encoder` embeddings, by cross-attention or, with a melody,
+            as a prefix.
+        melody: of MusicGen Melody, before the text in the prefix.
         num_channels: 2 with a mono codec means interleaved codebooks, L0 R0 L1 R1 and so on.
         max_frames: the context length that the model was trained with.
+        masking: of MAGNeT, whose pattern is parallel; None for the others.
         t5_name: the public T5 that `text` uses, if the checkpoint names it.
         licence: of the weights, if the checkpoint states it.
     """
@@ -59,10 +66,12 @@ class MusicGenParts:
     model: TokenLM
     pattern: Pattern
     text: TextConditioner
+    melody: MelodyConditioner | None = None
     codec: AcousticTokenizer
     num_channels: int
     max_frames: int
-    sampling: Sampling
+    sampling: Sampling | Unmasking
+    masking: Masking | None = None
     t5_name: str | None = None
     licence: str | None = None
 
@@ -76,12 +85,18 @@ class MusicGenParts:
 
     @property
     def conditioners(self) -> Conditioners:
-        return Conditioners({"text": self.text}, {"text": "cross"})
+        if self.melody is None:
+            return Conditioners({"text": self.text}, {"text": "cross"})
+        return Conditioners(
+            {"melody": self.melody, "text": self.text}, {"melody": "prepend", "text": "prepend"}
+        )
 
     def to(self, device: torch.device | str, dtype: torch.dtype = torch.float32) -> "MusicGenParts":
         """Moves the model, and the T5 and the codec in float32, in place."""
         self.model.to(device=device, dtype=dtype)
         self.text.to(device=device, dtype=dtype)
+        if self.melody is not None:
+            self.melody.to(device=device, dtype=dtype)
         if isinstance(self.text.encoder, T5Encoder):
             self.text.encoder.to(device)
         self.codec.to(str(device))
@@ -116,36 +131,50 @@ def build_model(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     packing: Kind | None = None,
+    melody: MelodyConditioner | None = None,
 ) -> tuple[TokenLM, TextConditioner]:
     """Builds the model and its text conditioner from these weights and empties `state`.
 
     Args:
+        melody: gets its weights, too.
         project: whether the width of the T5 is projected to that of the model.
         settings: the source of the shapes, for error messages.
         device, dtype, packing: of the model.
     """
     with unfilled():
         model = TokenLM(config)
-    text = TextConditioner(encoder, config.transformer.dim, project=project)
-    rows = {name: len(weight) for name, weight in _state(model, text).items()}
-    expected = convert_weights(_state(model, text), config, "lm-audio", layout)
+    null: NullKind = "zero" if melody is None else "zeros"
+    text = TextConditioner(encoder, config.transformer.dim, project=project, null=null)
+    rows = {name: len(weight) for name, weight in _state(model, text, melody).items()}
+    expected = convert_weights(_state(model, text, melody), config, "lm-audio", layout)
     check_weights(state, expected, source=source, settings=settings)
     whole = nn.ModuleDict({"model": model, "projection": text.projection})
+    if melody is not None:
+        whole["melody"] = melody.projection.requires_grad_(False)
     weights = converted(state, config, layout, "lm-audio", rows=rows)
-    named = ((x if x.startswith("projection.") else f"model.{x}", w) for x, w in weights)
+    others = tuple(f"{name}." for name in whole if name != "model")
+    named = ((x if x.startswith(others) else f"model.{x}", w) for x, w in weights)
     fill(whole, named, device=device, dtype=dtype, packing=packing)
     return model.requires_grad_(False).eval(), text.requires_grad_(False).eval()
 
 
 def weights_of(parts: MusicGenParts, layout: Layout) -> State:
     """The weights of the model and its projection under a layout's names, on the CPU."""
-    state = {name: x.cpu() for name, x in _state(parts.model, parts.text).items()}
+    own = _state(parts.model, parts.text, parts.melody)
+    state = {name: x.cpu() for name, x in own.items()}
     return convert_weights(state, parts.model.config, "lm-audio", layout)
 
 
-def _state(model: TokenLM, text: TextConditioner) -> State:
-    projection = {f"projection.{name}": x for name, x in text.projection.state_dict().items()}
-    return {**model.state_dict(), **projection}
+def _state(model: TokenLM, text: TextConditioner, melody: MelodyConditioner | None) -> State:
+    projections = {"projection": text.projection}
+    if melody is not None:
+        projections["melody"] = melody.projection
+    others = {
+        f"{name}.{own}": x
+        for name, module in projections.items()
+        for own, x in module.state_dict().items()
+    }
+    return {**model.state_dict(), **others}
 
 
 def convert_weights(
@@ -214,6 +243,11 @@ def _groups(config: TokenLMConfig) -> Iterator[dict[Layout, tuple[str, ...]]]:
         "lm-audio": ("projection",),
         "transformers": ("enc_to_dec_proj",),
         "audiocraft": ("condition_provider.conditioners.description.output_proj",),
+    }
+    yield {
+        "lm-audio": ("melody",),
+        "transformers": ("audio_enc_to_dec_proj",),
+        "audiocraft": ("condition_provider.conditioners.self_wav.output_proj",),
     }
 
 

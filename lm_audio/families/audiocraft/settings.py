@@ -12,14 +12,19 @@ from typing import Any
 from lm_audio.networks.token_lm import TokenLMConfig
 from lm_audio.networks.transformer import TransformerConfig
 from lm_audio.patterns import Pattern, delayed, parallel
+from lm_audio.sampling import Sampling, Unmasking
 from lm_audio.saving.pickles import plain
 
-_DESCRIPTION = "conditioners.description"
+_DESCRIPTION, _MELODY = "conditioners.description", "conditioners.self_wav"
+# Settings of the chroma, and the only supported values of some.
+_CHROMA = {
+    "sample_rate", "n_chroma", "radix2_exp", "argmax", "nfft", "winlen", "winhop", "norm",
+    "match_len_on_eval", "eval_wavs", "n_eval_wavs", "cache_path",
+}  # fmt: skip
+_CHROMA_FIXED = {"argmax": True, "nfft": None, "winlen": None, "winhop": None}
 # The default of a setting and its only supported value.
 _FIXED: dict[str, tuple[Any, Any]] = {
-    "lm_model": (None, "transformer_lm"),
     "transformer_lm.norm_first": (False, True),
-    "transformer_lm.causal": (False, True),
     "transformer_lm.activation": ("relu", "gelu"),
     "transformer_lm.norm": ("layer_norm", "layer_norm"),
     "transformer_lm.bias_proj": (True, False),
@@ -49,11 +54,37 @@ _WITHOUT_EFFECT = {
 }  # fmt: skip
 
 
+# What only MAGNeT has; the first two are read, and audiocraft computes the last three on loading.
+_MASKED = {
+    "subcodes_context", "span_len", "compression_model_framerate", "segment_duration",
+}  # fmt: skip
+_STEPS = (20, 10)  # of the first codebook, and of each other one: audiocraft's defaults
+
+
+@dataclass(frozen=True, kw_only=True)
+class Masking:
+    """What MAGNeT has beyond MusicGen: see `MaskedStage`."""
+
+    span: int
+    reach: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chroma:
+    """What MusicGen Melody hears of a melody: see `MelodyConditioner`."""
+
+    sample_rate: int
+    window: int
+    num_classes: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class AudiocraftSettings:
     """The settings that vary between supported models.
 
     Args:
+        masking: of MAGNeT; None for MusicGen and AudioGen.
+        chroma: of MusicGen Melody; None for the others.
         interleaved: whether the codebooks of two channels are interleaved.
         seconds: the duration of the training clips.
         codec: the hub id of the codec, if the settings name one.
@@ -63,7 +94,9 @@ class AudiocraftSettings:
     pattern: Pattern
     interleaved: bool
     seconds: float
-    guidance_scale: float
+    sampling: Sampling | Unmasking
+    masking: Masking | None
+    chroma: Chroma | None
     t5_name: str
     codec: str | None
 
@@ -71,14 +104,18 @@ class AudiocraftSettings:
 def read_settings(given: Any, *, source: Path) -> AudiocraftSettings:
     """Reads YAML text from a released file, or OmegaConf objects from a training run."""
     settings = _Settings(_parsed(given, source), source)
-    _refuse_others(settings)
+    masked = settings.get("lm_model") == "transformer_lm_magnet"
+    _refuse_others(settings, masked=masked)
     pointer = re.fullmatch(r"//pretrained/(.+)", str(settings.get("compression_model_checkpoint")))
+    chroma = _chroma(settings)
     return AudiocraftSettings(
-        model=_model(settings),
+        model=_model(settings, causal=not masked, cross_attention=chroma is None),
         pattern=_pattern(settings),
         interleaved=bool(settings.get("interleave_stereo_codebooks.use")),
         seconds=settings.number("dataset.segment_duration"),
-        guidance_scale=settings.number("classifier_free_guidance.inference_coef", 3.0),
+        sampling=_unmasking(settings) if masked else _sampling(settings),
+        masking=_masking(settings) if masked else None,
+        chroma=chroma,
         t5_name=settings.need(f"{_DESCRIPTION}.t5.name"),
         codec=pointer[1] if pointer else None,
     )
@@ -132,26 +169,88 @@ def _parsed(given: Any, source: Path) -> dict[str, Any]:
     return settings
 
 
-def _refuse_others(settings: _Settings) -> None:
-    for dotted, (default, expected) in _FIXED.items():
+def _refuse_others(settings: _Settings, *, masked: bool) -> None:
+    fixed: dict[str, tuple[Any, Any]] = {
+        "lm_model": (None, "transformer_lm_magnet" if masked else "transformer_lm"),
+        "transformer_lm.causal": (False, not masked),
+        **_FIXED,
+    }
+    if masked:  # a model that predicts the frames themselves, not those after them
+        fixed["codebooks_pattern.modeling"] = (None, "parallel")
+        fixed["codebooks_pattern.parallel.empty_initial"] = (0, -1)
+    for dotted, (default, expected) in fixed.items():
         if (value := settings.get(dotted, default)) != expected:
             raise settings.refuse(dotted, value, expected)
-    known = {name.rpartition(".")[2] for name in _FIXED if name.startswith("transformer_lm.")}
+    known = {name.rpartition(".")[2] for name in fixed if name.startswith("transformer_lm.")}
+    known |= _READ | _WITHOUT_EFFECT | (_MASKED if masked else set())
     for name in settings.get("transformer_lm", {}):
-        if name not in known | _READ | _WITHOUT_EFFECT:
+        if name not in known:
             raise settings.refuse(
                 f"transformer_lm.{name}", settings.get(f"transformer_lm.{name}"), "none"
             )
+    _refuse_conditions(settings)
+
+
+def _refuse_conditions(settings: _Settings) -> None:
+    with_melody = settings.get(f"{_MELODY}.model") == "chroma_stem"
+    expected = {"cross": ["description"], "prepend": [], "sum": [], "input_interpolate": []}
+    known = {"args", "description"}
+    if with_melody:
+        expected |= {"cross": [], "prepend": ["self_wav", "description"]}
+        known |= {"self_wav"}
+        for name, value in settings.get(f"{_MELODY}.chroma_stem", {}).items():
+            fixed = _CHROMA_FIXED.get(name, value)
+            if name not in _CHROMA or value != fixed:
+                raise settings.refuse(f"{_MELODY}.chroma_stem.{name}", value, fixed)
+        if not settings.get(f"{_MELODY}.chroma_stem.argmax", False):
+            raise settings.refuse(f"{_MELODY}.chroma_stem.argmax", False, True)
     for name in settings.get("conditioners", {}):
-        if name not in ("args", "description"):
-            raise settings.refuse("conditioners", name, "description alone")
-    for way in ("cross", "prepend", "sum", "input_interpolate"):
-        expected = ["description"] if way == "cross" else []
-        if (value := settings.get(f"fuser.{way}", [])) != expected:
-            raise settings.refuse(f"fuser.{way}", value, expected)
+        if name not in known:
+            raise settings.refuse("conditioners", name, "description, and chroma of self_wav")
+    for way, names in expected.items():
+        if (value := settings.get(f"fuser.{way}", [])) != names:
+            raise settings.refuse(f"fuser.{way}", value, names)
 
 
-def _model(settings: _Settings) -> TokenLMConfig:
+def _chroma(settings: _Settings) -> Chroma | None:
+    if settings.get(f"{_MELODY}.model") is None:
+        return None
+    given = f"{_MELODY}.chroma_stem"
+    return Chroma(
+        sample_rate=settings.number(f"{given}.sample_rate"),
+        window=2 ** settings.number(f"{given}.radix2_exp"),
+        num_classes=settings.number(f"{given}.n_chroma"),
+    )
+
+
+def _sampling(settings: _Settings) -> Sampling:
+    return Sampling(guidance_scale=settings.number("classifier_free_guidance.inference_coef", 3.0))
+
+
+def _unmasking(settings: _Settings) -> Unmasking:
+    """The authors' settings for this checkpoint, with the number of steps of audiocraft's API."""
+
+    def number(name: str, default: float) -> Any:
+        return settings.number(f"generate.lm.{name}", default)
+
+    first, other = _STEPS
+    return Unmasking(
+        steps=(first, *[other] * (settings.number("transformer_lm.n_q") - 1)),
+        temperature=number("temp", 3.0),
+        top_k=0 if number("top_p", 0.9) else int(number("top_k", 0)),  # top-p takes precedence
+        top_p=number("top_p", 0.9),
+        guidance_scale=number("max_cfg_coef", 10.0),
+        final_guidance_scale=number("min_cfg_coef", 1.0),
+    )
+
+
+def _masking(settings: _Settings) -> Masking:
+    reach = settings.number("transformer_lm.subcodes_context", 5)
+    span = settings.number("masking.span_len", 3)
+    return Masking(span=max(1, span), reach=None if reach < 0 else reach)
+
+
+def _model(settings: _Settings, *, causal: bool, cross_attention: bool) -> TokenLMConfig:
     bias = settings.get("transformer_lm.bias_attn", True)
     if (bias_ff := settings.get("transformer_lm.bias_ff", True)) != bias:
         raise settings.refuse("transformer_lm.bias_ff", bias_ff, f"{bias}, as bias_attn")
@@ -164,7 +263,8 @@ def _model(settings: _Settings) -> TokenLMConfig:
         positions="sinusoidal",
         norm="layer",
         activation="gelu",
-        cross_attention=True,
+        cross_attention=cross_attention,
+        causal=causal,
         bias=bias,
     )
     return TokenLMConfig(

@@ -10,6 +10,7 @@ from torch import Tensor
 from audio_tokenizers.acoustic.encodec_checkpoints import build_encodec
 from audio_tokenizers.text import T5TextTokenizer
 from audio_tokenizers.weights import check_weights, unfilled
+from lm_audio.conditioners.melody import MelodyConditioner
 from lm_audio.conditioners.text import T5Encoder
 from lm_audio.families.audiocraft.parts import MusicGenParts, build_model
 from lm_audio.networks.packing import Kind
@@ -25,7 +26,8 @@ from lm_audio.saving.files import (
 )
 
 _SECONDS = 30  # the context of all published models, if generation_config.json has no max_length
-_PARTS = {"text_encoder": "t5", "audio_encoder": "encodec", "decoder": "musicgen_decoder"}
+_PARTS = {"text_encoder": "t5", "audio_encoder": "encodec"}
+_CHROMA_WINDOW = 2**14  # samples, of the published models
 # Settings of transformers with the only value that our model supports.
 _FIXED: dict[str, Any] = {
     "activation_function": "gelu",
@@ -63,9 +65,10 @@ def read_musicgen(
     state.pop("decoder.model.decoder.embed_positions.weights", None)
     encoder_state, codec_state = _under("text_encoder.", state), _under("audio_encoder.", state)
     encoder = _build_t5(config.text_encoder, encoder_state, folder)
+    melody = _melody(config, folder)
     model, text = build_model(
         state,
-        config=_token_lm_config(config.decoder),
+        config=_token_lm_config(config.decoder, cross_attention=melody is None),
         encoder=encoder,
         project=encoder.dim != config.decoder.hidden_size,
         layout="transformers",
@@ -74,6 +77,7 @@ def read_musicgen(
         device=device,
         dtype=dtype,
         packing=packing,
+        melody=melody,
     )
     codec_settings = {k: x for k, x in settings["audio_encoder"].items() if k != "model_type"}
     codec = build_encodec(folder, codec_settings, codec_state)
@@ -85,6 +89,7 @@ def read_musicgen(
         model=model,
         pattern=stereo(delayed(range(K // 2))) if num_channels == 2 else delayed(range(K)),
         text=text,
+        melody=melody,
         codec=codec,
         num_channels=num_channels if codec.num_channels == 1 else codec.num_channels,
         max_frames=max_frames,
@@ -98,22 +103,24 @@ def read_musicgen(
 
 def _read_config(folder: Path) -> Any:
     from huggingface_hub.errors import StrictDataclassError
-    from transformers import MusicgenConfig
+    from transformers import MusicgenConfig, MusicgenMelodyConfig
 
     settings = read_json(folder / "config.json")
-    if (kind := settings.get("model_type")) != "musicgen":
+    kind = settings.get("model_type")
+    if kind not in ("musicgen", "musicgen_melody"):
         raise ValueError(
-            f"Expected model_type musicgen in {folder}, got {kind}. Only a text encoder, a codec "
-            "and a decoder with cross-attention to text are supported."
+            f"Expected model_type musicgen or musicgen_melody in {folder}, got {kind}."
         )
-    for part, expected in _PARTS.items():
+    for part, expected in {**_PARTS, "decoder": f"{kind}_decoder"}.items():
         found = settings[part].get("model_type") if isinstance(settings.get(part), dict) else None
         if found != expected:
             raise ValueError(
                 f"Expected {expected} as the {part} in the config.json of {folder}, got {found}."
             )
     try:
-        config = MusicgenConfig.from_dict(settings)
+        config = (MusicgenConfig if kind == "musicgen" else MusicgenMelodyConfig).from_dict(
+            settings
+        )
     except (StrictDataclassError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"Invalid MusicGen config.json in {folder}: {reason}") from error
@@ -125,7 +132,33 @@ def _read_config(folder: Path) -> Any:
     return config
 
 
-def _token_lm_config(decoder: Any) -> TokenLMConfig:
+def _melody(config: Any, folder: Path) -> MelodyConditioner | None:
+    """The melody's conditioner of musicgen_melody, without weights."""
+    if config.model_type == "musicgen":
+        return None
+    path = folder / "preprocessor_config.json"
+    settings = read_json(path) if path.is_file() else {}
+    window = settings.get("n_fft", _CHROMA_WINDOW)
+    if settings.get("hop_length", window // 4) != window // 4:
+        raise ValueError(
+            f"Unsupported hop_length={settings['hop_length']} in {path}. Expected {window // 4}."
+        )
+    melody = MelodyConditioner(
+        config.decoder.hidden_size,
+        sample_rate=settings.get("sampling_rate", config.audio_encoder.sampling_rate),
+        window=window,
+        seconds=settings.get("chunk_length", _SECONDS),
+        num_classes=config.num_chroma,
+    )
+    if melody.num_frames != config.chroma_length:
+        raise ValueError(
+            f"Unsupported chroma_length={config.chroma_length} in {folder}. Expected "
+            f"{melody.num_frames}, for {melody.seconds:g} s in windows of {window} samples."
+        )
+    return melody
+
+
+def _token_lm_config(decoder: Any, *, cross_attention: bool) -> TokenLMConfig:
     if decoder.pad_token_id != decoder.vocab_size:
         raise ValueError(
             f"Expected pad_token_id={decoder.vocab_size}, the first after the codec's tokens, got "
@@ -139,7 +172,7 @@ def _token_lm_config(decoder: Any) -> TokenLMConfig:
         positions="sinusoidal",
         norm="layer",
         activation="gelu",
-        cross_attention=True,
+        cross_attention=cross_attention,
     )
     return TokenLMConfig(
         transformer=transformer, num_streams=decoder.num_codebooks, vocab_size=decoder.vocab_size

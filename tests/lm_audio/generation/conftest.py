@@ -1,5 +1,6 @@
-"""The three compositions at tiny size, with random weights."""
+"""The compositions at tiny size, with random weights."""
 
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
@@ -9,17 +10,18 @@ from torch import Tensor, nn
 from audio_tokenizers.acoustic.frame_codec import FrameCodec, tiny
 from lm_audio.conditioners.fuser import Conditioners
 from lm_audio.conditioners.label import LabelConditioner
-from lm_audio.families.audiocraft.stages import audiogen
+from lm_audio.families.audiocraft.stages import audiogen, magnet
 from lm_audio.families.audiolm.stages import RENDERED, audiolm
 from lm_audio.families.duet.stages import duet
+from lm_audio.families.soundstorm.stages import soundstorm
 from lm_audio.model import Model
 from lm_audio.networks import presets
-from lm_audio.networks.token_lm import TokenLM
+from lm_audio.networks.token_lm import TokenLM, TokenLMConfig
 from lm_audio.networks.transformer import TransformerConfig
 from lm_audio.patterns import delayed, stereo
 from lm_audio.pipeline import AudioPipeline
 from lm_audio.renderers.codec import CodecRenderer
-from lm_audio.sampling import Sampling
+from lm_audio.sampling import Sampling, Unmasking
 
 NUM_SEMANTIC = 40
 TEXTS = ("rain", "a dog barking", "a violin")
@@ -154,7 +156,58 @@ def audiogen_mono(make_audiogen: "type[AudioPipeline]") -> AudioPipeline:
     return make_audiogen(1)  # type: ignore[arg-type]
 
 
-@pytest.fixture(params=["duet", "audiolm", "audiogen"])
+@pytest.fixture(scope="session")
+def magnet_mono(codec: FrameCodec) -> AudioPipeline:
+    """Text -> all codebooks in parallel, windows of 1.2 s of which half is kept."""
+    torch.manual_seed(0)
+    config = TokenLMConfig(
+        transformer=shape(causal=False, cross_attention=True, positions="sinusoidal", norm="layer"),
+        num_streams=codec.num_codebooks,
+        vocab_size=codec.codebook_size,
+    )
+    conditioners = Conditioners({"text": texts(config.transformer.dim)}, {"text": "cross"})
+    model = TokenLM(config)
+    lively(model)
+    lively(conditioners)
+    stages = magnet(
+        model,
+        conditioners=conditioners,
+        frame_rate=Fraction(50),
+        window_frames=60,
+        overlap_frames=30,
+        span=3,
+        reach=5,
+        sampling=Unmasking(
+            steps=(6, 3, 2, 2),
+            temperature=3.0,
+            top_p=0.9,
+            guidance_scale=10.0,
+            final_guidance_scale=1.0,
+        ),
+    )
+    return AudioPipeline(Model(stages, CodecRenderer(codec)))
+
+
+@pytest.fixture(scope="session")
+def soundstorm_mono(codec: FrameCodec, duet_mono: AudioPipeline) -> AudioPipeline:
+    """Duet with its acoustic stage replaced: text -> semantic -> all codebooks in parallel."""
+    torch.manual_seed(0)
+    stage = soundstorm(
+        shape(causal=False, cross_attention=True),
+        text=texts,
+        num_semantic_tokens=NUM_SEMANTIC,
+        semantic_rate=Fraction(25),
+        num_codebooks=codec.num_codebooks,
+        codebook_size=codec.codebook_size,
+        frame_rate=Fraction(50),
+    )
+    lively(stage.model)
+    lively(stage.conditioners)
+    stage = replace(stage, window_frames=60, overlap_frames=30)
+    return AudioPipeline(duet_mono.model.with_stage(stage))
+
+
+@pytest.fixture(params=["duet", "audiolm", "audiogen", "magnet", "soundstorm"])
 def pipeline(request: pytest.FixtureRequest) -> AudioPipeline:
-    """Each of the three compositions."""
+    """Each of the compositions."""
     return request.getfixturevalue(f"{request.param}_mono")

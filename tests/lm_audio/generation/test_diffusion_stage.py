@@ -382,7 +382,7 @@ def test_settings_of_another_kind_are_refused() -> None:
     for sampling, message in (
         (Sampling(), "No stage of this model takes a Sampling; pass a Denoising"),
         ({"latents": Sampling()}, "The latents stage takes a Denoising, got a Sampling"),
-        (3, "sampling must be a Sampling or Denoising, .* got 3"),
+        (3, "sampling must be a Sampling, Unmasking or Denoising, .* got 3"),
         (Denoising(steps=1001), "steps must be at most 1000 for this model, got 1001"),
         (
             Denoising(guidance_scale={"melody": 2.0}),

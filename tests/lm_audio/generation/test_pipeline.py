@@ -1,4 +1,4 @@
-"""The promises of a pipeline, for each of the three compositions."""
+"""The promises of a pipeline, for each of the compositions."""
 
 import itertools
 import re
@@ -47,7 +47,7 @@ def test_the_same_seed_gives_the_same_clip_alone_and_in_any_batch(pipeline: Audi
 def test_streamed_sound_is_the_whole_clip_in_pieces(pipeline: AudioPipeline) -> None:
     clip = generate(pipeline, duration=2.03)
     pieces = list(pipeline.stream(text_for(pipeline, "rain"), duration=2.03, seed=7))
-    assert len(pieces) > 2
+    assert len(pieces) > 1
     assert torch.equal(torch.cat(pieces, dim=1), clip.samples)
 
 

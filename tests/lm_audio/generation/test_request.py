@@ -34,7 +34,7 @@ def ones(num_codebooks: int, num_frames: int, value: int = 1) -> Tensor:
         ({"tokens": ones(1, 3)}, "tokens must be a dict by name, got Tensor"),
         ({"tokens": {"acoustic": ones(4, 5)}}, "text has no effect, because the given tokens"),
         ({"conditions": ["text"]}, "conditions must be a dict by name, got list"),
-        ({"sampling": 3}, "sampling must be a Sampling or Denoising, such as"),
+        ({"sampling": 3}, "sampling must be a Sampling, Unmasking or Denoising, such as"),
         ({"sampling": Denoising()}, "No stage of this model takes a Denoising; pass a Sampling"),
         ({"sampling": {"acoustic": Denoising()}}, "takes a Sampling, got a Denoising"),
         ({"sampling": {"acoustic": 3}}, "by stage name, got 3"),

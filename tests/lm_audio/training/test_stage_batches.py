@@ -10,13 +10,18 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from lm_audio.conditioners.label import LabelConditioner
 from lm_audio.data.shards import Shards
+from lm_audio.families.soundstorm.stages import soundstorm
 from lm_audio.generation.lm_stage import LMStage
 from lm_audio.generation.track import Track
+from lm_audio.networks.transformer import TransformerConfig
 from lm_audio.patterns import coarse_first
 from lm_audio.sampling import Sampling
+from lm_audio.training.objective import StageObjective
 from lm_audio.training.stage_batches import IGNORED, Dropout, StageBatches, TrainingBatch
 
+SHAPE = TransformerConfig(dim=32, num_layers=1, num_heads=2, hidden_dim=32)
 MakeShards = Callable[..., Shards]
 LENGTHS = [40, 150, 333, 90, 61, 280, 120]
 
@@ -328,3 +333,54 @@ def test_shards_of_other_tokens_are_refused(
         batches(audiogen_stage, shards)
     with pytest.raises(ValueError, match="The acoustic stage has an end token"):
         batches(replace(audiogen_stage, end_token=16), shards)
+
+
+def test_a_masked_stage_learns_the_tokens_that_are_hidden(
+    make_shards: Callable[..., Shards], duet_stages: Callable[..., list[LMStage]]
+) -> None:
+    semantic, _ = duet_stages()
+    stage = replace(
+        soundstorm(
+            replace(SHAPE, causal=False, cross_attention=True),
+            text=lambda dim: LabelConditioner(["rain", "wind", "hail"], dim),
+            num_semantic_tokens=16,
+            semantic_rate=Fraction(25),
+            num_codebooks=4,
+            codebook_size=16,
+            frame_rate=Fraction(50),
+        ),
+        window_frames=100,
+        overlap_frames=30,
+        reach=5,
+    )
+    shards = make_shards([80, 150, 60])
+    batches = StageBatches(
+        stage, shards, source=semantic, tokens=800, seed=0, dropout=Dropout(joint=0.1)
+    )
+    objective = StageObjective(stage)
+    codebooks = []
+    for number in range(8):
+        batch = batches[number]
+        assert torch.equal(batch.inputs, batches[number].inputs)
+        judged = batch.codebook >= 0
+        assert torch.equal(judged, batch.targets >= 0)
+        assert (batch.inputs[judged] == stage.mask_token).all()
+        assert batch.inputs.max() <= stage.mask_token
+        for row, reach in zip(batch.codebook, batch.reach, strict=True):
+            (codebook,) = row[row >= 0].unique().tolist()
+            assert int(reach) == (5 if codebook else 100)
+            codebooks.append(codebook)
+        loss = objective(batch)
+        assert ((loss > 0) == (batch.counts(4) > 0)).all()
+        rows = [objective(_row(batch, b)) for b in range(len(batch.inputs))]
+        torch.testing.assert_close(loss, torch.stack(rows).sum(dim=0))  # padding has no effect
+    assert set(codebooks) == {0, 1, 2, 3}
+
+
+def _row(batch: TrainingBatch, b: int) -> TrainingBatch:
+    """One item of a batch, without its padding."""
+    length = int(batch.mask[b].sum())
+    tensors = {name: x[b : b + 1] for name, x in vars(batch).items() if isinstance(x, Tensor)}
+    cut = {name: x[..., :length] for name, x in tensors.items() if name != "reach"}
+    values = {name: [given[b]] for name, given in batch.conditions.items()}
+    return replace(batch, **tensors | cut, conditions=values)

@@ -191,7 +191,7 @@ def test_a_model_does_not_change_with_its_file(edited: Callable[..., Path]) -> N
         ("per_timestep: false", "per_timestep: true", "stereo_codebooks.per_timestep=True"),
         ("modeling: delay", "modeling: unroll", "codebooks_pattern.modeling=unroll"),
         ("delays: [0, 1, 2, 3]", "delays: [0, 1, 2]", "codebooks_pattern.delay.delays="),
-        ("lm_model: transformer_lm", "lm_model: transformer_lm_magnet", "lm_model=transformer_lm_"),
+        ("lm_model: transformer_lm", "lm_model: flow", "lm_model=flow"),
         ("conditioners:", "conditioners:\n  self_wav:\n    model: x", "conditioners=self_wav"),
     ],
 )

@@ -1,0 +1,1 @@
+"""SoundStorm: semantic tokens to acoustic tokens, in parallel."""
