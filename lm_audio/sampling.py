@@ -78,6 +78,10 @@ class Denoising:
         solver: ddim, dpm++2m, ipndm, euler, heun (two network passes per step), or ping-pong, for
             models distilled to few steps.
         guidance_scale, guidance_schedule: as for `Sampling`.
+        guidance_interval: the part of the run with guidance, from 0 (noise) to 1 (signal); steps
+            outside it are cheaper.
+        guidance_rescale: how far to bring the spread of the guided output back to that without
+            guidance, from 0 to 1; against oversaturation at high scales.
         eta: share of new noise in a ddim step, from 0 (none) to 1 (ancestral sampling).
     """
 
@@ -85,6 +89,8 @@ class Denoising:
     solver: Solver = "dpm++2m"
     guidance_scale: float | Mapping[str, float] = 3.5
     guidance_schedule: tuple[tuple[float, float], ...] = ()
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    guidance_rescale: float = 0.0
     eta: float = 0.0
 
     def __post_init__(self) -> None:
@@ -94,6 +100,8 @@ class Denoising:
             choices = ", ".join(get_args(Solver))
             raise ValueError(f"Unknown solver {self.solver!r}. Choose one of: {choices}.")
         _check_guidance(self)
+        _check_interval(self.guidance_interval)
+        _check_number("guidance_rescale", self.guidance_rescale, most=1.0)
         _check_number("eta", self.eta, most=1.0)
         if self.eta and self.solver != "ddim":
             raise ValueError(
@@ -389,6 +397,8 @@ def _freeze(sampling: AnySampling) -> None:
         object.__setattr__(sampling, "steps", tuple(sampling.steps))
     if isinstance(sampling.guidance_scale, Mapping):
         object.__setattr__(sampling, "guidance_scale", dict(sampling.guidance_scale))
+    if isinstance(sampling, Denoising) and isinstance(sampling.guidance_interval, Sequence):
+        object.__setattr__(sampling, "guidance_interval", tuple(sampling.guidance_interval))
     points = [tuple(p) if isinstance(p, Sequence) else p for p in sampling.guidance_schedule]
     object.__setattr__(sampling, "guidance_schedule", tuple(points))
 
@@ -420,6 +430,14 @@ def _check_schedule(schedule: tuple[tuple[float, float], ...]) -> None:
         raise ValueError(
             f"guidance_schedule times must increase, got {times}. Sort them and keep one point "
             "per time."
+        )
+
+
+def _check_interval(interval: tuple[float, float]) -> None:
+    is_pair = isinstance(interval, tuple) and len(interval) == 2
+    if not is_pair or not 0 <= interval[0] <= interval[1] <= 1:
+        raise ValueError(
+            f"guidance_interval must be two increasing numbers from 0 to 1, got {interval!r}."
         )
 
 

@@ -278,6 +278,25 @@ class Window:
         return self.level == self.levels.num_steps
 
     @property
+    def active(self) -> list[Row]:
+        """The branches to evaluate next: outside the interval of guidance, that of the prompts."""
+        low, high = _denoising(self.track).guidance_interval
+        is_guided = low <= self.level / self.levels.num_steps < high
+        return self.rows if is_guided else self.rows[-1:]
+
+    def guided(self, outputs: Sequence[Tensor]) -> Tensor:
+        """The output [D, T] that the active branches add up to."""
+        if len(outputs) < len(self.rows):
+            return outputs[-1]
+        total = torch.zeros_like(self.x)
+        for row, output in zip(self.rows, outputs, strict=True):
+            total = total + row.weights * output
+        share = _denoising(self.track).guidance_rescale
+        if share and len(outputs) > 1:
+            total = total * (1 - share + share * outputs[-1].std() / total.std().clamp(min=1e-8))
+        return total
+
+    @property
     def shift(self) -> int:
         """How far to roll a loop, so that its joint is elsewhere in each pass of the network."""
         T = self.x.shape[1]
@@ -332,7 +351,7 @@ class DiffusionBatch:
 
     def _outputs(self, windows: Sequence[Window]) -> list[Tensor]:
         """The guided output [D, T] of each window; rows of equal length share passes."""
-        jobs = [(window, row) for window in windows for row in window.rows]
+        jobs = [(window, row) for window in windows for row in window.active]
         outputs: dict[int, Tensor] = {}  # by index in jobs
         for length in dict.fromkeys(window.x.shape[1] for window in windows):
             places = [i for i, (window, _) in enumerate(jobs) if window.x.shape[1] == length]
@@ -343,11 +362,9 @@ class DiffusionBatch:
                 outputs.update(zip(batch, made, strict=True))
         guided, place = [], 0
         for window in windows:
-            total = torch.zeros_like(window.x)
-            for row in window.rows:
-                total = total + row.weights * outputs[place]
-                place += 1
-            guided.append(total)
+            rows = window.active
+            guided.append(window.guided([outputs[place + i] for i in range(len(rows))]))
+            place += len(rows)
         return guided
 
     def _evaluate(self, jobs: Sequence[tuple[Window, Row]]) -> Iterable[Tensor]:

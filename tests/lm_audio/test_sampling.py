@@ -358,6 +358,10 @@ def test_denoising_keeps_its_settings_and_refuses_wrong_ones():
     again = Denoising(**json.loads(json.dumps(dataclasses.asdict(Denoising(solver="ddim", eta=1)))))
     assert again == Denoising(solver="ddim", eta=1)
     assert Denoising(guidance_schedule=[[0, 1], [4, 0]]).scale_at(3.0, 2.0) == 2.0
+    assert Denoising(guidance_interval=[0, 0.5]).guidance_interval == (0, 0.5)
+    for interval in ((0.5, 0.2), (0, 2), (0.5,), 0.5):
+        with pytest.raises(ValueError, match="two increasing numbers from 0 to 1, got"):
+            Denoising(guidance_interval=interval)
     for wrong, message in (
         ({"steps": 0}, "steps must be an integer of at least 1 .* got 0"),
         ({"steps": 2.5}, "steps must be an integer of at least 1 .* got 2.5"),

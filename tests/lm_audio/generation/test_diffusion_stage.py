@@ -365,6 +365,31 @@ def test_guidance_is_the_weighted_sum_and_negative_prompts_take_part() -> None:
     assert not torch.isclose(guided, against).all()
 
 
+def test_guidance_can_be_limited_to_a_part_of_the_run() -> None:
+    for interval, passes in (((0.0, 1.0), 10), ((0.4, 1.0), 8), ((0.0, 0.6), 8), ((0.0, 0.0), 5)):
+        settings = Denoising(steps=5, guidance_scale=3.0, guidance_interval=interval)
+        stage = tiny_stage(sampling=settings)
+        values = made(stage, 20, conditions={"text": "rain"})
+        assert len(stage.network.rows) == passes
+        plain = replace(settings, guidance_scale=1.0, guidance_interval=(0.0, 1.0))
+        same = made(stage, 20, conditions={"text": "rain"}, sampling=plain)
+        assert torch.equal(values, same) == (interval == (0.0, 0.0))
+
+
+def test_rescaled_guidance_keeps_the_spread_of_the_prompts_output() -> None:
+    """As in Lin et al. (2023), on the output of the network."""
+    x0 = {}
+    for scale, rescale in ((1.0, 0.0), (6.0, 0.0), (6.0, 1.0), (6.0, 0.5)):
+        settings = Denoising(
+            steps=1, solver="euler", guidance_scale=scale, guidance_rescale=rescale
+        )
+        stage = tiny_stage(sampling=settings, predicts="x0", schedule=FLOW)
+        x0[scale, rescale] = made(stage, 20, conditions={"text": "rain"})
+    ratio = x0[1.0, 0.0].std() / x0[6.0, 0.0].std()
+    torch.testing.assert_close(x0[6.0, 1.0], x0[6.0, 0.0] * ratio)
+    torch.testing.assert_close(x0[6.0, 0.5], x0[6.0, 0.0] * (1 + ratio) / 2)
+
+
 def test_progress_moves_with_every_step() -> None:
     reports: list[float] = []
     tiny_pipeline().generate("rain", duration=0.07, seed=1, progress=reports.append)
