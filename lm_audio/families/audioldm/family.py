@@ -43,10 +43,8 @@ def _load(checkpoint: Checkpoint, settings: LoadSettings) -> "Model":
 FAMILY = Family(
     models=(
         _info("cvssp/audioldm2", 346_943_496),
-        _info("cvssp/audioldm2-large", 718_012_296),
+        _info("cvssp/audioldm2-large"),
         _info("cvssp/audioldm2-music", 346_943_496),
-        _info("anhnct/audioldm2_gigaspeech"),
-        _info("anhnct/audioldm2_ljspeech"),
         _info("cvssp/audioldm-s-full-v2"),
         _info("cvssp/audioldm-m-full"),
         _info("cvssp/audioldm-l-full"),
