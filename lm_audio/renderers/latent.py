@@ -197,9 +197,7 @@ class LatentStream:
     def __init__(self, renderer: LatentRenderer) -> None:
         self._renderer = renderer
         num_mels, factor = renderer._voice.num_mels, renderer._shape.factor
-        self._windows = Windows(
-            renderer, renderer.to_mel, rows=num_mels, outputs_per_frame=factor
-        )
+        self._windows = Windows(renderer, renderer.to_mel, rows=num_mels, outputs_per_frame=factor)
         vocoder: Vocoder = renderer.vocoder  # type: ignore[assignment]
         self._vocoder = vocoder.stream()
         self._mel = torch.zeros(num_mels, 0)  # waits for a whole block

@@ -34,9 +34,7 @@ def _load(checkpoint: Checkpoint, settings: LoadSettings) -> "Model":
 
     if settings.packing == "int8":
         raise ValueError("This model does not run in int8. Use float32 or bfloat16.")
-    parts = read_audioldm(
-        checkpoint.folder, device=settings.device, dtype=DTYPES[settings.dtype]
-    )
+    parts = read_audioldm(checkpoint.folder, device=settings.device, dtype=DTYPES[settings.dtype])
     return audioldm(parts)
 
 

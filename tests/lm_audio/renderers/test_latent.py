@@ -67,7 +67,9 @@ def test_spectrograms_are_those_of_transformers(settings: LogMel) -> None:
     torch.manual_seed(0)
     samples = torch.randn(1, 20 * settings.hop_length) * 0.1
     left = (settings.fft_length - settings.hop_length) // 2
-    padded = np.pad(samples[0].numpy(), (left, settings.fft_length - settings.hop_length - left), "reflect")
+    padded = np.pad(
+        samples[0].numpy(), (left, settings.fft_length - settings.hop_length - left), "reflect"
+    )
     bands = mel_filter_bank(
         settings.fft_length // 2 + 1, settings.num_mels, settings.low, settings.high,
         settings.sample_rate, norm="slaney", mel_scale="slaney",

@@ -22,7 +22,6 @@ from transformers import (
     ClapTextModelWithProjection,
     GPT2Config,
     GPT2LMHeadModel,
-    GPT2Model,
     PreTrainedTokenizerFast,
     SpeechT5HifiGan,
     SpeechT5HifiGanConfig,
@@ -30,6 +29,7 @@ from transformers import (
     T5EncoderModel,
 )
 
+Make = Callable[..., dict[str, Any]]
 Write = Callable[..., Path]
 WORDS = ["a", "dog", "barks", "rain", "on", "tin", "low", "quality", "wind"]
 
@@ -178,6 +178,24 @@ def write(parts: dict[str, Any], folder: Path, *, name: str = "AudioLDM2Pipeline
 
 
 @pytest.fixture(scope="session")
+def make_parts() -> Make:
+    """Random parts of an AudioLDM 2, as `small_parts`."""
+    return small_parts
+
+
+@pytest.fixture(scope="session")
+def make_first_parts() -> Make:
+    """Random parts of an AudioLDM, as `first_parts`."""
+    return first_parts
+
+
+@pytest.fixture(scope="session")
+def write_parts() -> Write:
+    """Writes parts: `write_parts(parts, folder, name="AudioLDMPipeline")`."""
+    return write
+
+
+@pytest.fixture(scope="session")
 def parts() -> dict[str, Any]:
     return small_parts()
 
@@ -185,8 +203,3 @@ def parts() -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def folder(parts: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write(parts, tmp_path_factory.mktemp("audioldm2"))
-
-
-def as_stored_by_the_hub(model: GPT2LMHeadModel) -> GPT2Model:
-    """The same weights without the head of the language model."""
-    return model.transformer
