@@ -219,15 +219,17 @@ class UNet2d(nn.Module):
         embedded = F.silu(self._embed(time, vector))
         x = self.conv_in(channels_last(x))
         skips = [x]
-        for i, level in enumerate(self.down_blocks):
-            for j in range(self.config.num_blocks[i]):
+        down: list[Level] = list(self.down_blocks)  # type: ignore[arg-type]
+        up: list[Level] = list(self.up_blocks)  # type: ignore[arg-type]
+        for level in down:
+            for j in range(len(level.resnets)):
                 x = level.block(j, x, embedded, contexts)
                 skips.append(x)
             if level.samplers is not None:
                 x = level.resample(x)
                 skips.append(x)
         x = self.mid_block(x, embedded, contexts)
-        for level in self.up_blocks:
+        for level in up:
             for j in range(len(level.resnets)):
                 x = level.block(j, torch.cat([x, skips.pop()], dim=1), embedded, contexts)
             if level.samplers is not None:

@@ -5,6 +5,7 @@ The parameters of the projection are named as in diffusers.
 Shapes: B batch, L vectors of a text, D width.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -67,13 +68,22 @@ class AudioLanguage(nn.Module):
 
     Args:
         num_vectors: of the result.
+        release: called after use, to give memory back.
     """
 
-    def __init__(self, projection: Projection, gpt2: Gpt2, *, num_vectors: int) -> None:
+    def __init__(
+        self,
+        projection: Projection,
+        gpt2: Gpt2,
+        *,
+        num_vectors: int,
+        release: Callable[[], None] = lambda: None,
+    ) -> None:
         super().__init__()
         self.projection = projection
         self.gpt2 = gpt2
         self.num_vectors = num_vectors
+        self._release = release
 
     def forward(self, clap: Tensor, second: Tensor, mask: Tensor | None = None) -> Tensor:
         """Vectors [D, L] from the embeddings [1, D] and [L, D], with a mask [L] of the second."""
@@ -82,4 +92,6 @@ class AudioLanguage(nn.Module):
         if mask is not None:
             known = mask.new_ones(3 + len(clap)), mask, mask.new_ones(1)
             mask = torch.cat(known)
-        return self.gpt2.continued(x[None], num_steps=self.num_vectors, mask=mask)[0].T
+        made = self.gpt2.continued(x[None], num_steps=self.num_vectors, mask=mask)[0].T
+        self._release()
+        return made

@@ -189,11 +189,11 @@ def schedule_of(config: Config) -> tuple[NoiseSchedule, Predicts]:
     return schedule, _PREDICTS[predicts]
 
 
-def gpt2_config(config: Config) -> tuple[Gpt2Config, int]:
-    """Of GPT2Model or GPT2LMHeadModel, and the number of vectors that it makes."""
+def gpt2_config(config: Config) -> Gpt2Config:
+    """Of GPT2Model or GPT2LMHeadModel."""
     _check_fixed(config, _GPT2_FIXED)
     dim = config["n_embd"]
-    shape = Gpt2Config(
+    return Gpt2Config(
         dim=dim,
         num_layers=config["n_layer"],
         num_heads=config["n_head"],
@@ -201,7 +201,11 @@ def gpt2_config(config: Config) -> tuple[Gpt2Config, int]:
         num_positions=config["n_positions"],
         eps=config.get("layer_norm_epsilon", 1e-5),
     )
-    return shape, config.get("max_new_tokens", 8)
+
+
+def num_vectors_of(config: Config) -> int:
+    """The number of vectors that GPT-2 makes."""
+    return int(config.get("max_new_tokens", 8))
 
 
 def projection_config(config: Config) -> ProjectionConfig:

@@ -24,6 +24,10 @@ class Gpt2Config:
     num_positions: int
     eps: float = 1e-5
 
+    @property
+    def head_dim(self) -> int:
+        return self.dim // self.num_heads
+
     def __post_init__(self) -> None:
         if self.dim % self.num_heads:
             raise ValueError(
@@ -57,7 +61,7 @@ class Gpt2(nn.Module):
             seen = seen & (mask | (torch.arange(before + S, device=x.device) == places[:, None]))
         for i, block in enumerate(self.h):
             if len(cache) == i:
-                cache.append(x.new_zeros(2, 1, self.config.num_heads, 0, block.attn.head_dim))
+                cache.append(x.new_zeros(2, 1, self.config.num_heads, 0, self.config.head_dim))
             x, cache[i] = block(x, cache[i], seen)
         return self.ln_f(x)
 
@@ -90,7 +94,7 @@ class _Block(nn.Module):
 class _Attention(nn.Module):
     def __init__(self, config: Gpt2Config) -> None:
         super().__init__()
-        self.head_dim = config.dim // config.num_heads
+        self.head_dim = config.head_dim
         self.c_attn = _Transposed(config.dim, 3 * config.dim)
         self.c_proj = _Transposed(config.dim, config.dim)
 

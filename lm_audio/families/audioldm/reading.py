@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from audio_tokenizers.text import T5TextTokenizer
-from audio_tokenizers.weights import check_weights, load_transformers, unfilled
-from lm_audio.conditioners.text import T5Encoder
+from audio_tokenizers.weights import MappedFile, check_weights, load_transformers, unfilled
 from lm_audio.families.audioldm.audio_language import AudioLanguage, Projection
 from lm_audio.families.audioldm.configs import (
     autoencoder_config,
     gpt2_config,
+    num_vectors_of,
     projection_config,
     read_config,
     schedule_of,
@@ -22,7 +22,7 @@ from lm_audio.families.audioldm.configs import (
 )
 from lm_audio.families.audioldm.gpt2 import Gpt2
 from lm_audio.families.audioldm.parts import AudioLdmParts
-from lm_audio.families.audioldm.text import ClapScorer, ClapText, Speech
+from lm_audio.families.audioldm.text import ClapScorer, ClapText, MappedT5, Release, Speech
 from lm_audio.networks.autoencoder2d import Autoencoder2d
 from lm_audio.networks.hifi_gan import HifiGan
 from lm_audio.networks.unet2d import UNet2d
@@ -38,7 +38,9 @@ _SCALE = 0.18215  # of latents, if the autoencoder does not state it
 _MOST_TEXT = 512  # tokens, if the tokenizer states no limit
 _FFT_HOPS = 6.4  # the length of the analysis, 1024 samples at a hop of 160
 
+Config = Mapping[str, Any]
 Module = TypeVar("Module", bound=nn.Module)
+Rename = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 
 
 def read_audioldm(
@@ -47,35 +49,37 @@ def read_audioldm(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> AudioLdmParts:
-    """Reads a folder; `dtype` is that of the U-Net and GPT-2."""
+    """Reads a folder; `dtype` is that of the U-Net and GPT-2.
+
+    On a CPU in float32 the files are mapped: weights occupy memory only while they are used.
+    """
     folder = folder_of(source)
-    index = read_json(folder / "model_index.json")
-    pipeline = index.get("_class_name")
+    pipeline = read_json(folder / "model_index.json").get("_class_name")
     if pipeline not in _GUIDANCE:
         raise ValueError(
             f"Expected {FIRST} or {SECOND} in the model_index.json of {folder}, got {pipeline}."
         )
-    settings = read_json(folder / "unet" / "config.json")
-    unet = _read(folder / "unet", UNet2d, unet_config)
+    mapped = torch.device(device).type == "cpu" and dtype == torch.float32
+    reader = _Reader(folder, mapped=mapped)
+    unet = reader.network("unet", UNet2d, unet_config)
     schedule, predicts = read_config(folder / "scheduler" / "scheduler_config.json", schedule_of)
-    window = settings.get("sample_size")
+    window = read_json(folder / "unet" / "config.json").get("sample_size")
     window = window[0] if isinstance(window, list) else window or _WINDOW
-    clap, scorer = _read_clap(folder)
-    second = _read_second(folder, index) if pipeline == SECOND else {}
+    clap, scorer = reader.clap()
     parts = AudioLdmParts(
         unet=unet,
         predicts=predicts,
         schedule=schedule,
         window_frames=window,
         guidance_scale=_GUIDANCE[pipeline],
-        renderer=_read_renderer(folder, window),
+        renderer=reader.renderer(window),
         clap=clap,
         scorer=scorer,
         licence=stated_licence(folder),
-        **second,
+        **(reader.second() if pipeline == SECOND else {}),
     )
     _check(parts, folder)
-    return parts.to(device, dtype)
+    return parts if mapped else parts.to(device, dtype)
 
 
 def holds_audioldm(folder: Path) -> bool:
@@ -83,73 +87,148 @@ def holds_audioldm(folder: Path) -> bool:
     return read_json(folder / "model_index.json").get("_class_name") in _GUIDANCE
 
 
-def _read_renderer(folder: Path, window: int) -> LatentRenderer:
-    autoencoder = _read(folder / "vae", Autoencoder2d, autoencoder_config, _current_names)
-    vocoder = _read(folder / "vocoder", HifiGan, vocoder_config, _without_weight_norm)
-    shape = vocoder.config
-    mel = LogMel(
-        sample_rate=shape.sample_rate,
-        fft_length=round(_FFT_HOPS * shape.hop_length),
-        hop_length=shape.hop_length,
-        num_mels=shape.num_mels,
-        low=0,
-        high=shape.sample_rate / 2,
-    )
-    try:
-        return LatentRenderer(
-            autoencoder=autoencoder,
-            vocoder=vocoder,
-            scale=read_json(folder / "vae" / "config.json").get("scaling_factor", _SCALE),
-            window_frames=window,
-            overlap_frames=window // 8,
-            log_mel=mel,
+class _Reader:
+    """Reads the parts of a folder.
+
+    Args:
+        mapped: map safetensors into memory instead of reading them.
+    """
+
+    def __init__(self, folder: Path, *, mapped: bool) -> None:
+        self._folder = folder
+        self._mapped = mapped
+
+    def network(
+        self,
+        part: str,
+        kind: Callable[[Any], Module],
+        config: Callable[[Config], Any],
+        rename: Rename = lambda weights: weights,
+    ) -> Module:
+        """A network of ours with the settings and weights of a part, in float32."""
+        return self._network(part, kind, config, rename)[0]
+
+    def renderer(self, window: int) -> LatentRenderer:
+        folder = self._folder
+        autoencoder = self.network("vae", Autoencoder2d, autoencoder_config, _current_names)
+        vocoder = self.network("vocoder", HifiGan, vocoder_config, _without_weight_norm)
+        shape = vocoder.config
+        mel = LogMel(
+            sample_rate=shape.sample_rate,
+            fft_length=round(_FFT_HOPS * shape.hop_length),
+            hop_length=shape.hop_length,
+            num_mels=shape.num_mels,
+            low=0,
+            high=shape.sample_rate / 2,
         )
-    except ValueError as error:
-        raise ValueError(f"The vae and vocoder of {folder} do not match: {error}") from error
+        try:
+            return LatentRenderer(
+                autoencoder=autoencoder,
+                vocoder=vocoder,
+                scale=read_json(folder / "vae" / "config.json").get("scaling_factor", _SCALE),
+                window_frames=window,
+                overlap_frames=window // 8,
+                log_mel=mel,
+            )
+        except ValueError as error:
+            raise ValueError(f"The vae and vocoder of {folder} do not match: {error}") from error
 
+    def clap(self) -> tuple[ClapText, ClapScorer | None]:
+        from transformers import ClapFeatureExtractor, ClapModel, ClapTextModelWithProjection
 
-def _read_clap(folder: Path) -> tuple[ClapText, ClapScorer | None]:
-    from transformers import ClapModel, ClapTextModelWithProjection
+        path, extractor = self._folder / "text_encoder", self._folder / "feature_extractor"
+        whole = read_json(path / "config.json").get("model_type") == "clap"
+        cls = ClapModel if whole else ClapTextModelWithProjection
+        model = _load(cls, path, kind="clap" if whole else "clap_text_model")
+        config = model.config.text_config if whole else model.config
+        tokenizer = _tokenizer(self._folder / "tokenizer")
+        # RoBERTa's first position is the one after the padding's.
+        most = config.max_position_embeddings - config.pad_token_id - 1
+        text = ClapText(
+            model,
+            tokenizer,
+            max_length=min(_limit(tokenizer), most),
+            release=_map(model, path) if self._mapped else _nothing,
+        )
+        if not whole or not extractor.is_dir():
+            return text, None
+        return text, ClapScorer(text, ClapFeatureExtractor.from_pretrained(str(extractor)))
 
-    path = folder / "text_encoder"
-    kind = read_json(path / "config.json").get("model_type")
-    whole = kind == "clap"
-    cls = ClapModel if whole else ClapTextModelWithProjection
-    model = _load(cls, path, kind="clap" if whole else "clap_text_model")
-    config = model.config.text_config if whole else model.config
-    tokenizer = _tokenizer(folder / "tokenizer")
-    # RoBERTa's first position is the one after the padding's.
-    most = config.max_position_embeddings - config.pad_token_id - 1
-    text = ClapText(model, tokenizer, max_length=min(_limit(tokenizer), most))
-    if not whole or not (folder / "feature_extractor").is_dir():
-        return text, None
-    from transformers import ClapFeatureExtractor
+    def second(self) -> dict[str, Any]:
+        """The parts that AudioLDM 2 adds."""
+        folder = self._folder
+        gpt2, release = self._network("language_model", Gpt2, gpt2_config, _gpt2_names)
+        num_vectors = read_config(folder / "language_model" / "config.json", num_vectors_of)
+        projection = self.network("projection_model", Projection, projection_config)
+        language = AudioLanguage(projection, gpt2, num_vectors=num_vectors, release=release)
+        if read_json(folder / "text_encoder_2" / "config.json").get("model_type") == "vits":
+            return {"language": language, "speech": self._speech(projection.config.num_positions)}
+        return {"language": language, "t5": self._t5()}
 
-    extractor = ClapFeatureExtractor.from_pretrained(str(folder / "feature_extractor"))
-    return text, ClapScorer(text, extractor)
-
-
-def _read_second(folder: Path, index: Mapping[str, Any]) -> dict[str, Any]:
-    """The parts that AudioLDM 2 adds."""
-    config, num_vectors = read_config(folder / "language_model" / "config.json", gpt2_config)
-    gpt2 = _fill(Gpt2(config), folder / "language_model", _gpt2_names)
-    projection = _read(folder / "projection_model", Projection, projection_config)
-    language = AudioLanguage(projection, gpt2, num_vectors=num_vectors)
-    path = folder / "text_encoder_2"
-    kind = read_json(path / "config.json").get("model_type")
-    if kind == "vits":
+    def _speech(self, num_positions: int) -> Speech:
         from transformers import VitsModel
 
-        tokenizer = _tokenizer(folder / "tokenizer_2")
-        length = projection.config.num_positions or _limit(tokenizer)
-        encoder = _load(VitsModel, path, kind="vits").text_encoder
-        return {"language": language, "speech": Speech(encoder, tokenizer, length=length)}
-    from transformers import T5EncoderModel
+        tokenizer = _tokenizer(self._folder / "tokenizer_2")
+        encoder = _load(VitsModel, self._folder / "text_encoder_2", kind="vits").text_encoder
+        return Speech(encoder, tokenizer, length=num_positions or _limit(tokenizer))
 
-    t5 = _load(T5EncoderModel, path, kind="t5", ignored=("decoder", "lm_head"))
-    tokens = T5TextTokenizer.load(folder / "tokenizer_2")
-    limit = _limit(tokens._tokenizer)
-    return {"language": language, "t5": T5Encoder(t5, tokens, max_length=limit)}
+    def _t5(self) -> MappedT5:
+        from transformers import T5EncoderModel
+
+        path = self._folder / "text_encoder_2"
+        model = _load(T5EncoderModel, path, kind="t5", ignored=("decoder", "lm_head"))
+        tokens = T5TextTokenizer.load(self._folder / "tokenizer_2")
+        release = _map(model, path) if self._mapped else _nothing
+        return MappedT5(model, tokens, max_length=_limit(tokens._tokenizer), release=release)
+
+    def _network(
+        self,
+        part: str,
+        kind: Callable[[Any], Module],
+        config: Callable[[Config], Any],
+        rename: Rename,
+    ) -> tuple[Module, Release]:
+        folder = self._folder / part
+        settings = read_config(folder / "config.json", config)
+        with unfilled():
+            module = kind(settings)
+        stored, release = self._weights(folder)
+        weights = rename(dict(stored))
+        check_weights(weights, module.state_dict(), source=folder)
+        filled = {name: weight.float() for name, weight in weights.items()}
+        module.load_state_dict(filled, assign=True)
+        module.eval().requires_grad_(False)
+        if self._mapped:  # convolutions are copied, and their originals released
+            module.to(memory_format=torch.channels_last)
+            release()
+        return module, release
+
+    def _weights(self, folder: Path) -> tuple[Mapping[str, Tensor], Release]:
+        for name in ("model.safetensors", "diffusion_pytorch_model.safetensors"):
+            if self._mapped and (folder / name).is_file():
+                file = MappedFile(folder / name)
+                return file.tensors, file.release
+        return read_weights(folder), _nothing
+
+
+def _nothing() -> None:
+    """Releases nothing."""
+
+
+def _map(model: nn.Module, folder: Path) -> Release:
+    """Replaces the weights of a model by those of the file that it was read from."""
+    path = folder / "model.safetensors"
+    if not path.is_file():  # in shards
+        return _nothing
+    file = MappedFile(path)
+    for name, weight in model.named_parameters():
+        stored = file.tensors.get(name)
+        if stored is None or stored.dtype != weight.dtype or stored.shape != weight.shape:
+            continue
+        if torch.equal(stored, weight):  # unless this version of transformers converts it
+            weight.data = stored
+        file.release()
+    return file.release
 
 
 def _check(parts: AudioLdmParts, folder: Path) -> None:
@@ -184,29 +263,6 @@ def _check(parts: AudioLdmParts, folder: Path) -> None:
         raise ValueError(f"The parts of {folder} do not match: {'; '.join(dict.fromkeys(wrong))}.")
 
 
-def _read(
-    folder: Path,
-    kind: Callable[[Any], Module],
-    config: Callable[[Mapping[str, Any]], Any],
-    rename: Callable[[dict[str, Tensor]], dict[str, Tensor]] = lambda weights: weights,
-) -> Module:
-    """A network with the settings and weights of a folder, in float32."""
-    settings = read_config(folder / "config.json", config)
-    with unfilled():
-        module = kind(settings)
-    return _fill(module, folder, rename)
-
-
-def _fill(
-    module: Module, folder: Path, rename: Callable[[dict[str, Tensor]], dict[str, Tensor]]
-) -> Module:
-    weights = rename(read_weights(folder))
-    check_weights(weights, module.state_dict(), source=folder)
-    filled = {name: weight.float() for name, weight in weights.items()}
-    module.load_state_dict(filled, assign=True)
-    return module.eval().requires_grad_(False)
-
-
 def _current_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """Old files of AutoencoderKL name the parts of its attention otherwise, and store convolutions.
 
@@ -216,7 +272,7 @@ def _current_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     renamed = {}
     for name, weight in weights.items():
         for old, new in parts.items():
-            name = name.replace(f".{old}.", f".{new}.")  # noqa: PLW2901
+            name = name.replace(f".{old}.", f".{new}.")
         is_linear = any(f".{new}." in name for new in parts.values())
         renamed[name] = weight.flatten(1) if is_linear and weight.dim() == 4 else weight
     return renamed

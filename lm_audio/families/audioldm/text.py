@@ -7,7 +7,7 @@ Shapes: B batch, L tokens, D width.
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -15,9 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from audio_tokenizers.resampling import resample
+from audio_tokenizers.text import T5TextTokenizer
 from lm_audio.conditioners.condition import Null
 from lm_audio.conditioners.text import T5Encoder
 from lm_audio.networks.condition import Condition, stack
+
+Release = Callable[[], None]
 
 
 class ClapText:
@@ -25,12 +29,16 @@ class ClapText:
 
     Args:
         model: a ClapModel or ClapTextModelWithProjection of transformers.
+        release: called after use, to give memory back.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, *, max_length: int) -> None:
+    def __init__(
+        self, model: Any, tokenizer: Any, *, max_length: int, release: Release = lambda: None
+    ) -> None:
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.max_length = max_length
+        self.release = release
 
     @property
     def dim(self) -> int:
@@ -47,7 +55,23 @@ class ClapText:
             vector = found if isinstance(found, Tensor) else found.pooler_output
         else:
             vector = self.model(tokens, attention_mask=torch.ones_like(tokens)).text_embeds
+        self.release()
         return F.normalize(vector.float(), dim=-1)
+
+
+class MappedT5(T5Encoder):
+    """A T5 whose weights occupy memory only while it reads a text."""
+
+    def __init__(
+        self, model: Any, tokenizer: T5TextTokenizer, *, max_length: int, release: Release
+    ) -> None:
+        super().__init__(model, tokenizer, max_length=max_length)
+        self._release = release
+
+    def encode(self, texts: Sequence[str]) -> list[Tensor]:
+        made = super().encode(texts)
+        self._release()
+        return made
 
 
 class Speech:
@@ -182,8 +206,6 @@ class ClapScorer:
     @torch.inference_mode()
     def score(self, samples: Tensor, sample_rate: int, text: str) -> float:
         """How well samples [C, N] fit a text."""
-        from audio_tokenizers.resampling import resample
-
         rate = self.extractor.sampling_rate
         mono = resample(samples.float().cpu().mean(dim=0, keepdim=True), sample_rate, rate)[0]
         pieces = [x.numpy() for x in mono.split(self.extractor.nb_max_samples)]
@@ -194,8 +216,8 @@ class ClapScorer:
         inputs["is_longer"] = torch.zeros(len(pieces), 1, dtype=torch.bool)
         found = self.clap.model.get_audio_features(**inputs.to(self.clap.model.device))
         vectors = found if isinstance(found, Tensor) else found.pooler_output
-        sound = F.normalize(vectors.float(), dim=-1).mean(dim=0)
-        return float(sound @ self.clap.encode(text)[0])
+        sound = F.normalize(vectors.float(), dim=-1).mean(dim=0).cpu()
+        return float(sound @ self.clap.encode(text)[0].cpu())
 
 
 def checked(value: object) -> str:

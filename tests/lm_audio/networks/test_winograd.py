@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from lm_audio.networks import winograd
-from lm_audio.networks.winograd import Conv3x3, convolve, transform_kernel
+from lm_audio.networks.winograd import Conv3x3, convolve, multiply, transform_kernel
 
 
 @pytest.mark.parametrize("size", [(4, 4), (13, 7), (1, 30), (65, 3)])
@@ -14,6 +14,16 @@ def test_a_convolution_in_tiles_is_a_convolution(size: tuple[int, int]) -> None:
     expected = F.conv2d(x.double(), weight.double(), bias.double(), padding=1)
     assert made.shape == expected.shape
     assert (made - expected).abs().max() < 2e-5 * expected.abs().max()
+
+
+@pytest.mark.parametrize("size", [(4, 4), (13, 7), (1, 30)])
+def test_a_convolution_as_a_product_is_a_convolution(size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    x, weight, bias = torch.randn(2, 17, *size), torch.randn(5, 17, 3, 3), torch.randn(5)
+    expected = F.conv2d(x, weight, bias, padding=1)
+    torch.testing.assert_close(multiply(x, weight, bias), expected, atol=1e-4, rtol=1e-4)
+    kept = weight.to(memory_format=torch.channels_last)
+    torch.testing.assert_close(multiply(x, kept, bias), expected, atol=1e-4, rtol=1e-4)
 
 
 def test_many_tiles_are_split_into_passes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,7 +52,9 @@ def test_a_wide_layer_uses_tiles_without_gradients_and_learns_with_them(
     with torch.no_grad():
         torch.testing.assert_close(layer(x), plain, atol=1e-4, rtol=1e-4)
         assert calls == [x.shape]
-        layer(x[..., :4])  # too few tiles
+        few = x[..., :8, :8]
+        expected = F.conv2d(few, layer.weight, layer.bias, padding=1)
+        torch.testing.assert_close(layer(few), expected, atol=1e-4, rtol=1e-4)
         assert len(calls) == 1
         layer.train()
         layer.weight.mul_(2)
