@@ -1,6 +1,6 @@
 """Time and peak memory of a clip of AudioLDM 2, compared with diffusers on the same random weights.
 
-    python benchmarks/bench_diffusion.py                          # 15 minutes, 7 GB of memory, 5 of disk
+    python benchmarks/bench_diffusion.py                          # 15 minutes, 7 GB
     python benchmarks/bench_diffusion.py --preset tiny --steps 2 --duration 0.2      # seconds
 
 Both read the same folder in diffusers' layout and make a clip with DPM-Solver++ and guidance 3.5.

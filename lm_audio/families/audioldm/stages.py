@@ -31,12 +31,15 @@ from lm_audio.signals import Signal
 DIFFUSION = "diffusion"
 OVERLAP = 1 / 4
 """The share of a window that the next one keeps."""
+MOST_KEPT = 16
+SourceOf = Callable[[Mapping[str, Any]], Tensor]
 
 
 def audioldm(parts: AudioLdmParts) -> Model:
     """The model of these parts."""
     stages: list[Stage] = []
-    source, negative_source = None, None
+    source: Source | None = None
+    source_of: SourceOf | None = None
     text: Text | None = None
     if parts.language is None:
         conditioners: dict[str, Any] = {TEXT: Description(parts.clap)}
@@ -53,7 +56,7 @@ def audioldm(parts: AudioLdmParts) -> Model:
         first = _audio_language(parts, conditioners)
         stages.append(first)
         source = Source(stage=AUDIO_LANGUAGE, condition=AUDIO_LANGUAGE)
-        negative_source = _remembering(first.values_of)
+        source_of = _remembering(first.values_of)
         conditioners = {**conditioners, AUDIO_LANGUAGE: Vectors(first.makes.width)}
     renderer = parts.renderer
     network = LatentUNet(parts.unet, num_columns=renderer.num_columns, text=text)
@@ -68,7 +71,7 @@ def audioldm(parts: AudioLdmParts) -> Model:
         overlap_frames=round(OVERLAP * parts.window_frames),
         sampling=Denoising(guidance_scale=parts.guidance_scale),
         source=source,
-        negative_source=negative_source,
+        source_of=source_of,
     )
     return Model([*stages, diffusion], renderer, card=ModelCard(licence=parts.licence))
 
@@ -104,17 +107,18 @@ def _named(conditioners: Mapping[str, Any]) -> Conditioners:
     return made.eval().requires_grad_(False)
 
 
-def _remembering(
-    make: Callable[[Mapping[str, Any]], Tensor],
-) -> Callable[[Mapping[str, Any]], Tensor]:
-    """Keeps the result without negative prompts, which nearly all clips need."""
-    kept: list[Tensor] = []
+def _remembering(make: Callable[[Mapping[str, Any]], Tensor]) -> SourceOf:
+    """Keeps the latest results; nearly all clips need that of the empty text."""
+    kept: dict[tuple[tuple[str, Any], ...], Tensor] = {}
 
-    def made(negative: Mapping[str, Any]) -> Tensor:
-        if negative:
-            return make(negative)
-        if not kept:
-            kept.append(make(negative))
-        return kept[0]
+    def made(conditions: Mapping[str, Any]) -> Tensor:
+        key = tuple(sorted(conditions.items()))
+        found = kept.get(key)
+        if found is None:
+            found = make(conditions)
+            while len(kept) >= MOST_KEPT:
+                kept.pop(next(iter(kept)), None)
+            kept[key] = found
+        return found
 
     return made
