@@ -143,12 +143,14 @@ def _format(folder: Path, source: object) -> str:
     kind = _model_type(folder)
     if kind is not None:
         return _known(kind, source)
+    if (pipeline := _pipeline_class(folder)) is not None:
+        return _with_pipeline(pipeline, source)
     for one in FORMATS.values():
         if one.holds is not None and one.holds(folder):
             return one.name
     raise ValueError(
         f"Found no model in {source}; expected the files of an lm-audio model, or of MusicGen, "
-        "AudioGen or Bark as transformers or their authors publish them."
+        "AudioGen, Bark or AudioLDM as transformers, diffusers or their authors publish them."
     )
 
 
@@ -178,11 +180,42 @@ def _known(kind: str, source: object) -> str:
     return stated[kind]
 
 
+def _pipeline_class(folder: Path) -> str | None:
+    """The class in model_index.json of diffusers' layout; None without that file."""
+    path = folder / "model_index.json"
+    if not path.is_file():
+        return None
+    try:
+        index = json.loads(path.read_text())
+    except ValueError:
+        index = None
+    name = index.get("_class_name") if isinstance(index, dict) else None
+    if not isinstance(name, str):
+        raise ValueError(f"{path} has no _class_name or is not valid JSON; download it again.")
+    return name
+
+
+def _with_pipeline(name: str, source: object) -> str:
+    """The name of the format with this class in model_index.json."""
+    known = {pipeline: one.name for one in FORMATS.values() for pipeline in one.pipelines}
+    if name not in known:
+        raise ValueError(
+            f"{source} is a {name}, which is not supported. Supported pipelines of diffusers: "
+            f"{', '.join(known)}."
+        )
+    return known[name]
+
+
 def _fetch(hub_id: str) -> Path:
     """A folder with the required files of a hub repository."""
-    folder = _download(hub_id, ["config.json", "README.md"])
-    kind = _model_type(folder)
-    for patterns in TORCH_FILES if kind is None else FORMATS[_known(kind, hub_id)].files:
+    folder = _download(hub_id, ["config.json", "model_index.json", "README.md"])
+    kind, pipeline = _model_type(folder), _pipeline_class(folder)
+    groups = TORCH_FILES
+    if kind is not None:
+        groups = FORMATS[_known(kind, hub_id)].files
+    elif pipeline is not None:
+        groups = FORMATS[_with_pipeline(pipeline, hub_id)].files
+    for patterns in groups:
         folder = _download(hub_id, patterns)
         if any(folder.rglob("*.safetensors")):
             break

@@ -18,6 +18,13 @@ TRANSFORMERS_FILES = (
     ("*.json", "*.model", "*.txt", "model.safetensors", "model-*.safetensors"),
     ("pytorch_model.bin", "pytorch_model-*.bin"),  # without safetensors
 )
+DIFFUSERS_FILES = (
+    (
+        "*.json", "*.model", "*.txt", "*/model.safetensors",
+        "*/diffusion_pytorch_model.safetensors",
+    ),
+    ("*/pytorch_model.bin", "*/diffusion_pytorch_model.bin"),  # without safetensors
+)  # fmt: skip
 TORCH_FILES = (("*.bin", "*.pt", "*.th"),)
 
 
@@ -81,6 +88,7 @@ class Format:
 
     Args:
         model_type: the model_type in config.json; None for layouts without a config.json.
+        pipelines: the classes in model_index.json, for diffusers' layout.
         holds: whether a folder without a config.json has this layout.
         files: groups of patterns to download from the hub; a group is used only if those before it
             match no safetensors.
@@ -90,6 +98,7 @@ class Format:
     name: str
     load: "Callable[[Checkpoint, LoadSettings], Model]"
     model_type: str | None = None
+    pipelines: tuple[str, ...] = ()
     holds: Callable[[Path], bool] | None = None
     files: tuple[tuple[str, ...], ...] = TRANSFORMERS_FILES
     lacks_text_encoder: bool = False

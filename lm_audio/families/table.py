@@ -1,9 +1,10 @@
 """All families. To add one, create a folder beside this file and add it to `FAMILIES`."""
 
 from lm_audio.families.audiocraft.family import FAMILY as AUDIOCRAFT
+from lm_audio.families.audioldm.family import FAMILY as AUDIOLDM
 from lm_audio.families.bark.family import FAMILY as BARK
 from lm_audio.families.duet.family import FAMILY as DUET
 
-FAMILIES = (DUET, AUDIOCRAFT, BARK)
+FAMILIES = (DUET, AUDIOCRAFT, BARK, AUDIOLDM)
 MODELS = tuple(model for family in FAMILIES for model in family.models)
 FORMATS = {one.name: one for family in FAMILIES for one in family.formats}

@@ -30,8 +30,13 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """All weights of a folder in transformers' layout, from one file or from shards."""
-    for name, read in (("model.safetensors", read_safetensors), ("pytorch_model.bin", read_pickle)):
+    """All weights of a folder in transformers' or diffusers' layout, in one file or in shards."""
+    for name, read in (
+        ("model.safetensors", read_safetensors),
+        ("diffusion_pytorch_model.safetensors", read_safetensors),
+        ("pytorch_model.bin", read_pickle),
+        ("diffusion_pytorch_model.bin", read_pickle),
+    ):
         if (folder / name).exists():
             return read(folder / name)
         index = folder / f"{name}.index.json"

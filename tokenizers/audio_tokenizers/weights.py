@@ -1,5 +1,7 @@
 """Reads weights without running code, and checks that they match the model."""
 
+import json
+import mmap
 import pickle
 import zipfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -8,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
@@ -38,6 +40,48 @@ def read_safetensors(path: str | Path) -> dict[str, Tensor]:
         return load_file(path)
     except SafetensorError as error:
         raise _not_whole(path) from error
+
+
+_DTYPES = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
+    "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8,
+    "U8": torch.uint8, "BOOL": torch.bool,
+}  # fmt: skip
+
+
+class MappedFile:
+    """The tensors of a safetensors file, which occupy memory only while they are used.
+
+    They must not be changed.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        try:
+            with safe_open(path, framework="pt"):  # checks the header and the length
+                pass
+        except SafetensorError as error:
+            raise _not_whole(path) from error
+        with Path(path).open("rb") as file:
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        length = int.from_bytes(self._map[:8], "little")
+        header = json.loads(self._map[8 : 8 + length])
+        header.pop("__metadata__", None)
+        self.tensors = {name: self._tensor(one, 8 + length) for name, one in header.items()}
+
+    def release(self) -> None:
+        """Gives the memory back; the next use reads the file again."""
+        if hasattr(self._map, "madvise"):  # not on Windows
+            self._map.madvise(mmap.MADV_DONTNEED)
+
+    def _tensor(self, entry: Mapping[str, Any], first: int) -> Tensor:
+        if entry["dtype"] not in _DTYPES:
+            raise ValueError(f"Unsupported type {entry['dtype']} of a tensor in safetensors.")
+        dtype, (start, stop) = _DTYPES[entry["dtype"]], entry["data_offsets"]
+        if start == stop:
+            return torch.empty(entry["shape"], dtype=dtype)
+        count = (stop - start) // dtype.itemsize
+        flat = torch.frombuffer(self._map, dtype=dtype, count=count, offset=first + start)
+        return flat.view(entry["shape"])
 
 
 def read_pickle(path: str | Path, *, allowed: Sequence[Any] = ()) -> dict[str, Any]:

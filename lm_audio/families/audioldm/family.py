@@ -1,0 +1,58 @@
+"""The published models of AudioLDM and AudioLDM 2, in diffusers' layout."""
+
+from typing import TYPE_CHECKING
+
+from lm_audio.families.family import (
+    DIFFUSERS_FILES,
+    Checkpoint,
+    Family,
+    Format,
+    LoadSettings,
+    ModelInfo,
+)
+
+if TYPE_CHECKING:
+    from lm_audio.model import Model
+
+
+def _info(source: str, num_parameters: int | None = None) -> ModelInfo:
+    return ModelInfo(
+        name=source.rpartition("/")[2],
+        source=source,
+        num_parameters=num_parameters,
+        licence="CC-BY-NC-SA-4.0",
+        sample_rate=16_000,
+        num_channels=1,
+        abilities=("text", "continue", "inpaint"),
+    )
+
+
+def _load(checkpoint: Checkpoint, settings: LoadSettings) -> "Model":
+    from lm_audio.families.audioldm.reading import read_audioldm
+    from lm_audio.families.audioldm.stages import audioldm
+    from lm_audio.saving.folder import DTYPES
+
+    if settings.packing == "int8":
+        raise ValueError("This model does not run in int8. Use float32 or bfloat16.")
+    parts = read_audioldm(checkpoint.folder, device=settings.device, dtype=DTYPES[settings.dtype])
+    return audioldm(parts)
+
+
+FAMILY = Family(
+    models=(
+        _info("cvssp/audioldm2", 346_943_496),
+        _info("cvssp/audioldm2-large"),
+        _info("cvssp/audioldm2-music", 346_943_496),
+        _info("cvssp/audioldm-s-full-v2"),
+        _info("cvssp/audioldm-m-full"),
+        _info("cvssp/audioldm-l-full"),
+    ),
+    formats=(
+        Format(
+            name="audioldm",
+            pipelines=("AudioLDM2Pipeline", "AudioLDMPipeline"),
+            files=DIFFUSERS_FILES,
+            load=_load,
+        ),
+    ),
+)

@@ -1,0 +1,335 @@
+"""Reads AudioLDM and AudioLDM 2 in diffusers' layout: a folder with one subfolder per part."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from audio_tokenizers.text import T5TextTokenizer
+from audio_tokenizers.weights import MappedFile, check_weights, load_transformers, unfilled
+from lm_audio.families.audioldm.audio_language import AudioLanguage, Projection
+from lm_audio.families.audioldm.configs import (
+    autoencoder_config,
+    gpt2_config,
+    num_vectors_of,
+    projection_config,
+    read_config,
+    schedule_of,
+    unet_config,
+    vocoder_config,
+)
+from lm_audio.families.audioldm.gpt2 import Gpt2
+from lm_audio.families.audioldm.parts import AudioLdmParts
+from lm_audio.families.audioldm.text import ClapScorer, ClapText, MappedT5, Release, Speech
+from lm_audio.networks.autoencoder2d import Autoencoder2d
+from lm_audio.networks.hifi_gan import HifiGan
+from lm_audio.networks.unet2d import UNet2d
+from lm_audio.renderers.latent import LatentRenderer
+from lm_audio.renderers.log_mel import LogMel
+from lm_audio.saving.files import folder_of, read_json, read_weights, stated_licence
+
+FIRST, SECOND = "AudioLDMPipeline", "AudioLDM2Pipeline"
+"""The names of the pipelines in model_index.json."""
+_WINDOW = 256  # frames, 10.24 s, if the U-Net does not state them
+_GUIDANCE = {FIRST: 2.5, SECOND: 3.5}
+_SCALE = 0.18215  # of latents, if the autoencoder does not state it
+_MOST_TEXT = 512  # tokens, if the tokenizer states no limit
+_FFT_HOPS = 6.4  # the length of the analysis, 1024 samples at a hop of 160
+
+Config = Mapping[str, Any]
+Module = TypeVar("Module", bound=nn.Module)
+Rename = Callable[[dict[str, Tensor]], dict[str, Tensor]]
+
+
+def read_audioldm(
+    source: str | Path,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> AudioLdmParts:
+    """Reads a folder; `dtype` is that of the U-Net and GPT-2.
+
+    On a CPU in float32 the files are mapped: weights occupy memory only while they are used.
+    """
+    folder = folder_of(source)
+    pipeline = read_json(folder / "model_index.json").get("_class_name")
+    if pipeline not in _GUIDANCE:
+        raise ValueError(
+            f"Expected {FIRST} or {SECOND} in the model_index.json of {folder}, got {pipeline}."
+        )
+    mapped = torch.device(device).type == "cpu" and dtype == torch.float32
+    reader = _Reader(folder, mapped=mapped)
+    unet = reader.network("unet", UNet2d, unet_config)
+    schedule, predicts = read_config(folder / "scheduler" / "scheduler_config.json", schedule_of)
+    window = read_json(folder / "unet" / "config.json").get("sample_size")
+    window = window[0] if isinstance(window, list) else window or _WINDOW
+    clap, scorer = reader.clap()
+    parts = AudioLdmParts(
+        unet=unet,
+        predicts=predicts,
+        schedule=schedule,
+        window_frames=window,
+        guidance_scale=_GUIDANCE[pipeline],
+        renderer=reader.renderer(window),
+        clap=clap,
+        scorer=scorer,
+        licence=stated_licence(folder),
+        **(reader.second() if pipeline == SECOND else {}),
+    )
+    _check(parts, folder)
+    return parts if mapped else parts.to(device, dtype)
+
+
+def holds_audioldm(folder: Path) -> bool:
+    """Whether model_index.json names one of the two pipelines."""
+    return read_json(folder / "model_index.json").get("_class_name") in _GUIDANCE
+
+
+class _Reader:
+    """Reads the parts of a folder.
+
+    Args:
+        mapped: map safetensors into memory instead of reading them.
+    """
+
+    def __init__(self, folder: Path, *, mapped: bool) -> None:
+        self._folder = folder
+        self._mapped = mapped
+
+    def network(
+        self,
+        part: str,
+        kind: Callable[[Any], Module],
+        config: Callable[[Config], Any],
+        rename: Rename = lambda weights: weights,
+    ) -> Module:
+        """A network of ours with the settings and weights of a part, in float32."""
+        return self._network(part, kind, config, rename)[0]
+
+    def renderer(self, window: int) -> LatentRenderer:
+        folder = self._folder
+        autoencoder = self.network("vae", Autoencoder2d, autoencoder_config, _current_names)
+        vocoder = self.network("vocoder", HifiGan, vocoder_config, _without_weight_norm)
+        shape = vocoder.config
+        mel = LogMel(
+            sample_rate=shape.sample_rate,
+            fft_length=round(_FFT_HOPS * shape.hop_length),
+            hop_length=shape.hop_length,
+            num_mels=shape.num_mels,
+            low=0,
+            high=shape.sample_rate / 2,
+        )
+        try:
+            return LatentRenderer(
+                autoencoder=autoencoder,
+                vocoder=vocoder,
+                scale=read_json(folder / "vae" / "config.json").get("scaling_factor", _SCALE),
+                window_frames=window,
+                overlap_frames=window // 8,
+                log_mel=mel,
+            )
+        except ValueError as error:
+            raise ValueError(f"The vae and vocoder of {folder} do not match: {error}") from error
+
+    def clap(self) -> tuple[ClapText, ClapScorer | None]:
+        from transformers import ClapFeatureExtractor, ClapModel, ClapTextModelWithProjection
+
+        path, extractor = self._folder / "text_encoder", self._folder / "feature_extractor"
+        whole = read_json(path / "config.json").get("model_type") == "clap"
+        cls = ClapModel if whole else ClapTextModelWithProjection
+        model = _load(cls, path, kind="clap" if whole else "clap_text_model")
+        config = model.config.text_config if whole else model.config
+        tokenizer = _tokenizer(self._folder / "tokenizer")
+        # RoBERTa's first position is the one after the padding's.
+        most = config.max_position_embeddings - config.pad_token_id - 1
+        text = ClapText(
+            model,
+            tokenizer,
+            max_length=min(_limit(tokenizer), most),
+            release=_map(model, path) if self._mapped else _nothing,
+        )
+        if not whole or not extractor.is_dir():
+            return text, None
+        return text, ClapScorer(text, ClapFeatureExtractor.from_pretrained(str(extractor)))
+
+    def second(self) -> dict[str, Any]:
+        """The parts that AudioLDM 2 adds."""
+        folder = self._folder
+        gpt2, release = self._network("language_model", Gpt2, gpt2_config, _gpt2_names)
+        num_vectors = read_config(folder / "language_model" / "config.json", num_vectors_of)
+        projection = self.network("projection_model", Projection, projection_config)
+        language = AudioLanguage(projection, gpt2, num_vectors=num_vectors, release=release)
+        if read_json(folder / "text_encoder_2" / "config.json").get("model_type") == "vits":
+            return {"language": language, "speech": self._speech(projection.config.num_positions)}
+        return {"language": language, "t5": self._t5()}
+
+    def _speech(self, num_positions: int) -> Speech:
+        from transformers import VitsModel
+
+        tokenizer = _tokenizer(self._folder / "tokenizer_2")
+        encoder = _load(VitsModel, self._folder / "text_encoder_2", kind="vits").text_encoder
+        return Speech(encoder, tokenizer, length=num_positions or _limit(tokenizer))
+
+    def _t5(self) -> MappedT5:
+        from transformers import T5EncoderModel
+
+        path = self._folder / "text_encoder_2"
+        model = _load(T5EncoderModel, path, kind="t5", ignored=("decoder", "lm_head"))
+        tokens = T5TextTokenizer.load(self._folder / "tokenizer_2")
+        release = _map(model, path) if self._mapped else _nothing
+        return MappedT5(model, tokens, max_length=_limit(tokens._tokenizer), release=release)
+
+    def _network(
+        self,
+        part: str,
+        kind: Callable[[Any], Module],
+        config: Callable[[Config], Any],
+        rename: Rename,
+    ) -> tuple[Module, Release]:
+        folder = self._folder / part
+        settings = read_config(folder / "config.json", config)
+        with unfilled():
+            module = kind(settings)
+        stored, release = self._weights(folder)
+        weights = rename(dict(stored))
+        check_weights(weights, module.state_dict(), source=folder)
+        filled = {name: weight.float() for name, weight in weights.items()}
+        module.load_state_dict(filled, assign=True)
+        module.eval().requires_grad_(False)
+        if self._mapped:  # convolutions are copied, and their originals released
+            module.to(memory_format=torch.channels_last)
+            release()
+        return module, release
+
+    def _weights(self, folder: Path) -> tuple[Mapping[str, Tensor], Release]:
+        for name in ("model.safetensors", "diffusion_pytorch_model.safetensors"):
+            if self._mapped and (folder / name).is_file():
+                file = MappedFile(folder / name)
+                return file.tensors, file.release
+        return read_weights(folder), _nothing
+
+
+def _nothing() -> None:
+    """Releases nothing."""
+
+
+def _map(model: nn.Module, folder: Path) -> Release:
+    """Replaces the weights of a model by those of the file that it was read from."""
+    path = folder / "model.safetensors"
+    if not path.is_file():  # in shards
+        return _nothing
+    file = MappedFile(path)
+    for name, weight in model.named_parameters():
+        stored = file.tensors.get(name)
+        if stored is None or stored.dtype != weight.dtype or stored.shape != weight.shape:
+            continue
+        if torch.equal(stored, weight):  # unless this version of transformers converts it
+            weight.data = stored
+        file.release()
+    return file.release
+
+
+def _check(parts: AudioLdmParts, folder: Path) -> None:
+    """Raises ValueError if the parts do not fit each other."""
+    unet, renderer = parts.unet.config, parts.renderer
+    channels = renderer.autoencoder.config.latent_channels  # type: ignore[union-attr]
+    wrong = []
+    if unet.in_channels != channels or unet.out_channels != channels:
+        wrong.append(f"the unet takes {unet.in_channels} channels and the vae makes {channels}")
+    if parts.language is None:
+        if unet.vector_width != parts.clap.dim:
+            wrong.append(
+                f"the unet takes vectors of width {unet.vector_width}, the text_encoder makes "
+                f"{parts.clap.dim}"
+            )
+    else:
+        projection = parts.language.projection.config
+        second = parts.t5 or parts.speech
+        assert second is not None
+        found = (parts.clap.dim, second.dim, parts.language.gpt2.config.dim)
+        expected = (projection.first, projection.second, projection.dim)
+        if found != expected:
+            wrong.append(
+                f"the projection_model has widths {expected}, the encoders and GPT-2 {found}"
+            )
+        for level in (*unet.attends, unet.middle):
+            for one in level:
+                width = (found[2], found[1])[one.context]
+                if one.width not in (None, width):
+                    wrong.append(f"the unet attends to width {one.width} instead of {width}")
+    if wrong:
+        raise ValueError(f"The parts of {folder} do not match: {'; '.join(dict.fromkeys(wrong))}.")
+
+
+def _current_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Old files of AutoencoderKL name the parts of its attention otherwise, and store convolutions.
+
+    The shortcut of residual blocks stays a 1x1 convolution.
+    """
+    parts = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+    renamed = {}
+    for name, weight in weights.items():
+        for old, new in parts.items():
+            name = name.replace(f".{old}.", f".{new}.")
+        is_linear = any(f".{new}." in name for new in parts.values())
+        renamed[name] = weight.flatten(1) if is_linear and weight.dim() == 4 else weight
+    return renamed
+
+
+def _without_weight_norm(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Joins the direction and the length of each weight, if they are stored apart."""
+    made = dict(weights)
+    for length, direction in (
+        ("weight_g", "weight_v"),
+        ("parametrizations.weight.original0", "parametrizations.weight.original1"),
+    ):
+        for name in [name for name in made if name.endswith(f".{length}")]:
+            prefix = name.removesuffix(length)
+            if prefix + direction in made:
+                v, g = made.pop(prefix + direction), made.pop(name)
+                made[f"{prefix}weight"] = torch._weight_norm(v, g, 0)
+    return made
+
+
+def _gpt2_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """With and without a language model's head; what the loop does not use is left out."""
+    bare = {name.removeprefix("transformer."): weight for name, weight in weights.items()}
+    unused = ("wte.", "lm_head.")
+    masks = (".attn.bias", ".attn.masked_bias")
+    return {n: w for n, w in bare.items() if not n.startswith(unused) and not n.endswith(masks)}
+
+
+def _load(cls: Any, path: Path, *, kind: str, ignored: tuple[str, ...] = ()) -> Any:
+    """A model of transformers, from safetensors."""
+    skipped = ["position_ids", "relative_position_index", *ignored]
+    tolerant = type(cls.__name__, (cls,), {"_keys_to_ignore_on_load_unexpected": skipped})
+    if not (path / "config.json").is_file():
+        raise ValueError(f"{path / 'config.json'} is missing. Download the whole model.")
+    try:
+        return load_transformers(tolerant, path, kind=kind)
+    except OSError as error:
+        raise ValueError(
+            f"Could not read {path}: its weights must be in model.safetensors. Download them."
+        ) from error
+
+
+def _tokenizer(path: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(path), trust_remote_code=False)
+    except (OSError, ValueError, TypeError, ImportError, KeyError) as error:
+        raise ValueError(
+            f"Could not read a tokenizer from {path}. Download the whole model."
+        ) from error
+    if not set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens):
+        raise ValueError(f"The tokenizer in {path} is empty. Download the whole model.")
+    return tokenizer
+
+
+def _limit(tokenizer: Any) -> int:
+    """The most tokens of a text; tokenizers without a limit state 10 ** 30."""
+    most = int(tokenizer.model_max_length)
+    return most if most < 10**6 else _MOST_TEXT
