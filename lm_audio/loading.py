@@ -223,6 +223,6 @@ def _not_found(source: str) -> str:
     nearest = difflib.get_close_matches(source, names, n=1)
     hint = f"Did you mean {nearest[0]}?" if nearest else f"Known names: {', '.join(names)}."
     return (
-        f"No model named {source!r}: it is not a folder, a known name or a public Hugging Face repo "
-        f"ID. {hint}"
+        f"No model named {source!r}: it is not a folder, a known name or a public Hugging Face "
+        f"repo ID. {hint}"
     )

@@ -41,8 +41,8 @@ class OutputOptions:
     """Output"""
 
     output: Annotated[str | None, Arg("PATH", short="-o")] = None
-    """File (.wav, .flac, .ogg, .opus or .mp3), folder (a manifest.jsonl with all settings is written there), or
-    - for WAV on stdout (default: a file in out/)."""
+    """File (.wav, .flac, .ogg, .opus or .mp3), folder (a manifest.jsonl with all settings is
+    written there), or - for WAV on stdout (default: a file in out/)."""
     plot: Annotated[Path | None, Arg("FILE")] = None
     """Also save a plot of the waveform and mel spectrogram (.png, .jpg, .svg or .pdf)."""
     play: bool = False
@@ -184,8 +184,8 @@ def check_suffix(output: str) -> None:
         raise ValueError(f"{output} is only a suffix; use a file name such as clip{output}.")
     if Path(output).suffix.lower() not in SUFFIXES:
         raise ValueError(
-            f"{output} does not end in a supported audio extension; use one of {', '.join(sorted(SUFFIXES))}, "
-            "or end the name of a folder with /."
+            f"{output} does not end in a supported audio extension; use one of "
+            f"{', '.join(sorted(SUFFIXES))}, or end the name of a folder with /."
         )
 
 

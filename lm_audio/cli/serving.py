@@ -48,8 +48,8 @@ class Serve:
     cors: Annotated[tuple[str, ...], Arg("ORIGIN")] = ()
     """Allowed CORS origin, such as https://example.org, or * for any. Can be repeated."""
     strict: bool = False
-    """Reject requests with fields that have no effect, instead of listing the fields in the response
-    header X-Ignored-Fields."""
+    """Reject requests with fields that have no effect, instead of listing the fields in the
+    response header X-Ignored-Fields."""
     max_batch_size: int = 8
     """Maximum number of clips generated at once. Does not affect the results."""
     max_queue: int = 64
@@ -63,7 +63,8 @@ class Serve:
     timeout: Seconds = 300.0
     """Maximum time per request, in seconds; after this the server returns 504."""
     web_ui: bool = False
-    """Also serve the web UI at /. It has no authentication, so it cannot be combined with API keys."""
+    """Also serve the web UI at /. It has no authentication, so it cannot be combined with API
+    keys."""
 
     def run(self) -> None:
         with extra("serve", "lm-audio serve"):

@@ -209,7 +209,7 @@ def test_help_shows_values_and_defaults_as_other_commands_do(
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["recipe.py", "--help"])
     with pytest.raises(SystemExit):
-        run_recipe(lambda config: None, Readable, description="A recipe.")
+        run_recipe(print, Readable, description="A recipe.")
     shown = " ".join(capsys.readouterr().out.split())
     for part in ("--data [PATH ...]", "--steps N", "(default: 10)", "--limit X", "--device TEXT"):
         assert part in shown
