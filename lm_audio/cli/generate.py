@@ -314,7 +314,7 @@ class Vary(ClipOptions):
     strength: Annotated[float, Arg("X", at_least=0.01, at_most=1)] = 0.4
     """How much to change; 1 keeps almost nothing."""
     text: Annotated[str | None, Arg("TEXT")] = None
-    """Description of the new sound."""
+    """Description of the new audio."""
     overwrite: bool = False
     """Allow the output to replace the input file."""
 
