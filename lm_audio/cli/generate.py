@@ -302,7 +302,7 @@ class Continue(ClipOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class Vary(ClipOptions):
-    """Make a variation of an audio file, of the same length, with a diffusion model."""
+    """Make a variation of an audio file with a diffusion model."""
 
     EXAMPLES: ClassVar = (
         "lm-audio vary drums.wav --model cvssp/audioldm2 -o other.wav",

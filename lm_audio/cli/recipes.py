@@ -74,7 +74,7 @@ class Copy:
 
 
 RECIPES = VerbGroup(
-    help="List and copy recipes: scripts that prepare data, train and evaluate.",
+    help="List and copy scripts that prepare data, train and evaluate.",
     verbs={"list": List, "copy": Copy},
 )
 

@@ -30,7 +30,7 @@ def parsed(line: str) -> object:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("", "No command given. Choose one of: generate, continue, inpaint, encode"),
+        ("", "No command given. Choose one of: generate, continue, inpaint, vary, encode"),
         ("make", "Unknown command 'make'. Choose one of: generate, "),
         ("generat", "Unknown command 'generat'. Did you mean generate?"),
         ("--quick", "Unknown option --quick. See lm-audio --help."),

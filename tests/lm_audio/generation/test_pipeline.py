@@ -279,7 +279,7 @@ AUDIO = (torch.zeros(1, 24_000), 24_000)
         (lambda p: p.generate([]), "got 0 prompts"),
         (
             lambda p: p.generate("rain", conditions={"mood": "sad"}),
-            "no condition .mood.. It accepts: text",
+            "no condition 'mood'. It accepts: text",
         ),
         (lambda p: p.generate("rain", sampling={"fine": Sampling()}), "Unknown stage 'fine'"),
         (lambda p: p.generate("rain", tokens={"x": torch.zeros(1)}), "Unknown stage 'x'"),
