@@ -111,7 +111,9 @@ def find_device(device: str | None = None) -> str:
         here = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
         if torch.backends.mps.is_available():
             here.append("mps")
-        raise ValueError(f"Unknown device {device!r}. Choose one of: {', '.join(here)}.") from None
+        raise ValueError(
+            f"Device {device!r} is not available here. Available: {', '.join(here)}."
+        ) from None
     return device
 
 
@@ -244,8 +246,8 @@ def _download(hub_id: str, patterns: Sequence[str]) -> Path:
         if getattr(error, "errno", None):  # a local error, such as a full disk
             raise
         raise ValueError(
-            f"{hub_id} is not a local folder and not complete in the cache, and the hub is not "
-            "reachable. Go online, or give the folder of a model."
+            f"{hub_id} is not a local folder or fully cached, and the hub is not reachable. "
+            "Check your connection, or give the path of a model folder."
         ) from error
 
 
@@ -253,4 +255,7 @@ def _not_found(source: str) -> str:
     names = [model.name for model in models()]
     nearest = difflib.get_close_matches(source, names, n=1)
     hint = f"Did you mean {nearest[0]}?" if nearest else f"Known names: {', '.join(names)}."
-    return f"Found no model {source!r}: not a folder, a known name or a public hub id. {hint}"
+    return (
+        f"No model named {source!r}: it is not a folder, a known name or a public Hugging Face "
+        f"repo ID. {hint}"
+    )

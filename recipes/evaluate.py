@@ -1,4 +1,4 @@
-"""Measures codecs, generated clips, models and tokens: one JSON, one Markdown table.
+"""Measures codecs, generated clips, models and tokens; writes JSON and a Markdown table.
 
     python recipes/evaluate.py --preset tiny                            # synthetic sounds, seconds
     python recipes/evaluate.py --real sounds/ --codec runs/codec        # codec reconstructions

@@ -1,4 +1,4 @@
-"""Generates clips for a file of prompts of any length, on this machine or on a Ray cluster.
+"""Generates clips for a prompt file of any size, on this machine or on a Ray cluster.
 
     python recipes/generate_batch.py --preset tiny                       # seconds, two prompts
     python recipes/generate_batch.py --prompts prompts.txt --out runs/clips --duration 5

@@ -1,4 +1,4 @@
-"""Trains a small text encoder: distils a large sentence embedding into 2.3 million weights.
+"""Trains a small text encoder: distils a large sentence encoder into 2.3 million parameters.
 
     python recipes/train_text_encoder.py --preset tiny      # seconds, a synthetic teacher
     python recipes/train_text_encoder.py --sentences runs/sentences.txt \\

@@ -92,13 +92,11 @@ def test_the_code_of_the_readme(
     workplace: Path, model_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pretrained, "DEFAULT_FOLDER", model_folder)
-    write_audio(workplace / "prompt.wav", 0.1 * torch.randn(1, 24_000), 24_000)
-    span = {"start=1.0, end=2.0": "start=0.2, end=0.4"}
+    span = {"start=1.0, end=2.0": "start=0.1, end=0.2"}
     scope = run_code_of(
         "README.md", {"facebook/audiogen-medium": str(model_folder), **SHORT, **span}
     )
-    assert scope["other"].duration == 1.0
-    assert (workplace / "dog.wav").exists()
+    assert scope["other"].duration == 0.3
     assert (workplace / "models/audiogen/config.json").exists()
     assert [clip.seed for clip in scope["clips"]] == [1, 2]
 

@@ -224,11 +224,11 @@ def first_sentence(verb: "type | VerbGroup") -> str:
 
 def _unknown_verb(first: str, verbs: Verbs) -> str:
     if not first:
-        return f"No command given. Choose one of {', '.join(verbs)}."
+        return f"No command given. Choose one of: {', '.join(verbs)}."
     if first.startswith("-"):
         return f"Unknown option {first}."
     near = difflib.get_close_matches(first, verbs, n=1)
-    hint = f"Did you mean {near[0]}?" if near else f"Choose one of {', '.join(verbs)}."
+    hint = f"Did you mean {near[0]}?" if near else f"Choose one of: {', '.join(verbs)}."
     return f"Unknown command {first!r}. {hint}"
 
 
@@ -311,7 +311,7 @@ def _unknown(unknown: Sequence[str], options: Sequence[Option], arguments: Seque
         return f"Unexpected argument {first!r}.{_hint(options)}"
     name = first.partition("=")[0]
     near = difflib.get_close_matches(name, [o.flag for o in options if not o.arg.positional], n=1)
-    return f"Unknown option {name}{f'; did you mean {near[0]}?' if near else '.'}"
+    return f"Unknown option {name}.{f' Did you mean {near[0]}?' if near else ''}"
 
 
 def _hint(options: Sequence[Option]) -> str:

@@ -33,7 +33,7 @@ class Models:
     EXAMPLES: ClassVar = ("lm-audio models", "lm-audio models | grep stereo")
 
     def run(self) -> None:
-        titles = ("name", "from", "parameters", "size", "sound", "abilities", "licence")
+        titles = ("name", "source", "parameters", "size", "output", "features", "licence")
         rows = [titles, *(_row(model) for model in models())]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         for row in rows:
@@ -78,14 +78,14 @@ class Info:
         known = {model.name: model for model in models()} | {m.source: m for m in models()}
         info = None if path.is_dir() else known.get(self.model)
         if info is not None:
-            titles = ("name", "from", "parameters", "size", "sound", "abilities", "licence")
+            titles = ("name", "source", "parameters", "size", "output", "features", "licence")
             yield from zip(titles, _row(info), strict=True)
             if info.place == "hub":
                 return
             path = DEFAULT_FOLDER
         config = _own_config(path)
         if config is not None:
-            about = {"sound", "licence"} if info is not None else set[str]()
+            about = {"output", "licence"} if info is not None else set[str]()
             yield from (line for line in _of_config(path, config) if line[0] not in about)
             return
         from lm_audio.loading import find_checkpoint
@@ -155,7 +155,7 @@ def _of_config(folder: Path, config: dict[str, Any]) -> Lines:
         rate = codec.get("sample_rate") or codec["sampling_rate"]
         yield "format", OWN_FORMAT
         yield "licence", config["about"]["licence"] or "not stated"
-        yield "sound", sound(rate, config["renderer"]["channels"])
+        yield "output", sound(rate, config["renderer"]["channels"])
         codebooks = f"{config['renderer']['codebooks']} codebooks of {codec['codebook_size']}"
         yield "codec", f"{codec['model_type']}, {codebooks}"
         names: dict[str, None] = {}
@@ -164,7 +164,7 @@ def _of_config(folder: Path, config: dict[str, Any]) -> Lines:
             names |= dict.fromkeys(name for name in stage["conditioners"] if name != source)
         yield "conditions", ", ".join(names) or "none"
         if known := config["about"].get("known"):
-            yield "prompts", ", ".join(known["examples"])
+            yield "trained on", ", ".join(known["examples"])
         for stage in config["stages"]:
             count = num_stage_parameters(folder / stage["name"])
             if stage.get("kind") == "diffusion":
@@ -182,12 +182,12 @@ def _of_pipeline(model: "AudioPipeline", kind: str) -> Lines:
     renderer = model.renderer
     yield "format", kind
     yield "licence", model.card.licence or "not stated"
-    yield "sound", sound(model.sample_rate, model.num_channels)
+    yield "output", sound(model.sample_rate, model.num_channels)
     signal = renderer.signal
     yield "codec", f"{renderer.identity}, {_width(signal)}"
     yield "conditions", ", ".join(model.conditions) or "none"
     if model.card.known is not None:
-        yield "prompts", ", ".join(model.card.known.kinds)
+        yield "trained on", ", ".join(model.card.known.kinds)
     for stage in model.stages.values():
         yield "stage", f"{stage.name}: {_of_stage(stage)}"
 

@@ -31,13 +31,13 @@ class Encode:
     output: Annotated[Path, Arg("FILE", short="-o")]
     """File for the tokens, ending in .safetensors."""
     codec: Annotated[str, Arg("CODEC")] = "default"
-    """Name (default, encodec-24khz, dac-44khz, mimi ...), file, folder or Hugging Face repo ID
+    """Name such as encodec-24khz, dac-44khz or mimi, or a file, folder or Hugging Face repo ID
     (default: the bundled codec)."""
     num_codebooks: Annotated[int | None, Arg("N", at_least=1)] = None
-    """Codebooks to use, from the coarsest (default: all)."""
+    """Number of codebooks to use, starting with the coarsest (default: all)."""
     cache: Annotated[Path | None, Arg("FOLDER")] = None
-    """Folder of tokens from earlier runs; a file with the same content, codec and number of
-    codebooks is not encoded again (default: no cache)."""
+    """Folder for cached tokens; audio already encoded with the same codec and number of codebooks
+    is not encoded again (default: no cache)."""
     device: Annotated[str, Arg("DEVICE")] = "cpu"
     """Device such as cpu, cuda or cuda:1."""
     quiet: Annotated[bool, Arg(short="-q")] = False
@@ -94,7 +94,7 @@ class Decode:
     output: Annotated[Path, Arg("FILE", short="-o")]
     """Audio file (.wav, .flac, .ogg, .opus or .mp3)."""
     codec: Annotated[str | None, Arg("CODEC")] = None
-    """Codec that made the tokens (default: the one that the file names)."""
+    """Codec that produced the tokens (default: the one recorded in TOKENS)."""
     device: Annotated[str, Arg("DEVICE")] = "cpu"
     """Device such as cpu, cuda or cuda:1."""
     quiet: Annotated[bool, Arg(short="-q")] = False

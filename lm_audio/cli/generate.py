@@ -43,7 +43,7 @@ class ModelOptions:
     """Device such as cpu, cuda or cuda:1 (default: CUDA if available, else CPU)."""
     dtype: Annotated[str, Arg("TYPE", choices=DTYPES)] = "float32"
     """Precision of the language models: float32 (exact), bfloat16, float16, int8 (CPU only), or
-    auto for the fastest one that passes an accuracy check on this model."""
+    auto, which picks the fastest precision that passes an accuracy check on the model."""
     text_encoder: Annotated[str | None, Arg("MODEL")] = None
     """Folder or Hugging Face repo ID of the text encoder, for checkpoints that do not include
     one."""
@@ -71,7 +71,7 @@ class SamplingOptions:
     """Sampling (defaults come from the model)"""
 
     guidance_scale: Annotated[float | None, Arg("X", at_least=0)] = None
-    """How closely to follow the prompt; 1 disables guidance."""
+    """How closely to follow the prompt; higher is closer, 1 disables guidance."""
     temperature: Annotated[float | None, Arg("X", at_least=0)] = None
     """Sampling temperature; 0 is greedy."""
     top_k: Annotated[int | None, Arg("K", at_least=0, at_most=10**6)] = None
@@ -79,7 +79,7 @@ class SamplingOptions:
     top_p: Annotated[float | None, Arg("P", at_least=0, at_most=1)] = None
     """Nucleus sampling: keep the smallest set of tokens with total probability P (0 disables)."""
     min_p: Annotated[float | None, Arg("P", at_least=0, at_most=1)] = None
-    """Drop tokens less likely than P times the most likely one (0 disables)."""
+    """Drop tokens whose probability is below P times that of the most likely token (0 disables)."""
     repetition_penalty: Annotated[float | None, Arg("X", at_least=0.01)] = None
     """Values above 1 make recent tokens less likely."""
     steps: Annotated[int | None, Arg("N", at_least=1, at_most=1000)] = None
@@ -100,7 +100,8 @@ class RequestOptions:
     """Generation"""
 
     seed: Annotated[int | None, Arg("N", at_least=0)] = None
-    """Random seed; the same seed gives the same clip (default: random, printed)."""
+    """Random seed; the same seed gives the same clip (default: chosen at random
+    and printed)."""
     negative: Annotated[str | None, Arg("TEXT")] = None
     """Negative prompt: what the audio should not contain."""
     condition: Annotated[tuple[str, ...], Arg("NAME=VALUE")] = ()
@@ -108,7 +109,7 @@ class RequestOptions:
     melody: Annotated[str | None, Arg("FILE")] = None
     """Recording whose melody the audio follows, for models that take one."""
     raw: bool = False
-    """Keep the model's original level: no loudness normalisation or limiting."""
+    """Skip loudness normalisation and limiting."""
 
     def first_seed(self) -> int:
         return secrets.randbelow(2**32) if self.seed is None else self.seed
@@ -161,7 +162,7 @@ class ClipOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Generate(ClipOptions):
-    """Generate audio from a prompt, a file of prompts, or nothing."""
+    """Generate audio from one or more prompts, or unconditionally."""
 
     EXAMPLES: ClassVar = (
         'lm-audio generate "a dog barking" -o dog.wav',
@@ -177,7 +178,8 @@ class Generate(ClipOptions):
     """Prompts that change over time, in place of PROMPT: "SECONDS: PROMPT; SECONDS: PROMPT"."""
     prompts: Annotated[Path | None, Arg("FILE")] = None
     """File with one prompt per line, or - for stdin; lines that start with # are ignored. With -o
-    FOLDER, rerun the same command to resume; clips in the folder's manifest.jsonl are skipped."""
+    FOLDER, rerun the command to resume: clips already listed in the folder's manifest.jsonl are
+    not generated again."""
     duration: Seconds = 5.0
     """Length of the clip in seconds."""
     loop: bool = False
@@ -187,7 +189,7 @@ class Generate(ClipOptions):
     best_of: Annotated[int, Arg("N", at_least=1, at_most=64)] = 1
     """Make N clips in place of each and keep the one that fits the prompt best."""
     batch_size: Annotated[int, Arg("N", at_least=1)] = 8
-    """Clips per batch. Does not change the results."""
+    """Clips generated at once. Does not affect the results."""
 
     def run(self) -> None:
         given = {"PROMPT": self.prompt, "--story": self.story, "--prompts": self.prompts}
@@ -267,7 +269,7 @@ class Generate(ClipOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class Continue(ClipOptions):
-    """Continue an audio file: its own samples, then new audio."""
+    """Continue an audio file with newly generated audio."""
 
     EXAMPLES: ClassVar = (
         "lm-audio continue piano.wav --duration 10 -o longer.wav",
@@ -278,9 +280,9 @@ class Continue(ClipOptions):
     audio: AudioPath
     """Audio file, or - for stdin. Formats other than WAV, FLAC, OGG, Opus and MP3 need ffmpeg."""
     duration: Seconds = 5.0
-    """Length of the new sound in seconds."""
+    """Length of the new audio in seconds."""
     text: Annotated[str | None, Arg("TEXT")] = None
-    """Description of the new sound."""
+    """Description of the new audio."""
     overwrite: bool = False
     """Allow the output to replace the input file."""
 
@@ -300,7 +302,7 @@ class Continue(ClipOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class Vary(ClipOptions):
-    """Make a variation of an audio file, of the same length, with a diffusion model."""
+    """Make a variation of an audio file with a diffusion model."""
 
     EXAMPLES: ClassVar = (
         "lm-audio vary drums.wav --model cvssp/audioldm2 -o other.wav",
@@ -312,7 +314,7 @@ class Vary(ClipOptions):
     strength: Annotated[float, Arg("X", at_least=0.01, at_most=1)] = 0.4
     """How much to change; 1 keeps almost nothing."""
     text: Annotated[str | None, Arg("TEXT")] = None
-    """Description of the new sound."""
+    """Description of the new audio."""
     overwrite: bool = False
     """Allow the output to replace the input file."""
 
@@ -333,10 +335,13 @@ class Vary(ClipOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class Inpaint(ClipOptions):
-    """Regenerate a span of an audio file. The rest is kept, in the format of the model."""
+    """Regenerate a span of an audio file.
+
+    The rest is unchanged, apart from conversion to the model's sample rate and channel count.
+    """
 
     EXAMPLES: ClassVar = (
-        "lm-audio inpaint song.wav --start 12.5 --end 14 -o mended.wav",
+        "lm-audio inpaint song.wav --start 12.5 --end 14 -o inpainted.wav",
         'lm-audio inpaint street.mp3 --start 1 --end 3 --text "a car horn" --num-candidates 8',
     )
 
@@ -347,9 +352,9 @@ class Inpaint(ClipOptions):
     end: Place
     """End of the span in seconds."""
     text: Annotated[str | None, Arg("TEXT")] = None
-    """Description of the new sound."""
+    """Description of the new audio."""
     num_candidates: Annotated[int, Arg("N", at_least=1)] = 4
-    """Fillings to generate; the one that fits best is kept."""
+    """Number of candidates to generate; the best fit is kept."""
     overwrite: bool = False
     """Allow the output to replace the input file."""
 
@@ -358,7 +363,11 @@ class Inpaint(ClipOptions):
 
         source = audio_source(self.audio)
         info = audio_info(source)
-        if not self.start < self.end <= info.duration + 0.001:
+        if not self.start < self.end:
+            raise ValueError(
+                f"--end must be greater than --start; got {self.end:g} and {self.start:g}."
+            )
+        if self.end > info.duration + 0.001:
             raise ValueError(
                 f"The span from {self.start:g} to {self.end:g} s is not within the "
                 f"{info.duration:.2f} s of {self.audio}."

@@ -41,14 +41,15 @@ class OutputOptions:
     """Output"""
 
     output: Annotated[str | None, Arg("PATH", short="-o")] = None
-    """File (.wav, .flac, .ogg, .opus or .mp3), folder (gets a manifest.jsonl with all settings), or
-    - for WAV on stdout (default: a file in out/)."""
+    """File (.wav, .flac, .ogg, .opus or .mp3), folder (a manifest.jsonl with all settings is
+    written there), or - for WAV on stdout (default: a file in out/)."""
     plot: Annotated[Path | None, Arg("FILE")] = None
     """Also save a plot of the waveform and mel spectrogram (.png, .jpg, .svg or .pdf)."""
     play: bool = False
     """Play the result."""
-    watermark: Annotated[str | None, Arg("PATH")] = None
-    """Watermark the clips with AudioSeal; takes its weights file or facebook/audioseal."""
+    watermark: Annotated[str | None, Arg("MODEL")] = None
+    """Add an inaudible AudioSeal watermark; MODEL is the weights file of its generator, or
+    facebook/audioseal."""
     json: bool = False
     """Print one JSON object per clip; everything else goes to stderr."""
     quiet: Annotated[bool, Arg(short="-q")] = False
@@ -183,8 +184,8 @@ def check_suffix(output: str) -> None:
         raise ValueError(f"{output} is only a suffix; use a file name such as clip{output}.")
     if Path(output).suffix.lower() not in SUFFIXES:
         raise ValueError(
-            f"{output} has no suffix of an audio format; use one of {', '.join(sorted(SUFFIXES))}, "
-            "or end the name of a folder with /."
+            f"{output} does not end in a supported audio extension; use one of "
+            f"{', '.join(sorted(SUFFIXES))}, or end the name of a folder with /."
         )
 
 

@@ -7,12 +7,14 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import tyro
 from safetensors import SafetensorError
 
+from lm_audio.cli.arguments import METAVARS
 from lm_audio.cli.deprecated import with_new_names
 
 Config = TypeVar("Config")
@@ -56,6 +58,7 @@ def _read(
     settings: type[Config] | Mapping[str, Any], options: Sequence[str], description: str | None
 ) -> Config:
     if isinstance(settings, type):
+        _make_readable(settings)
         return tyro.cli(settings, description=description)
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for option in options:
@@ -71,7 +74,34 @@ def _read(
             known = ", ".join(default)
             raise ValueError(f"unknown {option} {name!r}; choose one of: {known}.")
         default = default[name]
+    _make_readable(type(default))
     return tyro.cli(type(default), default=default, description=description)
+
+
+def _make_readable(kind: type) -> None:
+    """Annotates the fields so that help shows values and defaults as that of lm-audio does."""
+    for name, hint in get_type_hints(kind, include_extras=True).items():
+        bare = [one for one in get_args(hint) if one is not type(None)]
+        (value,) = bare if type(None) in get_args(hint) and len(bare) == 1 else (hint,)
+        if is_dataclass(value):
+            _make_readable(value)
+            continue
+        arg = tyro.conf.arg(metavar=_metavar(value), help_behavior_hint=_default)
+        kind.__annotations__[name] = Annotated[hint, arg]
+
+
+def _metavar(value: Any) -> str | None:
+    """A word for a value; None leaves it to tyro, as for choices."""
+    if get_origin(value) is tuple and get_args(value)[1:] == (...,):
+        word = METAVARS.get(get_args(value)[0])
+        return word and f"[{word} ...]"
+    if get_origin(value) is Literal:
+        return f"{{{','.join(map(str, get_args(value)))}}}"
+    return METAVARS.get(value)
+
+
+def _default(value: str) -> str:
+    return f"(default: {value})" if value not in ("", "None") else ""
 
 
 def _stop(error: Exception, *, status: int) -> None:

@@ -22,7 +22,7 @@ SUFFIXES = {".py", ".sh", ".yaml"}
 
 @dataclass(frozen=True, kw_only=True)
 class List:
-    """List the recipes and what each makes."""
+    """List the recipes and what each one does."""
 
     EXAMPLES: ClassVar = ("lm-audio recipes list",)
 
@@ -45,7 +45,7 @@ class Copy:
     name: Annotated[str, Arg("NAME", positional=True)]
     """Name from `lm-audio recipes list`, or a folder such as default_model."""
     output: Annotated[Path | None, Arg("PATH", short="-o")] = None
-    """File to write, or folder to copy into (default: the same name in the current folder)."""
+    """File to write, or folder to copy into (default: the same name, in the current folder)."""
 
     def run(self) -> None:
         known = _recipes()
@@ -74,7 +74,7 @@ class Copy:
 
 
 RECIPES = VerbGroup(
-    help="List and copy recipes, the scripts that train models.",
+    help="List and copy scripts that prepare data, train and evaluate.",
     verbs={"list": List, "copy": Copy},
 )
 

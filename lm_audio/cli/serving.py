@@ -1,4 +1,4 @@
-"""The verbs that run a server: serve, over HTTP, app, a web page, and mcp, for assistants."""
+"""The verbs that run a server: serve, over HTTP, app, a web UI, and mcp, for assistants."""
 
 import errno
 import os
@@ -40,20 +40,20 @@ class Serve:
     port: int = 8000
     """Port to listen on; 0 picks a free one."""
     served_model_name: Annotated[str | None, Arg("NAME")] = None
-    """Model name that clients use (default: --model)."""
+    """Model name that clients use (default: the value of --model)."""
     api_keys_file: Annotated[Path | None, Arg("FILE")] = None
-    """File with accepted API keys, one per line, in addition to those in
-    LM_AUDIO_API_KEYS (comma-separated). Without keys the server is open to everyone who can
-    reach it."""
+    """File with accepted API keys, one per line, in addition to those in the environment variable
+    LM_AUDIO_API_KEYS (comma-separated). Without keys, the server is open to anyone who can reach
+    it."""
     cors: Annotated[tuple[str, ...], Arg("ORIGIN")] = ()
-    """Origin whose web pages may call the server, such as https://example.org, or * for any.
-    Can be repeated."""
+    """Allowed CORS origin, such as https://example.org, or * for any. Can be repeated."""
     strict: bool = False
-    """Reject request fields that have no effect, instead of listing them in a header."""
+    """Reject requests with fields that have no effect, instead of listing the fields in the
+    response header X-Ignored-Fields."""
     max_batch_size: int = 8
-    """Maximum clips in the running batch. Does not change the results."""
+    """Maximum number of clips generated at once. Does not affect the results."""
     max_queue: int = 64
-    """Maximum queued requests; beyond this the server returns 429."""
+    """Maximum number of queued requests; beyond this the server returns 429."""
     max_duration: Seconds = 120.0
     """Maximum duration of new audio per request, in seconds."""
     max_stream: Seconds = 3600.0
@@ -63,13 +63,14 @@ class Serve:
     timeout: Seconds = 300.0
     """Maximum time per request, in seconds; after this the server returns 504."""
     web_ui: bool = False
-    """Also serve the web page at /. It is open to everyone, so it cannot be combined with keys."""
+    """Also serve the web UI at /. It has no authentication, so it cannot be combined with API
+    keys."""
 
     def run(self) -> None:
         with extra("serve", "lm-audio serve"):
             from lm_audio.server.http import create_app
         if self.web_ui:
-            with extra("app", "The web page"):
+            with extra("app", "The web UI"):
                 from lm_audio.app.page import add_page
         from lm_audio.server.engine import Engine
         from lm_audio.server.guard import Limits
@@ -103,7 +104,7 @@ class Serve:
 
     def _check(self, keys: list[str]) -> None:
         if keys and self.web_ui:
-            raise ValueError("--web-ui cannot be combined with API keys: the page is open to all.")
+            raise ValueError("--web-ui cannot be combined with API keys: it has no authentication.")
         for name in ("max_batch_size", "max_duration", "max_stream", "max_upload", "timeout"):
             value = getattr(self, name)
             if not value > 0:
@@ -124,20 +125,21 @@ class Serve:
 
 @dataclass(frozen=True, kw_only=True)
 class App:
-    """Open a web page that generates, continues and inpaints audio."""
+    """Start a web UI for generating, continuing and inpainting audio."""
 
     EXAMPLES: ClassVar = ("lm-audio app", "lm-audio app --port 7900 --no-open-browser")
 
     model: ModelOptions = field(default_factory=ModelOptions)
     host: Annotated[str, Arg("ADDRESS")] = "127.0.0.1"
-    """Address to listen on; 0.0.0.0 listens on all interfaces and opens the page to everyone."""
+    """Address to listen on; 0.0.0.0 listens on all interfaces, so anyone on the network can use
+    the page."""
     port: int = PAGE_PORT
     """Port to listen on; if the default is taken, the next free one is used."""
     no_open_browser: bool = False
     """Do not open the page in a browser."""
 
     def run(self) -> None:
-        with extra("app", "The web page"):
+        with extra("app", "The web UI"):
             from fastapi import FastAPI
 
             from lm_audio.app.page import add_page
@@ -146,7 +148,7 @@ class App:
         address = _address(self.host, listener)
 
         def announce() -> None:
-            print(f"Web page at {address} (press Ctrl-C to stop)", flush=True)
+            print(f"Web UI at {address} (press Ctrl-C to stop)", flush=True)
             if not self.no_open_browser:
                 webbrowser.open(address)
 
@@ -161,7 +163,7 @@ class Mcp:
 
     model: ModelOptions = field(default_factory=ModelOptions)
     output_dir: Annotated[Path, Arg("FOLDER")] = Path("~/lm-audio")
-    """Where to save clips when the client gives no path."""
+    """Folder for clips when the client does not specify a path."""
 
     def run(self) -> None:
         with extra("mcp", "lm-audio mcp"):
@@ -176,7 +178,7 @@ def bind(host: str, port: int, *, or_next: bool = False) -> socket.socket:
         or_next: use the next free port if this one is taken.
     """
     if not 0 <= port <= 65535:
-        raise ValueError(f"--port must be 1 to 65535, or 0 for any free port, got {port}.")
+        raise ValueError(f"--port must be from 0 (any free port) to 65535; got {port}.")
     try:
         return _bound(host, port)
     except socket.gaierror:

@@ -341,7 +341,7 @@ def _check_names(
     for name in (*request.conditions, *request.negative):
         if name not in known:
             takes = f"It accepts: {', '.join(sorted(known))}" if known else "Remove it"
-            raise ValueError(f"This model does not accept {name}. {takes}.")
+            raise ValueError(f"This model has no condition {name!r}. {takes}.")
         if not any(name in stage.conditions for stage in working):
             raise ValueError(
                 f"{name} has no effect, because the given tokens replace every stage that uses it. "

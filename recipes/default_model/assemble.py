@@ -1,4 +1,4 @@
-"""Puts a trained model into the package in half precision: the one that `lm_audio.load()` loads.
+"""Installs a trained model, in half precision, as the default model of the package.
 
     python recipes/default_model/assemble.py --preset tiny       # random weights, seconds
     python recipes/default_model/assemble.py --model runs/default/acoustic/model

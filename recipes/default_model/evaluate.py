@@ -1,4 +1,4 @@
-"""Measures a text-to-audio model against its targets, on held-out data, with independent judges.
+"""Measures a text-to-audio model against its targets, on held-out data, with independent models.
 
     python recipes/default_model/evaluate.py --preset tiny  # synthetic data, no weights, seconds
     python recipes/default_model/evaluate.py --esc10 DIR --effects DIR --music DIR --speech DIR \\

@@ -1,4 +1,4 @@
-"""Makes a corpus of sound effects with exact captions from formulas; downloads nothing.
+"""Synthesises a corpus of sound effects from formulas, with exact captions; downloads nothing.
 
     python recipes/default_model/prepare_effects.py --preset tiny  # three minutes of sound
     python recipes/default_model/prepare_effects.py --hours 10  # 39 classes, in rotation

@@ -1,4 +1,4 @@
-"""Collects short English sentences about sounding things, to train a text encoder on.
+"""Collects short English sentences about things that make sounds, to train a text encoder on.
 
     python recipes/default_model/prepare_sentences.py --preset tiny  # a second, a few words
     python recipes/default_model/prepare_sentences.py --wordnet wordnet/ --corpora runs/effects

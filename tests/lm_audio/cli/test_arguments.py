@@ -30,13 +30,13 @@ def parsed(line: str) -> object:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("", "No command given. Choose one of generate, continue, inpaint, encode"),
-        ("make", "Unknown command 'make'. Choose one of generate, "),
+        ("", "No command given. Choose one of: generate, continue, inpaint, vary, encode"),
+        ("make", "Unknown command 'make'. Choose one of: generate, "),
         ("generat", "Unknown command 'generat'. Did you mean generate?"),
         ("--quick", "Unknown option --quick. See lm-audio --help."),
-        ("recipes", "No command given. Choose one of list, copy. See lm-audio recipes --help."),
+        ("recipes", "No command given. Choose one of: list, copy. See lm-audio recipes --help."),
         ("recipes lits", "Unknown command 'lits'. Did you mean list?"),
-        ("generate a --ouput x", "Unknown option --ouput; did you mean --output? See lm-audio gen"),
+        ("generate a --ouput x", "Unknown option --ouput. Did you mean --output? See lm-audio gen"),
         ("generate a b", "'b'. Put a prompt of several words in quotes. See lm-audio generate"),
         ("continue a.wav applause", "'applause'. Describe the new audio with --text. See lm-audio"),
         ("encode a.wav b -o c.safetensors", "Unexpected argument 'b'. See lm-audio encode --help."),

@@ -33,7 +33,7 @@ def test_info_of_a_folder_needs_no_loading(
     assert shown == {
         "format": "lm-audio",
         "licence": "Apache-2.0",
-        "sound": "24000 Hz mono",
+        "output": "24000 Hz mono",
         "codec": f"{codec}, 4 codebooks of {model.renderer.codebook_size}",
         "conditions": "text, kind, pitch",
         "stage": f"acoustic: {count} parameters, 4 codebooks at 50 Hz, window of 2.0 s",

@@ -123,7 +123,7 @@ def test_mistakes_get_one_line_and_status_2(
     assert not Path(out).exists()
     for device in ("cuda:9", "gpu"):
         wrong = ["encode", str(tmp_path / "in.wav"), "-o", out, "--device", device]
-        assert "Unknown device '" in fails_with(wrong, capsys)
+        assert " is not available here. Available: " in fails_with(wrong, capsys)
 
 
 def test_a_codec_that_moved_is_asked_for(

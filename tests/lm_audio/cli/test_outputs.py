@@ -202,7 +202,7 @@ def test_json_tells_machines_what_was_made(
         (["rain", "--num-clips", "2", "-o", "-"], "stdout takes a single clip"),
         (["rain", "-o", ""], "-o is empty; give a file such as clip.wav, or a folder"),
         (["rain", "-o", ".wav"], ".wav is only a suffix; use a file name such as clip.wav"),
-        (["rain", "-o", "clips.v2"], "clips.v2 has no suffix of an audio format"),
+        (["rain", "-o", "clips.v2"], "clips.v2 does not end in a supported audio extension"),
         (["rain", "-o", "PROMPTS/x.wav"], "is not a folder"),
         (["rain", "-o", "/proc/x.wav"], "Cannot write to /proc: no such file or directory."),
         (["rain", "--plot", "/proc/x.png"], "Cannot write to /proc: no such file or directory."),

@@ -4,7 +4,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 import pytest
 from safetensors import SafetensorError
@@ -191,3 +191,31 @@ def test_an_old_option_name_works_with_a_warning(
     assert seen == [Config(steps=7)]
     expected = "train_x.py: warning: --num-steps is deprecated; use --steps.\n"
     assert capsys.readouterr().err == expected
+
+
+@dataclass(frozen=True, kw_only=True)
+class Readable:
+    data: tuple[Path, ...] = ()
+    """Folders of shards."""
+    steps: int = 10
+    limit: float | None = None
+    """Seconds."""
+    device: str | None = None
+    schedule: Literal["cosine", "none"] | None = None
+
+
+def test_help_shows_values_and_defaults_as_other_commands_do(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["recipe.py", "--help"])
+    with pytest.raises(SystemExit):
+        run_recipe(print, Readable, description="A recipe.")
+    shown = " ".join(capsys.readouterr().out.split())
+    for part in ("--data [PATH ...]", "--steps N", "(default: 10)", "--limit X", "--device TEXT"):
+        assert part in shown
+    assert "--schedule {cosine,none}" in shown
+    assert "None" not in shown
+    monkeypatch.setattr(sys, "argv", ["recipe.py", "--limit", "None", "--steps", "3"])
+    found: list[Readable] = []
+    run_recipe(found.append, Readable, description="A recipe.")
+    assert found == [Readable(steps=3)]

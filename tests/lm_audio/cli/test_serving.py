@@ -102,7 +102,7 @@ def test_the_port_is_checked_before_the_model_is_loaded(
     bind("127.0.0.1", other).close()
     for port in ("99999", "-1"):
         shown = fails_with([*common, f"--port={port}"])
-        assert f"--port must be 1 to 65535, or 0 for any free port, got {port}." in shown
+        assert f"--port must be from 0 (any free port) to 65535; got {port}." in shown
     shown = fails_with([*common, "--host", "no.such.host.invalid"])
     assert "Unknown host 'no.such.host.invalid'." in shown
     shown = fails_with([*common, "--host", "192.0.2.1", "--port", "0"])
@@ -127,7 +127,7 @@ def test_the_page_takes_the_next_free_port_if_its_own_is_taken(
     options = ["--no-open-browser", "--port", str(taken_port)]
     main(["app", "--model", str(model_folder), "--device", "cpu", *options])
     assert taken_port < listened[0]["port"] <= taken_port + 100
-    assert f"Web page at http://127.0.0.1:{listened[0]['port']} " in capsys.readouterr().out
+    assert f"Web UI at http://127.0.0.1:{listened[0]['port']} " in capsys.readouterr().out
 
 
 async def allows(app: Any, origin: str) -> bool:
@@ -195,7 +195,7 @@ def test_the_web_page_is_served_alone_and_beside_the_api(
     common = ["--model", str(model_folder), "--device", "cpu"]
     main(["app", *common, "--no-open-browser", "--port", "0"])
     address = f"http://127.0.0.1:{listened[0]['port']}"
-    assert f"Web page at {address} (press Ctrl-C to stop)" in capsys.readouterr().out
+    assert f"Web UI at {address} (press Ctrl-C to stop)" in capsys.readouterr().out
     main(["serve", *common, "--web-ui", "--port", "0"])
     alone, beside = (asked["app"] for asked in listened)
     for app in (alone, beside):

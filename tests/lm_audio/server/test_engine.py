@@ -169,7 +169,7 @@ def test_a_queued_job_times_out(engine: Engine) -> None:
 
 
 def test_an_invalid_request_fails_when_it_is_submitted(engine: Engine) -> None:
-    with pytest.raises(ValueError, match="This model does not accept voice"):
+    with pytest.raises(ValueError, match="This model has no condition 'voice'"):
         submitted(engine, seed=1, conditions={"voice": "me"})
     assert engine.num_queued == engine.num_running == 0
 
