@@ -212,7 +212,7 @@ def _fetch(hub_id: str) -> Path:
     """A folder with the required files of a hub repository."""
     folder = _download(hub_id, ["config.json", "model_index.json", "README.md"])
     kind, pipeline = _model_type(folder), _pipeline_class(folder)
-    groups = TORCH_FILES
+    groups: tuple[tuple[str, ...], ...] = TORCH_FILES
     if kind is not None:
         groups = FORMATS[_known(kind, hub_id)].files
     elif pipeline is not None:

@@ -83,7 +83,7 @@ def _make_readable(kind: type) -> None:
     for name, hint in get_type_hints(kind, include_extras=True).items():
         bare = [one for one in get_args(hint) if one is not type(None)]
         (value,) = bare if type(None) in get_args(hint) and len(bare) == 1 else (hint,)
-        if is_dataclass(value):
+        if isinstance(value, type) and is_dataclass(value):
             _make_readable(value)
             continue
         arg = tyro.conf.arg(metavar=_metavar(value), help_behavior_hint=_default)
