@@ -74,6 +74,8 @@ class Leveller:
     ) -> None:
         self._hop = PARTS * max(1, round(sample_rate / (10 * PARTS)))
         self._response = k_weighting(sample_rate, num_bins=self._hop + 1)
+        # Sound that joins the user's own keeps its phase.
+        self._cut = None if before is not None else subsonic_cut(sample_rate, self._hop + 1)
         self._last: Samples = np.zeros((num_channels, self._hop), np.float32)
         self._overlap = overlap
         self._waiting = self._last[:, :0]
@@ -140,6 +142,7 @@ class Leveller:
     def _take(self, num_samples: int) -> None:
         samples, self._waiting = np.split(self._waiting, [num_samples], axis=1)
         hop = self._measured(samples[:, self._overlap :])
+        samples = np.concatenate([samples[:, : self._overlap], hop.samples], axis=1)
         self._ahead.append(Hop(samples=samples, power=hop.power, peaks=hop.peaks))
         self._overlap = 0
 
@@ -147,6 +150,9 @@ class Leveller:
         """The next hop [C, N], filtered together with the one before."""
         spectrum = np.fft.rfft(np.concatenate([self._last, samples], axis=1))
         self._last = samples
+        if self._cut is not None:
+            spectrum *= self._cut
+            samples = np.fft.irfft(spectrum)[:, self._hop :].astype(np.float32)
         weighted = np.fft.irfft(spectrum * self._response)[:, self._hop :]
         power = np.square(weighted).reshape(len(samples), PARTS, -1).mean(2).sum(0)
         peaks = np.abs(samples).reshape(len(samples), PARTS, -1).max(axis=(0, 2))
@@ -257,6 +263,15 @@ def power_of(lufs: float) -> float:
     return 10 ** ((lufs + 0.691) / 10)
 
 
+def subsonic_cut(sample_rate: int, num_bins: int) -> NDArray[np.complex128]:
+    """The response of a high-pass at 22 Hz, from 0 to half the sample rate: [num_bins].
+
+    Two second-order Butterworth sections: 28 dB at 10 Hz, less than 1 dB at 40 Hz. They decay
+    within a hop.
+    """
+    return _high_pass(math.tan(math.pi * 22 / sample_rate), 2**-0.5, num_bins) ** 2
+
+
 def k_weighting(sample_rate: int, *, num_bins: int) -> NDArray[np.complex128]:
     """The response of the standard's two filters from 0 to half the sample rate: [num_bins]."""
     delay = np.exp(-1j * math.pi * np.arange(num_bins) / (num_bins - 1))  # of one sample
@@ -267,7 +282,13 @@ def k_weighting(sample_rate: int, *, num_bins: int) -> NDArray[np.complex128]:
     shelf = even + odd + 2 * (k * k - high) * delay + (even - odd) * square
     shelf /= 1 + k * k + k / q + 2 * (k * k - 1) * delay + (1 + k * k - k / q) * square
     k, q = math.tan(math.pi * 38.13547087602444 / sample_rate), 0.5003270373238773
-    poles = 1 + k * k + k / q + 2 * (k * k - 1) * delay + (1 + k * k - k / q) * square
-    high_pass = (1 - delay) ** 2 * (1 + k * k + k / q) / poles
-    response: NDArray[np.complex128] = shelf * high_pass
+    response: NDArray[np.complex128] = shelf * _high_pass(k, q, num_bins) * (1 + k * k + k / q)
+    return response
+
+
+def _high_pass(k: float, q: float, num_bins: int) -> NDArray[np.complex128]:
+    """A second-order high-pass whose gain far above its corner is 1."""
+    delay = np.exp(-1j * math.pi * np.arange(num_bins) / (num_bins - 1))  # of one sample
+    poles = 1 + k * k + k / q + 2 * (k * k - 1) * delay + (1 + k * k - k / q) * delay**2
+    response: NDArray[np.complex128] = (1 - delay) ** 2 / poles
     return response
