@@ -228,14 +228,17 @@ def _sampling(settings: _Settings) -> Sampling:
 
 
 def _unmasking(settings: _Settings) -> Unmasking:
-    """The authors' settings for this checkpoint, with the number of steps of audiocraft's API."""
+    """The authors' settings for this checkpoint; by default those of audiocraft's API."""
 
     def number(name: str, default: float) -> Any:
         return settings.number(f"generate.lm.{name}", default)
 
-    first, other = _STEPS
+    K, (first, other) = settings.number("transformer_lm.n_q"), _STEPS
+    steps = settings.get("generate.lm.decoding_steps", [first, *[other] * (K - 1)])
+    if not isinstance(steps, list) or len(steps) != K:
+        raise settings.refuse("generate.lm.decoding_steps", steps, f"{K} of them")
     return Unmasking(
-        steps=(first, *[other] * (settings.number("transformer_lm.n_q") - 1)),
+        steps=tuple(steps),
         temperature=number("temp", 3.0),
         top_k=0 if number("top_p", 0.9) else int(number("top_k", 0)),  # top-p takes precedence
         top_p=number("top_p", 0.9),

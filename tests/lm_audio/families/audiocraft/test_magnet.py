@@ -80,12 +80,10 @@ def test_a_magnet_is_a_masked_stage_with_the_weights_of_the_file(
     )
 
 
-def test_the_settings_of_the_checkpoint_are_kept_and_steps_are_those_of_the_api(
-    edited: Edit,
-) -> None:
+def test_the_settings_of_the_checkpoint_are_kept(edited: Edit) -> None:
     parts = read_audiocraft(edited("solver: musicgen\n", f"solver: magnet\n{GENERATE}"))
     assert parts.sampling == Unmasking(
-        steps=(20, 10, 10, 10),
+        steps=(60, 10, 10, 10),
         temperature=3.5,
         top_p=0.8,
         guidance_scale=20.0,
@@ -107,6 +105,11 @@ def test_the_settings_of_the_checkpoint_are_kept_and_steps_are_those_of_the_api(
         ("modeling: parallel", "modeling: delay", "codebooks_pattern.modeling=delay"),
         ("subcodes_context: 5", "mystery: 5", "transformer_lm.mystery=5"),
         ("span_len: 3", "span_len: wide", "masking.span_len=wide"),
+        (
+            "solver: musicgen\n",
+            "generate:\n  lm:\n    decoding_steps: [3, 2]\n",
+            r"generate.lm.decoding_steps=\[3, 2\]",
+        ),
     ],
 )
 def test_what_our_model_cannot_express_is_refused_by_name(
