@@ -136,7 +136,9 @@ def test_it_generates_continues_inpaints_and_streams(edited: Edit) -> None:
     assert not torch.equal(filled.samples, clip.samples)
 
 
-def test_our_format_gives_the_same_clips(edited: Edit, tmp_path: Path) -> None:
+def test_our_format_gives_the_same_clips(
+    edited: Edit, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     model = lm_audio.load(edited(), device="cpu")
     model.save(tmp_path / "saved")
     again = lm_audio.load(tmp_path / "saved", device="cpu")
@@ -146,6 +148,9 @@ def test_our_format_gives_the_same_clips(edited: Edit, tmp_path: Path) -> None:
     few = Unmasking(steps=2)
     clips = [one.generate("a dog", duration=0.5, seed=3, sampling=few) for one in (model, again)]
     assert torch.equal(clips[0].samples, clips[1].samples)
+    for folder in (tmp_path / "saved", tmp_path / "magnet"):
+        cli(["info", str(folder)])
+        assert "4 codebooks" in capsys.readouterr().out
 
 
 def test_the_command_line_takes_its_options(
