@@ -178,6 +178,8 @@ def _refuse_others(settings: _Settings, *, masked: bool) -> None:
     if masked:  # a model that predicts the frames themselves, not those after them
         fixed["codebooks_pattern.modeling"] = (None, "parallel")
         fixed["codebooks_pattern.parallel.empty_initial"] = (0, -1)
+        fixed["generate.lm.span_arrangement"] = ("nonoverlap", "nonoverlap")
+        fixed["generate.lm.span_scoring"] = ("max", "max")
     for dotted, (default, expected) in fixed.items():
         if (value := settings.get(dotted, default)) != expected:
             raise settings.refuse(dotted, value, expected)
@@ -239,7 +241,8 @@ def _unmasking(settings: _Settings) -> Unmasking:
         raise settings.refuse("generate.lm.decoding_steps", steps, f"{K} of them")
     return Unmasking(
         steps=tuple(steps),
-        temperature=number("temp", 3.0),
+        temperature=number("temp", 3.0) if settings.get("generate.lm.use_sampling", True) else 0.0,
+        anneal_temperature=bool(settings.get("generate.lm.anneal_temp", True)),
         top_k=0 if number("top_p", 0.9) else int(number("top_k", 0)),  # top-p takes precedence
         top_p=number("top_p", 0.9),
         guidance_scale=number("max_cfg_coef", 10.0),

@@ -11,6 +11,7 @@ import torch
 
 import lm_audio
 from lm_audio.cli import main as cli
+from lm_audio.families.audiocraft.export import _T5_WIDTHS
 from lm_audio.families.audiocraft.original_layout import read_audiocraft
 from lm_audio.generation.masked_stage import MaskedStage
 from lm_audio.sampling import Unmasking
@@ -173,3 +174,23 @@ def test_published_models_are_in_the_catalogue() -> None:
     magnet = found["magnet-small-10secs"]
     assert (magnet.sample_rate, magnet.num_parameters) == (32_000, 419_584_000)
     assert found["audio-magnet-medium"].sample_rate == 16_000
+
+
+def test_an_exported_magnet_is_read_back(edited: Edit, tmp_path: Path) -> None:
+    folder = edited("solver: musicgen\n", f"solver: magnet\n{GENERATE}")
+    parts = read_audiocraft(folder)
+    encoder = parts.text.encoder
+    model = lm_audio.load(folder, device="cpu")
+    with pytest.raises(ValueError, match=r"expects another name\. Set t5_name to one of"):
+        model.export(tmp_path / "no", layout="audiocraft", t5_name="t5-tiny")
+    with pytest.raises(ValueError, match="its way of decoding is masked, expected autoregressive"):
+        model.export(tmp_path / "no")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(_T5_WIDTHS, "t5-base", encoder.dim)
+        model.export(tmp_path / "out", layout="audiocraft", t5_name="t5-base")
+    again = read_audiocraft(tmp_path / "out", text_encoder=folder / "t5")
+    assert again.sampling == parts.sampling
+    assert (again.masking, again.max_frames) == (parts.masking, parts.max_frames)
+    for module, other in ((parts.model, again.model), (parts.text, again.text)):
+        state, expected = module.state_dict(), other.state_dict()
+        assert all(torch.equal(state[name], expected[name]) for name in expected)
