@@ -430,6 +430,17 @@ def test_promises_hold_with_a_melody_beyond_one_window(folder: Path, tmp_path: P
     assert torch.equal(again.samples, clip.samples)
 
 
+def test_a_file_is_read_once(folder: Path, tmp_path: Path) -> None:
+    model = lm_audio.load(folder, device="cpu")
+    path = tmp_path / "tune.wav"
+    write_audio(path, TUNE, RATE)
+    settings: dict[str, Any] = {"duration": 2.7, "seed": 3}
+    stream = model.stream("rain", conditions={"melody": path}, **settings)
+    path.unlink()
+    clip = model.generate("rain", conditions={"melody": (TUNE, RATE)}, **settings)
+    torch.testing.assert_close(torch.cat(list(stream), dim=1), clip.samples, atol=1e-3, rtol=0)
+
+
 def test_a_later_window_hears_the_melody_from_its_own_time_on() -> None:
     torch.manual_seed(0)
     conditioner = MelodyConditioner(8, sample_rate=RATE, window=WINDOW, seconds=SECONDS)
