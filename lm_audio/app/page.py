@@ -193,8 +193,9 @@ class Page:
             seed = gr.Textbox(
                 label="Seed", placeholder="random", info="Leave empty for a new seed each time."
             )
+            own = self._own_scale()
             scale = gr.Slider(
-                1, 10, self._own_scale(), step=0.1, label="Guidance: how closely to follow the text"
+                1, max(10, own), own, step=0.1, label="Guidance: how closely to follow the text"
             )
         return [text, audio, first, last, negative, seed, scale]
 

@@ -171,11 +171,18 @@ def _of_config(folder: Path, config: dict[str, Any]) -> Lines:
                 rate, width = Fraction(stage["makes"]["rate"]), _latents(stage["makes"]["width"])
             else:
                 rate = Fraction(stage["frame_rate"])
-                width = _codebooks(stage["pattern"]["num_codebooks"])
+                width = _codebooks(_num_codebooks(folder, stage))
             text = _stage(count, width, float(rate), stage["context"] / float(rate))
             yield "stage", f"{stage['name']}: {text}"
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{folder} is not a complete lm-audio model: {error}") from error
+
+
+def _num_codebooks(folder: Path, stage: dict[str, Any]) -> int:
+    """Of a stage with a language model, from its pattern, or of a masked one, from its model."""
+    if stage.get("kind") != "masked":
+        return stage["pattern"]["num_codebooks"]
+    return json.loads((folder / stage["name"] / "config.json").read_text())["num_streams"]
 
 
 def _of_pipeline(model: "AudioPipeline", kind: str) -> Lines:

@@ -58,6 +58,10 @@ class MelodyConditioner(nn.Module):
         """
         return stack([self._embed(value, start) for value in values])
 
+    def read(self, value: Any) -> tuple[Tensor, int]:
+        """The samples [1, N] of a melody and their rate, as values of their own."""
+        return self._samples(value)[None], self.sample_rate
+
     def _embed(self, value: Any | None, start: float) -> Tensor:
         chroma = torch.zeros(1, self.num_classes)
         chroma[:, 0] = 1

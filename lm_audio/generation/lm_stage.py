@@ -130,7 +130,11 @@ class LMStage:
 
     @torch.inference_mode()
     def check(self, track: Track) -> None:
-        """Embeds the conditions; raises ValueError if one is invalid."""
+        """Reads and embeds the conditions; raises ValueError if one is invalid."""
+        for name, value in track.conditions.items():
+            melody = self.conditioners[name] if name in self.conditioners.fuse else None
+            if isinstance(melody, MelodyConditioner):  # each window takes another part of it
+                track.conditions = {**track.conditions, name: melody.read(value)}
         for given, dropped in ((track.conditions, False), (track.negative, True)):
             for name in given.keys() & self.conditioners.fuse.keys():
                 for part in range(1 if dropped else track.num_parts):

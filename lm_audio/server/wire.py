@@ -95,7 +95,8 @@ class SamplingBody(Body):
     guidance_scale: Annotated[FiniteFloat, Field(ge=0, le=100)] | None = None
     repetition_penalty: Annotated[FiniteFloat, Field(ge=1, le=10)] | None = None
     steps: Annotated[int, Field(ge=1, le=1000), INTEGRAL] | None = Field(
-        default=None, description="For stages that denoise."
+        default=None,
+        description="For stages that denoise, or of each codebook of masked models.",
     )
     solver: Solver | None = Field(default=None, description="For stages that denoise.")
 

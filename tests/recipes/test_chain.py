@@ -118,6 +118,14 @@ def test_both_stages_of_duet_learn(workshop: Workshop) -> None:
     assert falls(workshop.losses("acoustic"), by=0.05)
 
 
+def test_a_parallel_acoustic_stage_takes_the_place_of_duets(workshop: Workshop) -> None:
+    data = ("--data", *TOKENS, "--codec", "codec", "--semantic", "semantic")
+    workshop.train("soundstorm", "acoustic", *data, "--out", "parallel")
+    assert falls(workshop.losses("parallel"), by=0.03)
+    model = lm_audio.load(workshop.folder / "parallel/model")
+    assert model.generate("a bell rings", duration=1.0, seed=1).duration == 1.0
+
+
 def test_the_model_generates_and_continues(workshop: Workshop) -> None:
     model = lm_audio.load(workshop.folder / "acoustic/model")
     clip = model.generate("a bell rings", duration=2.0, seed=1)

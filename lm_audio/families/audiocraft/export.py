@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 from audio_tokenizers.acoustic.encodec import EncodecTokenizer
 from audio_tokenizers.atomic import replacing_folder
+from lm_audio.conditioners.melody import MelodyConditioner
 from lm_audio.conditioners.text import T5Encoder
 from lm_audio.families.audiocraft.export_codec import (
     audiocraft_encodec_settings,
@@ -21,8 +22,9 @@ from lm_audio.families.audiocraft.export_codec import (
     normalised_encodec_weights,
 )
 from lm_audio.families.audiocraft.parts import MusicGenParts, weights_of
-from lm_audio.networks.token_lm import TokenLMConfig
+from lm_audio.generation.unmasking import rounds_of
 from lm_audio.patterns import delayed, stereo
+from lm_audio.sampling import Sampling, Unmasking
 
 _VERSION = "1.3.0"  # of audiocraft's file format
 _T5_WIDTHS = {
@@ -33,7 +35,8 @@ _T5_WIDTHS = {
 
 
 def write_musicgen(parts: MusicGenParts, folder: str | Path) -> None:
-    """Writes a new folder for `MusicgenForConditionalGeneration.from_pretrained`."""
+    """Writes a new folder for `from_pretrained` of transformers' MusicGen or MusicGen Melody."""
+    _require("transformers", "way of decoding", _way(parts), "autoregressive")
     encoder, codec = _checked(parts, "transformers")
     sets = parts.num_channels // codec.num_channels
     K = parts.model.config.num_streams // sets
@@ -89,19 +92,24 @@ def _checked(parts: MusicGenParts, layout: str) -> tuple[T5Encoder, EncodecToken
         "norm_bias": True,
         "norm_eps": 1e-5,
         "activation": "gelu",
-        "causal": True,
+        "causal": parts.masking is None,
         "window": None,
-        "cross_attention": True,
+        "cross_attention": parts.melody is None,
     }.items():
         _require(layout, name, getattr(model.transformer, name), expected)
     _require(layout, "number of input tokens", model.num_inputs, model.vocab_size + 1)
-    _require(layout, "null of texts", parts.text.null.kind, "zero")
+    null = "zero" if parts.melody is None else "zeros"
+    _require(layout, "null of texts", parts.text.null.kind, null)
     if not isinstance(encoder, T5Encoder):
         raise _refusal(layout, "text encoder", type(encoder).__name__, "T5Encoder")
     if not isinstance(codec, EncodecTokenizer):
         raise _refusal(layout, "codec", type(codec).__name__, "EncodecTokenizer")
     parts.check(source="The model to export")
     return encoder, codec
+
+
+def _way(parts: MusicGenParts) -> str:
+    return "autoregressive" if parts.masking is None else "masked"
 
 
 def _require(layout: str, name: str, found: object, expected: object) -> None:
@@ -119,12 +127,13 @@ def _refusal(layout: str, name: str, found: object, expected: object) -> ValueEr
 def _write_transformers_settings(
     parts: MusicGenParts, encoder: T5Encoder, codec: EncodecTokenizer, folder: Path
 ) -> None:
-    from transformers import EncodecFeatureExtractor, GenerationConfig, MusicgenConfig
+    from transformers import GenerationConfig, MusicgenConfig, MusicgenMelodyConfig
 
-    model = parts.model.config
+    model, melody = parts.model.config, parts.melody
+    kind = "musicgen" if melody is None else "musicgen_melody"
     special = {"pad_token_id": model.vocab_size, "bos_token_id": model.vocab_size}
     decoder = {
-        "model_type": "musicgen_decoder",
+        "model_type": f"{kind}_decoder",
         "vocab_size": model.vocab_size,
         "hidden_size": model.transformer.dim,
         "num_hidden_layers": model.transformer.num_layers,
@@ -134,14 +143,20 @@ def _write_transformers_settings(
         "audio_channels": parts.num_channels // codec.num_channels,
         **special,
     }
-    config: Any = MusicgenConfig(
+    of_melody: dict[str, Any] = {}
+    if melody is not None:
+        of_melody = {"num_chroma": melody.num_classes, "chroma_length": melody.num_frames}
+    config: Any = (MusicgenConfig if melody is None else MusicgenMelodyConfig)(
         text_encoder=encoder.model.config.to_dict() | {"_name_or_path": parts.t5_name or ""},
         audio_encoder=codec.model.config.to_dict() | {"_name_or_path": ""},
         decoder=decoder,
+        **of_melody,
     )
-    config.architectures = ["MusicgenForConditionalGeneration"]
+    name = "Musicgen" if melody is None else "MusicgenMelody"
+    config.architectures = [f"{name}ForConditionalGeneration"]
     config.save_pretrained(folder)
     temperature, sampling = _temperature(parts), parts.sampling
+    assert isinstance(sampling, Sampling)
     sampled = {  # transformers refuses to save these for greedy decoding
         "top_k": sampling.top_k,
         "temperature": temperature,
@@ -161,9 +176,33 @@ def _write_transformers_settings(
     stated = json.loads(path.read_text()) | {"do_sample": temperature > 0}
     path.write_text(json.dumps(stated, indent=2) + "\n")
     encoder.tokenizer._tokenizer.save_pretrained(folder)
-    EncodecFeatureExtractor(
-        feature_size=codec.num_channels, sampling_rate=codec.sample_rate
-    ).save_pretrained(folder)
+    _write_feature_extractor(parts, codec, folder)
+
+
+def _write_feature_extractor(parts: MusicGenParts, codec: EncodecTokenizer, folder: Path) -> None:
+    from transformers import EncodecFeatureExtractor
+
+    if parts.melody is None:
+        EncodecFeatureExtractor(
+            feature_size=codec.num_channels, sampling_rate=codec.sample_rate
+        ).save_pretrained(folder)
+        return
+    melody = parts.melody  # by hand, because the class needs torchaudio
+    settings = {
+        "feature_extractor_type": "MusicgenMelodyFeatureExtractor",
+        "processor_class": "MusicgenMelodyProcessor",
+        "feature_size": melody.num_classes,
+        "num_chroma": melody.num_classes,
+        "sampling_rate": melody.sample_rate,
+        "n_fft": melody.window,
+        "hop_length": melody.window // 4,
+        "chunk_length": int(melody.seconds) if melody.seconds % 1 == 0 else melody.seconds,
+        "padding_side": "right",
+        "padding_value": 0.0,
+        "return_attention_mask": False,
+        "stem_indices": [3, 2],
+    }
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings, indent=2) + "\n")
 
 
 def _audiocraft_settings(parts: MusicGenParts, codec: EncodecTokenizer) -> dict[str, Any]:
@@ -171,8 +210,11 @@ def _audiocraft_settings(parts: MusicGenParts, codec: EncodecTokenizer) -> dict[
     seconds = parts.max_frames / parts.frame_rate
     sets = parts.num_channels // codec.num_channels
     t5 = {"name": parts.t5_name, "finetune": False, "word_dropout": 0.0, "normalize_text": False}
+    conditioners: dict[str, Any] = {"description": {"model": "t5", "t5": t5}}
+    if parts.melody is not None:
+        conditioners["self_wav"] = _chroma_settings(parts.melody)
     return {
-        "solver": "musicgen",
+        "solver": "musicgen" if parts.masking is None else "magnet",
         "sample_rate": parts.sample_rate,
         "channels": parts.num_channels,
         "compression_model_n_q": model.num_streams // sets,
@@ -182,33 +224,83 @@ def _audiocraft_settings(parts: MusicGenParts, codec: EncodecTokenizer) -> dict[
             "training_dropout": 0.0,
             "inference_coef": _guidance_scale(parts),
         },
+        **_masking_settings(parts),
         "attribute_dropout": {},
         "fuser": {
             "cross_attention_pos_emb": False,
             "cross_attention_pos_emb_scale": 1,
             "sum": [],
-            "prepend": [],
-            "cross": ["description"],
+            "prepend": [] if parts.melody is None else ["self_wav", "description"],
+            "cross": ["description"] if parts.melody is None else [],
             "input_interpolate": [],
         },
-        "conditioners": {"description": {"model": "t5", "t5": t5}},
-        "lm_model": "transformer_lm",
-        "codebooks_pattern": {
-            "modeling": "delay",
-            "delay": {
-                "delays": list(parts.pattern.delays),
-                "flatten_first": 0,
-                "empty_initial": 0,
-            },
-        },
-        "transformer_lm": _transformer_settings(model),
+        "conditioners": conditioners,
+        "lm_model": "transformer_lm" if parts.masking is None else "transformer_lm_magnet",
+        "codebooks_pattern": _pattern_settings(parts),
+        "transformer_lm": _transformer_settings(parts),
         "device": "cpu",
         "dtype": "float32",
     }
 
 
-def _transformer_settings(model: TokenLMConfig) -> dict[str, Any]:
+def _pattern_settings(parts: MusicGenParts) -> dict[str, Any]:
+    if parts.masking is not None:
+        return {"modeling": "parallel", "parallel": {"empty_initial": -1}}
+    delays = list(parts.pattern.delays)
+    return {
+        "modeling": "delay",
+        "delay": {"delays": delays, "flatten_first": 0, "empty_initial": 0},
+    }
+
+
+def _chroma_settings(melody: MelodyConditioner) -> dict[str, Any]:
+    chroma = {
+        "sample_rate": melody.sample_rate,
+        "n_chroma": melody.num_classes,
+        "radix2_exp": melody.window.bit_length() - 1,
+        "argmax": True,
+        "match_len_on_eval": False,
+        "eval_wavs": None,
+        "n_eval_wavs": 100,
+        "cache_path": None,
+    }
+    return {"model": "chroma_stem", "chroma_stem": chroma}
+
+
+def _masking_settings(parts: MusicGenParts) -> dict[str, Any]:
+    """Of MAGNeT: the spans, and its own way to sample."""
+    if parts.masking is None:
+        return {}
+    sampling = parts.sampling
+    assert isinstance(sampling, Unmasking)
+    for name, expected in {
+        "schedule": "cosine", "anneal_temperature": True, "noise": 0, "min_p": 0,
+    }.items():  # fmt: skip
+        _require("audiocraft", name, getattr(sampling, name), expected)
+    scale, final = _guidance_scale(parts), sampling.final_guidance_scale
+    sampled = {
+        "use_sampling": sampling.temperature > 0,
+        "temp": sampling.temperature,
+        "top_k": sampling.top_k,
+        "top_p": sampling.top_p,
+        "max_cfg_coef": scale,
+        "min_cfg_coef": scale if final is None else final,
+        "decoding_steps": list(rounds_of(sampling, parts.model.config.num_streams)),
+        "anneal_temp": True,
+        "span_scoring": "max",
+        "span_arrangement": "nonoverlap",
+    }
+    return {"masking": {"span_len": parts.masking.span}, "generate": {"lm": sampled}}
+
+
+def _transformer_settings(parts: MusicGenParts) -> dict[str, Any]:
+    model, masking = parts.model.config, parts.masking
     shape = model.transformer
+    restricted = {}
+    if masking is not None:  # audiocraft fills in the zeros
+        reach = -1 if masking.reach is None else masking.reach
+        restricted = {"subcodes_context": reach, "compression_model_framerate": 0}
+        restricted |= {"segment_duration": 0, "span_len": -1}
     whole, rest = divmod(shape.hidden_dim, shape.dim)
     return {
         "dim": shape.dim,
@@ -224,12 +316,13 @@ def _transformer_settings(model: TokenLMConfig) -> dict[str, Any]:
         "bias_ff": shape.bias,
         "bias_attn": shape.bias,
         "bias_proj": False,
-        "causal": True,
+        "causal": masking is None,
+        **restricted,
         "custom": False,
         "memory_efficient": True,
         "positional_embedding": "sin",
         "norm": "layer_norm",
-        "cross_attention": True,
+        "cross_attention": parts.melody is None,
     }
 
 
@@ -241,6 +334,7 @@ def _guidance_scale(parts: MusicGenParts) -> float:
 
 
 def _temperature(parts: MusicGenParts) -> float:
+    assert isinstance(parts.sampling, Sampling)
     temperature = parts.sampling.temperature
     if isinstance(temperature, tuple):
         raise ValueError(f"Export needs a single temperature, got {temperature}.")

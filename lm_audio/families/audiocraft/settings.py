@@ -178,6 +178,8 @@ def _refuse_others(settings: _Settings, *, masked: bool) -> None:
     if masked:  # a model that predicts the frames themselves, not those after them
         fixed["codebooks_pattern.modeling"] = (None, "parallel")
         fixed["codebooks_pattern.parallel.empty_initial"] = (0, -1)
+        fixed["generate.lm.span_arrangement"] = ("nonoverlap", "nonoverlap")
+        fixed["generate.lm.span_scoring"] = ("max", "max")
     for dotted, (default, expected) in fixed.items():
         if (value := settings.get(dotted, default)) != expected:
             raise settings.refuse(dotted, value, expected)
@@ -228,15 +230,19 @@ def _sampling(settings: _Settings) -> Sampling:
 
 
 def _unmasking(settings: _Settings) -> Unmasking:
-    """The authors' settings for this checkpoint, with the number of steps of audiocraft's API."""
+    """The authors' settings for this checkpoint; by default those of audiocraft's API."""
 
     def number(name: str, default: float) -> Any:
         return settings.number(f"generate.lm.{name}", default)
 
-    first, other = _STEPS
+    K, (first, other) = settings.number("transformer_lm.n_q"), _STEPS
+    steps = settings.get("generate.lm.decoding_steps", [first, *[other] * (K - 1)])
+    if not isinstance(steps, list) or len(steps) != K:
+        raise settings.refuse("generate.lm.decoding_steps", steps, f"{K} of them")
     return Unmasking(
-        steps=(first, *[other] * (settings.number("transformer_lm.n_q") - 1)),
-        temperature=number("temp", 3.0),
+        steps=tuple(steps),
+        temperature=number("temp", 3.0) if settings.get("generate.lm.use_sampling", True) else 0.0,
+        anneal_temperature=bool(settings.get("generate.lm.anneal_temp", True)),
         top_k=0 if number("top_p", 0.9) else int(number("top_k", 0)),  # top-p takes precedence
         top_p=number("top_p", 0.9),
         guidance_scale=number("max_cfg_coef", 10.0),

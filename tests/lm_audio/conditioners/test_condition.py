@@ -40,6 +40,6 @@ def test_nulls_are_zero_learned_or_nothing() -> None:
 
 def test_an_unknown_null_is_refused() -> None:
     with pytest.raises(
-        ValueError, match=r"Unknown null 'one'\. Choose one of: zero, learned, none"
+        ValueError, match=r"Unknown null 'one'\. Choose one of: zero, zeros, learned, none"
     ):
         Null("one", 3)  # type: ignore[arg-type]

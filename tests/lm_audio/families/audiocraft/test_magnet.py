@@ -11,6 +11,7 @@ import torch
 
 import lm_audio
 from lm_audio.cli import main as cli
+from lm_audio.families.audiocraft.export import _T5_WIDTHS
 from lm_audio.families.audiocraft.original_layout import read_audiocraft
 from lm_audio.generation.masked_stage import MaskedStage
 from lm_audio.sampling import Unmasking
@@ -80,12 +81,10 @@ def test_a_magnet_is_a_masked_stage_with_the_weights_of_the_file(
     )
 
 
-def test_the_settings_of_the_checkpoint_are_kept_and_steps_are_those_of_the_api(
-    edited: Edit,
-) -> None:
+def test_the_settings_of_the_checkpoint_are_kept(edited: Edit) -> None:
     parts = read_audiocraft(edited("solver: musicgen\n", f"solver: magnet\n{GENERATE}"))
     assert parts.sampling == Unmasking(
-        steps=(20, 10, 10, 10),
+        steps=(60, 10, 10, 10),
         temperature=3.5,
         top_p=0.8,
         guidance_scale=20.0,
@@ -107,6 +106,11 @@ def test_the_settings_of_the_checkpoint_are_kept_and_steps_are_those_of_the_api(
         ("modeling: parallel", "modeling: delay", "codebooks_pattern.modeling=delay"),
         ("subcodes_context: 5", "mystery: 5", "transformer_lm.mystery=5"),
         ("span_len: 3", "span_len: wide", "masking.span_len=wide"),
+        (
+            "solver: musicgen\n",
+            "generate:\n  lm:\n    decoding_steps: [3, 2]\n",
+            r"generate.lm.decoding_steps=\[3, 2\]",
+        ),
     ],
 )
 def test_what_our_model_cannot_express_is_refused_by_name(
@@ -133,7 +137,9 @@ def test_it_generates_continues_inpaints_and_streams(edited: Edit) -> None:
     assert not torch.equal(filled.samples, clip.samples)
 
 
-def test_our_format_gives_the_same_clips(edited: Edit, tmp_path: Path) -> None:
+def test_our_format_gives_the_same_clips(
+    edited: Edit, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     model = lm_audio.load(edited(), device="cpu")
     model.save(tmp_path / "saved")
     again = lm_audio.load(tmp_path / "saved", device="cpu")
@@ -143,6 +149,9 @@ def test_our_format_gives_the_same_clips(edited: Edit, tmp_path: Path) -> None:
     few = Unmasking(steps=2)
     clips = [one.generate("a dog", duration=0.5, seed=3, sampling=few) for one in (model, again)]
     assert torch.equal(clips[0].samples, clips[1].samples)
+    for folder in (tmp_path / "saved", tmp_path / "magnet"):
+        cli(["info", str(folder)])
+        assert "4 codebooks" in capsys.readouterr().out
 
 
 def test_the_command_line_takes_its_options(
@@ -165,3 +174,23 @@ def test_published_models_are_in_the_catalogue() -> None:
     magnet = found["magnet-small-10secs"]
     assert (magnet.sample_rate, magnet.num_parameters) == (32_000, 419_584_000)
     assert found["audio-magnet-medium"].sample_rate == 16_000
+
+
+def test_an_exported_magnet_is_read_back(edited: Edit, tmp_path: Path) -> None:
+    folder = edited("solver: musicgen\n", f"solver: magnet\n{GENERATE}")
+    parts = read_audiocraft(folder)
+    encoder = parts.text.encoder
+    model = lm_audio.load(folder, device="cpu")
+    with pytest.raises(ValueError, match=r"expects another name\. Set t5_name to one of"):
+        model.export(tmp_path / "no", layout="audiocraft", t5_name="t5-tiny")
+    with pytest.raises(ValueError, match="its way of decoding is masked, expected autoregressive"):
+        model.export(tmp_path / "no")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(_T5_WIDTHS, "t5-base", encoder.dim)
+        model.export(tmp_path / "out", layout="audiocraft", t5_name="t5-base")
+    again = read_audiocraft(tmp_path / "out", text_encoder=folder / "t5")
+    assert again.sampling == parts.sampling
+    assert (again.masking, again.max_frames) == (parts.masking, parts.max_frames)
+    for module, other in ((parts.model, again.model), (parts.text, again.text)):
+        state, expected = module.state_dict(), other.state_dict()
+        assert all(torch.equal(state[name], expected[name]) for name in expected)

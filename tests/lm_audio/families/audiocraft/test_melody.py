@@ -29,6 +29,7 @@ from audio_tokenizers.audio_writer import write_audio
 from lm_audio.cli import main as cli
 from lm_audio.conditioners.chroma import chroma_filters, strongest_classes
 from lm_audio.conditioners.melody import MelodyConditioner
+from lm_audio.families.audiocraft.export import _T5_WIDTHS
 from lm_audio.families.audiocraft.original_layout import read_audiocraft
 from lm_audio.families.audiocraft.parts import MusicGenParts
 from lm_audio.families.audiocraft.transformers_layout import read_musicgen
@@ -429,6 +430,17 @@ def test_promises_hold_with_a_melody_beyond_one_window(folder: Path, tmp_path: P
     assert torch.equal(again.samples, clip.samples)
 
 
+def test_a_file_is_read_once(folder: Path, tmp_path: Path) -> None:
+    model = lm_audio.load(folder, device="cpu")
+    path = tmp_path / "tune.wav"
+    write_audio(path, TUNE, RATE)
+    settings: dict[str, Any] = {"duration": 2.7, "seed": 3}
+    stream = model.stream("rain", conditions={"melody": path}, **settings)
+    path.unlink()
+    clip = model.generate("rain", conditions={"melody": (TUNE, RATE)}, **settings)
+    torch.testing.assert_close(torch.cat(list(stream), dim=1), clip.samples, atol=1e-3, rtol=0)
+
+
 def test_a_later_window_hears_the_melody_from_its_own_time_on() -> None:
     torch.manual_seed(0)
     conditioner = MelodyConditioner(8, sample_rate=RATE, window=WINDOW, seconds=SECONDS)
@@ -438,3 +450,26 @@ def test_a_later_window_hears_the_melody_from_its_own_time_on() -> None:
     assert torch.equal(later[:58], cut[:58])  # all but the end, whose last frames see further
     around = conditioner([(tune, RATE)], start=5.0).embeddings[0]
     assert torch.equal(around[:58], cut[:58])
+
+
+@pytest.mark.parametrize("layout", ["transformers", "audiocraft"])
+def test_an_exported_melody_model_is_read_back(
+    folder: Path, layout: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = lm_audio.load(folder, device="cpu")
+    monkeypatch.setitem(_T5_WIDTHS, "t5-base", 16)
+    model.export(tmp_path / "out", layout=layout, t5_name="t5-base")
+    before = read_musicgen(folder)
+    if layout == "transformers":
+        after = read_musicgen(tmp_path / "out")
+        reference = MusicgenMelodyForConditionalGeneration.from_pretrained(tmp_path / "out")
+        assert reference.config.chroma_length == CHROMA
+    else:
+        before.text.encoder.save(tmp_path / "t5")  # type: ignore[attr-defined]
+        after = read_audiocraft(tmp_path / "out", text_encoder=tmp_path / "t5")
+    states = [whole(parts) for parts in (before, after)]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    assert before.melody is not None
+    assert after.melody is not None
+    for name in ("sample_rate", "window", "seconds", "num_classes"):
+        assert getattr(before.melody, name) == getattr(after.melody, name)
