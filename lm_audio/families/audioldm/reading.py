@@ -189,9 +189,12 @@ class _Reader:
         rename: Rename,
     ) -> tuple[Module, Release]:
         folder = self._folder / part
-        settings = read_config(folder / "config.json", config)
-        with unfilled():
-            module = kind(settings)
+
+        def build(settings: Config) -> Module:
+            with unfilled():
+                return kind(config(settings))
+
+        module = read_config(folder / "config.json", build)
         stored, release = self._weights(folder)
         weights = rename(dict(stored))
         check_weights(weights, module.state_dict(), source=folder)
