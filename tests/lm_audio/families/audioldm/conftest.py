@@ -89,7 +89,7 @@ def text_shape() -> dict[str, Any]:
 
 def small_clap() -> ClapModel:
     audio = {
-        "hidden_size": 16, "patch_embeds_hidden_size": 4, "depths": [1, 1], "window_size": 4,
+        "hidden_size": 8, "patch_embeds_hidden_size": 4, "depths": [1, 1], "window_size": 4,
         "num_attention_heads": [1, 2], "num_mel_bins": 8, "spec_size": 32, "patch_size": 4,
         "patch_stride": [4, 4], "projection_dim": 12, "num_hidden_layers": 2,
     }  # fmt: skip
