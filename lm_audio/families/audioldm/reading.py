@@ -202,7 +202,7 @@ class _Reader:
         module.load_state_dict(filled, assign=True)
         module.eval().requires_grad_(False)
         if self._mapped:  # convolutions are copied, and their originals released
-            module.to(memory_format=torch.channels_last)
+            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             release()
         return module, release
 
