@@ -21,7 +21,6 @@ from typing import Any, Literal
 
 import torch
 import tyro
-from torch import nn
 
 from audio_tokenizers.atomic import replacing
 
@@ -33,7 +32,7 @@ PROMPT = "a dog barks on a tin roof in the rain while the wind howls"
 @dataclass(frozen=True, kw_only=True)
 class Config:
     preset: Literal["tiny", "base"] = "base"
-    engines: tuple[Engine, ...] = (PEER, "float32")
+    engines: tuple[Engine, ...] = ("diffusers", "float32")
     """diffusers, and precisions of lm-audio; bfloat16 pays only on CPUs that multiply it."""
     duration: float = 10.24
     steps: int = 20
@@ -131,19 +130,21 @@ def load_ours(config: Config) -> Any:
 
 
 def load_diffusers(config: Config) -> Any:
-    from diffusers import AudioLDM2Pipeline, DPMSolverMultistepScheduler
+    import diffusers
     from diffusers.pipelines.audioldm2 import pipeline_audioldm2
     from transformers import PreTrainedTokenizerFast
 
+    library: Any = diffusers
+    module: Any = pipeline_audioldm2
     # It gives the prompt to tokenizers of certain classes only.
-    pipeline_audioldm2.T5TokenizerFast = PreTrainedTokenizerFast
+    module.T5TokenizerFast = PreTrainedTokenizerFast
     assert config.folder is not None
     parts = {
         name: kind.from_pretrained(config.folder / name) for name, kind in part_classes().items()
     }
-    parts["scheduler"] = DPMSolverMultistepScheduler.from_config(parts["scheduler"].config)
+    parts["scheduler"] = library.DPMSolverMultistepScheduler.from_config(parts["scheduler"].config)
     warnings.simplefilter("ignore")
-    pipeline = AudioLDM2Pipeline(**parts)
+    pipeline = library.AudioLDM2Pipeline(**parts)
     pipeline.set_progress_bar_config(disable=True)
     return lambda: (
         pipeline(
@@ -188,9 +189,9 @@ def part_classes() -> dict[str, Any]:
 
 def write_checkpoint(folder: Path, *, tiny: bool) -> None:
     """Random weights in the shape of cvssp/audioldm2, or much smaller ones."""
-    from transformers import ClapConfig, ClapFeatureExtractor, GPT2Config, T5Config
-    from transformers import SpeechT5HifiGanConfig as VocoderConfig
+    import transformers
 
+    shapes: Any = transformers
     classes = part_classes()
     torch.manual_seed(0)
     small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
@@ -220,13 +221,13 @@ def write_checkpoint(folder: Path, *, tiny: bool) -> None:
             up_block_types=("UpDecoderBlock2D",) * 3, norm_num_groups=groups,
         ),
         "text_encoder": lambda: classes["text_encoder"](
-            ClapConfig(text_config=text, audio_config=audio)
+            shapes.ClapConfig(text_config=text, audio_config=audio)
         ),
         "text_encoder_2": lambda: classes["text_encoder_2"](
-            T5Config(vocab_size=32_128, feed_forward_proj="gated-gelu", **t5)
+            shapes.T5Config(vocab_size=32_128, feed_forward_proj="gated-gelu", **t5)
         ),
         "projection_model": lambda: classes["projection_model"](512, dims[1], dims[0]),
-        "language_model": lambda: classes["language_model"](GPT2Config(max_new_tokens=8, **gpt2)),
+        "language_model": lambda: classes["language_model"](shapes.GPT2Config(max_new_tokens=8, **gpt2)),
         "unet": lambda: classes["unet"](
             sample_size=256, in_channels=8, out_channels=8, block_out_channels=widths,
             down_block_types=("DownBlock2D", *["CrossAttnDownBlock2D"] * (levels - 1)),
@@ -235,7 +236,7 @@ def write_checkpoint(folder: Path, *, tiny: bool) -> None:
             norm_num_groups=groups,
         ),
         "vocoder": lambda: classes["vocoder"](
-            VocoderConfig(
+            shapes.SpeechT5HifiGanConfig(
                 model_in_dim=mels, sampling_rate=16_000, upsample_initial_channel=hidden * 4 if tiny
                 else hidden, upsample_rates=[5, 4, 2, 2, 2], normalize_before=False,
                 upsample_kernel_sizes=[16, 16, 8, 4, 4],
@@ -245,23 +246,22 @@ def write_checkpoint(folder: Path, *, tiny: bool) -> None:
             beta_start=0.0015, beta_end=0.0195, beta_schedule="scaled_linear", clip_sample=False,
             set_alpha_to_one=False, steps_offset=1,
         ),
-        "feature_extractor": lambda: ClapFeatureExtractor(),
+        "feature_extractor": shapes.ClapFeatureExtractor,
         "tokenizer": lambda: tokenizer(starts=True),
         "tokenizer_2": lambda: tokenizer(starts=False),
     }  # fmt: skip
     for name, make in makers.items():
         part = make()
-        if isinstance(part, nn.Module):
-            part.to(memory_format=torch.contiguous_format)
         part.save_pretrained(folder / name)
     (folder / "model_index.json").write_text(json.dumps({"_class_name": "AudioLDM2Pipeline"}))
 
 
 def tokenizer(*, starts: bool) -> Any:
     """Letters, with RoBERTa's or T5's special tokens: a prompt has a realistic length in tokens."""
+    import transformers
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast
 
+    library: Any = transformers
     special = ["<s>", "<pad>", "</s>", "<unk>"] if starts else ["<pad>", "</s>", "<unk>"]
     vocab = {word: i for i, word in enumerate([*special, *sorted(set(PROMPT.split()))])}
     made = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
@@ -270,7 +270,7 @@ def tokenizer(*, starts: bool) -> Any:
     made.post_processor = processors.TemplateProcessing(
         single=pieces, special_tokens=[(x, vocab[x]) for x in pieces if x != "$A"]
     )
-    return PreTrainedTokenizerFast(
+    return library.PreTrainedTokenizerFast(
         tokenizer_object=made, eos_token="</s>", pad_token="<pad>", unk_token="<unk>",
         bos_token="<s>" if starts else None, model_max_length=512 if starts else 128,
     )  # fmt: skip

@@ -226,4 +226,4 @@ def _check_fixed(config: Config, fixed: Config) -> None:
 
 
 def _each(value: int | Sequence[int], count: int) -> tuple[int, ...]:
-    return tuple(value) if isinstance(value, list | tuple) else (value,) * count  # type: ignore[return-value, arg-type]
+    return tuple(value) if isinstance(value, list | tuple) else (value,) * count  # type: ignore[return-value]

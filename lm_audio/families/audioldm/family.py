@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from lm_audio.families.family import (
     DIFFUSERS_FILES,
+    Ability,
     Checkpoint,
     Family,
     Format,
@@ -15,7 +16,15 @@ if TYPE_CHECKING:
     from lm_audio.model import Model
 
 
-def _info(source: str, num_parameters: int | None = None) -> ModelInfo:
+_SECOND: tuple[Ability, ...] = ("text", "continue", "inpaint", "vary", "loop", "best of")
+
+
+def _info(
+    source: str,
+    num_parameters: int | None = None,
+    *,
+    abilities: tuple[Ability, ...] = _SECOND,
+) -> ModelInfo:
     return ModelInfo(
         name=source.rpartition("/")[2],
         source=source,
@@ -23,7 +32,7 @@ def _info(source: str, num_parameters: int | None = None) -> ModelInfo:
         licence="CC-BY-NC-SA-4.0",
         sample_rate=16_000,
         num_channels=1,
-        abilities=("text", "continue", "inpaint"),
+        abilities=abilities,
     )
 
 
@@ -43,9 +52,9 @@ FAMILY = Family(
         _info("cvssp/audioldm2", 346_943_496),
         _info("cvssp/audioldm2-large"),
         _info("cvssp/audioldm2-music", 346_943_496),
-        _info("cvssp/audioldm-s-full-v2"),
-        _info("cvssp/audioldm-m-full"),
-        _info("cvssp/audioldm-l-full"),
+        _info("cvssp/audioldm-s-full-v2", abilities=_SECOND[:-1]),
+        _info("cvssp/audioldm-m-full", abilities=_SECOND[:-1]),
+        _info("cvssp/audioldm-l-full", abilities=_SECOND[:-1]),
     ),
     formats=(
         Format(

@@ -3,6 +3,8 @@
 Shapes: B batch, D latent width, T frames, C channels, W columns.
 """
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -36,7 +38,7 @@ class LatentUNet(nn.Module):
         made: Tensor = self.unet(grid, times, contexts, vector=vector)
         return made.transpose(2, 3).flatten(1, 2).float()
 
-    def _conditions(self, named: dict[str, Condition]) -> tuple[list[Context], Tensor | None]:  # type: ignore[type-arg]
+    def _conditions(self, named: Mapping[str, Condition]) -> tuple[list[Context], Tensor | None]:
         weight = self.unet.conv_in.weight
         if AUDIO_LANGUAGE not in named:
             return [], named[TEXT].embeddings[:, 0].to(weight)

@@ -48,7 +48,8 @@ class AudioLdmParts:
                 network.to(device, dtype)
         for network in sound:
             network.to(device, dtype if dtype == torch.bfloat16 else torch.float32)
-        for encoder in (self.clap.model, self.t5, self.speech and self.speech.model):
+        speech = None if self.speech is None else self.speech.model
+        for encoder in (self.clap.model, self.t5, speech):
             if encoder is not None:
                 encoder.to(device)
         if torch.device(device).type == "cpu":

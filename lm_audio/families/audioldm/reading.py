@@ -189,9 +189,12 @@ class _Reader:
         rename: Rename,
     ) -> tuple[Module, Release]:
         folder = self._folder / part
-        settings = read_config(folder / "config.json", config)
-        with unfilled():
-            module = kind(settings)
+
+        def build(settings: Config) -> Module:
+            with unfilled():
+                return kind(config(settings))
+
+        module = read_config(folder / "config.json", build)
         stored, release = self._weights(folder)
         weights = rename(dict(stored))
         check_weights(weights, module.state_dict(), source=folder)
@@ -199,7 +202,7 @@ class _Reader:
         module.load_state_dict(filled, assign=True)
         module.eval().requires_grad_(False)
         if self._mapped:  # convolutions are copied, and their originals released
-            module.to(memory_format=torch.channels_last)
+            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             release()
         return module, release
 

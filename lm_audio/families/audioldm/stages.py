@@ -73,7 +73,8 @@ def audioldm(parts: AudioLdmParts) -> Model:
         source=source,
         source_of=source_of,
     )
-    return Model([*stages, diffusion], renderer, card=ModelCard(licence=parts.licence))
+    card = ModelCard(licence=parts.licence)
+    return Model([*stages, diffusion], renderer, judge=parts.scorer, card=card)
 
 
 def _audio_language(parts: AudioLdmParts, conditioners: Mapping[str, Any]) -> DirectStage:

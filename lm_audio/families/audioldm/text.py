@@ -9,7 +9,7 @@ Shapes: B batch, L tokens, D width.
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -80,7 +80,7 @@ class Speech:
     The projection's positions and GPT-2's count the padding, so it is part of the model.
     """
 
-    end_id = 182  # written over the first token of padding
+    end_id = 182  # written over the first token 0, which is the padding's
 
     def __init__(self, model: Any, tokenizer: Any, *, length: int) -> None:
         self.model = model.eval().requires_grad_(False)
@@ -91,6 +91,11 @@ class Speech:
     def dim(self) -> int:
         return int(self.model.config.hidden_size)
 
+    @property
+    def device(self) -> torch.device:
+        found: torch.device = next(self.model.parameters()).device
+        return found
+
     @torch.no_grad()
     def encode(self, text: str) -> tuple[Tensor, Tensor]:
         """Embeds a transcription: [L, D] and the mask [L], False on padding."""
@@ -98,19 +103,18 @@ class Speech:
             tokens = tokens_of(self.tokenizer, text, self.length)[0]
         except ImportError as error:
             raise ValueError(
-                "This model reads phonemes, for which the package phonemizer and espeak-ng are "
-                "needed: pip install phonemizer."
+                "This model reads phonemes, which needs the package phonemizer and espeak-ng. "
+                "Install them: pip install phonemizer."
             ) from error
-        device = self.model.device
-        ids = torch.zeros(1, self.length, dtype=torch.int64)
+        ids = torch.full((1, self.length), self.tokenizer.pad_token_id)
         ids[0, : len(tokens)] = tokens
         mask = torch.arange(self.length) < len(tokens)
         if len(free := (ids[0] == 0).nonzero()):
             ids[0, free[0]] = self.end_id
             mask[free[0]] = True
-        whole = mask[None].to(device, torch.int64)
-        found = self.model(ids.to(device), attention_mask=whole, padding_mask=whole[..., None])
-        return found[0][0].float(), mask.to(device)
+        whole = mask[None].to(self.device, torch.int64)
+        found = self.model(ids.to(self.device), attention_mask=whole, padding_mask=whole[..., None])
+        return found[0][0].float(), mask.to(self.device)
 
 
 class Text(nn.Module):
@@ -172,7 +176,7 @@ class Transcription(nn.Module):
 
     @property
     def silence(self) -> tuple[Tensor, Tensor]:
-        device = self.speech.model.device
+        device = self.speech.device
         mask = torch.zeros(self.speech.length, dtype=torch.bool, device=device)
         return torch.zeros(self.speech.length, self.dim, device=device), mask
 
@@ -187,13 +191,6 @@ class Vectors(nn.Module):
 
     def forward(self, values: Sequence[Tensor | None]) -> Condition:
         return stack([self.null.embedding if x is None else x.T.float() for x in values])
-
-
-class Scorer(Protocol):
-    """Ranks candidates."""
-
-    def score(self, samples: Tensor, sample_rate: int, text: str) -> float:
-        """How well samples [C, N] fit a text; higher is better."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -89,7 +89,7 @@ def text_shape() -> dict[str, Any]:
 
 def small_clap() -> ClapModel:
     audio = {
-        "hidden_size": 16, "patch_embeds_hidden_size": 4, "depths": [1, 1], "window_size": 4,
+        "hidden_size": 8, "patch_embeds_hidden_size": 4, "depths": [1, 1], "window_size": 4,
         "num_attention_heads": [1, 2], "num_mel_bins": 8, "spec_size": 32, "patch_size": 4,
         "patch_stride": [4, 4], "projection_dim": 12, "num_hidden_layers": 2,
     }  # fmt: skip
@@ -99,13 +99,10 @@ def small_clap() -> ClapModel:
 
 
 def small_parts(**overrides: Any) -> dict[str, Any]:
-    """The parts of an AudioLDM 2; overrides replace whole parts or settings of the U-Net."""
+    """The parts of an AudioLDM 2; overrides are settings of the U-Net, `vae` and `vocoder`."""
     torch.manual_seed(overrides.pop("seed", 0))
-    parts: dict[str, Any] = {
-        name: overrides.pop(name)
-        for name in ("vae", "vocoder", "text_encoder", "text_encoder_2", "language_model")
-        if name in overrides
-    }
+    shapes = {name: overrides.pop(name, {}) for name in ("vae", "vocoder")}
+    parts: dict[str, Any] = {}
     window, heads = overrides.pop("sample_size", 12), overrides.pop("heads", 2)
     unet: dict[str, Any] = {
         "sample_size": window, "in_channels": 4, "out_channels": 4, "norm_num_groups": 4,
@@ -122,8 +119,8 @@ def small_parts(**overrides: Any) -> dict[str, Any]:
         feed_forward_proj="gated-gelu", dropout_rate=0.0,
     )  # fmt: skip
     defaults: dict[str, Callable[[], Any]] = {
-        "vae": small_vae,
-        "vocoder": small_vocoder,
+        "vae": lambda: small_vae(**shapes["vae"]),
+        "vocoder": lambda: small_vocoder(**shapes["vocoder"]),
         "text_encoder": small_clap,
         "text_encoder_2": lambda: T5EncoderModel(t5),
         "language_model": lambda: GPT2LMHeadModel(gpt2),
@@ -131,15 +128,16 @@ def small_parts(**overrides: Any) -> dict[str, Any]:
         "unet": lambda: AudioLDM2UNet2DConditionModel(**unet),
     }
     for name, make in defaults.items():
-        if name not in parts:
-            parts[name] = make()
+        parts[name] = make()
         randomise(parts[name])
         parts[name].eval()
     parts["scheduler"] = DDIMScheduler(
         beta_start=0.0015, beta_end=0.0195, beta_schedule="scaled_linear", clip_sample=False,
         set_alpha_to_one=False, steps_offset=1,
     )  # fmt: skip
-    parts["feature_extractor"] = ClapFeatureExtractor(feature_size=8)
+    parts["feature_extractor"] = ClapFeatureExtractor(
+        feature_size=8, max_length_s=1, truncation="rand_trunc"
+    )
     parts["tokenizer"] = tokenizer(roberta=True)
     parts["tokenizer_2"] = tokenizer(roberta=False)
     return parts

@@ -100,6 +100,53 @@ def test_a_clip_is_that_of_diffusers(
     torch.testing.assert_close(clip.samples, expected, atol=CLIP_ATOL, rtol=0)
 
 
+CONFIGURATIONS: dict[str, dict[str, Any]] = {
+    "wider": {"block_out_channels": (12, 24), "heads": 4},
+    "more levels": {
+        "block_out_channels": (8, 12, 16), "cross_attention_dim": [[None, 16, 20]] * 3,
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    },
+    "attention in all levels": {
+        "down_block_types": ("CrossAttnDownBlock2D",) * 2,
+        "up_block_types": ("CrossAttnUpBlock2D",) * 2,
+    },
+    "more blocks": {"layers_per_block": 2, "transformer_layers_per_block": 2},
+    "blocks by level": {"layers_per_block": (2, 1), "attention_head_dim": (2, 4)},
+    "four transformers": {"cross_attention_dim": [[None, 16, 20, None]] * 2},
+    "no self-attention": {"cross_attention_dim": [[16, 16, 20]] * 2},
+    "linear projections": {"use_linear_projection": True, "norm_num_groups": 2},
+    "other waves": {"flip_sin_to_cos": False, "freq_shift": 1, "norm_eps": 1e-3},
+    "another autoencoder": {
+        "vae": {
+            "block_out_channels": (12, 12), "layers_per_block": 2, "norm_num_groups": 3,
+            "down_block_types": ("DownEncoderBlock2D", "AttnDownEncoderBlock2D"),
+            "up_block_types": ("AttnUpDecoderBlock2D", "UpDecoderBlock2D"), "scaling_factor": 1.7,
+        }
+    },
+    "another vocoder": {
+        "vocoder": {
+            "upsample_rates": [2, 2, 2], "upsample_kernel_sizes": [4, 3, 6],
+            "normalize_before": True, "upsample_initial_channel": 16, "resblock_kernel_sizes": [3],
+            "resblock_dilation_sizes": [[1]], "leaky_relu_slope": 0.2,
+        }
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_clips_of_other_configurations_are_those_of_diffusers(
+    name: str, make_parts: Make, write_parts: Write, tmp_path: Path
+) -> None:
+    parts = make_parts(**CONFIGURATIONS[name], seed=len(name))
+    model = lm_audio.load(write_parts(parts, tmp_path))
+    sampling = Denoising(steps=2, solver="ddim")
+    clip = model.generate(PROMPT, duration=0.11, seed=8, sampling=sampling, raw=True)
+    expected = their_clip(parts, negative="", steps=2, seed=8, num_frames=11)
+    assert expected.abs().max() > 0.05
+    torch.testing.assert_close(clip.samples, expected, atol=CLIP_ATOL, rtol=0)
+
+
 class SameSteps(DPMSolverMultistepScheduler):
     """DPM-Solver++ at the training steps of DDIM."""
 
