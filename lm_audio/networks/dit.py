@@ -4,8 +4,8 @@ The time of the noise level scales and shifts the norms of all blocks through on
 table per block (adaLN-single, arXiv 2310.00426). All frames attend to each other, with rotary
 positions. Known frames of a track can be two more inputs: their values and a mask.
 
-Shapes: B batch, D latent width, T frames, S positions (patches of frames, after a prefix if any),
-L condition length, E width of the transformer.
+Shapes: B batch, D latent width, T frames, S positions (patches of frames, after a prefix and
+registers), L condition length, E width of the transformer.
 """
 
 from dataclasses import dataclass
@@ -33,6 +33,8 @@ class DiTConfig:
         transformer: two-sided, with rotary positions and RMS norms.
         time_scale: multiplies the noise schedule's time, to values of up to about 1000.
         patch: frames per position; 2 takes half the time, but a position then means two frames.
+        registers: learned vectors before the first frame. Attention to them tells frames how far
+            they are from the start, which rotary positions alone do not.
         sees_known: whether the known frames of a track are inputs.
     """
 
@@ -40,6 +42,7 @@ class DiTConfig:
     transformer: TransformerConfig
     time_scale: float = 1000.0
     patch: int = 1
+    registers: int = 4
     sees_known: bool = True
 
     def __post_init__(self) -> None:
@@ -50,6 +53,8 @@ class DiTConfig:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
         if not self.time_scale > 0:
             raise ValueError(f"time_scale must be above 0, got {self.time_scale}.")
+        if self.registers < 0:
+            raise ValueError(f"registers must be at least 0, got {self.registers}.")
         shape = self.transformer
         if shape.causal or shape.positions != "rotary" or shape.norm != "rms":
             raise ValueError(
@@ -74,6 +79,7 @@ class DiT(nn.Module):
         self.config = config
         E, patch = config.transformer.dim, config.patch
         self.input = Linear(config.num_inputs * patch, E)
+        self.registers = nn.Parameter(torch.randn(config.registers, E) * E**-0.5)
         self.time = nn.Sequential(Linear(_TIME_WIDTH, E), nn.SiLU(), Linear(E, E))
         self.modulation = Linear(E, 6 * E)
         self.blocks = nn.ModuleList(
@@ -172,19 +178,26 @@ class DiT(nn.Module):
     def _prefixed(
         self, h: Tensor, fused: Fused, real: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Adds the prefix; frames count from 0 whatever its length, and it counts down to -L."""
-        B, S, _ = h.shape
-        positions = torch.arange(S, device=h.device).expand(B, S)
+        """Adds the registers and before them the prefix; frames count from 0 whatever its length.
+
+        Returns:
+            All vectors, their positions, and whether they are real; None if all are.
+        """
+        B, num_registers = len(h), self.config.registers
+        h = torch.cat([self.registers.to(h.dtype).expand(B, -1, -1), h], dim=1)
+        positions = torch.arange(h.shape[1], device=h.device).expand(B, -1) - num_registers
+        if real is not None:
+            real = F.pad(real, (num_registers, 0), value=True)
         prefix = fused.prepend
         if prefix is None or prefix.embeddings.shape[1] == 0:
             return h, positions, real
         before = torch.arange(prefix.mask.shape[1], device=h.device) - prefix.mask.sum(1)[:, None]
-        h = torch.cat([prefix.embeddings.to(h.dtype), h], dim=1)
         if real is None and not bool(prefix.mask.all()):
-            real = torch.ones(B, S, dtype=torch.bool, device=h.device)
+            real = torch.ones(h.shape[:2], dtype=torch.bool, device=h.device)
+        h = torch.cat([prefix.embeddings.to(h.dtype), h], dim=1)
         if real is not None:
             real = torch.cat([prefix.mask, real], dim=1)
-        return h, torch.cat([before, positions], dim=1), real
+        return h, torch.cat([before - num_registers, positions], dim=1), real
 
     def _condition(self, fused: Fused, dtype: torch.dtype) -> tuple[Tensor, Tensor | None] | None:
         if (fused.cross is not None) != self.config.transformer.cross_attention:

@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from lm_audio.networks.dit import DiTBlock
 from lm_audio.networks.transformer import Block
 
 OptimizerName = Literal["adamw", "muon"]
@@ -85,7 +86,7 @@ def language_model_optimizer(
     """AdamW, or Muon for the matrices in transformer blocks."""
     if name == "adamw":
         return adamw(module, learning_rate=learning_rate, weight_decay=weight_decay)
-    blocks = [block for block in module.modules() if isinstance(block, Block)]
+    blocks = [block for block in module.modules() if isinstance(block, Block | DiTBlock)]
     matrices = [matrix for block in blocks for matrix in linear_weights(block)]
     return Muon(module, matrices, learning_rate=learning_rate, weight_decay=weight_decay)
 

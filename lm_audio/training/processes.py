@@ -10,7 +10,7 @@ from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, cast
 
 import torch
 from accelerate import Accelerator
@@ -29,14 +29,21 @@ from torch.utils.data import DataLoader
 from lm_audio.conditioners.description import text_encoders
 from lm_audio.conditioners.frozen import FrozenEncoder
 from lm_audio.data.batches import seed_of
+from lm_audio.generation.diffusion_stage import DiffusionStage
 from lm_audio.generation.token_stage import TokenStage
+from lm_audio.networks.dit import DiTBlock
 from lm_audio.networks.transformer import CausalBlock
 from lm_audio.training.checkpoints import Checkpoints, check_same_settings
+from lm_audio.training.diffusion_batches import LatentBatch
+from lm_audio.training.diffusion_objective import DiffusionObjective
 from lm_audio.training.objective import StageObjective
 from lm_audio.training.optimization import EMA
 from lm_audio.training.stage_batches import TrainingBatch
 
 Precision = Literal["bfloat16", "float32"]
+Objective = StageObjective | DiffusionObjective
+AnyStage = TypeVar("AnyStage", TokenStage, DiffusionStage)
+AnyBatch = TypeVar("AnyBatch", TrainingBatch, LatentBatch)
 _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 # Frozen parameters are already in the model that a run starts from.
 _TRAINED = StateDictOptions(
@@ -83,7 +90,7 @@ class Processes:
     def __init__(self, *, precision: Precision, accumulation: int = 1) -> None:
         self.accelerator = new_accelerator(precision)
         self.accumulation = accumulation
-        self._blank: TokenStage | None = None
+        self._blank: TokenStage | DiffusionStage | None = None
 
     @property
     def count(self) -> int:
@@ -107,13 +114,13 @@ class Processes:
         return [first + i * self.count for i in range(self.accumulation)]
 
     def prepare(
-        self, objective: StageObjective, optimizer: torch.optim.Optimizer
+        self, objective: Objective, optimizer: torch.optim.Optimizer
     ) -> tuple[nn.Module, torch.optim.Optimizer]:
         """Moves, wraps or shards the objective and the optimizer."""
         for encoder in _frozen(objective.stage):
             encoder.to(self.device)
         if self._shards:
-            self._blank = _blank_copy(objective.stage)
+            self._blank = _blank_copy(objective)
         if self._shards and self.device.type == "cpu":  # unsupported by accelerate
             if self.accelerator.mixed_precision == "bf16":  # as accelerate does it
                 lower = torch.autocast("cpu", torch.bfloat16)
@@ -124,7 +131,7 @@ class Processes:
     def accumulate(
         self,
         module: nn.Module,
-        batches: Sequence[tuple[int, TrainingBatch]],
+        batches: Sequence[tuple[int, AnyBatch]],
         *,
         num_codebooks: int,
         seed: int,
@@ -165,11 +172,11 @@ class Processes:
         return float(norm)
 
     def batches(
-        self, batches: Sequence[TrainingBatch], *, steps: range, num_workers: int = 0
-    ) -> Iterator[list[tuple[int, TrainingBatch]]]:
+        self, batches: Sequence[AnyBatch], *, steps: range, num_workers: int = 0
+    ) -> Iterator[list[tuple[int, AnyBatch]]]:
         """The numbered batches of this process, step by step; workers prefetch them."""
         numbers = [number for step in steps for number in self.batch_numbers(step)]
-        loader: DataLoader[TrainingBatch] = DataLoader(
+        loader: DataLoader[AnyBatch] = DataLoader(
             batches,  # type: ignore[arg-type]  # a Sequence is what it needs
             sampler=numbers,
             batch_size=None,
@@ -180,7 +187,7 @@ class Processes:
             yield list(islice(numbered, self.accumulation))
 
     def mean_loss(
-        self, module: nn.Module, batches: Sequence[TrainingBatch], *, num_batches: int
+        self, module: nn.Module, batches: Sequence[AnyBatch], *, num_batches: int
     ) -> Tensor:
         """The loss of each codebook over the first batches, split between the processes: [K].
 
@@ -252,21 +259,22 @@ class Processes:
         return latest.step
 
     @contextmanager
-    def gathered(self, module: nn.Module, stage: TokenStage) -> Iterator[TokenStage]:
+    def gathered(self, module: nn.Module, stage: AnyStage) -> Iterator[AnyStage]:
         """The current stage, unsharded and ready to generate, on the main process.
 
         All processes must enter.
         """
         if self._blank is None:
-            _set_training(stage, False)
+            module.eval()
             yield stage
-            _set_training(stage, True)
+            module.train()
             return
         weights = get_model_state_dict(module, options=_WHOLE)
-        copy = deepcopy(self._blank)
+        copy = cast(AnyStage, deepcopy(self._blank))
         if self.is_main:
-            StageObjective(copy).load_state_dict(weights, assign=True)
-            StageObjective(copy).to(self.device)
+            objective = objective_of(copy)
+            objective.load_state_dict(weights, assign=True)
+            objective.to(self.device)
         yield copy
 
     @property
@@ -274,13 +282,18 @@ class Processes:
         return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true" and self.count > 1
 
 
+def objective_of(stage: TokenStage | DiffusionStage) -> Objective:
+    """The stage as one module that returns its loss."""
+    return DiffusionObjective(stage) if isinstance(stage, DiffusionStage) else StageObjective(stage)
+
+
 def _shard(
-    objective: StageObjective, optimizer: torch.optim.Optimizer
+    objective: Objective, optimizer: torch.optim.Optimizer
 ) -> tuple[nn.Module, torch.optim.Optimizer]:
     """Shards block by block, and passes the shards to the optimizer."""
     names = {id(weight): name for name, weight in objective.named_parameters()}
     for module in objective.modules():
-        if isinstance(module, CausalBlock):
+        if isinstance(module, CausalBlock | DiTBlock):
             fully_shard(module)
     fully_shard(objective)
     shards = dict(objective.named_parameters())
@@ -289,9 +302,9 @@ def _shard(
     return objective, optimizer
 
 
-def _blank_copy(stage: TokenStage) -> TokenStage:
+def _blank_copy(objective: Objective) -> TokenStage | DiffusionStage:
     """The stage with weights on the meta device, sharing frozen text encoders."""
-    objective = StageObjective(stage)
+    stage = objective.stage
     copies: dict[int, Any] = {
         id(weight): nn.Parameter(weight.to("meta"), requires_grad=weight.requires_grad)
         for weight in objective.parameters()
@@ -300,14 +313,9 @@ def _blank_copy(stage: TokenStage) -> TokenStage:
     return deepcopy(stage, copies)
 
 
-def _frozen(stage: TokenStage) -> list[FrozenEncoder]:
+def _frozen(stage: TokenStage | DiffusionStage) -> list[FrozenEncoder]:
     found = text_encoders(stage.conditioners).values()
     return [encoder for encoder in found if isinstance(encoder, FrozenEncoder)]
-
-
-def _set_training(stage: TokenStage, training: bool) -> None:
-    stage.model.train(training)
-    stage.conditioners.train(training)
 
 
 def _bare(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:

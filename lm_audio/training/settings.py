@@ -1,4 +1,4 @@
-"""The common settings of all recipes for language models."""
+"""The common settings of the recipes that train stages."""
 
 import tempfile
 from collections.abc import Sequence
@@ -23,7 +23,9 @@ from lm_audio.training.processes import Precision
 
 
 @dataclass(frozen=True, kw_only=True)
-class LanguageModelSettings:
+class TrainingSettings:
+    """The settings that recipes for stages of all kinds share."""
+
     preset: Literal["tiny", "default", "small", "paper"] = "small"
     data: tuple[Path, ...] = ()
     """One or more folders of shards that recipes/tokenize_dataset.py wrote. The preset tiny uses
@@ -31,8 +33,6 @@ class LanguageModelSettings:
     out: Path
     """The folder for checkpoints, log and results. A run that was stopped there continues."""
     steps: int = 50_000
-    tokens_per_batch: int = 16_000
-    """The most tokens in a batch, padding included."""
     accumulation: int = 1
     """Batches per step and process, whose gradients are accumulated."""
     optimizer: OptimizerName = "adamw"
@@ -63,7 +63,6 @@ class LanguageModelSettings:
         check_least(
             self,
             steps=1,
-            tokens_per_batch=1,
             accumulation=1,
             warmup_steps=0,
             evaluate_every=1,
@@ -101,6 +100,18 @@ class LanguageModelSettings:
         return {**kept, "batches_per_step": batches_per_step, "data": data.fingerprint}
 
 
+@dataclass(frozen=True, kw_only=True)
+class LanguageModelSettings(TrainingSettings):
+    """The settings of recipes for language models."""
+
+    tokens_per_batch: int = 16_000
+    """The most tokens in a batch, padding included."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_least(self, tokens_per_batch=1)
+
+
 def check_least(settings: object, **least: int) -> None:
     """Raises ValueError if one of these settings is below its minimum."""
     for name, lowest in least.items():
@@ -109,7 +120,7 @@ def check_least(settings: object, **least: int) -> None:
             raise ValueError(f"{name} must be at least {lowest}, got {value}.")
 
 
-def read_data(settings: LanguageModelSettings, codec: AcousticTokenizer) -> tuple[Shards, Shards]:
+def read_data(settings: TrainingSettings, codec: AcousticTokenizer) -> tuple[Shards, Shards]:
     """The training and the held-out data; synthetic for the preset tiny and for dry runs.
 
     Args:

@@ -188,27 +188,17 @@ class StageBatches(Sequence[TrainingBatch]):
         )
 
     def _conditions(self, crops: list[Crop], number: int) -> Mapping[str, Sequence[Any | None]]:
-        random = np.random.default_rng([self.seed, number, 1])
-        # Independent of `seed_of`, with which recipes seed the model's dropout.
-        generator = torch.Generator().manual_seed(int(random.integers(2**63)))
-        pick = random if self.dropout is not None else None
-        given = [self.shards.conditions[crop.index] for crop in crops]
-        values = {
-            name: [_one(conditions.get(name), pick) for conditions in given]
-            for name in self.stage.conditions
-        }
-        dropout, source = self.dropout, self.stage.source
-        if dropout is not None:
-            each = {name: p for name, p in dropout.each.items() if name in values}
-            values = drop(values, each, joint=dropout.joint, generator=generator)
-        if source is None:
-            return values
-        tokens: dict[str, list[Any | None]] = {
-            source.condition: [self.source_tokens(crop) for crop in crops]
-        }
-        if dropout is not None and source.condition in dropout.each:
-            tokens = drop(tokens, dropout.each, generator=generator)
-        return values | tokens
+        source = self.stage.source
+        tokens = None if source is None else [self.source_tokens(crop) for crop in crops]
+        return given_conditions(
+            self.shards,
+            crops,
+            self.stage.conditions,
+            source=None if source is None or tokens is None else (source.condition, tokens),
+            dropout=self.dropout,
+            seed=self.seed,
+            number=number,
+        )
 
     def source_tokens(self, crop: Crop) -> Tensor | None:
         """The source's tokens for a crop: [K, T]; aligned ones start at its origin.
@@ -228,6 +218,42 @@ class StageBatches(Sequence[TrainingBatch]):
         """The number of frames from the start of the last aligned token to the crop."""
         aligned = self.stage.aligned
         return 0 if aligned is None else crop.start % aligned.ratio.denominator
+
+
+def given_conditions(
+    shards: Shards,
+    crops: Sequence[Crop],
+    names: Sequence[str],
+    *,
+    source: tuple[str, list[Tensor | None]] | None,
+    dropout: Dropout | None,
+    seed: int,
+    number: int,
+) -> dict[str, list[Any | None]]:
+    """The values of each condition of a batch's crops, some of them dropped.
+
+    Args:
+        names: of the user's conditions.
+        source: the name and the values of the condition from an earlier stage.
+        dropout: None drops nothing and uses the first caption.
+        number: of the batch.
+    """
+    random = np.random.default_rng([seed, number, 1])
+    # Independent of `seed_of`, with which recipes seed the model's dropout.
+    generator = torch.Generator().manual_seed(int(random.integers(2**63)))
+    pick = random if dropout is not None else None
+    given = [shards.conditions[crop.index] for crop in crops]
+    values = {name: [_one(conditions.get(name), pick) for conditions in given] for name in names}
+    if dropout is not None:
+        each = {name: p for name, p in dropout.each.items() if name in values}
+        values = drop(values, each, joint=dropout.joint, generator=generator)
+    if source is None:
+        return values
+    name, tokens = source
+    followed: dict[str, list[Any | None]] = {name: list(tokens)}
+    if dropout is not None and name in dropout.each:
+        followed = drop(followed, {name: dropout.each[name]}, generator=generator)
+    return values | followed
 
 
 def _tokens(stage: TokenStage, shards: Shards, index: int, start: int, stop: int) -> Tensor:

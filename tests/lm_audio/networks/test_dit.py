@@ -14,7 +14,7 @@ from lm_audio.networks.transformer import TransformerConfig
 TRANSFORMER = TransformerConfig(
     dim=24, num_layers=2, num_heads=3, hidden_dim=40, causal=False, cross_attention=True
 )
-CONFIG = DiTConfig(width=5, transformer=TRANSFORMER)
+CONFIG = DiTConfig(width=5, transformer=TRANSFORMER, registers=2)
 B, T = 3, 7
 
 
@@ -97,7 +97,10 @@ def naive(network: DiT, x: Tensor, time: float, fused: Fused, known: Known | Non
     prefix = fused.prepend.embeddings[0].double()
     for i, vector in enumerate(prefix):
         h.append(vector)
-        positions.append(i - len(prefix))
+        positions.append(i - len(prefix) - config.registers)
+    for i, vector in enumerate(weights["registers"]):
+        h.append(vector)
+        positions.append(i - config.registers)
     for s in range(stacked.shape[1] // patch):
         some = slice(s * patch, (s + 1) * patch)
         h.append(linear("input", stacked[:, some].T.flatten()) + summed[some].mean(0))
@@ -143,7 +146,8 @@ def naive(network: DiT, x: Tensor, time: float, fused: Fused, known: Known | Non
         h = after
     shift, scale = weights["last_shift_scale"] + embedded
     columns = [
-        linear("output", normed(v) * (1 + scale) + shift).view(patch, D) for v in h[len(prefix) :]
+        linear("output", normed(v) * (1 + scale) + shift).view(patch, D)
+        for v in h[len(prefix) + config.registers :]
     ]
     return torch.cat(columns)[:frames].T.float()
 

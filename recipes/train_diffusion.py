@@ -1,0 +1,339 @@
+"""Trains a diffusion transformer over a codec's latents, and writes a whole model.
+
+    python recipes/train_diffusion.py --preset tiny     # under a minute, synthetic sounds
+    python recipes/train_diffusion.py --data shards
+    python recipes/train_diffusion.py --data shards --semantic runs/semantic \\
+        --semantic-tokenizer runs/semantic_codebook
+    accelerate launch --num_processes 8 recipes/train_diffusion.py ...              # a cluster
+
+`--data` takes shards from recipes/tokenize_dataset.py: the latents are those of their acoustic
+tokens. With `--semantic`, the output folder of recipes/train_stage.py --family duet --stage
+semantic, the model generates semantic tokens first and follows them. `OUT/model` is a complete
+model for `lm_audio.load`.
+
+The network learns rectified flow by default (arXiv 2209.03003); `--predicts` and `--noise` choose
+other targets and schedules. Conditions are dropped independently, for guidance and so that each is
+optional. A share of the examples has known frames, for continuation and inpainting. Run the same
+command again to resume an interrupted run; the losses are the same as without the interruption.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from tqdm import tqdm
+
+from audio_tokenizers.acoustic.registry import load_codec
+from audio_tokenizers.protocol import AcousticTokenizer, LatentCodec
+from audio_tokenizers.semantic.tokenizer import load_feature_tokenizer
+from lm_audio.cli.recipe import run_recipe
+from lm_audio.data.shards import Conditions, Shards, acoustic_identity
+from lm_audio.families.latent_flow.stages import latent_flow
+from lm_audio.generation.diffusion_stage import DiffusionStage
+from lm_audio.generation.lm_stage import LMStage
+from lm_audio.generation.noise_schedule import Kind, NoiseSchedule, Predicts
+from lm_audio.model import Model
+from lm_audio.networks import presets
+from lm_audio.networks.transformer import TransformerConfig
+from lm_audio.pretrained import CODEC_FOLDER
+from lm_audio.renderers.codec_latents import CodecLatentRenderer
+from lm_audio.saving.folder import save_model
+from lm_audio.saving.stage_folder import read_stage
+from lm_audio.signals import ACOUSTIC, SEMANTIC
+from lm_audio.training.checkpoints import Checkpoints, check_finite, check_identity
+from lm_audio.training.diffusion_batches import NUM_BINS, KnownFrames, LatentBatches
+from lm_audio.training.diffusion_objective import DiffusionObjective
+from lm_audio.training.latents import (
+    StandardisedLatents,
+    TokenLatents,
+    log_latent_samples,
+    scale_of,
+)
+from lm_audio.training.optimization import EMA
+from lm_audio.training.processes import Processes
+from lm_audio.training.settings import TrainingSettings, check_least, read_data
+from lm_audio.training.stage_batches import Dropout
+from lm_audio.training.text import chosen_text
+from lm_audio.training.tracking import Tracker
+
+VOCABULARY = 4000
+"""Maximum number of word pieces of a text encoder that is trained with the network."""
+
+
+def two_sided(dim: int, num_layers: int) -> TransformerConfig:
+    return replace(presets.compact(dim=dim, num_layers=num_layers, dropout=0.0), causal=False)
+
+
+SHAPES = {  # of the network, and of the text encoder that is trained with it
+    "tiny": (
+        replace(presets.tiny().transformer, causal=False),
+        TransformerConfig(dim=32, num_layers=1, num_heads=2, hidden_dim=64, causal=False),
+    ),
+    "default": (two_sided(320, 8), presets.compact(dim=128, num_layers=3, reads=True)),
+    "small": (two_sided(512, 9), presets.compact(dim=256, num_layers=4, reads=True)),
+    "large": (two_sided(1024, 16), presets.compact(dim=512, num_layers=6, reads=True)),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(TrainingSettings):
+    preset: Literal["tiny", "default", "small", "large"] = "small"  # type: ignore[assignment]
+    out: Path = Path("runs/diffusion")
+    codec: Path = CODEC_FOLDER
+    """Folder of the codec of the acoustic tokens."""
+    channels: int | None = None
+    """Number of channels; defaults to the codec's. 2 also works with a mono codec."""
+    frames_per_batch: int = 4_000
+    """The most latent frames in a batch, padding included."""
+    context_seconds: float = 10.0
+    """Length of the training examples and of the model's windows, in seconds."""
+    patch: int = 1
+    """Latent frames per position of the network; 2 halves the time of a pass."""
+    predicts: Predicts = "flow"
+    """What the network predicts."""
+    noise: Kind = "flow"
+    """The noise schedule."""
+    semantic: Path | None = None
+    """Output folder of a trained semantic stage, whose tokens the network follows."""
+    semantic_tokenizer: Path | None = None
+    """Folder of the semantic tokenizer to store in the model, so that it can continue audio."""
+    t5: str | None = None
+    """Folder or hub id of a T5 that encodes the captions. By default a small text encoder is
+    trained with the network."""
+    text_encoder: Path | None = None
+    """Folder of an encoder from recipes/train_text_encoder.py for the captions; stays frozen."""
+    labels: tuple[str, ...] = ()
+    """Attributes of the data to condition on besides the text, such as: label speaker."""
+    joint_dropout: float = 0.1
+    """Share of examples that drop text and labels together, for classifier-free guidance."""
+    text_dropout: float = 0.05
+    """Share of examples that drop the text alone."""
+    label_dropout: float = 0.1
+    """Share of examples that drop a label, per label, so that labels are optional."""
+    semantic_dropout: float = 0.15
+    """Share of examples that drop the semantic tokens."""
+    prompt_share: float = 0.25
+    """Share of examples that continue known frames."""
+    span_share: float = 0.1
+    """Share of examples that fill a span between known frames. If both shares are 0, the network
+    does not see known frames."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_least(self, frames_per_batch=1, patch=1)
+        if self.semantic is None and self.semantic_tokenizer is not None:
+            raise ValueError(
+                "--semantic-tokenizer has no effect without --semantic; pass --semantic or remove "
+                "it."
+            )
+        KnownFrames(before=self.prompt_share, around=self.span_share)  # raises unless valid
+
+
+PRESETS: Mapping[str, Config] = {
+    "tiny": Config(
+        preset="tiny",
+        steps=60,
+        frames_per_batch=400,
+        context_seconds=2.0,
+        learning_rate=1e-2,
+        warmup_steps=5,
+        average_decay=0.9,
+        precision="float32",
+        evaluate_every=30,
+        evaluate_batches=2,
+        save_every=20,
+    ),
+    "default": Config(
+        preset="default",
+        steps=10_000,
+        optimizer="muon",
+        learning_rate=3e-3,
+        warmup_steps=100,
+        evaluate_every=500,
+        save_every=250,
+    ),
+    "small": Config(),
+    "large": Config(
+        preset="large", steps=200_000, frames_per_batch=30_000, warmup_steps=3000, recompute=True
+    ),
+}
+
+
+def main(config: Config) -> list[float]:
+    """Trains to the end and returns the loss of every step."""
+    processes = Processes(precision=config.precision, accumulation=config.accumulation)
+    codec = latent_codec(load_codec(config.codec), config)
+    shards, held_out = read_data(config, codec)
+    torch.manual_seed(config.seed)
+    renderer, model = new_model(config, codec, shards, held_out)
+    stage = cast(DiffusionStage, model.stages[-1])
+    objective = DiffusionObjective(stage).train()
+    if config.dry_run:
+        print_size(objective, config)
+        return []
+    objective.model.recomputes = config.recompute  # type: ignore[assignment]
+    known = KnownFrames(before=config.prompt_share, around=config.span_share)
+    batches = partial(
+        LatentBatches,
+        stage,
+        latents=StandardisedLatents(renderer),
+        frames=config.frames_per_batch,
+        seed=config.seed,
+        known=known if stage.sees_known else None,
+        logit_normal=config.noise == "flow",
+    )
+    train_batches = batches(shards, dropout=dropout(config))
+    held_out_batches = batches(held_out, dropout=None)
+
+    optimizer = config.new_optimizer(objective)
+    module, optimizer = processes.prepare(objective, optimizer)
+    average = EMA(module, decay=config.average_decay)
+    checkpoints = Checkpoints(config.out / "checkpoints", keep_last=config.keep_last)
+    settings = config.lasting(processes.batches_per_step, data=shards)
+    first_step = processes.resume(checkpoints, settings, module, optimizer, average)
+    tracker = Tracker(config.out / "log", after=first_step, active=processes.is_main)
+
+    losses: list[float] = []
+    steps = range(first_step, config.steps)
+    shares = processes.batches(train_batches, steps=steps, num_workers=config.num_workers)
+    progress = tqdm(steps, initial=first_step, total=config.steps, disable=not processes.is_main)
+    for step, share in zip(progress, shares, strict=True):  # this process's share of the batches
+        rate = config.schedule_learning_rate(optimizer, step)
+        loss = processes.accumulate(module, share, num_codebooks=NUM_BINS, seed=config.seed)
+        losses.append(loss.mean)
+        norm = processes.step(module, optimizer, max_norm=config.max_norm)
+        check_finite(losses[-1], norm, step=step, checkpoints=checkpoints)
+        average.update(step)
+
+        done = step + 1
+        progress.set_postfix(loss=f"{sum(losses[-50:]) / len(losses[-50:]):.3f}")
+        bins = [float(x) for x in loss.sums / loss.counts.clamp(min=1)]
+        numbers = {f"train/noise level {i}": each for i, each in enumerate(bins)}
+        numbers |= {"train/loss": losses[-1], "train/gradient norm": norm, "train/rate": rate}
+        tracker.numbers(numbers, step=done)
+        held_out_loss = None
+        if done % config.evaluate_every == 0 or done == config.steps:
+            with average.swapped():
+                by_bin = processes.mean_loss(
+                    module, held_out_batches, num_batches=config.evaluate_batches
+                )
+                held_out_loss = float(by_bin[by_bin > 0].mean())  # few crops may miss a bin
+                with processes.gathered(module, stage) as whole:
+                    if processes.is_main:
+                        log_latent_samples(
+                            whole, held_out_batches, tracker, step=done, renderer=renderer
+                        )
+                        if checkpoints.is_best(held_out_loss):
+                            save_model(model.with_stage(whole), config.out / "model")
+            tracker.numbers({"held out/loss": held_out_loss}, step=done)
+            if processes.is_main:
+                progress.write(f"step {done}: held-out loss {held_out_loss:.3f}")
+        if held_out_loss is not None or done % config.save_every == 0:
+            state = processes.state(module, optimizer, average)
+            if processes.is_main:
+                checkpoints.save({**state, "settings": settings}, step=done, loss=held_out_loss)
+    if not losses and (best := checkpoints.best()):  # already trained; other parts may be new
+        processes.restore(checkpoints.read(best), module, optimizer, average)
+        with average.swapped(), processes.gathered(module, stage) as whole:
+            if processes.is_main:
+                save_model(model.with_stage(whole), config.out / "model")
+    tracker.close()
+    if processes.is_main:
+        progress.write(summary(stage, config))
+    return losses
+
+
+def latent_codec(codec: AcousticTokenizer, config: Config) -> LatentCodec:
+    if not hasattr(codec, "latents_of"):
+        raise ValueError(
+            f"The codec in {config.codec} does not show its latents. Use a frame codec "
+            "(recipes/train_codec.py)."
+        )
+    return cast(LatentCodec, codec)
+
+
+def new_model(
+    config: Config, codec: LatentCodec, shards: Shards, held_out: Shards
+) -> tuple[CodecLatentRenderer, Model]:
+    """The model with new weights in its last stage, and its renderer."""
+    channels = config.channels or codec.num_channels
+    sets = channels // codec.num_channels
+    if ACOUSTIC not in shards.streams:
+        raise ValueError("The shards have no acoustic tokens; use recipes/tokenize_dataset.py.")
+    identity = acoustic_identity(codec.identity, token_sets=sets)
+    check_identity(identity, shards.streams[ACOUSTIC].identity, option="--codec with --channels")
+    mean, deviation = scale_of(shards, TokenLatents(codec, sets))
+    renderer = CodecLatentRenderer(
+        codec=codec, num_channels=channels, mean=mean, deviation=deviation
+    )
+    followed: dict[str, Any] = {}
+    earlier: list[LMStage] = []
+    tokenizer = None
+    if config.semantic is not None:
+        tokens = shards.identities
+        if config.semantic_tokenizer is not None:
+            tokenizer = load_feature_tokenizer(config.semantic_tokenizer)
+            tokens[SEMANTIC] = tokenizer.identity
+        earlier = [read_stage(config.semantic / "stage", tokens=tokens)]
+        followed["num_semantic_tokens"] = earlier[0].num_tokens
+        followed["semantic_rate"] = earlier[0].frame_rate
+    transformer, reader = SHAPES[config.preset]
+    text = chosen_text(
+        shards, reader, vocab_size=VOCABULARY, t5=config.t5, text_encoder=config.text_encoder
+    )
+    every = [*shards.conditions, *held_out.conditions]
+    stage = latent_flow(
+        transformer,
+        makes=renderer.signal,
+        text=text,
+        labels={name: labels_of(every, name) for name in config.labels},
+        patch=config.patch,
+        sees_known=config.prompt_share + config.span_share > 0,
+        predicts=config.predicts,
+        schedule=NoiseSchedule(kind=config.noise),
+        window_seconds=config.context_seconds,
+        **followed,
+    )
+    return renderer, Model([*earlier, stage], renderer, semantic_tokenizer=tokenizer)
+
+
+def labels_of(conditions: list[Conditions], name: str) -> list[str]:
+    """All values of an attribute."""
+    found = {each[name] for each in conditions if isinstance(each.get(name), str)}  # type: ignore[arg-type]
+    if name == "text" or not found:
+        raise ValueError(f"The data has no labels {name!r}.")
+    return sorted(map(str, found))
+
+
+def dropout(config: Config) -> Dropout:
+    each = {"text": config.text_dropout, **dict.fromkeys(config.labels, config.label_dropout)}
+    if config.semantic is not None:
+        each["semantic"] = config.semantic_dropout
+    return Dropout(joint=config.joint_dropout, each=each)
+
+
+def print_size(objective: DiffusionObjective, config: Config) -> None:
+    """The weights, and the operations of a step: six per weight and position."""
+    network = sum(weight.numel() for weight in objective.model.parameters())
+    trained = sum(w.numel() for w in objective.parameters() if w.requires_grad)
+    positions = config.accumulation * config.frames_per_batch / config.patch
+    print(
+        f"{trained / 1e6:.3g} million weights are trained, {network / 1e6:.3g} million in the "
+        f"network. A step takes about {6 * network * positions / 1e12:.3g} trillion operations."
+    )
+
+
+def summary(stage: DiffusionStage, config: Config) -> str:
+    """The output path and the next command."""
+    text = '"rain" ' * ("text" in stage.conditions)
+    return (
+        f"Wrote the model to {config.out / 'model'}. Log: tensorboard --logdir {config.out}\n"
+        f"Try: lm-audio generate {text}--model {config.out / 'model'}"
+    )
+
+
+if __name__ == "__main__":
+    run_recipe(main, PRESETS, description=__doc__)
