@@ -130,14 +130,22 @@ class RaveCodec(nn.Module):
         digest = hash_model(repr(asdict(self.config)), making)
         return f"{MODEL_TYPE}-{self.sample_rate}-{digest}"
 
-    def forward(self, samples: Tensor, *, sample: bool = True) -> RaveOutput:
+    def forward(
+        self, samples: Tensor, *, sample: bool = True, frozen_encoder: bool = False
+    ) -> RaveOutput:
         """The training pass over samples [B, C, N], N a multiple of the hop.
 
         Args:
             sample: draw latents of a Gaussian model instead of taking their means.
+            frozen_encoder: its gradients are 0, and a discrete model's codebooks do not change.
         """
         bands = self.pqmf.analyse(samples)
-        latents, regularisation = self.bottleneck(self.encoder(bands), sample=sample)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen_encoder):
+            latents, regularisation = self.bottleneck(
+                self.encoder(bands), sample=sample, frozen=frozen_encoder
+            )
+        if frozen_encoder:  # processes wait for the gradients of all weights
+            latents = latents + 0 * sum(w.sum() for w in self.encoder.parameters())
         predicted = self.decoder(latents)
         return RaveOutput(
             samples=self.pqmf.synthesise(predicted),
@@ -146,12 +154,14 @@ class RaveCodec(nn.Module):
             regularisation=regularisation,
         )
 
-    def bottleneck(self, encoded: Tensor, *, sample: bool) -> tuple[Tensor, Tensor]:
+    def bottleneck(
+        self, encoded: Tensor, *, sample: bool, frozen: bool = False
+    ) -> tuple[Tensor, Tensor]:
         """Encoded frames [B, T, ...] to latents [B, T, D] and their regularisation."""
         encoded = encoded.float()
         if self.config.bottleneck == "discrete":
             with torch.autocast(encoded.device.type, enabled=False):
-                latents, _, losses = self.quantizer(encoded)
+                latents, _, losses = self.quantizer(encoded, freeze_codebook=frozen)
             return latents, losses.sum()
         mean, scale = encoded.chunk(2, dim=2)
         deviation = F.softplus(scale) + 1e-4

@@ -52,19 +52,19 @@ def analyse_latents(codec: RaveCodec, sounds: Iterable[Tensor]) -> Tensor:
     """
     codec.latent_mean = torch.zeros_like(codec.latent_mean)
     codec.latent_pca = torch.eye(len(codec.latent_mean), device=codec.latent_mean.device)
-    frames = torch.cat([codec.latents(s).transpose(1, 2).flatten(0, 1) for s in sounds])
+    frames = torch.cat([frames_of(codec, samples) for samples in sounds])
     if len(frames) < 2:
         raise ValueError(f"Got {len(frames)} frames to analyse; expected at least 2.")
     mean = frames.double().mean(0)
-    centred = frames.double() - mean
-    variance, components = torch.linalg.eigh(centred.T @ centred / (len(frames) - 1))
-    variance, components = variance.flip(0).clamp(min=0), components.flip(1).T
-    # A component may point either way: its largest weight is positive.
-    largest = components.gather(1, components.abs().argmax(1, keepdim=True))
-    components = components * largest.sign()
+    variance, components = _components(frames)
     codec.latent_mean, codec.latent_pca = mean.to(frames), components.to(frames)
     codec.fidelity = (variance.cumsum(0) / variance.sum().clamp(min=1e-12)).to(frames)
-    return (centred @ components.T).to(frames)
+    return ((frames.double() - mean) @ components.T).to(frames)
+
+
+def frames_of(codec: RaveCodec, samples: Tensor) -> Tensor:
+    """The latents of samples [B, C, N] as frames [n, D]."""
+    return codec.latents(samples).transpose(1, 2).flatten(0, 1)
 
 
 def num_dims(codec: RaveCodec, *, fidelity: float = FIDELITY) -> int:
@@ -93,15 +93,34 @@ def add_codebooks(
         seed=seed,
     )
     codec.set_codebooks(codebooks)
+    return describe_latents(codec, frames)
+
+
+@torch.no_grad()
+def describe_latents(codec: RaveCodec, frames: Tensor) -> LatentReport:
+    """How well a model's codebooks describe frames [n, D] of its latents."""
+    dims = codec.config.quantised_dims
+    leading = frames[:, :dims]
     tokens = codec.quantize(leading.T[None], num_codebooks=codec.num_codebooks)
     error = codec.dequantize(tokens)[0].T - leading
-    distortion = error.square().sum() / leading.square().sum().clamp(min=1e-12)
+    spread = (leading - leading.mean(0)).square().sum().clamp(min=1e-12)
+    variance = _components(frames)[0]
     return LatentReport(
-        fidelity=codec.fidelity.cpu(),
+        fidelity=(variance.cumsum(0) / variance.sum().clamp(min=1e-12)).float().cpu(),
         num_dims=dims,
-        distortion=float(distortion),
+        distortion=float(error.square().sum() / spread),
         num_frames=len(frames),
     )
+
+
+def _components(frames: Tensor) -> tuple[Tensor, Tensor]:
+    """Variances [D], largest first, and the directions [D, D] of principal components, float64."""
+    centred = frames.double() - frames.double().mean(0)
+    variance, columns = torch.linalg.eigh(centred.T @ centred / max(1, len(frames) - 1))
+    components = columns.flip(1).T
+    # A component may point either way: its largest weight is positive.
+    largest = components.gather(1, components.abs().argmax(1, keepdim=True))
+    return variance.flip(0).clamp(min=0), components * largest.sign()
 
 
 def _fit(frames: Tensor, *, num_codebooks: int, codebook_size: int, seed: int) -> Tensor:

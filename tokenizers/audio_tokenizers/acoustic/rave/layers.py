@@ -1,9 +1,10 @@
 """Layers over rows: matrix products over windows of time steps, whole or in a stream.
 
 Rows are time steps. On a CPU with one thread a row of a result does not depend, to the bit, on the
-other rows of the call: products have at least `MIN_ROWS` rows (below, BLAS picks other kernels) and
-functions see whole vectors; widths are multiples of 4, which keeps rows aligned. So a stream of small pieces equals one call. The windows of a layer are
-concatenated into one matrix, which is faster here than a convolution.
+other rows of the call: products have at least `MIN_ROWS` rows (below, BLAS picks other kernels),
+functions see whole vectors, and widths are multiples of 4, which keeps rows aligned. So a stream of
+small pieces equals one call. The windows of a layer are concatenated into one matrix, which is
+faster here than a convolution.
 
 Shapes: B batch, R rows, D width.
 """
