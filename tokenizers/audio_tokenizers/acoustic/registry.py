@@ -58,6 +58,10 @@ def load_codec(name_or_path: str | Path, *, device: str = "cpu") -> AcousticToke
 
 def _load(source: str, device: str) -> AcousticTokenizer:
     path = Path(source)
+    if (path.suffix == ".ts" and path.is_file()) or (path / "config.gin").is_file():
+        from audio_tokenizers.acoustic.rave.exports import load_foreign
+
+        return load_foreign(path).to(device)
     config = path / "config.json" if path.exists() else _hub_file(source, "config.json")
     weights = path if path.exists() else None
     if config is None:
