@@ -82,7 +82,7 @@ class _Reader(pickle._Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if module.split(".")[0] == "__torch__":
-            return _new_module
+            return _Module
         if (module, name) == ("collections", "OrderedDict"):
             return dict
         if module == "torch" and name in STORAGES:
@@ -119,10 +119,6 @@ class _Reader(pickle._Unpickler):
     dispatch[pickle.BUILD[0]] = load_build
 
 
-def _new_module(*_: Any) -> _Module:
-    return _Module()
-
-
 def _same(values: Any) -> Any:
     return values
 
@@ -131,7 +127,7 @@ def _tensor(storage: Tensor, offset: int, size: Any, stride: Any, *_: Any) -> Te
     size, stride = tuple(size), tuple(stride)
     reach = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True)) + 1
     is_within = offset >= 0 and min(stride, default=0) >= 0 and reach <= len(storage)
-    if math.prod(size) and not is_within:
+    if math.prod(size) > len(storage) or (math.prod(size) and not is_within):
         raise ValueError("a tensor reaches beyond its storage")
     return torch.as_strided(storage, size, stride, offset).clone()
 
