@@ -12,12 +12,10 @@ MakeRave = Callable[..., RaveCodec]
 
 
 def build(config: RaveConfig, *, trainable: bool = False) -> RaveCodec:
-    """A random model whose weights are wide enough for sounds to pass, with codebooks."""
+    """A random model with codebooks."""
     torch.manual_seed(0)
     codec = RaveCodec(config, trainable=trainable).eval().requires_grad_(trainable)
     with torch.no_grad():
-        for layer in codec.layers() if not trainable else []:
-            layer.weight.mul_(2)
         dims = config.quantised_dims or config.latent_size // 2
         books = torch.randn(config.num_codebooks, config.codebook_size, dims)
         codec.set_codebooks(books * 0.5 ** torch.arange(len(books))[:, None, None])

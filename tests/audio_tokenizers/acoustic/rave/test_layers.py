@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from audio_tokenizers.acoustic.rave.layers import Conv, Downsample, Layer, Residual, Upsample
+from audio_tokenizers.acoustic.rave.layers import Chain, Conv, Downsample, Layer, Residual, Upsample
 
 
 def kernel(layer: Conv | Downsample, *, taps: int) -> Tensor:
@@ -59,7 +59,7 @@ def test_a_stream_gives_the_bits_of_a_whole_call_as_soon_as_it_can(kind: str, ca
         "conv": Conv(8, 8, kernel=3, dilation=3, causal=causal),
         "down": Downsample(8, 12, ratio=4, causal=causal),
         "up": Upsample(8, 12, ratio=4, causal=causal),
-        "residual": Residual(Conv(8, 8, kernel=3, dilation=9, causal=causal)),
+        "residual": Residual(Chain([Conv(8, 8, kernel=3, dilation=9, causal=causal)])),
     }
     layer, x = layers[kind], torch.randn(1, 64, 8)
     whole, stream = layer(x), layer.stream()

@@ -235,9 +235,13 @@ class ChainStream:
 class Residual(Layer):
     """A branch added to its input."""
 
-    def __init__(self, branch: Layer) -> None:
+    def __init__(self, branch: Chain) -> None:
         super().__init__()
         self.branch = branch
+        last = branch.layers[-1]
+        assert isinstance(last, Conv)
+        with torch.no_grad():  # a chain of new units keeps the level of its input
+            last.weight.mul_(0.3)
 
     def stream(self) -> "SumStream":
         return SumStream([Identity(), self.branch.stream()])
@@ -271,5 +275,6 @@ class SumStream:
 
 
 def _weight(out_width: int, in_width: int) -> nn.Parameter:
-    bound = 1 / in_width**0.5
+    """Weights that keep the level of what a leaky rectifier gives (He et al. 2015)."""
+    bound = (6 / (1 + SLOPE**2) / in_width) ** 0.5
     return nn.Parameter(torch.empty(out_width, in_width).uniform_(-bound, bound))

@@ -70,6 +70,8 @@ class Decoder(Layer):
         self.net = Chain([*layers, Activation()])
         bands = config.num_channels * config.num_bands
         self.wave = Conv(widths[0], 2 * bands, kernel=7, causal=causal)
+        with torch.no_grad():  # begins with a quiet sound
+            self.wave.weight.mul_(0.1)
         self.noise = NoiseSynthesiser(config) if config.noise_amplitudes else None
 
     def stream(self) -> RowStream:
