@@ -236,6 +236,8 @@ def main(config: Config) -> list[float]:
     for step in progress:
         torch.manual_seed(seed_of(config.seed, step))  # all random numbers of a step
         samples = sampler.batch(step, part=rank, num_parts=accelerator.num_processes).to(device)
+        # Logarithms of digital silence would dominate the distance.
+        samples = samples + torch.randn_like(samples) / FULL_SCALE
         adversarial = step >= adversarial_from
         judges = adversarial and step % config.discriminator_every == 0
         with torch.set_grad_enabled(not judges):

@@ -17,8 +17,9 @@ def spectral_distance(
 ) -> Tensor:
     """The mean over resolutions of two distances between magnitudes of waveforms [B, C, N].
 
-    The first is the difference's norm relative to the true norm, per item: it follows the loud
-    parts. The second is the mean difference of logarithms: it follows the quiet ones.
+    The first is the difference's norm relative to the true norm, both over the whole batch, in which
+    some items may be silent: it follows the loud parts. The second is the mean difference of
+    logarithms: it follows the quiet ones.
     """
     terms = []
     for scale in scales:
@@ -26,10 +27,8 @@ def spectral_distance(
             continue
         found, wanted = (_magnitudes(x.float().flatten(0, 1), scale) for x in (made, true))
         logarithms = ((found + floor).log() - (wanted + floor).log()).abs().mean()
-        difference, whole = (
-            x.unflatten(0, (len(true), -1)).flatten(1).norm(dim=1) for x in (found - wanted, wanted)
-        )
-        terms.append((difference / whole.clamp(min=1e-3)).mean() + logarithms)
+        relative = (found - wanted).norm() / wanted.norm().clamp(min=1e-3)
+        terms.append(relative + logarithms)
     if not terms:
         raise ValueError(f"{true.shape[2]} samples are too few for scales of {min(scales)}.")
     return torch.stack(terms).mean()
