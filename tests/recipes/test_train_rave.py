@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 import torch
 
+import lm_audio
 from audio_tokenizers.acoustic.rave import load_rave
 from lm_audio.data.synthetic import demo_clip, synthetic_clips
+from lm_audio.data.synthetic_shards import make_up_shards
 
 LoadRecipe = Callable[[str], ModuleType]
 
@@ -153,3 +155,34 @@ def test_mistakes_get_one_sentence(recipe: ModuleType, tmp_path: Path) -> None:
             recipe.Config(**wrong)
     with pytest.raises(ValueError, match=r"No training data for the preset 'default'; pass"):
         recipe.main(replace(recipe.PRESETS["tiny"], preset="default", out=tmp_path))
+
+
+def test_a_language_model_of_its_tokens_is_trained_saved_and_played(
+    recipe: ModuleType, load_recipe: LoadRecipe, tmp_path: Path
+) -> None:
+    recipe.main(config(recipe, tmp_path / "rave", steps=6, fidelity=0.99))
+    codec = load_rave(tmp_path / "rave")
+    shards = make_up_shards(tmp_path / "tokens", codec)
+    train_stage = load_recipe("train_stage")
+    tiny = train_stage.PRESETS["audiocraft"]["acoustic"]["tiny"]
+    settings = {"data": (shards,), "codec": tmp_path / "rave", "out": tmp_path / "lm"}
+    losses = train_stage.main(
+        replace(tiny, **settings, steps=8, context_seconds=0.5, tokens_per_batch=800)
+    )
+    assert losses[-1] < losses[0]
+
+    model = lm_audio.load(tmp_path / "lm" / "model", device="cpu")
+    assert (model.sample_rate, model.num_channels) == (8_000, 1)
+    assert model.renderer.identity.startswith(f"{codec.identity}-")
+    clip = model.generate("rain", duration=1.0, seed=3)
+    assert clip.samples.shape == (1, 8_000)
+    assert clip.tokens.shape == (4, 63)  # 62.5 frames
+    streamed = torch.cat(list(model.stream("rain", duration=1.0, seed=3)), dim=1)
+    assert torch.equal(streamed, clip.samples)
+    both = model.generate(["rain", "a bird"], duration=1.0, seed=[3, 4])
+    assert torch.equal(both[0].samples, clip.samples)
+    prompt = tmp_path / "prompt.wav"
+    clip.save(prompt)
+    longer = model.continue_from(prompt, duration=0.5, seed=1)
+    assert longer.samples.shape == (1, 12_000)
+    torch.testing.assert_close(longer.samples[:, :8_000], clip.samples, rtol=0, atol=1e-4)
