@@ -294,3 +294,46 @@ def test_the_real_size_streams_to_the_bit(name: str) -> None:
     assert torch.equal(through(codec.latent_stream(), samples, [2048, 512]), latents)
     decoded = codec.decode_latents(latents)
     assert torch.equal(through(codec.sample_stream(), latents, [1, 3]), decoded)
+
+
+def held(thing: Any, seen: set[int]) -> int:
+    """The numbers in all tensors that an object refers to, without models."""
+    if id(thing) in seen or isinstance(thing, torch.nn.Module):
+        return 0
+    seen.add(id(thing))
+    if isinstance(thing, Tensor):
+        return thing.untyped_storage().nbytes() // 4
+    if isinstance(thing, list | tuple):
+        return sum(held(each, seen) for each in thing)
+    if hasattr(thing, "__dict__"):
+        return sum(held(each, seen) for each in vars(thing).values())
+    return 0
+
+
+@pytest.mark.parametrize("kind", ["centred", "causal"])
+def test_streams_hold_no_more_after_a_longer_time(make_rave: Any, kind: str) -> None:
+    codec = make_rave(**KINDS[kind])
+    live, sizes = codec.live_stream(256), []
+    for number in range(400):
+        live.push(0.1 * torch.randn(1, 256))
+        if number in (99, 399):
+            sizes.append(held(live, set()))
+    assert 0 < sizes[0] == sizes[1]
+
+
+@pytest.mark.slow
+def test_an_hour_takes_no_more_memory_than_a_minute(make_rave: Any) -> None:
+    from audio_tokenizers.coding import transfer
+
+    codec, peaks = make_rave(), []
+
+    def peak() -> int:
+        status = Path("/proc/self/status").read_text()
+        return int(status.split("VmHWM:")[1].split()[0])
+
+    for minutes in (1, 60):
+        Path("/proc/self/clear_refs").write_text("5")
+        pieces = (0.1 * torch.randn(1, 8_000) for _ in range(60 * minutes))
+        assert sum(piece.shape[1] for piece in transfer(pieces, codec)) == minutes * 480_000
+        peaks.append(peak())
+    assert peaks[1] < peaks[0] + 20_000  # kB
