@@ -374,7 +374,7 @@ def take_weights(codec: RaveCodec, source: RaveCodec) -> None:
     """Copies the weights of a loaded model to a trainable one of the same shape."""
     with torch.no_grad():
         for layer, other in zip(codec.layers(), source.layers(), strict=True):
-            layer.weight = other.weight.detach()
+            layer.weight = other.weight.detach()  # type: ignore[assignment]
         for name in ("latent_mean", "latent_pca", "fidelity", "codebooks"):
             getattr(codec, name).copy_(getattr(source, name))
         codec.pqmf.filters.copy_(source.pqmf.filters)
