@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Transfer:
-    """Play a sound through a codec with latents, such as RAVE: timbre transfer."""
+    """Play a sound through the latents of a codec, such as RAVE: timbre transfer."""
 
     EXAMPLES: ClassVar = (
         "lm-audio transfer speech.wav --codec runs/piano -o piano.wav",
@@ -34,7 +34,8 @@ class Transfer:
     audio: Annotated[Path, Arg("AUDIO", positional=True)]
     """Audio file, or - for stdin; WAV on stdin is played as it arrives."""
     codec: Annotated[str, Arg("CODEC")]
-    """Folder of a RAVE model, a .ts export, or a Hugging Face repo ID."""
+    """Folder of a RAVE model, a .ts export, or another codec with latents, such as default (the
+    bundled one)."""
     output: Annotated[Path, Arg("FILE", short="-o")]
     """File (.wav, .flac, .ogg, .opus or .mp3), or - for WAV on stdout."""
     latent: Annotated[str | None, Arg("CHANGES")] = None

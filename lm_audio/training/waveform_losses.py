@@ -17,9 +17,9 @@ def spectral_distance(
 ) -> Tensor:
     """The mean over resolutions of two distances between magnitudes of waveforms [B, C, N].
 
-    The first is the difference's norm relative to the true norm, both over the whole batch, in which
-    some items may be silent: it follows the loud parts. The second is the mean difference of
-    logarithms: it follows the quiet ones.
+    The first follows the loud parts: the norm of the difference relative to the true norm, both
+    over the whole batch, in which some items may be silent. The second follows the quiet ones: the
+    mean difference of logarithms.
     """
     terms = []
     for scale in scales:

@@ -31,6 +31,16 @@ def folder(codec: RaveCodec, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def dac(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from transformers import DacConfig, DacModel
+
+    path = tmp_path_factory.mktemp("dac")
+    settings = DacConfig(encoder_hidden_size=2, decoder_hidden_size=32, n_codebooks=2)
+    DacModel(settings).save_pretrained(path)
+    return path
+
+
 @pytest.fixture
 def recording(tmp_path: Path) -> Path:
     samples = 0.2 * torch.randn(1, 20_011, generator=torch.Generator().manual_seed(0))
@@ -60,6 +70,14 @@ def test_latents_are_changed_over_time(codec: RaveCodec, folder: Path, recording
     plain = codec.decode_latents(latents, num_samples=20_011)[0].clamp(-1, 1)
     torch.testing.assert_close(read_audio(out).samples, wanted, rtol=0, atol=1e-4)
     assert (wanted - plain).abs().max() > 0.01
+
+
+def test_any_codec_with_latents_plays(recording: Path) -> None:
+    out = recording.with_name("out.wav")
+    main(["transfer", str(recording), "--codec", "default", "-o", str(out), "--latent", "0:*0.9"])
+    found = read_audio(out)
+    assert (found.sample_rate, found.samples.shape) == (24_000, (1, 60_033))
+    assert found.samples.abs().max() > 0.01
 
 
 def test_pieces_change_nothing_and_channels_are_mixed(codec: RaveCodec) -> None:
@@ -116,7 +134,7 @@ def test_other_formats_are_read_from_stdin_and_resampled(
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--codec", "default", "-o", "x.wav"], "The codec default has tokens but no latents."),
+        (["--codec", "DAC", "-o", "x.wav"], "has tokens but no latents. Use a RAVE model"),
         (["--codec", "FOLDER", "-o", "in.wav"], "in.wav is the input. Choose another output"),
         (["--codec", "FOLDER", "-o", "x.txt"], "x.txt has no suffix of an audio format"),
         (["--codec", "FOLDER", "-o", "x.wav", "--latent", "0"], "'0' is not a change of a latent"),
@@ -129,6 +147,7 @@ def test_other_formats_are_read_from_stdin_and_resampled(
 )
 def test_mistakes_get_one_line_and_leave_no_file(
     folder: Path,
+    dac: Path,
     recording: Path,
     arguments: list[str],
     sentence: str,
@@ -136,7 +155,8 @@ def test_mistakes_get_one_line_and_leave_no_file(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(recording.parent)
-    given = [str(folder) if word == "FOLDER" else word for word in arguments]
+    folders = {"FOLDER": str(folder), "DAC": str(dac)}
+    given = [folders.get(word, word) for word in arguments]
     with pytest.raises(SystemExit) as stopped:
         main(["transfer", "in.wav", *given])
     assert stopped.value.code == 2

@@ -63,6 +63,16 @@ def test_streams_give_the_bits_of_whole_calls(codec: RaveCodec, sizes: list[int]
     assert torch.equal(through(codec.decoder_stream(), tokens, frames), codec.decode(tokens))
 
 
+def test_latents_of_tokens_decode_as_the_tokens(codec: RaveCodec) -> None:
+    samples = sound(codec, 3_000)
+    tokens, latents = codec.encode(samples), codec.latents(samples)
+    assert torch.equal(codec.tokens_of(latents), tokens)
+    assert torch.equal(codec.tokens_of(latents, num_codebooks=2), tokens[:, :2])
+    meant = codec.latents_of(tokens)
+    assert meant.shape == latents.shape
+    assert torch.equal(codec.decode_latents(meant), codec.decode(tokens))
+
+
 def test_whole_calls_of_many_pieces_equal_a_single_step(codec: RaveCodec) -> None:
     samples = sound(codec, 2 * 2**15 + 1000)
     assert torch.equal(

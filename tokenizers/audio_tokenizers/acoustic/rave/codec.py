@@ -35,6 +35,7 @@ from audio_tokenizers.acoustic.rave.streams import (
     SampleStream,
     ToLatents,
     ToSamples,
+    with_noise,
 )
 from audio_tokenizers.acoustic.streaming import DecoderStream, EncoderStream
 from audio_tokenizers.atomic import replacing
@@ -233,6 +234,16 @@ class RaveCodec(nn.Module):
             codebook_size=self.codebook_size,
             hop_length=self.hop_length,
         )
+
+    def latents_of(self, tokens: Tensor) -> Tensor:
+        """The latents [B, D, T] of tokens [B, K, T]: `decode_latents` decodes them as `decode`."""
+        return with_noise(self.dequantize(tokens), first=0, latent_size=self.latent_size)
+
+    def tokens_of(self, latents: Tensor, *, num_codebooks: int | None = None) -> Tensor:
+        """The nearest tokens [B, K, T] of latents [B, D, T]."""
+        self._check_codebooks()
+        wanted = inputs.check_num_codebooks(num_codebooks, available=self.num_codebooks)
+        return self.quantize(latents, num_codebooks=wanted)
 
     def latent_stream(self) -> LatentStream:
         """Samples to latents, piece by piece."""

@@ -47,15 +47,21 @@ class ToSamples:
 
     def step(self, x: Tensor, *, last: bool) -> Tensor:
         codec = self._codec
-        given = x.transpose(1, 2)  # [B, T, D']
-        B, T, known = given.shape
-        if known < codec.latent_size:
-            noise = gaussian_rows(self._next, T, codec.latent_size, device=x.device)
-            given = torch.cat([given, noise[:, known:].expand(B, -1, -1)], dim=2)
-        self._next += T
+        filled = with_noise(x, first=self._next, latent_size=codec.latent_size)
+        self._next += x.shape[2]
+        given = filled.transpose(1, 2)  # [B, T, D]
         latents = row_linear(given, codec.latent_pca.T) + codec.latent_mean
         bands = self._decoder.step(latents.to(self._dtype), last=last)
         return self._synthesis.step(bands, last=last)
+
+
+def with_noise(latents: Tensor, *, first: int, latent_size: int) -> Tensor:
+    """Latents [B, D', T] from frame `first` on, with counted noise in dimensions D' to D."""
+    B, known, T = latents.shape
+    if known == latent_size:
+        return latents
+    noise = gaussian_rows(first, T, latent_size, device=latents.device)[:, known:].T  # [D - D', T]
+    return torch.cat([latents, noise.expand(B, -1, -1)], dim=1)
 
 
 class LatentStream:
