@@ -119,6 +119,11 @@ class RaveCodec(nn.Module):
         return self.config.latent_size
 
     @property
+    def dtype(self) -> torch.dtype:
+        """The precision that the networks run in."""
+        return self.layers()[0].weight.dtype
+
+    @property
     def has_codebooks(self) -> bool:
         """Whether the model can make tokens."""
         return self.config.quantised_dims > 0 and bool(self.codebooks.any())
@@ -255,7 +260,13 @@ class RaveCodec(nn.Module):
 
     def live_stream(self, block_size: int, *, edit: Edit | None = None) -> LiveStream:
         """Blocks of samples to blocks of the same size, for an audio callback."""
-        return LiveStream(self, block_size, edit=edit)
+        return LiveStream(
+            self,
+            block_size,
+            encoder_delay=self.encoder_delay,
+            decoder_delay=self.decoder_delay,
+            edit=edit,
+        )
 
     @property
     def encoder_delay(self) -> int:

@@ -5,13 +5,11 @@ Shapes: C channels, N samples, D latent dimensions, T frames.
 
 from collections.abc import Callable
 from math import gcd
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from audio_tokenizers.acoustic.rave.codec import RaveCodec
+from audio_tokenizers.protocol import LatentCodec
 
 Edit = Callable[[Tensor, int], Tensor]
 """Changes latents [1, D, T], given the number of the first frame."""
@@ -23,9 +21,22 @@ class LiveStream:
     Silence is pushed ahead of the first block, so that a frame's look-ahead ends with a block and
     no block waits for the next. After `latency` samples of silence, the output equals that of
     `latents` and `decode_latents` for the same delayed sound.
+
+    Args:
+        encoder_delay: samples after a frame's end that its latents depend on.
+        decoder_delay: samples before the end of the last frame so far that are not final.
+        edit: changes the latents of each frame.
     """
 
-    def __init__(self, codec: "RaveCodec", block_size: int, *, edit: Edit | None = None) -> None:
+    def __init__(
+        self,
+        codec: LatentCodec,
+        block_size: int,
+        *,
+        encoder_delay: int,
+        decoder_delay: int,
+        edit: Edit | None = None,
+    ) -> None:
         if block_size < 1:
             raise ValueError(f"block_size must be at least 1, got {block_size}.")
         self.block_size = block_size
@@ -33,12 +44,11 @@ class LiveStream:
         self._encoder, self._decoder = codec.latent_stream(), codec.sample_stream()
         self._frame = 0
         hop = codec.hop_length
-        ahead = codec.encoder_delay
         waiting = hop - gcd(block_size, hop)  # samples of a frame that a block leaves incomplete
-        self.latency = ahead + codec.decoder_delay + waiting
+        self.latency = encoder_delay + decoder_delay + waiting
         # What is decoded lags by all of it; the silence ahead of the sound is a part.
-        self._output = torch.zeros(codec.num_channels, self.latency - ahead)
-        self._decode(torch.zeros(codec.num_channels, ahead))
+        self._output = torch.zeros(codec.num_channels, self.latency - encoder_delay)
+        self._decode(torch.zeros(codec.num_channels, encoder_delay))
 
     def push(self, block: Tensor) -> Tensor:
         """Takes samples [C, block_size], returns as many."""

@@ -3,7 +3,7 @@
 Shapes: B batch, C channels, N samples, D latent dimensions, T frames.
 """
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -11,21 +11,41 @@ from torch import Tensor
 
 from audio_tokenizers.acoustic import inputs
 from audio_tokenizers.acoustic.rave.layers import row_linear
-from audio_tokenizers.acoustic.rave.networks import gaussian_rows
+from audio_tokenizers.acoustic.rave.networks import Decoder, Encoder, gaussian_rows
+from audio_tokenizers.acoustic.rave.pqmf import PQMF
 from audio_tokenizers.acoustic.streaming import StreamProgress
 
-if TYPE_CHECKING:
-    from audio_tokenizers.acoustic.rave.codec import RaveCodec
+
+class Model(Protocol):
+    """The parts of a RAVE model that streams use."""
+
+    pqmf: PQMF
+    encoder: Encoder
+    decoder: Decoder
+    latent_mean: Tensor
+    latent_pca: Tensor
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    @property
+    def latent_size(self) -> int: ...
+
+    @property
+    def num_channels(self) -> int: ...
+
+    @property
+    def hop_length(self) -> int: ...
 
 
 class ToLatents:
     """The encoder's layers as one: samples [B, C, N] to latents [B, D, T]."""
 
-    def __init__(self, codec: "RaveCodec") -> None:
+    def __init__(self, codec: Model) -> None:
         self._codec = codec
         self._analysis = codec.pqmf.analysis_stream()
         self._encoder = codec.encoder.stream()
-        self._dtype = codec.layers()[0].weight.dtype
+        self._dtype = codec.dtype
 
     def step(self, x: Tensor, *, last: bool) -> Tensor:
         codec = self._codec
@@ -38,11 +58,11 @@ class ToLatents:
 class ToSamples:
     """The decoder's layers as one: latents [B, D', T], D' <= D, to samples [B, C, N]."""
 
-    def __init__(self, codec: "RaveCodec") -> None:
+    def __init__(self, codec: Model) -> None:
         self._codec = codec
         self._decoder = codec.decoder.stream()
         self._synthesis = codec.pqmf.synthesis_stream()
-        self._dtype = codec.layers()[0].weight.dtype
+        self._dtype = codec.dtype
         self._next = 0
 
     def step(self, x: Tensor, *, last: bool) -> Tensor:
@@ -67,7 +87,7 @@ def with_noise(latents: Tensor, *, first: int, latent_size: int) -> Tensor:
 class LatentStream:
     """Encodes samples to latents; pieces concatenate to what `RaveCodec.latents` returns."""
 
-    def __init__(self, codec: "RaveCodec") -> None:
+    def __init__(self, codec: Model) -> None:
         self._codec, self._layers = codec, ToLatents(codec)
         self._progress = StreamProgress()
         self._num_samples = 0
@@ -93,7 +113,7 @@ class LatentStream:
 class SampleStream:
     """Decodes latents; pieces concatenate to what `RaveCodec.decode_latents` returns."""
 
-    def __init__(self, codec: "RaveCodec") -> None:
+    def __init__(self, codec: Model) -> None:
         self._codec, self._layers = codec, ToSamples(codec)
         self._progress = StreamProgress()
         self._empty: Tensor | None = None
