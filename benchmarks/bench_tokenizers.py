@@ -2,6 +2,7 @@
 
     python benchmarks/bench_tokenizers.py
     python benchmarks/bench_tokenizers.py --output benchmarks/results/tokenizers.md
+    python benchmarks/bench_tokenizers.py --live    # RAVE in blocks, as an audio callback calls it
 
 Times are seconds per second of audio, medians over rounds that visit the codecs in turn in one
 process; the ratios are more stable than the times. Peak memory is what a round trip adds to a
@@ -17,6 +18,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ from audio_tokenizers.acoustic.dac import DacTokenizer
 from audio_tokenizers.acoustic.encodec import EncodecTokenizer
 from audio_tokenizers.acoustic.frame_codec import FrameCodec, FrameCodecConfig
 from audio_tokenizers.acoustic.mimi import MimiTokenizer
+from audio_tokenizers.acoustic.rave import VARIANTS, RaveCodec
 from audio_tokenizers.atomic import replacing
 
 
@@ -37,6 +40,10 @@ class Config:
     rounds: int = 5
     output: Path | None = None
     """Markdown file for the table, in addition to stdout."""
+    live: bool = False
+    """Measure RAVE models in blocks instead: latency, time per block, and its jitter."""
+    blocks: int = 400
+    """Blocks per row of the live table."""
     memory_of: str | None = None
     """Internal: print the peak memory of one codec, in MB."""
 
@@ -45,6 +52,9 @@ def main(config: Config) -> None:
     torch.set_num_threads(1)
     if config.memory_of is not None:
         print(measure_memory(CODECS[config.memory_of](), config.seconds))
+        return
+    if config.live:
+        print(live_table(config))
         return
     codecs = {name: build() for name, build in CODECS.items()}
     times = measure_times(codecs, config)
@@ -194,12 +204,66 @@ def mimi() -> MimiTokenizer:
     return MimiTokenizer(MimiModel(MimiConfig()))
 
 
+def rave(variant: str, *, dtype: torch.dtype = torch.float32, **changes: Any) -> RaveCodec:
+    torch.manual_seed(0)
+    shape = VARIANTS[variant](**changes)
+    codec = RaveCodec(shape, trainable=False).eval().requires_grad_(False)
+    dims = shape.quantised_dims or 16
+    codec.set_codebooks(torch.randn(shape.num_codebooks, shape.codebook_size, dims))
+    return codec.use_dtype(dtype)
+
+
+def live_table(config: Config) -> str:
+    """Time per block of each size, and what a listener waits for."""
+    rows = []
+    for name, build in LIVE.items():
+        codec = build()
+        for size in (512, 1024, 2048):
+            taken = block_times(codec, size, config.blocks)
+            length = 1000 * size / codec.sample_rate
+            median, p99 = (1000 * float(torch.quantile(taken, share)) for share in (0.5, 0.99))
+            latency = 1000 * codec.live_stream(size).latency / codec.sample_rate
+            rows.append(
+                f"| {name} | {size} | {length:.1f} | {latency:.1f} | "
+                f"{1000 * float(taken.mean()):.1f} | {median:.1f} | {p99:.1f} | "
+                f"{p99 - median:.1f} | {length / (1000 * float(taken.mean())):.1f} |"
+            )
+    return "\n".join([LIVE_HEADER, *rows])
+
+
+def block_times(codec: RaveCodec, size: int, blocks: int) -> torch.Tensor:
+    """Seconds that each block takes."""
+    stream, taken = codec.live_stream(size), []
+    for number in range(blocks + 8):
+        block = 0.1 * torch.randn(codec.num_channels, size)
+        began = time.perf_counter()
+        stream.push(block)
+        if number >= 8:  # the first ones warm up
+            taken.append(time.perf_counter() - began)
+    return torch.tensor(taken)
+
+
+LIVE_HEADER = (
+    "| model | block, samples | block, ms | latency, ms | mean, ms | median, ms | p99, ms | "
+    "jitter (p99 - median), ms | times real time |\n|---|---|---|---|---|---|---|---|---|"
+)
+LIVE: dict[str, Callable[[], RaveCodec]] = {
+    "RAVE causal": partial(rave, "causal"),
+    "RAVE causal, hop 512, capacity 48": partial(rave, "causal", capacity=48, ratios=(4, 2, 2, 2)),
+    "RAVE causal, hop 512, capacity 32": partial(rave, "causal", capacity=32, ratios=(4, 2, 2, 2)),
+}
 CODECS: dict[str, Callable[[], Any]] = {
     "frame codec (ours)": frame_codec,
     "EnCodec 24 kHz": encodec_24khz,
     "EnCodec 32 kHz": encodec_32khz,
     "DAC 44.1 kHz": dac_44khz,
     "Mimi": mimi,
+    "RAVE v2": partial(rave, "v2"),
+    "RAVE v2, bfloat16": partial(rave, "v2", dtype=torch.bfloat16),
+    "RAVE v2_small": partial(rave, "v2_small"),
+    "RAVE v2_small without noise": partial(rave, "v2_small", noise_amplitudes=0),
+    "RAVE discrete": partial(rave, "discrete"),
+    "RAVE v2, capacity 32": partial(rave, "v2", capacity=32),
 }
 
 

@@ -162,3 +162,18 @@ def test_the_code_of_semantic_tokens(workplace: Path) -> None:
     assert scope["bundled"].encode(scope["audio"].samples[None]).shape == (1, 1, 25)
     assert scope["tokenizer"].num_tokens == 5
     assert scope["tokenizer"].encode(scope["audio"].samples[None]).max() < 5
+
+
+def test_the_code_of_rave(workplace: Path) -> None:
+    from audio_tokenizers.acoustic import rave
+
+    codec = rave.RaveCodec(rave.tiny(causal=True), trainable=False)
+    codec.set_codebooks(torch.randn(4, 32, 4))
+    rave.save_rave(codec, workplace / "runs/piano")
+    code = {"codec = load": "import torch\nsamples = torch.zeros(1, 1, 999)\ncodec = load"}
+    code["block = stream"] = "block = torch.zeros(1, 512)\nblock = stream"
+    scope = run_code_of("docs/rave.md", code)
+    assert scope["latents"].shape == (1, 8, 8)
+    assert scope["samples"].shape == (1, 1, 1024)
+    assert scope["tokens"].shape == (1, 4, 8)
+    assert scope["block"].shape == (1, 512)

@@ -51,11 +51,12 @@ class Info:
         "lm-audio info dog.safetensors",
         "lm-audio info musicgen-small",
         "lm-audio info runs/model",
+        "lm-audio info piano.ts",
     )
 
     model: Annotated[str, Arg("MODEL|FILE", positional=True)] = DEFAULT
-    """Folder, name from `lm-audio models`, Hugging Face repo ID, audio file, or file from
-    `lm-audio encode` (default: the bundled model)."""
+    """Folder, name from `lm-audio models`, Hugging Face repo ID, RAVE model, audio file, or file
+    from `lm-audio encode` (default: the bundled model)."""
     text_encoder: Annotated[str | None, Arg("MODEL")] = None
     """Folder or Hugging Face repo ID of the text encoder, for checkpoints that do not include
     one."""
@@ -69,7 +70,10 @@ class Info:
         if not path.exists() and path.suffix == TOKENS:
             raise ValueError(f"No such file: {path}")
         of_file = _of_tokens if path.suffix == TOKENS else _of_file
-        lines = list(of_file(path) if path.is_file() else self._of_model(path))
+        if is_rave(path):
+            lines = list(_of_rave(path))
+        else:
+            lines = list(of_file(path) if path.is_file() else self._of_model(path))
         width = max(len(title) for title, _ in lines)
         for title, text in lines:
             print(f"{title:{width}}  {text}")
@@ -136,6 +140,37 @@ def _of_tokens(path: Path) -> Lines:
     yield "duration", f"{info.duration:.2f} s at {info.sample_rate} Hz"
     yield "codec", f"{info.codec} ({info.identity})"
     yield "command", shlex.join(["lm-audio", "decode", str(path), "-o", f"{path.stem}.wav"])
+
+
+def is_rave(path: Path) -> bool:
+    """Whether a path is a RAVE model: a folder of ours or of the original trainer, or an export."""
+    try:
+        config = json.loads((path / "config.json").read_text())
+    except (OSError, ValueError):
+        return (path.suffix == ".ts" and path.is_file()) or (path / "config.gin").is_file()
+    return isinstance(config, dict) and config.get("model_type") == "rave"
+
+
+def _of_rave(path: Path) -> Lines:
+    from audio_tokenizers.acoustic.rave import RaveCodec
+    from audio_tokenizers.acoustic.rave.exports import read_export
+    from audio_tokenizers.acoustic.registry import load_codec
+
+    codec: Any = load_codec(path)
+    assert isinstance(codec, RaveCodec)
+    yield "format", f"RAVE, {'causal' if codec.config.causal else 'not causal'}"
+    yield "parameters", in_words(sum(weight.numel() for weight in codec.parameters()))
+    yield "sound", sound(codec.sample_rate, codec.num_channels)
+    yield "latents", f"{codec.latent_size} at {codec.frame_rate:.2f} Hz"
+    if codec.has_codebooks:
+        codebooks = f"{codec.num_codebooks} codebooks of {codec.codebook_size}"
+        yield "tokens", f"{codebooks} for {codec.config.quantised_dims} latents"
+    else:
+        yield "tokens", "none; fit codebooks with recipes/train_rave.py --start"
+    live = 1000 * codec.live_stream(codec.hop_length).latency / codec.sample_rate
+    yield "latency", f"{live:.1f} ms in blocks of {codec.hop_length} samples"
+    if path.suffix == ".ts":
+        yield "methods", ", ".join(read_export(path).methods) or "none"
 
 
 def _own_config(folder: Path) -> dict[str, Any] | None:

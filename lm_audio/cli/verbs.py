@@ -10,6 +10,7 @@ from lm_audio.cli.deprecated import RENAMED, with_new_names
 from lm_audio.cli.generate import Continue, Generate, Inpaint, Vary
 from lm_audio.cli.recipes import RECIPES
 from lm_audio.cli.serving import App, Mcp, Serve
+from lm_audio.cli.transfer import Transfer
 from lm_audio.version import __version__
 
 VERBS: Verbs = {
@@ -19,6 +20,7 @@ VERBS: Verbs = {
     "vary": Vary,
     "encode": Encode,
     "decode": Decode,
+    "transfer": Transfer,
     "models": Models,
     "info": Info,
     "serve": Serve,

@@ -1,7 +1,7 @@
-"""Encodes and decodes audio files with a codec, in constant memory."""
+"""Encodes and decodes audio with a codec, or sends it through its latents, in constant memory."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -12,8 +12,11 @@ from audio_tokenizers.audio_files import stream_audio
 from audio_tokenizers.audio_writer import AudioWriter, Encoding
 from audio_tokenizers.cache import TokenCache
 from audio_tokenizers.containers import BinarySource
-from audio_tokenizers.protocol import AcousticTokenizer
+from audio_tokenizers.protocol import AcousticTokenizer, LatentCodec
 from audio_tokenizers.token_file import EncodedAudio
+
+Edit = Callable[[Tensor, int], Tensor]
+"""Changes latents [1, D, T], given the number of the first frame."""
 
 Progress = Callable[[float], None]
 """Called with the number of seconds of audio done since the last call."""
@@ -123,3 +126,33 @@ def decode_to_file(
                 f"These {encoded.tokens.shape[1]} frames hold {left} samples less than the "
                 f"{encoded.num_samples} that their header states; encode the audio again."
             )
+
+
+def transfer(
+    pieces: Iterable[Tensor], codec: LatentCodec, *, edit: Edit | None = None, device: str = "cpu"
+) -> Iterator[Tensor]:
+    """Samples [C, N] in pieces, as the codec's model plays them: as many samples, in pieces.
+
+    The channels are mixed or repeated to those of the codec.
+    """
+    encoder, decoder = codec.latent_stream(), codec.sample_stream()
+    num_in, num_out, num_frames = 0, 0, 0
+
+    def decoded(latents: Tensor) -> Tensor:
+        nonlocal num_frames
+        changed = latents if edit is None or latents.shape[2] == 0 else edit(latents, num_frames)
+        num_frames += latents.shape[2]
+        return decoder.push(changed)
+
+    for piece in pieces:
+        samples = piece
+        if len(piece) != codec.num_channels:
+            samples = piece.mean(0, keepdim=True).expand(codec.num_channels, -1)
+        num_in += samples.shape[1]
+        made = decoded(encoder.push(samples[None].to(device)))[0].cpu()
+        num_out += made.shape[1]
+        if made.shape[1]:
+            yield made
+    if num_in:
+        rest = torch.cat([decoded(encoder.finish()), decoder.finish()], dim=2)[0].cpu()
+        yield rest[:, : num_in - num_out]

@@ -79,7 +79,7 @@ def test_a_name_whose_file_points_to_another_is_followed(tmp_path: Path) -> None
 
 
 def test_every_loader_is_named_by_a_model_type() -> None:
-    assert set(LOADERS) == {"dac", "encodec", "frame-codec", "mimi"}
+    assert set(LOADERS) == {"dac", "encodec", "frame-codec", "mimi", "rave"}
 
 
 @pytest.fixture(params=["dac", "encodec-24k", "encodec-48k", "frame-codec", "mimi"])

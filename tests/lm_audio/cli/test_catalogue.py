@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 import lm_audio
 from lm_audio.cli import main
@@ -54,3 +55,23 @@ def test_info_of_no_model_gets_one_line(
 ) -> None:
     assert "Found no model" in fails_with(["info", str(tmp_path)])
     assert "Did you mean bark-small" in fails_with(["info", "bark-smal"])
+
+
+def test_a_rave_model_shows_its_latents_and_tokens(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from audio_tokenizers.acoustic.rave import RaveCodec, save_rave, tiny
+
+    codec = RaveCodec(tiny(causal=True), trainable=False)
+    save_rave(codec, tmp_path)
+    main(["info", str(tmp_path)])
+    shown = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert shown["format"] == "RAVE, causal"
+    assert shown["sound"] == "8000 Hz mono"
+    assert shown["latents"] == "8 at 62.50 Hz"
+    assert shown["tokens"].startswith("none; fit codebooks with")
+    assert shown["latency"] == "25.0 ms in blocks of 128 samples"
+    codec.set_codebooks(torch.ones(2, 16, 3))
+    save_rave(codec, tmp_path)
+    main(["info", str(tmp_path)])
+    assert "tokens      2 codebooks of 16 for 3 latents" in capsys.readouterr().out

@@ -31,11 +31,18 @@ def load_frame_codec(folder: str | Path) -> AcousticTokenizer:
     return frame_codec.load_frame_codec(folder)
 
 
+def load_rave(folder: str | Path) -> AcousticTokenizer:
+    from audio_tokenizers.acoustic import rave
+
+    return rave.load_rave(folder)
+
+
 LOADERS: dict[str, Callable[[str | Path], AcousticTokenizer]] = {
     "dac": load_dac,
     "encodec": load_encodec,
     "frame-codec": load_frame_codec,
     "mimi": load_mimi,
+    "rave": load_rave,
 }
 
 
@@ -51,6 +58,10 @@ def load_codec(name_or_path: str | Path, *, device: str = "cpu") -> AcousticToke
 
 def _load(source: str, device: str) -> AcousticTokenizer:
     path = Path(source)
+    if (path.suffix == ".ts" and path.is_file()) or (path / "config.gin").is_file():
+        from audio_tokenizers.acoustic.rave.exports import load_foreign
+
+        return load_foreign(path).to(device)
     config = path / "config.json" if path.exists() else _hub_file(source, "config.json")
     weights = path if path.exists() else None
     if config is None:
@@ -80,10 +91,13 @@ def save_codec(codec: AcousticTokenizer, folder: str | Path, *, half: bool = Fal
         half: store float16 if that is exact.
     """
     from audio_tokenizers.acoustic.frame_codec import FrameCodec, save_frame_codec
+    from audio_tokenizers.acoustic.rave import RaveCodec, save_rave
 
     if isinstance(codec, FrameCodec):
         half = half and fits_float16(codec.inference_weights())
         save_frame_codec(codec, folder, half=half)
+    elif isinstance(codec, RaveCodec):
+        save_rave(codec, folder)
     elif isinstance(codec, DacTokenizer | EncodecTokenizer | MimiTokenizer):
         codec.model.save_pretrained(folder)
     else:

@@ -13,6 +13,11 @@ def noise_samples(*, first: int, count: int, device: torch.device) -> Tensor:
     return radius * (2 * math.pi * _uniform(counter + 1)).cos()
 
 
+def uniform_samples(*, first: int, count: int, device: torch.device) -> Tensor:
+    """Uniform noise [count] between -1 and 1 that depends only on the samples' numbers."""
+    return 2 * _uniform(torch.arange(first, first + count, device=device)) - 1
+
+
 def _uniform(counter: Tensor) -> Tensor:
     """Integers to float32 in (0, 1), by the 32-bit finaliser of MurmurHash3 in int64."""
     x = counter & 0xFFFFFFFF
