@@ -54,7 +54,8 @@ def test_the_readme_quotes_the_range_of_the_speed_results() -> None:
     chart = script("draw_speed.py")
     rows = chart["rows"]((ROOT / "benchmarks/results/generate.md").read_text())
     ratios = [row.ratio for row in rows if row.items == 1 and row.name != "transformers"]
-    quoted = f"{int(min(ratios))} to {int(max(ratios))} times as fast as in transformers"
+    low, high = int(min(ratios)), int(max(ratios))
+    quoted = f"{low} (float32) to {high} (int8) times as fast as in transformers"
     assert quoted in (ROOT / "README.md").read_text()
 
 
