@@ -6,6 +6,7 @@ Shapes: C channels, N samples.
 import re
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import PurePath
 from typing import Any
@@ -15,11 +16,18 @@ from starlette.concurrency import run_in_threadpool
 from torch import Tensor
 
 from lm_audio.clip import Clip
-from lm_audio.generation.request import Request, make_requests
+from lm_audio.generation.request import PromptLike, Request, make_requests
 from lm_audio.pipeline import AudioPipeline
 from lm_audio.server.engine import BatchJob, Engine, Inpainter, Job
 from lm_audio.server.guard import Limits, Metrics
-from lm_audio.server.wire import CommonFields, GenerationFields, InpaintingBody, RequestError
+from lm_audio.server.wire import (
+    CommonFields,
+    GenerationBody,
+    GenerationFields,
+    InpaintingBody,
+    RequestError,
+    VariationBody,
+)
 from lm_audio.system import releases_omp_threads
 
 OPENAI_MODEL = re.compile(r"(tts-1|tts-1-hd|gpt-4o-mini-tts)(-\d{4}|-\d{4}-\d{2}-\d{2})?")
@@ -75,7 +83,7 @@ class Backend:
         return {} if found is None else {"x-notice": quote(found, safe=" ,.:;()'")}
 
     def request(
-        self, body: CommonFields, *, prompt: str | None, seed: int, duration: float
+        self, body: CommonFields, *, prompt: PromptLike, seed: int, duration: float
     ) -> Request:
         """The engine's request for a clip; raises for what the model or the server refuses."""
         self._check(body, seconds=duration)
@@ -100,8 +108,21 @@ class Backend:
     async def generate(
         self, body: GenerationFields, *, prompt: str | None, seed: int, audio: Tensor | None = None
     ) -> Job:
-        request = self.request(body, prompt=prompt, seed=seed, duration=body.duration)
-        return await self.submit(request, audio=audio)
+        story, loop = None, False
+        if isinstance(body, GenerationBody):
+            story, loop = body.story, body.loop
+        if story is not None and prompt is not None:
+            raise ValueError("Give a prompt or a story, not both.")
+        told = prompt if story is None else story
+        request = self.request(body, prompt=told, seed=seed, duration=body.duration)
+        return await self.submit(replace(request, loop=loop), audio=audio)
+
+    async def vary(self, body: VariationBody, audio: Tensor) -> Job:
+        """Queues a variation of samples [C, N]."""
+        seconds = audio.shape[1] / self.pipeline.sample_rate
+        seed = body.seed_or_random()
+        request = self.request(body, prompt=body.prompt, seed=seed, duration=seconds)
+        return await self.submit(replace(request, strength=body.strength), audio=audio)
 
     def inpaint(self, body: InpaintingBody, audio: Tensor) -> Job:
         """Queues the samples [C, N] with a span of them replaced."""

@@ -55,6 +55,7 @@ from lm_audio.server.wire import (
     InpaintingBody,
     RequestError,
     SpeechBody,
+    VariationBody,
     check_format,
     encoded,
     error_body,
@@ -75,6 +76,7 @@ LINKS = {
     "voices": "/v1/audio/voices",
     "speech": "/v1/audio/speech",
     "generations": "/v1/audio/generations",
+    "variations": "/v1/audio/variations",
     "live stream": "/v1/audio/stream",
     "health": "/health",
     "metrics": "/metrics",
@@ -131,6 +133,7 @@ def create_app(
     _add_status_routes(app, backend, auth, index=index)
     _add_speech_routes(app, backend, auth)
     _add_generation_routes(app, backend, auth)
+    _add_variation_route(app, backend, auth)
     _add_live_route(app, backend, keys=keys, origins=cors)
     return app
 
@@ -284,6 +287,23 @@ def _add_generation_routes(app: FastAPI, backend: Backend, auth: Sequence[params
         check_format(body.response_format)
         audio = await run_in_threadpool(_read, await file.read(), backend.pipeline)
         job = backend.inpaint(body, audio)
+        job.upload = file.filename
+        return await _json_answer([job], body.response_format, http, backend)
+
+
+def _add_variation_route(app: FastAPI, backend: Backend, auth: Sequence[params.Depends]) -> None:
+    @app.post("/v1/audio/variations", dependencies=auth, response_model=ClipsAnswer)
+    async def variations(
+        file: Annotated[UploadFile, File()],
+        http: Request,
+        settings: Annotated[str, Form(max_length=20_000)] = "{}",
+    ) -> Any:
+        """A variation of the uploaded audio, by a diffusion model; `settings` is JSON with
+        `strength`, `prompt`, `seed`, `sampling` and others, all optional."""
+        body = VariationBody.model_validate_json(settings)
+        check_format(body.response_format)
+        audio = await run_in_threadpool(_read, await file.read(), backend.pipeline)
+        job = await backend.vary(body, audio)
         job.upload = file.filename
         return await _json_answer([job], body.response_format, http, backend)
 

@@ -146,10 +146,23 @@ class GenerationFields(CommonFields):
     )
 
 
+Part = Annotated[
+    tuple[FiniteFloat, Annotated[str, Field(max_length=MAX_TEXT)]],
+    Field(strict=False),  # JSON has no tuples
+]
+STORY = Field(
+    min_length=1,
+    max_length=100,
+    description="Prompts and the seconds at which they start, in place of prompt.",
+)
+
+
 class GenerationBody(GenerationFields):
     """One or more clips, with or without a text prompt."""
 
     prompt: str | None = Field(default=None, max_length=MAX_TEXT)
+    story: Annotated[list[Part], STORY] | None = None
+    loop: bool = Field(default=False, description="A seamless loop, for models that can.")
     n: Annotated[
         int,
         Field(ge=1, le=16, description="Number of clips; their seeds are seed, seed + 1, ..."),
@@ -263,6 +276,16 @@ class LiveBody(CommonFields):
     duration: Annotated[FiniteFloat, Field(gt=0)] | None = Field(
         default=None, description="Seconds of sound in all; the server's maximum by default."
     )
+
+
+class VariationBody(CommonFields):
+    """A variation of a clip, of the same length."""
+
+    strength: FiniteFloat = Field(
+        default=0.4, gt=0, le=1, description="How much to change; 1 keeps almost nothing."
+    )
+    prompt: str | None = Field(default=None, max_length=MAX_TEXT)
+    response_format: Format = "wav"
 
 
 class InpaintingBody(CommonFields):

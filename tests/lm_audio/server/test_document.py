@@ -44,7 +44,8 @@ KNOWN = {
         "guidance_scale": 2.0, "response_format": "wav",
     },
     "/v1/audio/generations": {
-        **SHORT, "prompt": "rain", "stream": False, "response_format": "flac",
+        **SHORT, "prompt": "rain", "story": None, "loop": False, "stream": False,
+        "response_format": "flac",
     },
     "/v1/audio/continuations": {"file": wav(), "settings": '{"duration": 0.05}'},
     "/v1/audio/inpaintings": {"file": wav(), "settings": '{"start": 0.1, "end": 0.2}'},
@@ -68,6 +69,7 @@ def document(brief: Any) -> Any:
 def test_it_lists_all_routes(document: Any) -> None:
     status = {"/health", "/ready", "/metrics", "/v1/audio/voices"}
     status |= {"/v1/models", "/v1/models/{name}"}
+    status |= {"/v1/audio/variations"}  # test_diffusion.py: not for models of tokens
     assert set(document) == status | {path for _, path in ROUTES}
 
 
