@@ -102,7 +102,7 @@ def test_the_code_of_the_readme(
 
 
 def test_the_code_of_generation(workplace: Path, model_folder: Path) -> None:
-    for name in ("prompt.wav", "clip.wav"):
+    for name in ("intro.wav", "clip.wav"):
         write_audio(workplace / name, 0.1 * torch.randn(1, 60_000), 24_000)
     changes = SHORT | {"[5.0, 8.0]": "[0.2, 0.4]", "facebook/audiogen-medium": str(model_folder)}
     scope = run_code_of("docs/generation.md", changes)

@@ -42,15 +42,16 @@ class ModelOptions:
     device: Annotated[str | None, Arg("DEVICE")] = None
     """Device such as cpu, cuda or cuda:1 (default: CUDA if available, else CPU)."""
     dtype: Annotated[str, Arg("TYPE", choices=DTYPES)] = "float32"
-    """Precision of the language models: float32 (exact), bfloat16, float16, int8 (CPU only), or
-    auto, which picks the fastest precision that passes an accuracy check on the model."""
+    """Precision of the language models: float32 (full precision), bfloat16, float16, int8
+    (CPU only), or auto, which picks the fastest precision that passes an accuracy check on the
+    model."""
     text_encoder: Annotated[str | None, Arg("MODEL")] = None
     """Folder or Hugging Face repo ID of the text encoder, for checkpoints that do not include
     one."""
 
     judge: Annotated[str | None, Arg("MODEL")] = None
-    """Folder or Hugging Face repo ID of a CLAP model, which picks the best clip for --best-of
-    (default: the model's own, if it has one)."""
+    """Folder or Hugging Face repo ID of a CLAP model that picks the best take for --best-of
+    (default: the one that comes with the model, if any)."""
 
     def load(self, *, quiet: bool = False) -> "AudioPipeline":
         quiet_libraries()
@@ -71,21 +72,23 @@ class SamplingOptions:
     """Sampling (defaults come from the model)"""
 
     guidance_scale: Annotated[float | None, Arg("X", at_least=0)] = None
-    """How closely to follow the prompt; higher is closer, 1 disables guidance."""
+    """Higher values follow the prompt more closely; 1 disables guidance."""
     temperature: Annotated[float | None, Arg("X", at_least=0)] = None
     """Sampling temperature; 0 is greedy."""
     top_k: Annotated[int | None, Arg("K", at_least=0, at_most=10**6)] = None
-    """Sample from the K most likely tokens (0 disables)."""
+    """Sample from the K most likely tokens (0 to disable)."""
     top_p: Annotated[float | None, Arg("P", at_least=0, at_most=1)] = None
-    """Nucleus sampling: keep the smallest set of tokens with total probability P (0 disables)."""
+    """Nucleus sampling: keep the smallest set of tokens with a total probability of at least P
+    (0 to disable)."""
     min_p: Annotated[float | None, Arg("P", at_least=0, at_most=1)] = None
-    """Drop tokens whose probability is below P times that of the most likely token (0 disables)."""
+    """Drop tokens less than P times as likely as the most likely one (0 to disable)."""
     repetition_penalty: Annotated[float | None, Arg("X", at_least=0.01)] = None
     """Values above 1 make recent tokens less likely."""
     steps: Annotated[int | None, Arg("N", at_least=1, at_most=1000)] = None
-    """Denoising steps, or steps per codebook of masked models; more are slower."""
+    """Number of denoising steps or, for masked models, of steps per codebook; more steps take
+    longer."""
     solver: Annotated[str | None, Arg("NAME")] = None
-    """How to take them: ddim, dpm++2m, ipndm, euler, heun or ping-pong."""
+    """Solver for the denoising steps: ddim, dpm++2m, ipndm, euler, heun or ping-pong."""
 
     def of(self, model: "AudioPipeline") -> "dict[str, AnySampling]":
         """The changed settings of each stage, by name."""
@@ -107,7 +110,7 @@ class RequestOptions:
     condition: Annotated[tuple[str, ...], Arg("NAME=VALUE")] = ()
     """Extra model input, such as voice=v2/en_speaker_6. Can be repeated."""
     melody: Annotated[str | None, Arg("FILE")] = None
-    """Recording whose melody the audio follows, for models that take one."""
+    """Recording whose melody the new audio follows, for models that accept a melody."""
     raw: bool = False
     """Skip loudness normalisation and limiting."""
 
@@ -175,7 +178,8 @@ class Generate(ClipOptions):
     prompt: Annotated[str | None, Arg("PROMPT", positional=True)] = None
     """Description of the audio. If it starts with a dash, put it last, after --."""
     story: Annotated[str | None, Arg("TEXT")] = None
-    """Prompts that change over time, in place of PROMPT: "SECONDS: PROMPT; SECONDS: PROMPT"."""
+    """Sequence of prompts, each with its start time, in place of PROMPT:
+    "SECONDS: PROMPT; SECONDS: PROMPT"."""
     prompts: Annotated[Path | None, Arg("FILE")] = None
     """File with one prompt per line, or - for stdin; lines that start with # are ignored. With -o
     FOLDER, rerun the command to resume: clips already listed in the folder's manifest.jsonl are
@@ -183,11 +187,11 @@ class Generate(ClipOptions):
     duration: Seconds = 5.0
     """Length of the clip in seconds."""
     loop: bool = False
-    """Let the end lead to the beginning without a seam, for models that can."""
+    """Make a clip that loops seamlessly, for models that support it."""
     num_clips: Annotated[int, Arg("N", at_least=1)] = 1
     """Clips per prompt, with seeds SEED, SEED + 1 and so on."""
     best_of: Annotated[int, Arg("N", at_least=1, at_most=64)] = 1
-    """Make N clips in place of each and keep the one that fits the prompt best."""
+    """For each clip, generate N takes and keep the one that best matches the prompt."""
     batch_size: Annotated[int, Arg("N", at_least=1)] = 8
     """Clips generated at once. Does not affect the results."""
 
@@ -312,7 +316,7 @@ class Vary(ClipOptions):
     audio: AudioPath
     """Audio file, or - for stdin. Formats other than WAV, FLAC, OGG, Opus and MP3 need ffmpeg."""
     strength: Annotated[float, Arg("X", at_least=0.01, at_most=1)] = 0.4
-    """How much to change; 1 keeps almost nothing."""
+    """How much to change the audio, from 0.01 to 1; 1 keeps almost nothing of it."""
     text: Annotated[str | None, Arg("TEXT")] = None
     """Description of the new audio."""
     overwrite: bool = False
@@ -354,7 +358,8 @@ class Inpaint(ClipOptions):
     text: Annotated[str | None, Arg("TEXT")] = None
     """Description of the new audio."""
     num_candidates: Annotated[int, Arg("N", at_least=1)] = 4
-    """Number of candidates to generate; the best fit is kept."""
+    """Number of candidates to generate; the one that best fits the audio after the span is
+    kept."""
     overwrite: bool = False
     """Allow the output to replace the input file."""
 

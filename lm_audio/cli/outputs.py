@@ -48,8 +48,8 @@ class OutputOptions:
     play: bool = False
     """Play the result."""
     watermark: Annotated[str | None, Arg("MODEL")] = None
-    """Add an inaudible AudioSeal watermark; MODEL is the weights file of its generator, or
-    facebook/audioseal."""
+    """Add an inaudible AudioSeal watermark; MODEL is the weights file of an AudioSeal
+    generator, or facebook/audioseal."""
     json: bool = False
     """Print one JSON object per clip; everything else goes to stderr."""
     quiet: Annotated[bool, Arg(short="-q")] = False

@@ -43,7 +43,8 @@ class Copy:
     )
 
     name: Annotated[str, Arg("NAME", positional=True)]
-    """Name from `lm-audio recipes list`, or a folder such as default_model."""
+    """Name of a recipe from `lm-audio recipes list`, or of a folder of recipes, such as
+    default_model."""
     output: Annotated[Path | None, Arg("PATH", short="-o")] = None
     """File to write, or folder to copy into (default: the same name, in the current folder)."""
 

@@ -132,11 +132,11 @@ class App:
     model: ModelOptions = field(default_factory=ModelOptions)
     host: Annotated[str, Arg("ADDRESS")] = "127.0.0.1"
     """Address to listen on; 0.0.0.0 listens on all interfaces, so anyone on the network can use
-    the page."""
+    the web UI."""
     port: int = PAGE_PORT
     """Port to listen on; if the default is taken, the next free one is used."""
     no_open_browser: bool = False
-    """Do not open the page in a browser."""
+    """Do not open the web UI in a browser."""
 
     def run(self) -> None:
         with extra("app", "The web UI"):

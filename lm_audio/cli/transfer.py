@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Transfer:
-    """Play a sound through the latents of a codec, such as RAVE: timbre transfer."""
+    """Transfer the timbre of a codec such as RAVE to a sound, by way of its latents."""
 
     EXAMPLES: ClassVar = (
         "lm-audio transfer speech.wav --codec runs/piano -o piano.wav",
@@ -32,14 +32,14 @@ class Transfer:
     )
 
     audio: Annotated[Path, Arg("AUDIO", positional=True)]
-    """Audio file, or - for stdin; WAV on stdin is played as it arrives."""
+    """Audio file, or - for stdin; WAV on stdin is processed as it arrives."""
     codec: Annotated[str, Arg("CODEC")]
     """Folder of a RAVE model, a .ts export, or another codec with latents, such as default (the
     bundled one)."""
     output: Annotated[Path, Arg("FILE", short="-o")]
     """File (.wav, .flac, .ogg, .opus or .mp3), or - for WAV on stdout."""
     latent: Annotated[str | None, Arg("CHANGES")] = None
-    """Changes of latent dimensions, such as 0:+1.5,3:*0.5,1:=0. Add @SECONDS to change over time:
+    """Changes to latent dimensions, such as 0:+1.5,3:*0.5,1:=0. Add @SECONDS to change over time:
     0:+0@2,0:+1.5@4 rises from 2 to 4 seconds."""
     device: Annotated[str, Arg("DEVICE")] = "cpu"
     """Device such as cpu, cuda or cuda:1."""
