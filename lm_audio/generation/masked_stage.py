@@ -87,6 +87,8 @@ class MaskedStage:
             raise ValueError(
                 f"span must be at least 1 and reach at least 0, got {self.span} and {self.reach}."
             )
+        if self.whole_windows and self.source is not None:  # which may not reach beyond the end
+            raise ValueError(f"The {self.name} stage has a source, so whole_windows must be False.")
         rounds_of(self.sampling, self.num_codebooks)
 
     @property

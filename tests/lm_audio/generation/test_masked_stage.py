@@ -450,6 +450,9 @@ def test_a_story_changes_the_prompt_at_its_time(magnet_mono: AudioPipeline) -> N
 
 def test_semantic_tokens_decide_what_is_heard(soundstorm_mono: AudioPipeline) -> None:
     stage = soundstorm_mono.stages["acoustic"]
+    assert isinstance(stage, MaskedStage)
+    with pytest.raises(ValueError, match="has a source, so whole_windows must be False"):
+        replace(stage, whole_windows=True)
     one = torch.arange(25)[None] % 40
     other = one.clone()
     other[:, 10] = 30
