@@ -227,7 +227,9 @@ def write_checkpoint(folder: Path, *, tiny: bool) -> None:
             shapes.T5Config(vocab_size=32_128, feed_forward_proj="gated-gelu", **t5)
         ),
         "projection_model": lambda: classes["projection_model"](512, dims[1], dims[0]),
-        "language_model": lambda: classes["language_model"](shapes.GPT2Config(max_new_tokens=8, **gpt2)),
+        "language_model": lambda: classes["language_model"](
+            shapes.GPT2Config(max_new_tokens=8, **gpt2)
+        ),
         "unet": lambda: classes["unet"](
             sample_size=256, in_channels=8, out_channels=8, block_out_channels=widths,
             down_block_types=("DownBlock2D", *["CrossAttnDownBlock2D"] * (levels - 1)),

@@ -90,9 +90,13 @@ class Model:
 
 def size_of(stage: Stage) -> str:
     """The size of a stage's network in words."""
+    return f"{num_stage_parameters(stage) / 1e6:.3g} M parameters"
+
+
+def num_stage_parameters(stage: Stage) -> int:
+    """The number of parameters of a stage's network."""
     network = getattr(stage, "model", None) or getattr(stage, "network", None)
-    count = num_parameters(network) if isinstance(network, nn.Module) else 0
-    return f"{count / 1e6:.3g} M parameters"
+    return num_parameters(network) if isinstance(network, nn.Module) else 0
 
 
 def _check_stages(stages: Sequence[Stage], *, output_stages: Sequence[str]) -> None:

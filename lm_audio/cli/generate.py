@@ -471,10 +471,9 @@ def _load(options: ModelOptions, out: OutputOptions) -> "AudioPipeline":
     model = options.load(quiet=out.quiet)
     took = time.perf_counter() - start
 
-    from lm_audio.networks.packing import num_parameters
+    from lm_audio.model import num_stage_parameters
 
-    stages: Any = model.stages.values()  # each kind has its own model
-    count = in_words(sum(num_parameters(stage.model) for stage in stages))
+    count = in_words(sum(num_stage_parameters(stage) for stage in model.stages.values()))
     name = options.model or "the default model"
     facts = f"{count} parameters, {model.dtype}"
     print(f"Loaded {name} ({facts}) in {took:.1f} s", file=out.screen, flush=True)

@@ -8,7 +8,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import DacConfig, DacModel, MimiModel
 
-from audio_tokenizers.weights import check_weights, load_transformers, read_safetensors
+from audio_tokenizers.weights import (
+    MappedFile,
+    check_weights,
+    load_transformers,
+    read_safetensors,
+)
 
 Edit = Callable[[dict[str, torch.Tensor]], object]
 BIAS = "encoder.conv1.bias"
@@ -88,3 +93,31 @@ def test_a_model_of_transformers_that_does_not_fit_is_refused(
 def test_another_kind_of_model_is_refused(folder: Path) -> None:
     with pytest.raises(ValueError, match=r"a model of type dac; expected type mimi\.$"):
         load_transformers(MimiModel, folder, kind="mimi")
+
+
+def test_a_mapped_file_has_the_tensors_of_the_file_and_can_be_released(tmp_path: Path) -> None:
+    weights = {
+        "a": torch.randn(3, 5),
+        "b": torch.arange(7),
+        "c": torch.randn(2, 2).bfloat16(),
+        "d": torch.zeros(0, 4),
+        "e": torch.tensor(2.5, dtype=torch.float64),
+        "f": torch.tensor([True, False]),
+    }
+    path = tmp_path / "model.safetensors"
+    save_file(weights, path, {"format": "pt"})
+    file = MappedFile(path)
+    assert file.tensors.keys() == weights.keys()
+    for _ in range(2):
+        for name, weight in weights.items():
+            assert file.tensors[name].dtype == weight.dtype
+            assert torch.equal(file.tensors[name], weight)
+        file.release()
+
+
+def test_a_truncated_file_is_not_mapped(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    save_file({"a": torch.randn(100)}, path)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ValueError, match="is not a complete safetensors file; download it again"):
+        MappedFile(path)

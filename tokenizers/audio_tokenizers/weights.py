@@ -143,7 +143,7 @@ def load_transformers(cls: Any, source: str | Path, *, kind: str) -> Any:
     Args:
         kind: the `model_type` that its config must state.
     """
-    with hub_access(source):
+    with hub_access(source), _no_progress_bars():
         found = cls.config_class.get_config_dict(source)[0].get("model_type")
         if found != kind:
             raise ValueError(f"Got {source}, a model of type {found}; expected type {kind}.")
@@ -162,6 +162,20 @@ def load_transformers(cls: Any, source: str | Path, *, kind: str) -> Any:
     wrong = {*info["missing_keys"], *info["unexpected_keys"]} - set(misshapen)
     _refuse(wrong, misshapen, source=source, settings="config.json")
     return model
+
+
+@contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    """transformers shows a bar for each model that it reads."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _refuse(

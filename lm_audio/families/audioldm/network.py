@@ -1,6 +1,8 @@
-"""The denoising network of AudioLDM: a U-Net over latents [D, T] as images of time and frequency.
+"""The networks of AudioLDM as the stages call them.
 
-Shapes: B batch, D latent width, T frames, C channels, W columns.
+The denoising network is a U-Net over latents [D, T] as images of time and frequency.
+
+Shapes: B batch, L vectors, D latent width, T frames, C channels, W columns.
 """
 
 from collections.abc import Mapping
@@ -8,6 +10,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from lm_audio.families.audioldm.audio_language import AudioLanguage
 from lm_audio.families.audioldm.text import Text
 from lm_audio.networks.blocks2d import Context
 from lm_audio.networks.condition import Condition, Fused
@@ -54,6 +57,27 @@ class LatentUNet(nn.Module):
         language = named[AUDIO_LANGUAGE]
         pairs = [(language.embeddings, language.mask), cut]
         return [_context(tokens.to(weight), mask) for tokens, mask in pairs], None
+
+
+class LanguageNetwork(nn.Module):
+    """Makes the language of audio from a text, or from a description and a transcription.
+
+    Args:
+        text: splits the embeddings of texts; None for models without T5.
+    """
+
+    def __init__(self, language: AudioLanguage, *, text: Text | None) -> None:
+        super().__init__()
+        self.language = language
+        self._text = (text,)
+
+    def forward(self, fused: Fused) -> Tensor:
+        """Maps conditions, B = 1, to vectors [D, L]."""
+        words, text = fused.named[TEXT], self._text[0]
+        if text is not None:
+            return self.language(*text.split(words.embeddings[0, words.mask[0]]))
+        spoken = fused.named[TRANSCRIPTION]
+        return self.language(words.embeddings[0], spoken.embeddings[0], spoken.mask[0])
 
 
 def _context(tokens: Tensor, mask: Tensor) -> Context:

@@ -176,9 +176,12 @@ class _Reader:
         from transformers import T5EncoderModel
 
         path = self._folder / "text_encoder_2"
-        model = _load(T5EncoderModel, path, kind="t5", ignored=("decoder", "lm_head"))
+        if self._mapped and (path / "model.safetensors").is_file():
+            model, release = _mapped_t5(path)
+        else:
+            model = _load(T5EncoderModel, path, kind="t5", ignored=("decoder", "lm_head"))
+            release = _nothing
         tokens = T5TextTokenizer.load(self._folder / "tokenizer_2")
-        release = _map(model, path) if self._mapped else _nothing
         return MappedT5(model, tokens, max_length=_limit(tokens._tokenizer), release=release)
 
     def _network(
@@ -212,6 +215,27 @@ class _Reader:
                 file = MappedFile(folder / name)
                 return file.tensors, file.release
         return read_weights(folder), _nothing
+
+
+def _mapped_t5(path: Path) -> tuple[Any, Release]:
+    """A T5 over its mapped file: transformers would need memory for two copies."""
+    from transformers import T5Config, T5EncoderModel
+
+    if (kind := read_json(path / "config.json").get("model_type")) != "t5":
+        raise ValueError(f"Got {path}, a model of type {kind}; expected type t5.")
+    file = MappedFile(path / "model.safetensors")
+    unused = ("decoder.", "lm_head.")
+    state = {n: w.float() for n, w in file.tensors.items() if not n.startswith(unused)}
+    tied = ("shared.weight", "encoder.embed_tokens.weight")  # files contain one or both
+    for name, other in (tied, tied[::-1]):
+        if other in state:
+            state.setdefault(name, state[other])
+    with unfilled():
+        model: Any = T5EncoderModel(T5Config.from_pretrained(str(path)))
+    check_weights(state, model.state_dict(), source=path)
+    model.load_state_dict(state, assign=True)
+    model.tie_weights()
+    return model, file.release
 
 
 def _nothing() -> None:

@@ -16,6 +16,7 @@ from lm_audio.families.audioldm.network import (
     AUDIO_LANGUAGE,
     TEXT,
     TRANSCRIPTION,
+    LanguageNetwork,
     LatentUNet,
 )
 from lm_audio.families.audioldm.parts import AudioLdmParts
@@ -24,7 +25,6 @@ from lm_audio.generation.diffusion_stage import DiffusionStage
 from lm_audio.generation.direct_stage import DirectStage
 from lm_audio.generation.track import Source, Stage
 from lm_audio.model import Model, ModelCard
-from lm_audio.networks.condition import Fused
 from lm_audio.sampling import Denoising
 from lm_audio.signals import Signal
 
@@ -80,18 +80,10 @@ def audioldm(parts: AudioLdmParts) -> Model:
 def _audio_language(parts: AudioLdmParts, conditioners: Mapping[str, Any]) -> DirectStage:
     language = parts.language
     assert language is not None
-
-    def network(fused: Fused) -> Tensor:
-        words = fused.named[TEXT]
-        reader = conditioners[TEXT]
-        if isinstance(reader, Text):
-            return language(*reader.split(words.embeddings[0, words.mask[0]]))
-        spoken = fused.named[TRANSCRIPTION]
-        return language(words.embeddings[0], spoken.embeddings[0], spoken.mask[0])
-
+    reader = conditioners[TEXT]
     return DirectStage(
         name=AUDIO_LANGUAGE,
-        network=network,
+        network=LanguageNetwork(language, text=reader if isinstance(reader, Text) else None),
         conditioners=_named(conditioners),
         makes=Signal(
             kind="vector",
