@@ -92,6 +92,8 @@ class Config(TrainingSettings):
     """Length of the training examples and of the model's windows, in seconds."""
     patch: int = 1
     """Latent frames per position of the network; 2 halves the time of a pass."""
+    quantize: bool = True
+    """Round latents to the codec's tokens before decoding, as in the training data."""
     predicts: Predicts = "flow"
     """What the network predicts."""
     noise: Kind = "flow"
@@ -267,7 +269,11 @@ def new_model(
     check_identity(identity, shards.streams[ACOUSTIC].identity, option="--codec with --channels")
     mean, deviation = scale_of(shards, TokenLatents(codec, sets))
     renderer = CodecLatentRenderer(
-        codec=codec, num_channels=channels, mean=mean, deviation=deviation
+        codec=codec,
+        num_channels=channels,
+        mean=mean,
+        deviation=deviation,
+        quantize=config.quantize,
     )
     followed: dict[str, Any] = {}
     earlier: list[Stage] = []
