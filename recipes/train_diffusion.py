@@ -33,8 +33,8 @@ from lm_audio.cli.recipe import run_recipe
 from lm_audio.data.shards import Conditions, Shards, acoustic_identity
 from lm_audio.families.latent_flow.stages import latent_flow
 from lm_audio.generation.diffusion_stage import DiffusionStage
-from lm_audio.generation.lm_stage import LMStage
 from lm_audio.generation.noise_schedule import Kind, NoiseSchedule, Predicts
+from lm_audio.generation.track import Stage
 from lm_audio.model import Model
 from lm_audio.networks import presets
 from lm_audio.networks.transformer import TransformerConfig
@@ -92,6 +92,8 @@ class Config(TrainingSettings):
     """Length of the training examples and of the model's windows, in seconds."""
     patch: int = 1
     """Latent frames per position of the network; 2 halves the time of a pass."""
+    quantize: bool = True
+    """Round latents to the codec's tokens before decoding, as in the training data."""
     predicts: Predicts = "flow"
     """What the network predicts."""
     noise: Kind = "flow"
@@ -267,19 +269,24 @@ def new_model(
     check_identity(identity, shards.streams[ACOUSTIC].identity, option="--codec with --channels")
     mean, deviation = scale_of(shards, TokenLatents(codec, sets))
     renderer = CodecLatentRenderer(
-        codec=codec, num_channels=channels, mean=mean, deviation=deviation
+        codec=codec,
+        num_channels=channels,
+        mean=mean,
+        deviation=deviation,
+        quantize=config.quantize,
     )
     followed: dict[str, Any] = {}
-    earlier: list[LMStage] = []
+    earlier: list[Stage] = []
     tokenizer = None
     if config.semantic is not None:
         tokens = shards.identities
         if config.semantic_tokenizer is not None:
             tokenizer = load_feature_tokenizer(config.semantic_tokenizer)
             tokens[SEMANTIC] = tokenizer.identity
-        earlier = [read_stage(config.semantic / "stage", tokens=tokens)]
-        followed["num_semantic_tokens"] = earlier[0].num_tokens
-        followed["semantic_rate"] = earlier[0].frame_rate
+        semantic = read_stage(config.semantic / "stage", tokens=tokens)
+        earlier.append(semantic)
+        followed["num_semantic_tokens"] = semantic.num_tokens
+        followed["semantic_rate"] = semantic.frame_rate
     transformer, reader = SHAPES[config.preset]
     text = chosen_text(
         shards, reader, vocab_size=VOCABULARY, t5=config.t5, text_encoder=config.text_encoder
@@ -302,7 +309,7 @@ def new_model(
 
 def labels_of(conditions: list[Conditions], name: str) -> list[str]:
     """All values of an attribute."""
-    found = {each[name] for each in conditions if isinstance(each.get(name), str)}  # type: ignore[arg-type]
+    found = {each[name] for each in conditions if isinstance(each.get(name), str)}
     if name == "text" or not found:
         raise ValueError(f"The data has no labels {name!r}.")
     return sorted(map(str, found))

@@ -31,8 +31,9 @@ class CodecLatentRenderer:
             other.
         num_channels: 1 or 2 with a mono codec, else the codec's own.
         mean, deviation: [D] of all channels, of the codec's latents.
-        quantize: round latents to the nearest tokens of the codec before decoding. The decoder
-            was trained with those, and the sound is that of `tokens`.
+        quantize: round latents to the nearest tokens of the codec before decoding, with which the
+            decoder was trained: the sound is that of `tokens`. Prompts are rounded, too, as
+            training data are.
     """
 
     codec: LatentCodec

@@ -142,6 +142,29 @@ def test_the_model_generates_and_continues(workshop: Workshop) -> None:
     assert torch.equal(longer.samples[:, : prompt.shape[1]], prompt)
 
 
+def test_latents_are_learnt_generated_and_measured(workshop: Workshop) -> None:
+    workshop.run(
+        *("train_diffusion", "--data", *TOKENS, "--codec", "codec", "--semantic", "semantic"),
+        *("--semantic-tokenizer", "tokenizer", "--out", "diffusion"),
+    )
+    assert falls(workshop.losses("diffusion"), by=0.05)
+    folder = workshop.folder / "diffusion"
+    model = lm_audio.load(folder / "model")
+    assert list(model.stages) == ["semantic", "latents"]
+    (folder / "generated").mkdir()
+    for number in range(4):
+        clip = model.generate("a bell rings", duration=2.0, seed=number)
+        clip.save(folder / "generated" / f"{number}.wav")
+    longer = model.continue_from(folder / "generated/0.wav", duration=1.0, seed=1)
+    prompt = read_audio(folder / "generated/0.wav").samples
+    assert torch.equal(longer.samples[:, : prompt.shape[1]], prompt)
+    workshop.run(
+        *("evaluate", "--real", "effects", "--generated", "diffusion/generated"),
+        *("--out", "diffusion/report"),
+    )
+    assert "|" in next((folder / "report").glob("*.md")).read_text()
+
+
 def test_the_three_stages_of_audiolm_learn(workshop: Workshop) -> None:
     speech = ("--data", "tokens/speech", "--codec", "codec")
     workshop.train("audiolm", "semantic", *speech, "--out", "lm/semantic")

@@ -19,7 +19,7 @@ from lm_audio.generation.diffusion_stage import DiffusionStage
 from lm_audio.generation.noise_schedule import NoiseSchedule, Predicts
 from lm_audio.generation.track import Track, unknown_values
 from lm_audio.model import Model
-from lm_audio.networks.condition import Fused
+from lm_audio.networks.condition import Fused, Known
 from lm_audio.pipeline import AudioPipeline
 from lm_audio.sampling import Denoising, Sampling
 from lm_audio.signals import Signal
@@ -329,6 +329,27 @@ def test_a_span_is_filled_and_both_sides_kept_and_seen() -> None:
     changed = made(stage, 60, values=behind)[:, 10:14]
     assert not torch.isclose(changed, filled[:, 10:14]).all(dim=0).any()
     assert len(stage.network.rows) == 2 * 2 * 5  # nothing where all is known
+
+
+def test_a_network_that_sees_known_frames_gets_those_of_its_window() -> None:
+    found: list[Known] = []
+
+    class Seeing(TinyNetwork):
+        def forward(self, x: Tensor, times: Tensor, condition: Fused, *, known: Known) -> Tensor:  # type: ignore[override]
+            found.append(known)
+            return super().forward(x, times, condition)
+
+    stage = tiny_stage(network=Seeing(12).requires_grad_(False), sees_known=True)
+    values = unknown_values(SIGNAL, 30, torch.device("cpu"))
+    values[:, :4], values[:, 18:] = 1.5, 2.5
+    done = made(stage, 30, values=values)
+    assert [tuple(known.values.shape) for known in found] == [(1, WIDTH, 20)] * 5
+    for known in found:
+        assert known.mask[0].tolist() == [True] * 4 + [False] * 14 + [True] * 2
+        assert torch.equal(known.values[0, :, :4], values[:, :4])
+        assert torch.equal(known.values[0, :, 18:], values[:, 18:20])
+        assert not known.values[0, :, 4:18].any()
+    assert torch.equal(done, made(tiny_stage(), 30, values=values))  # which ignores them
 
 
 def test_inpainting_keeps_the_samples_beside_the_span() -> None:

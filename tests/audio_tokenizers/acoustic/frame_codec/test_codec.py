@@ -306,3 +306,25 @@ def test_truth_does_not_depend_on_what_a_training_step_computes_in() -> None:
     assert not torch.equal(half.levels, whole.levels)
     assert torch.equal(half.true_levels, whole.true_levels)
     assert torch.equal(half.true_roughness, whole.true_roughness)
+
+
+def test_latents_lie_between_samples_and_tokens() -> None:
+    samples = noise(2, 1, 9000)
+    latents = CODEC.latents(samples)
+    assert latents.shape == (2, CODEC.latent_size, -(-9000 // 480))
+    tokens = CODEC.encode(samples)
+    assert torch.equal(CODEC.tokens_of(latents), tokens)
+    assert torch.equal(CODEC.tokens_of(latents, num_codebooks=2), tokens[:, :2])
+    decoded = CODEC.decode(tokens, num_samples=9000)
+    assert torch.equal(CODEC.decode_latents(CODEC.latents_of(tokens), num_samples=9000), decoded)
+    with pytest.raises(ValueError, match=r"expected \[B, \d+, T\]"):
+        CODEC.decode_latents(latents[:, :-1])
+
+
+def test_latents_of_pieces_are_those_of_the_whole() -> None:
+    samples = noise(1, 1, 5000)
+    stream = CODEC.latent_stream()
+    pieces = [stream.push(piece) for piece in samples.split([10, 0, 3000, 1990], dim=2)]
+    assert torch.equal(torch.cat([*pieces, stream.finish()], dim=2), CODEC.latents(samples))
+    empty = CODEC.latent_stream().finish()
+    assert (empty.shape, empty.dtype) == ((1, CODEC.latent_size, 0), torch.float32)

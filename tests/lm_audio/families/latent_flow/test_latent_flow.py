@@ -109,6 +109,25 @@ def test_inpainting_keeps_all_other_samples(model: AudioPipeline) -> None:
     assert not torch.equal(other.samples[:, 13_000:21_000], clip.samples[:, 13_000:21_000])
 
 
+def test_it_varies_loops_and_tells_stories(make_model: MakeModel) -> None:
+    model = AudioPipeline(make_model())
+    original = sound(model, 0.8)
+    little, much = (
+        model.vary((original, RATE), strength=strength, seed=1).stage_values["latents"]
+        for strength in (0.34, 1.0)
+    )
+    encoder = model.renderer.encoder
+    assert encoder is not None
+    wanted = encoder.encode(original)
+    assert (little - wanted).square().mean() < (much - wanted).square().mean()
+    loop = model.generate("rain", duration=0.6, loop=True, seed=1)
+    assert loop.samples.shape == (1, 14_400)
+    story = model.generate([(0.0, "rain"), (0.8, "a dog barks")], duration=1.6, seed=1)
+    rain = model.generate("rain", duration=1.6, seed=1)
+    latents = [clip.stage_values["latents"] for clip in (story, rain)]
+    assert not torch.equal(latents[0][:, 50:], latents[1][:, 50:])
+
+
 def test_a_model_comes_back_from_its_folder(model: AudioPipeline, tmp_path: Path) -> None:
     save_model(model.model, tmp_path / "model")
     again = lm_audio.load(tmp_path / "model")
