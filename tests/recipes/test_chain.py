@@ -85,6 +85,16 @@ def test_a_codec_learns(workshop: Workshop) -> None:
     assert falls(workshop.losses("codec", "train/reconstruction"), by=0.05)
 
 
+def test_rave_learns_and_plays(workshop: Workshop) -> None:
+    workshop.run("train_rave", "--data", "music", "--out", "rave")
+    assert falls(workshop.losses("rave", "train/distance"), by=0.02)
+    transfer = ("-m", "lm_audio", "transfer", "sounds/noise 0.flac", "--codec", "rave")
+    workshop.command(sys.executable, *transfer, "--latent", "0:+1", "-o", "played.wav")
+    played = read_audio(workshop.folder / "played.wav")
+    original = read_audio(workshop.folder / "sounds/noise 0.flac")
+    assert played.duration == pytest.approx(original.duration, abs=1e-3)
+
+
 def test_a_masked_model_learns(workshop: Workshop) -> None:
     workshop.run("train_masked_model", "--data", *CORPORA, "--out", "masked")
     assert falls(workshop.losses("masked"), by=0.02)

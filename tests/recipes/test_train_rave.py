@@ -1,6 +1,8 @@
 """The RAVE recipe: its first losses are pinned, two phases, exact resumption, analysed latents."""
 
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +15,7 @@ import torch
 
 import lm_audio
 from audio_tokenizers.acoustic.rave import load_rave
+from audio_tokenizers.weights import read_pickle
 from lm_audio.data.synthetic import demo_clip, synthetic_clips
 from lm_audio.data.synthetic_shards import make_up_shards
 
@@ -186,3 +189,28 @@ def test_a_language_model_of_its_tokens_is_trained_saved_and_played(
     longer = model.continue_from(prompt, duration=0.5, seed=1)
     assert longer.samples.shape == (1, 12_000)
     torch.testing.assert_close(longer.samples[:, :8_000], clip.samples, rtol=0, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_two_processes_train_in_both_phases(recipe: ModuleType, tmp_path: Path) -> None:
+    """Batches are halved, and the same steps are taken; a norm over a batch differs a little."""
+    folders = [tmp_path / name for name in ("one", "two")]
+    for out, count in zip(folders, ("1", "2"), strict=True):
+        launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", count]
+        script = [str(Path(recipe.__file__ or "")), "--preset", "tiny", "--steps", "8"]
+        settings = ["--seconds", "0.3", "--adversarial-from", "0.5", "--out", str(out)]
+        subprocess.run(
+            [sys.executable, *launch, *script, *settings], check=True, capture_output=True
+        )
+    one, two = (
+        read_pickle(next((out / "checkpoints").glob("step-00000008*.pt"))) for out in folders
+    )
+    for part in ("codec", "discriminator"):
+        moved = [
+            (one[part][name].float() - two[part][name].float()).abs().mean()
+            for name in one[part]
+            if "original1" in name
+        ]
+        assert max(moved) < 0.05
+    for out in folders:
+        assert load_rave(out).has_codebooks

@@ -134,6 +134,8 @@ def _fit(frames: Tensor, *, num_codebooks: int, codebook_size: int, seed: int) -
             num_quantizers=num_codebooks,
             codebook_size=codebook_size,
             kmeans_init=True,
+            sync_kmeans=False,  # of several training processes, one fits
+            sync_codebook=False,
             decay=0.9,
             threshold_ema_dead_code=1 if len(frames) > 4 * codebook_size else 0,
         ).to(frames.device)
