@@ -85,7 +85,7 @@ def main(config: Config) -> None:
             size = num_parameters(stage.network)
             stage.network.to(config.device, DTYPES[dtype])
             stage.conditioners.to(config.device)
-            taken = best(lambda one=stage: clip(one, frames), config)  # type: ignore[misc]
+            taken = best(lambda one=stage: clip(one, frames), config)
             both = taken + rendering
             lines.append(
                 f"| {size / 1e6:.1f} | {patch} | {dtype} | {taken:.2f} | {rendering:.2f} | "

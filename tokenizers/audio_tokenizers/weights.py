@@ -167,8 +167,9 @@ def load_transformers(cls: Any, source: str | Path, *, kind: str) -> Any:
 @contextmanager
 def _no_progress_bars() -> Iterator[None]:
     """transformers shows a bar for each model that it reads."""
-    from transformers.utils import logging
+    from transformers import utils
 
+    logging: Any = utils.logging  # untyped
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
