@@ -103,6 +103,8 @@ def test_the_wheel_holds_both_packages_and_the_weights(tmp_path: Path) -> None:
         "lm_audio/py.typed",
         "audio_tokenizers/protocol.py",
         "audio_tokenizers/py.typed",
+        "lm_audio/app/static/index.html",
+        "lm_audio/app/static/vendor/wavesurfer.LICENSE",
         "lm_audio/recipes/train_codec.py",
         "lm_audio/recipes/stage_builders/plan.py",
         "lm_audio/recipes/default_model/train.sh",

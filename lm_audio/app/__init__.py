@@ -1,1 +1,1 @@
-"""The web page: Create, Continue, Inpaint and History in a browser."""
+"""The web page: Make, Timeline and Library, in plain JavaScript over the public API."""

@@ -63,20 +63,17 @@ class Serve:
     timeout: Seconds = 300.0
     """Maximum time per request, in seconds; after this the server returns 504."""
     web_ui: bool = False
-    """Also serve the web UI at /. It has no authentication, so it cannot be combined with API
-    keys."""
+    """Also serve the web UI at /. It asks for an API key if the server requires one."""
 
     def run(self) -> None:
         with extra("serve", "lm-audio serve"):
             from lm_audio.server.http import create_app
-        if self.web_ui:
-            with extra("app", "The web UI"):
-                from lm_audio.app.page import add_page
+        from lm_audio.app.page import add_page
         from lm_audio.server.engine import Engine
         from lm_audio.server.guard import Limits
 
         keys = self._keys()
-        self._check(keys)
+        self._check()
         listener = bind(self.host, self.port)
         pipeline = self.model.load()
         engine = Engine(pipeline, max_batch_size=self.max_batch_size, max_queue=self.max_queue)
@@ -97,14 +94,12 @@ class Serve:
             index=not self.web_ui,
         )
         if self.web_ui:
-            app = add_page(app, pipeline, name=name)
+            add_page(app)
         access = "API key required" if keys else "no API key required"
         address = f"{_address(self.host, listener)}/v1"
         run(app, listener, lambda: print(f"Serving {name!r} at {address} ({access})", flush=True))
 
-    def _check(self, keys: list[str]) -> None:
-        if keys and self.web_ui:
-            raise ValueError("--web-ui cannot be combined with API keys: it has no authentication.")
+    def _check(self) -> None:
         for name in ("max_batch_size", "max_duration", "max_stream", "max_upload", "timeout"):
             value = getattr(self, name)
             if not value > 0:
@@ -139,12 +134,15 @@ class App:
     """Do not open the web UI in a browser."""
 
     def run(self) -> None:
-        with extra("app", "The web UI"):
-            from fastapi import FastAPI
+        with extra("serve", "The web UI"):
+            from lm_audio.server.http import create_app
+        from lm_audio.app.page import add_page
+        from lm_audio.server.engine import Engine
 
-            from lm_audio.app.page import add_page
         listener = bind(self.host, self.port, or_next=self.port == PAGE_PORT)
-        app = add_page(FastAPI(), self.model.load(), name=self.model.model or DEFAULT)
+        engine = Engine(self.model.load())
+        app = create_app(engine, name=self.model.model or DEFAULT, index=False)
+        add_page(app)
         address = _address(self.host, listener)
 
         def announce() -> None:

@@ -18,6 +18,7 @@ from torch import Tensor
 from lm_audio.clip import Clip
 from lm_audio.generation.request import PromptLike, Request, make_requests
 from lm_audio.pipeline import AudioPipeline
+from lm_audio.server.description import describe
 from lm_audio.server.engine import BatchJob, Engine, Inpainter, Job
 from lm_audio.server.guard import Limits, Metrics
 from lm_audio.server.wire import (
@@ -48,6 +49,13 @@ class Backend:
         self.metrics = Metrics(engine, self.inpainter)
         self.created = int(time.time())
         self.voices = _voices(engine.pipeline)
+        self.model = describe(
+            engine.pipeline,
+            name=name,
+            created=self.created,
+            voices=self.voices,
+            limits=limits,
+        )
 
     @property
     def pipeline(self) -> AudioPipeline:
@@ -78,9 +86,12 @@ class Backend:
 
     async def notice(self, prompt: str | None) -> dict[str, str]:
         """The header that says that the model was not trained on such prompts, or none."""
-        find = releases_omp_threads(self.pipeline.notice)
-        found = await run_in_threadpool(find, prompt)
+        found = await self.notice_text(prompt)
         return {} if found is None else {"x-notice": quote(found, safe=" ,.:;()'")}
+
+    async def notice_text(self, prompt: str | None) -> str | None:
+        """One sentence if the model was not trained on such prompts."""
+        return await run_in_threadpool(releases_omp_threads(self.pipeline.notice), prompt)
 
     def request(
         self, body: CommonFields, *, prompt: PromptLike, seed: int, duration: float
@@ -149,6 +160,12 @@ class Backend:
         shown = {name: value for name, value in clip.settings.items() if name != "text_encoder"}
         upload = {} if job.upload is None else {"audio": PurePath(job.upload).name}
         return {**shown, **upload, "model": self.name}
+
+    def position(self, job: Job) -> int:
+        """The place of a job in its queue, from 1; 0 once it is being made."""
+        if isinstance(job, BatchJob):
+            return self.engine.position(job)
+        return self.inpainter.position(job)
 
     def close(self) -> None:
         """Finishes all open jobs."""

@@ -67,6 +67,7 @@ class Job:
         self.clip: Clip | None = None
         self.error: Exception | None = None
         self.cancelled = False
+        self._progress = 0.0
         self._pieces: list[Tensor] = []
         self._wake: Callable[[], object] = lambda: None
 
@@ -74,6 +75,14 @@ class Job:
     def over(self) -> bool:
         """Whether the job is complete, failed or cancelled."""
         return self.cancelled or self.clip is not None or self.error is not None
+
+    @property
+    def progress(self) -> float:
+        """The completed fraction, from 0 to 1."""
+        return self._progress
+
+    def report(self, progress: float) -> None:
+        self._progress = progress
 
     @property
     def expired(self) -> bool:
@@ -150,6 +159,10 @@ class BatchJob(Job):
             self._pieces.append(samples[:, skipped:])
             self._notify()
 
+    @property
+    def progress(self) -> float:
+        return self.clip_job.progress
+
     def whole(self) -> Clip:
         return self.clip_job.clip(self._pieces)
 
@@ -183,6 +196,12 @@ class Engine:
     @property
     def num_running(self) -> int:
         return len(self._running)
+
+    def position(self, job: BatchJob) -> int:
+        """The place of a job in the queue, from 1; 0 once it has left the queue."""
+        with self._changed:
+            waiting: list[BatchJob] = [*self._suspects, *self._queue]
+        return waiting.index(job) + 1 if job in waiting else 0
 
     @property
     def alive(self) -> bool:
@@ -294,21 +313,29 @@ class Inpainter:
     def __init__(self, *, max_queue: int) -> None:
         self.max_queue = max_queue
         self._lock = threading.Lock()
-        self._num_open = 0
+        self._open: list[Job] = []  # the running one first
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="inpainter")
 
     @property
     def num_open(self) -> int:
         """Jobs that are queued or running."""
-        return self._num_open
+        return len(self._open)
+
+    def position(self, job: Job) -> int:
+        """The place of a job in the queue, from 1; 0 once it runs."""
+        with self._lock:
+            return self._open.index(job) if job in self._open else 0
 
     def submit(self, job: Job, work: Work) -> None:
         """Queues a job; raises `BusyError` or `StoppedError`."""
-        self._count(1)
+        with self._lock:
+            if len(self._open) > self.max_queue:
+                raise BusyError(f"The queue is full ({self.max_queue} requests). Try again later.")
+            self._open.append(job)
         try:
             self._pool.submit(self._run, job, work)
         except RuntimeError as error:
-            self._count(-1)
+            self._forget(job)
             raise StoppedError("The server is shutting down. Try again later.") from error
 
     def close(self) -> None:
@@ -316,7 +343,8 @@ class Inpainter:
         self._pool.shutdown()
 
     def _run(self, job: Job, work: Work) -> None:
-        def check(_: float) -> None:
+        def check(progress: float) -> None:
+            job.report(progress)
             if job.cancelled:
                 raise CancelledJobError
             if job.expired:
@@ -335,10 +363,8 @@ class Inpainter:
                 logger.exception("An inpainting failed.")
             job.finish(error)
         finally:
-            self._count(-1)
+            self._forget(job)
 
-    def _count(self, change: int) -> None:
+    def _forget(self, job: Job) -> None:
         with self._lock:
-            if change > 0 and self._num_open > self.max_queue:
-                raise BusyError(f"The queue is full ({self.max_queue} requests). Try again later.")
-            self._num_open += change
+            self._open.remove(job)

@@ -9,7 +9,7 @@ Shapes: C channels, N samples.
 import asyncio
 import base64
 import io
-import json
+import math
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
@@ -26,11 +26,14 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from torch import Tensor
 
-from audio_tokenizers.audio_files import read_audio
+from audio_tokenizers.audio_files import audio_info, read_audio
 from lm_audio.clip import Clip
 from lm_audio.pipeline import AudioPipeline
+from lm_audio.renderers.levels import measure_levels
 from lm_audio.server.backend import Backend
+from lm_audio.server.description import ModelAnswer, ModelsAnswer
 from lm_audio.server.engine import Engine, Job, StoppedError
+from lm_audio.server.events import clip_events, speech_events
 from lm_audio.server.guard import (
     KEY_PROTOCOL,
     WRONG_KEY,
@@ -49,6 +52,7 @@ from lm_audio.server.wire import (
     AudioGenerateBody,
     ClipAnswer,
     ClipsAnswer,
+    ConversionBody,
     ErrorAnswer,
     Format,
     GenerationBody,
@@ -57,6 +61,7 @@ from lm_audio.server.wire import (
     SpeechBody,
     VariationBody,
     check_format,
+    converted,
     encoded,
     error_body,
     error_of,
@@ -66,9 +71,9 @@ from lm_audio.system import releases_omp_threads
 from lm_audio.version import __version__
 
 RETRY_SECONDS = 2
+EXPOSED = ("x-seed", "x-ignored-fields", "x-notice", "x-loudness", "x-true-peak", "retry-after")
 MAX_PROMPT_SECONDS = 600.0
 POLL_SECONDS = 0.25  # between checks whether the client is still connected
-EVENT_BYTES = 48 * 1024  # of audio in one server-sent event
 LINKS = {
     "docs": "/docs",
     "openapi": "/openapi.json",
@@ -77,6 +82,7 @@ LINKS = {
     "speech": "/v1/audio/speech",
     "generations": "/v1/audio/generations",
     "variations": "/v1/audio/variations",
+    "conversions": "/v1/audio/conversions",
     "live stream": "/v1/audio/stream",
     "health": "/health",
     "metrics": "/metrics",
@@ -126,7 +132,7 @@ def create_app(
             allow_origins=list(cors),
             allow_methods=["*"],
             allow_headers=["*"],
-            expose_headers=["x-seed", "x-ignored-fields", "x-notice", "retry-after"],
+            expose_headers=EXPOSED,
         )
     _add_error_handlers(app)
     auth = [Depends(require_key(keys))] if keys else []
@@ -134,6 +140,7 @@ def create_app(
     _add_speech_routes(app, backend, auth)
     _add_generation_routes(app, backend, auth)
     _add_variation_route(app, backend, auth)
+    _add_conversion_route(app, backend, auth)
     _add_live_route(app, backend, keys=keys, origins=cors)
     return app
 
@@ -166,21 +173,16 @@ def _add_status_routes(
         """Metrics in Prometheus' text format."""
         return Response(backend.metrics.text(), media_type="text/plain; version=0.0.4")
 
-    def model_named(name: str) -> dict[str, Any]:
-        return {
-            "id": name, "object": "model", "created": backend.created, "owned_by": "lm-audio"
-        }  # fmt: skip
-
     @app.get("/v1/models", dependencies=auth)
-    async def models() -> dict[str, Any]:
-        """The served model."""
-        return {"object": "list", "data": [model_named(backend.name)]}
+    async def models() -> ModelsAnswer:
+        """The served model, and what it can do."""
+        return ModelsAnswer(data=[backend.model])
 
     @app.get("/v1/models/{name:path}", dependencies=auth)
-    async def model(name: str) -> dict[str, Any]:
+    async def model(name: str) -> ModelAnswer:
         """The served model, by its name or that of one of OpenAI's speech models."""
         backend.check_model(name)
-        return model_named(name)
+        return backend.model.model_copy(update={"id": name})
 
     @app.get("/v1/audio/voices", dependencies=auth)
     async def voices() -> dict[str, list[str]]:
@@ -194,7 +196,7 @@ SOUND: dict[int | str, Any] = {
 SPEECH: dict[int | str, Any] = {
     200: {**SOUND[200], "content": {**SOUND[200]["content"], "text/event-stream": {}}}
 }
-CLIPS: dict[str, Any] = {"response_model": ClipsAnswer, "responses": SOUND}
+CLIPS: dict[str, Any] = {"response_model": ClipsAnswer, "responses": SPEECH}
 """Responses in the OpenAPI document."""
 
 
@@ -215,7 +217,8 @@ def _add_speech_routes(app: FastAPI, backend: Backend, auth: Sequence[params.Dep
         headers = {**backend.ignored(unused), **await backend.notice(body.input)}
         job = await backend.generate(body, prompt=body.input, seed=body.seed_or_random())
         if body.stream_format == "sse":
-            return await _event_answer(job, form, http, backend, text=body.input, headers=headers)
+            audio = await _audio_bytes(job, form, http, backend)
+            return speech_events(audio, job, text=body.input, headers=headers)
         return await _audio_answer(job, form, http, backend, headers=headers)
 
     @app.post("/v1/audio/generate", dependencies=auth, response_class=Response, responses=SOUND)
@@ -254,7 +257,7 @@ def _add_generation_routes(app: FastAPI, backend: Backend, auth: Sequence[params
             return await _audio_answer(
                 jobs[0], body.response_format, http, backend, headers=headers
             )
-        return await _json_answer(jobs, body.response_format, http, backend)
+        return await _clips_answer(jobs, body, http, backend)
 
     @app.post("/v1/audio/continuations", dependencies=auth, **CLIPS)
     async def continuations(
@@ -273,9 +276,9 @@ def _add_generation_routes(app: FastAPI, backend: Backend, auth: Sequence[params
         job.upload = file.filename
         if body.stream:
             return await _audio_answer(job, body.response_format, http, backend)
-        return await _json_answer([job], body.response_format, http, backend)
+        return await _clips_answer([job], body, http, backend)
 
-    @app.post("/v1/audio/inpaintings", dependencies=auth, response_model=ClipsAnswer)
+    @app.post("/v1/audio/inpaintings", dependencies=auth, **CLIPS)
     async def inpaintings(
         file: Annotated[UploadFile, File()],
         settings: Annotated[str, Form(max_length=20_000)],
@@ -288,7 +291,31 @@ def _add_generation_routes(app: FastAPI, backend: Backend, auth: Sequence[params
         audio = await run_in_threadpool(_read, await file.read(), backend.pipeline)
         job = backend.inpaint(body, audio)
         job.upload = file.filename
-        return await _json_answer([job], body.response_format, http, backend)
+        return await _clips_answer([job], body, http, backend)
+
+
+def _add_conversion_route(app: FastAPI, backend: Backend, auth: Sequence[params.Depends]) -> None:
+    @app.post("/v1/audio/conversions", dependencies=auth, response_class=Response, responses=SOUND)
+    async def conversions(
+        file: Annotated[UploadFile, File()],
+        settings: Annotated[str, Form(max_length=20_000)] = "{}",
+    ) -> Response:
+        """The uploaded audio in another format, in the sample rate and channels of the model;
+        `settings` is JSON with `response_format`.
+
+        The headers X-Loudness (LUFS) and X-True-Peak (dBTP) are missing for silence.
+        """
+        form = ConversionBody.model_validate_json(settings).response_format
+        check_format(form)
+        data = await file.read()
+        samples = await run_in_threadpool(_read, data, backend.pipeline)
+        rate = backend.pipeline.sample_rate
+        info = await run_in_threadpool(audio_info, io.BytesIO(data))
+        audio = await run_in_threadpool(converted, samples, rate, form, comment=info.comment)
+        levels = await run_in_threadpool(measure_levels, samples, rate)
+        measured = {"x-loudness": levels.loudness, "x-true-peak": levels.true_peak}
+        headers = {k: f"{v:.2f}" for k, v in measured.items() if math.isfinite(v)}
+        return Response(audio, media_type=MEDIA_TYPES[form], headers=headers)
 
 
 def _add_variation_route(app: FastAPI, backend: Backend, auth: Sequence[params.Depends]) -> None:
@@ -392,46 +419,13 @@ async def _audio_answer(
     return StreamingResponse(audio, media_type=kind, headers=all_headers)
 
 
-async def _event_answer(
-    job: Job,
-    form: Format,
-    http: Request,
-    backend: Backend,
-    *,
-    text: str,
-    headers: Mapping[str, str],
-) -> Response:
-    """The audio as OpenAI's server-sent events: deltas in base64, then the usage."""
-    audio = await _audio_bytes(job, form, http, backend)
-
-    async def events() -> AsyncIterator[bytes]:
-        try:
-            async for piece in _cut(audio):
-                yield _event("delta", audio=base64.b64encode(piece).decode())
-        except Exception as error:  # too late for another status
-            yield _event("error", **error_of(error)[1])
-            return
-        tokens = job.clip.tokens if job.clip is not None else None
-        used = {"input_tokens": len(text.split())}
-        used["output_tokens"] = 0 if tokens is None else tokens.numel()
-        yield _event("done", usage={**used, "total_tokens": sum(used.values())})
-
-    all_headers = {"x-seed": str(job.seed), "cache-control": "no-cache", **headers}
-    return StreamingResponse(events(), media_type="text/event-stream", headers=all_headers)
-
-
-def _event(kind: str, **content: Any) -> bytes:
-    name = f"speech.audio.{kind}"
-    return f"event: {name}\ndata: {json.dumps({'type': name, **content})}\n\n".encode()
-
-
-async def _cut(audio: bytes | AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    if isinstance(audio, bytes):
-        for start in range(0, len(audio), EVENT_BYTES):
-            yield audio[start : start + EVENT_BYTES]
-        return
-    async for piece in audio:
-        yield piece
+async def _clips_answer(
+    jobs: Sequence[Job], body: GenerationBody | InpaintingBody, http: Request, backend: Backend
+) -> Any:
+    """All clips, as JSON or as events."""
+    if body.stream_format == "sse":
+        return clip_events(jobs, http, backend, prompt=body.prompt)
+    return await _json_answer(jobs, body.response_format, http, backend)
 
 
 async def _json_answer(

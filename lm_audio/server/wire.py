@@ -3,6 +3,7 @@
 Shapes: C channels, N samples.
 """
 
+import io
 import logging
 import shutil
 import subprocess
@@ -19,9 +20,11 @@ from pydantic import (
     Field,
     FiniteFloat,
     ValidationError,
+    model_validator,
 )
 from torch import Tensor
 
+from audio_tokenizers.audio_writer import LONGEST_COMMENT, write_audio
 from audio_tokenizers.wav_stream import pcm16, wav_header
 from lm_audio.clip import Clip
 from lm_audio.generation.track import Stage
@@ -157,6 +160,21 @@ STORY = Field(
 )
 
 
+StreamFormat = Literal["sse"] | None
+STREAM_FORMAT: Any = Field(
+    default=None, description="Return server-sent events with 16-bit PCM (docs/serving.md)."
+)
+
+
+def _check_stream_format(body: "GenerationBody | InpaintingBody") -> None:
+    if body.stream_format is None:
+        return
+    if "response_format" in body.model_fields_set and body.response_format != "pcm":
+        raise ValueError("Server-sent events contain pcm; omit response_format")
+    if getattr(body, "stream", False):
+        raise ValueError("Use stream_format or stream, not both")
+
+
 class GenerationBody(GenerationFields):
     """One or more clips, with or without a text prompt."""
 
@@ -173,6 +191,12 @@ class GenerationBody(GenerationFields):
         default=False,
         description="Return audio instead of JSON; wav and pcm are sent while they are made.",
     )
+    stream_format: StreamFormat = STREAM_FORMAT
+
+    @model_validator(mode="after")
+    def _events_are_pcm(self) -> "GenerationBody":
+        _check_stream_format(self)
+        return self
 
 
 class VoiceId(BaseModel):
@@ -298,6 +322,18 @@ class InpaintingBody(CommonFields):
         int, Field(ge=1, le=16, description="Fillings to compare; the best one is kept."), INTEGRAL
     ] = 4
     response_format: Format = "wav"
+    stream_format: StreamFormat = STREAM_FORMAT
+
+    @model_validator(mode="after")
+    def _events_are_pcm(self) -> "InpaintingBody":
+        _check_stream_format(self)
+        return self
+
+
+class ConversionBody(Body):
+    """The format to convert a file to."""
+
+    response_format: Format = "wav"
 
 
 class ClipAnswer(BaseModel):
@@ -402,10 +438,23 @@ def encoded(clip: Clip, form: Format) -> bytes:
     """A clip as a file, or as 16-bit little-endian samples."""
     if form == "pcm":
         return pcm16(clip.samples)
-    if form != "aac":
-        return clip.encoded(form)
+    return _aac(clip.encoded("wav")) if form == "aac" else clip.encoded(form)
+
+
+@releases_omp_threads
+def converted(samples: Tensor, sample_rate: int, form: Format, *, comment: str) -> bytes:
+    """Samples [C, N] as a file with a comment in its metadata, or as 16-bit samples."""
+    if form == "pcm":
+        return pcm16(samples)
+    file = io.BytesIO()
+    kept = comment if comment.isascii() and len(comment) <= LONGEST_COMMENT else None
+    written = "wav" if form == "aac" else form
+    write_audio(file, samples.clamp(-1, 1), sample_rate, format=written, comment=kept)
+    return _aac(file.getvalue()) if form == "aac" else file.getvalue()
+
+
+def _aac(wav: bytes) -> bytes:
     options = ["-i", "pipe:0", "-c:a", "aac", "-f", "adts", "pipe:1"]
-    wav = clip.encoded("wav")
     done = subprocess.run(["ffmpeg", "-v", "error", *options], input=wav, capture_output=True)
     if done.returncode:
         raise RuntimeError(f"ffmpeg failed: {done.stderr.decode(errors='replace')}")

@@ -11,16 +11,18 @@ from fastapi import FastAPI
 
 
 @contextmanager
-def answering(app: FastAPI, *, send_buffer: int | None = None) -> Iterator[str]:
-    """Runs the application on a free port; yields its address.
+def answering(app: FastAPI, *, send_buffer: int | None = None, port: int = 0) -> Iterator[str]:
+    """Runs the application; yields its address.
 
     Args:
+        port: 0 picks a free one.
         send_buffer: bytes that the system takes from a connection before the client reads them.
     """
     with socket.socket() as listener:
         if send_buffer is not None:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
-        listener.bind(("127.0.0.1", 0))
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("127.0.0.1", port))
         server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()

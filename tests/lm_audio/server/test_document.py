@@ -34,6 +34,7 @@ ROUTES = [
     ("POST", "/v1/audio/speech"), ("POST", "/v1/audio/generate"),
     ("POST", "/v1/audio/generations"),
     ("POST", "/v1/audio/continuations"), ("POST", "/v1/audio/inpaintings"),
+    ("POST", "/v1/audio/conversions"),
 ]  # fmt: skip
 EACH = 40  # valid requests per route, and as many invalid ones
 SHORT = {"model": "tiny", "duration": 0.05, "conditions": {}, "sampling": {}, "negative": "a dog"}
@@ -45,9 +46,11 @@ KNOWN = {
     },
     "/v1/audio/generations": {
         **SHORT, "prompt": "rain", "story": None, "loop": False, "stream": False,
+        "stream_format": None,
         "response_format": "flac",
     },
     "/v1/audio/continuations": {"file": wav(), "settings": '{"duration": 0.05}'},
+    "/v1/audio/conversions": {"file": wav(), "settings": "{}"},
     "/v1/audio/inpaintings": {"file": wav(), "settings": '{"start": 0.1, "end": 0.2}'},
 }  # fmt: skip
 """Constraints that the document cannot express, so that valid requests return audio."""
