@@ -38,7 +38,9 @@ class ModelAnswer(BaseModel):
     num_channels: int
     licence: str | None
     description: str | None
-    abilities: list[str] = Field(description="Of: text, continue, inpaint, negative, voices.")
+    abilities: list[str] = Field(
+        description="Of: text, continue, inpaint, vary, loop, negative, voices."
+    )
     conditions: list[str]
     voices: list[str]
     stages: list[StageAnswer]
@@ -82,6 +84,8 @@ def _abilities(pipeline: AudioPipeline, *, has_voices: bool) -> list[str]:
         "text": has_text,
         "continue": takes_audio,
         "inpaint": takes_audio and all(s.two_sided or isinstance(s, LMStage) for s in stages),
+        "vary": takes_audio and pipeline.model.denoises,
+        "loop": pipeline.model.denoises,
         "negative": has_text and any("guidance_scale" in names_of(s.sampling) for s in stages),
         "voices": has_voices,
     }

@@ -82,6 +82,12 @@ def test_a_variation_and_a_loop_are_those_of_python(
     assert torch.equal(found, as_16_bits(loop.samples))
 
 
+def test_the_description_of_a_model_names_what_it_can_do(denoising: Served, shared: Served) -> None:
+    able = [x.client.get("/v1/models").json()["data"][0]["abilities"] for x in (denoising, shared)]
+    assert {"vary", "loop", "continue", "inpaint"} <= set(able[0])
+    assert not {"vary", "loop"} & set(able[1])
+
+
 def test_what_a_model_of_tokens_cannot_do_is_a_client_error(shared: Served) -> None:
     answer = shared.client.post(GENERATIONS, json={"prompt": "rain", "loop": True})
     assert answer.status_code == 400
