@@ -136,7 +136,7 @@ def test_other_formats_are_read_from_stdin_and_resampled(
     [
         (["--codec", "DAC", "-o", "x.wav"], "has tokens but no latents. Use a RAVE model"),
         (["--codec", "FOLDER", "-o", "in.wav"], "in.wav is the input. Choose another output"),
-        (["--codec", "FOLDER", "-o", "x.txt"], "x.txt has no suffix of an audio format"),
+        (["--codec", "FOLDER", "-o", "x.txt"], "x.txt does not end in a supported audio"),
         (["--codec", "FOLDER", "-o", "x.wav", "--latent", "0"], "'0' is not a change of a latent"),
         (
             ["--codec", "FOLDER", "-o", "x.wav", "--latent", "9:+1"],
