@@ -135,11 +135,11 @@ class Visit:
         return self.driver.execute_script(script, *arguments)
 
     def call(self, module: str, expression: str) -> Any:
-        """The value of an expression of a module of the page, which is `m`."""
+        """The value of an expression, or of its promise, over a module of the page, `m`."""
         script = (
             "const done = arguments[0];"
-            f"import('/studio/{module}').then(m => done({expression}),"
-            "error => done('failed: ' + error))"
+            f"import('/studio/{module}').then(m => {expression})"
+            ".then(done, error => done('failed: ' + error))"
         )
         return self.driver.execute_async_script(script)
 
