@@ -127,7 +127,7 @@ def test_settings_that_make_no_sense_are_refused(model: AudioPipeline) -> None:
         Denoising(solver="plms")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="steps must be"):
         Denoising(steps=0)
-    with pytest.raises(ValueError, match="does not accept melody"):
+    with pytest.raises(ValueError, match="This model has no condition 'melody'"):
         clip(model, conditions={"melody": "x"})
     with pytest.raises(ValueError, match="steps must be at most 1000 for this model"):
         clip(model, sampling=Denoising(steps=1001))
