@@ -10,6 +10,7 @@ from lm_audio.networks.cpu import kernels
 from lm_audio.networks.cpu.linear import ROW_MULTIPLE, Linear, in_padded_rows
 
 _LARGEST = 127
+_LARGEST_OF_PAIRS = 64  # CPUs without VNNI add pairs of products in 16 bits
 _ROWS_AT_ONCE = 256
 _ZERO = 128  # zero point of unsigned bytes, which the CPU multiplies faster
 
@@ -25,9 +26,10 @@ class Int8Linear(nn.Module):
         super().__init__()
         weight = layer.weight.detach()  # [N, K]
         self.in_features, self.out_features = layer.in_features, layer.out_features
-        whole, self.scale, sums = _rounded(weight)
-        self.bias = None if layer.bias is None else layer.bias.detach().float()
         self.by_kernel = kernels.multiplies_bytes()
+        adds_exactly = self.by_kernel or torch.cpu._is_vnni_supported()
+        whole, self.scale, sums = _rounded(weight, _LARGEST if adds_exactly else _LARGEST_OF_PAIRS)
+        self.bias = None if layer.bias is None else layer.bias.detach().float()
         if self.by_kernel:
             self.weight = kernels.byte_panels(whole)
             self.sums = sums
@@ -56,19 +58,19 @@ class Int8Linear(nn.Module):
         raise ValueError("An int8 model cannot be saved. Load it as float32.")
 
 
-def _rounded(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Weights [N, K] as int8, with their scales and sums [N]; in parts, to save memory."""
+def _rounded(weight: Tensor, largest: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Weights [N, K] as int8 of at most this size, with their scales and sums [N]; in parts, to save memory."""
     whole = torch.empty(weight.shape, dtype=torch.int8)
     scale, sums = torch.empty(len(weight)), torch.empty(len(weight), dtype=torch.int32)
     for start in range(0, len(weight), _ROWS_AT_ONCE):
         some = slice(start, start + _ROWS_AT_ONCE)
         part = weight[some].float()
-        scales = _scale(part)
+        scales = _scale(part, largest)
         whole[some], scale[some] = (part / scales).round(), scales[:, 0]
         sums[some] = whole[some].sum(dim=1, dtype=torch.int32)
     return whole, scale, sums
 
 
-def _scale(rows: Tensor) -> Tensor:
+def _scale(rows: Tensor, largest: int = _LARGEST) -> Tensor:
     """The quantisation scale of each row: [M, 1]."""
-    return rows.abs().amax(dim=1, keepdim=True).clamp(min=1e-12) / _LARGEST
+    return rows.abs().amax(dim=1, keepdim=True).clamp(min=1e-12) / largest
