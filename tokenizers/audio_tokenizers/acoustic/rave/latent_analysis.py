@@ -16,7 +16,7 @@ from torch import Tensor
 from audio_tokenizers.acoustic.rave.codec import RaveCodec
 
 FIDELITY = 0.95  # share of the variance that the quantised dimensions hold
-PASSES = 20
+PASSES = 8
 BATCH_FRAMES = 4096
 
 
