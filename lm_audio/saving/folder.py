@@ -184,7 +184,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def _describe(model: Model) -> dict[str, Any]:
     """The config without file sizes; raises ValueError if a part cannot be saved."""
-    renderer, semantic = model.renderer, model.semantic_tokenizer
+    renderer, semantic = describe_renderer(model.renderer), model.semantic_tokenizer
     stages = [
         describe_diffusion(stage) if isinstance(stage, DiffusionStage) else describe_stage(stage)
         for stage in model.stages
@@ -202,7 +202,7 @@ def _describe(model: Model) -> dict[str, Any]:
         "about": asdict(model.card),
         "stages": stages,
         "rendered": list(model.output_stages),
-        "renderer": describe_renderer(renderer),
+        "renderer": renderer,
         "text_encoder": None if frozen is None else describe_frozen(frozen),
         "semantic_tokenizer": semantic is not None,
     }
