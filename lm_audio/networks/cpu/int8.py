@@ -59,10 +59,10 @@ class Int8Linear(nn.Module):
 
 
 def _rounded(weight: Tensor, largest: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Weights [N, K] as int8 of at most this size, with their scales and sums [N]; in parts, to save memory."""
+    """Weights [N, K] as int8 of at most this size, with their scales and sums [N]."""
     whole = torch.empty(weight.shape, dtype=torch.int8)
     scale, sums = torch.empty(len(weight)), torch.empty(len(weight), dtype=torch.int32)
-    for start in range(0, len(weight), _ROWS_AT_ONCE):
+    for start in range(0, len(weight), _ROWS_AT_ONCE):  # in parts, to save memory
         some = slice(start, start + _ROWS_AT_ONCE)
         part = weight[some].float()
         scales = _scale(part, largest)
