@@ -193,8 +193,14 @@ def test_dtype_is_that_of_the_model_alone(musicgen_folder: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model_type": "musicgen_melody"}, "Expected model_type musicgen .* got musicgen_mel"),
-        ({"model_type": "musicgen_decoder"}, "model_type musicgen in .* got musicgen_decoder"),
+        (
+            {"model_type": "musicgen_melody"},
+            "Expected musicgen_melody_decoder as the decoder .* got musicgen_decoder",
+        ),
+        (
+            {"model_type": "musicgen_decoder"},
+            "model_type musicgen or musicgen_melody in .* got musicgen_decoder",
+        ),
         (
             {"audio_encoder": {"model_type": "dac"}},
             "Expected encodec as the audio_encoder .* got dac",
