@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Transfer:
-    """Transfer the timbre of a codec such as RAVE to a sound, by way of its latents."""
+    """Give audio another timbre through the latents of a codec."""
 
     EXAMPLES: ClassVar = (
         "lm-audio transfer speech.wav --codec runs/piano -o piano.wav",

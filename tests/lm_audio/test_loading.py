@@ -208,7 +208,7 @@ def test_a_file_in_the_place_of_a_folder_is_refused(audiocraft_folder: Path) -> 
         ('{"model_type": "enco', "is not valid JSON"),
         ('["musicgen"]', "has no model_type"),
         ('{"model_type": "encodec"}', "type encodec, which is not supported"),
-        ('{"model_type": "musicgen_melody"}', "type musicgen_melody, which is not supported"),
+        ('{"model_type": "musicgen_style"}', "type musicgen_style, which is not supported"),
     ],
 )
 def test_a_config_of_something_else_is_refused(content: str, message: str, tmp_path: Path) -> None:

@@ -119,7 +119,9 @@ def test_mistakes_get_one_line_and_status_2(
     assert "No such file: none" in fails_with(["decode", "none", "-o", wav], capsys)
     text = fails_with(["encode", str(tmp_path / "in.wav"), "-o", "x.txt"], capsys)
     assert "x.txt must end in .safetensors" in text
-    assert "x.txt has no suffix" in fails_with(["decode", wav, "-o", "x.txt"], capsys)
+    assert "x.txt does not end in a supported audio extension" in fails_with(
+        ["decode", wav, "-o", "x.txt"], capsys
+    )
     assert not Path(out).exists()
     for device in ("cuda:9", "gpu"):
         wrong = ["encode", str(tmp_path / "in.wav"), "-o", out, "--device", device]

@@ -50,4 +50,4 @@ def test_the_command_line_warns_and_lists_the_kinds(
         capsys.readouterr().err
     )
     main(["info"])
-    assert "prompts     sea waves, helicopter, fire" in capsys.readouterr().out
+    assert "trained on  sea waves, helicopter, fire" in capsys.readouterr().out
