@@ -281,6 +281,7 @@ def reference_tokens(
         input_ids=inputs["input_ids"],
         attention_mask=inputs["attention_mask"],
         do_sample=False,
+        use_cache=False,  # with the cache, transformers 4.57 loses the prefix
         guidance_scale=guidance_scale,
         max_new_tokens=num_frames + 3,
         **({} if tune is None else {"input_features": our_chroma(tune)}),
