@@ -96,7 +96,7 @@ def test_an_inpainting_reports_progress_and_sends_the_whole_clip(
 def test_the_place_in_the_queue_is_sent_until_the_clip_is_made(serve: Any) -> None:
     served = serve(max_batch_size=1)
     long = {"prompt": "rain", "duration": 60, "stream": True}
-    body = {"prompt": "rain", "duration": 0.1, **EVENTS}
+    body = {"prompt": "rain", "duration": 8, **EVENTS}
     with served.client.stream("POST", GENERATIONS, json=long) as running:
         sound = running.iter_raw()  # kept, for the response is closed with it
         next(sound)
