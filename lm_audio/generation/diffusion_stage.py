@@ -21,7 +21,16 @@ from lm_audio.conditioners.tokens import AlignedTokens
 from lm_audio.generation.noise_schedule import Levels, NoiseSchedule, Predicts, estimate
 from lm_audio.generation.solvers import Steps, solve
 from lm_audio.generation.step import guidance_rows
-from lm_audio.generation.track import Source, StageBatch, Track, is_known, leading
+from lm_audio.generation.track import (
+    Source,
+    StageBatch,
+    Track,
+    aligned_tokens,
+    is_known,
+    leading,
+    own_conditions,
+    source_span,
+)
 from lm_audio.networks.condition import Condition, Fused, Known, joined
 from lm_audio.sampling import Denoising, gaussians
 from lm_audio.signals import Signal
@@ -78,8 +87,7 @@ class DiffusionStage:
     @property
     def conditions(self) -> tuple[str, ...]:
         """The names of the conditions that users may give."""
-        source = self.source.condition if self.source is not None else None
-        return tuple(name for name in self.conditioners.fuse if name != source)
+        return own_conditions(self.conditioners, self.source)
 
     @property
     def deduplicated(self) -> bool:
@@ -110,16 +118,11 @@ class DiffusionStage:
     def check(self, track: Track) -> None:
         """Raises ValueError for too many steps or conditions that cannot be embedded."""
         self.schedule.levels(_denoising(track).steps)
-        for given, dropped in ((track.conditions, False), (track.negative, True)):
-            for name in given.keys() & self.conditioners.fuse.keys():
-                for part in range(1 if dropped else track.num_parts):
-                    track.condition(self.conditioners, name, dropped=dropped, part=part)
+        track.embed(self.conditioners)
 
     def span(self, track: Track) -> tuple[int, int]:
         """The frames of the next window of a track; a loop has one only."""
-        overlap = track.overlap_frames
-        stride = self.window_frames - (self.overlap_frames if overlap is None else overlap)
-        start = max(0, -(-(track.num_done + 1 - self.window_frames) // stride)) * stride
+        start = track.window_start(self.window_frames, self.overlap_frames)
         _, end = track.part_at(track.num_done, self.makes.rate)
         return start, min(start + self.window_frames, end)
 
@@ -213,34 +216,23 @@ class DiffusionStage:
         return self.source_of(track.values_of(dropped=dropped, part=part))
 
     def _source_values(self, track: Track) -> Tensor | None:
-        """All values of a source of vectors or aligned tokens, else those of the next window."""
-        source = track.source
-        if source is None:
+        """The values of the source that the next window needs."""
+        if track.source is None:
             return None
         start, stop = self._source_span(track)
-        if self.aligned:
-            start, stop = 0, min(stop, source.num_frames)
-        return source.values[:, start:stop].to(self.device)
-
-    @property
-    def aligned(self) -> bool:
-        """Whether the source's tokens are added frame by frame."""
-        name = self.source.condition if self.source is not None else None
-        return name is not None and isinstance(self.conditioners[name], AlignedTokens)
+        return track.source.values[:, start:stop].to(self.device)
 
     def _source_span(self, track: Track) -> tuple[int, int]:
-        """The source's frames at the time of the next window."""
+        """The frames of the source that the next window needs: all vectors, aligned tokens from the
+        start on, or what is at the same time."""
         source = track.source
         assert source is not None
-        assert self.source is not None
         if source.is_vector:
             return 0, source.num_frames
         start, stop = self.span(track)
-        conditioner = self.conditioners[self.source.condition]
-        if isinstance(conditioner, AlignedTokens):
-            return 0, min(source.num_frames, conditioner.num_source_needed(stop - 1))
-        first = start * source.num_frames // track.num_frames
-        return first, -(-stop * source.num_frames // track.num_frames)
+        if (aligned := aligned_tokens(self.conditioners, self.source)) is not None:
+            return 0, min(source.num_frames, aligned.num_source_needed(stop - 1))
+        return source_span(track, self.makes.rate, start, stop)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -57,8 +57,7 @@ class DirectStage:
     @torch.inference_mode()
     def check(self, track: Track) -> None:
         """Embeds the conditions; raises ValueError if one is invalid."""
-        for name in track.conditions.keys() & self.conditioners.fuse.keys():
-            track.condition(self.conditioners, name, dropped=False)
+        track.embed(self.conditioners)
 
     @torch.inference_mode()
     def values(self, track: Track) -> Tensor:

@@ -19,8 +19,10 @@ from lm_audio.generation.track import (
     Source,
     StageBatch,
     Track,
+    aligned_tokens,
     is_known,
     leading,
+    own_conditions,
     source_span,
 )
 from lm_audio.networks.condition import Condition, Fused
@@ -110,8 +112,7 @@ class LMStage:
     @property
     def conditions(self) -> tuple[str, ...]:
         """The conditions that a user may give, by name."""
-        source = self.source.condition if self.source is not None else None
-        return tuple(name for name in self.conditioners.fuse if name != source)
+        return own_conditions(self.conditioners, self.source)
 
     @property
     def may_end(self) -> bool:
@@ -135,10 +136,7 @@ class LMStage:
             melody = self.conditioners[name] if name in self.conditioners.fuse else None
             if isinstance(melody, MelodyConditioner):  # each window takes another part of it
                 track.conditions = {**track.conditions, name: melody.read(value)}
-        for given, dropped in ((track.conditions, False), (track.negative, True)):
-            for name in given.keys() & self.conditioners.fuse.keys():
-                for part in range(1 if dropped else track.num_parts):
-                    track.condition(self.conditioners, name, dropped=dropped, part=part)
+        track.embed(self.conditioners)
         if self.deduplicated and "text" in self.conditions and track.story is not None:
             raise ValueError(
                 f"The {self.name} stage cannot follow a story, because its tokens have no fixed "
@@ -150,9 +148,7 @@ class LMStage:
 
     def window_start(self, track: Track) -> int:
         """The first frame of the window that decides the track's next frame."""
-        overlap = track.overlap_frames
-        stride = self.window_frames - (self.overlap_frames if overlap is None else overlap)
-        return max(0, -(-(track.num_done + 1 - self.window_frames) // stride)) * stride
+        return track.window_start(self.window_frames, self.overlap_frames)
 
     def window(self, track: Track) -> Window:
         """The next window of a track, to be decoded once its source is ready."""
@@ -222,8 +218,7 @@ class LMStage:
     @property
     def aligned(self) -> AlignedTokens | None:
         """The conditioner that adds the source's tokens frame by frame, if there is one."""
-        found = self.conditioners[self.source.condition] if self.source is not None else None
-        return found if isinstance(found, AlignedTokens) else None
+        return aligned_tokens(self.conditioners, self.source)
 
     @torch.inference_mode()
     def _window(self, track: Track, start: int, stop: int) -> Window:

@@ -24,8 +24,10 @@ from lm_audio.generation.track import (
     Source,
     StageBatch,
     Track,
+    aligned_tokens,
     is_known,
     leading,
+    own_conditions,
     source_span,
 )
 from lm_audio.generation.unmasking import (
@@ -116,8 +118,7 @@ class MaskedStage:
     @property
     def conditions(self) -> tuple[str, ...]:
         """The conditions that a user may give, by name."""
-        source = self.source.condition if self.source is not None else None
-        return tuple(name for name in self.conditioners.fuse if name != source)
+        return own_conditions(self.conditioners, self.source)
 
     @property
     def deduplicated(self) -> bool:
@@ -138,8 +139,7 @@ class MaskedStage:
     @property
     def aligned(self) -> AlignedTokens | None:
         """The conditioner that adds the source's tokens frame by frame, if there is one."""
-        found = self.conditioners[self.source.condition] if self.source is not None else None
-        return found if isinstance(found, AlignedTokens) else None
+        return aligned_tokens(self.conditioners, self.source)
 
     def new_batch(self, *, rows_per_pass: int | None = None) -> StageBatch:
         return MaskedBatch(self, rows_per_pass=rows_per_pass)
@@ -148,10 +148,7 @@ class MaskedStage:
     def check(self, track: Track) -> None:
         """Raises ValueError for a wrong number of steps or conditions that cannot be embedded."""
         rounds_of(_settings(track), self.num_codebooks)
-        for given, dropped in ((track.conditions, False), (track.negative, True)):
-            for name in given.keys() & self.conditioners.fuse.keys():
-                for part in range(1 if dropped else track.num_parts):
-                    track.condition(self.conditioners, name, dropped=dropped, part=part)
+        track.embed(self.conditioners)
 
     @torch.inference_mode()
     def likelihoods(self, track: Track, first: int, last: int) -> Tensor:
@@ -185,9 +182,7 @@ class MaskedStage:
 
     def window(self, track: Track) -> "Window":
         """The next window of a track, at its first round."""
-        overlap = track.overlap_frames
-        stride = self.window_frames - (self.overlap_frames if overlap is None else overlap)
-        start = max(0, -(-(track.num_done + 1 - self.window_frames) // stride)) * stride
+        start = track.window_start(self.window_frames, self.overlap_frames)
         part, end = track.part_at(track.num_done, self.frame_rate)
         window = self._window(track, start, end)
         window.part = part

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from lm_audio.conditioners.condition import Null
 from lm_audio.conditioners.fuser import Conditioners
+from lm_audio.conditioners.tokens import AlignedTokens
 from lm_audio.generation.story import Story
 from lm_audio.networks.condition import Condition
 from lm_audio.sampling import AnySampling
@@ -136,6 +137,23 @@ class Track:
             for name, value in given.items()
         }
 
+    def window_start(self, window_frames: int, overlap_frames: int) -> int:
+        """The first frame of the window that decides the next frame.
+
+        Args:
+            overlap_frames: of the stage, if the track has no number of its own.
+        """
+        overlap = overlap_frames if self.overlap_frames is None else self.overlap_frames
+        stride = window_frames - overlap
+        return max(0, -(-(self.num_done + 1 - window_frames) // stride)) * stride
+
+    def embed(self, conditioners: Conditioners) -> None:
+        """Embeds all conditions; raises ValueError if one is invalid."""
+        for given, dropped in ((self.conditions, False), (self.negative, True)):
+            for name in given.keys() & conditioners.fuse.keys():
+                for part in range(1 if dropped else self.num_parts):
+                    self.condition(conditioners, name, dropped=dropped, part=part)
+
     def condition(
         self, conditioners: Conditioners, name: str, *, dropped: bool, part: int = 0
     ) -> Condition:
@@ -219,6 +237,18 @@ class Stage(Protocol):
         """Raises ValueError if the user's input is invalid, before any work is done."""
 
     def new_batch(self, *, rows_per_pass: int | None = None) -> StageBatch: ...
+
+
+def own_conditions(conditioners: Conditioners, source: Source | None) -> tuple[str, ...]:
+    """The conditions that a user may give to a stage: all but that of its source."""
+    led = None if source is None else source.condition
+    return tuple(name for name in conditioners.fuse if name != led)
+
+
+def aligned_tokens(conditioners: Conditioners, source: Source | None) -> AlignedTokens | None:
+    """The conditioner that adds the source's tokens frame by frame, if there is one."""
+    found = None if source is None else conditioners[source.condition]
+    return found if isinstance(found, AlignedTokens) else None
 
 
 def source_span(track: Track, frame_rate: Fraction, start: int, stop: int) -> tuple[int, int]:
