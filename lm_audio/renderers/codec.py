@@ -5,15 +5,12 @@ Shapes: C channels, N samples, K codebooks, T frames.
 
 from fractions import Fraction
 
-import torch
 from torch import Tensor
 
-from audio_tokenizers.acoustic.streaming import StreamProgress
-from audio_tokenizers.protocol import AcousticTokenizer, DecoderStream
+from audio_tokenizers.protocol import AcousticTokenizer
 from lm_audio.patterns import interleave_channels, split_channels
+from lm_audio.renderers.blocks import BlockStream, block_frames, render_whole
 from lm_audio.signals import ACOUSTIC, Signal
-
-BLOCK_SECONDS = 0.25
 
 
 class CodecRenderer:
@@ -103,7 +100,7 @@ class CodecRenderer:
     @property
     def block_frames(self) -> int:
         """Frames per decoding step, fixed so that the size of pushes does not change samples."""
-        return max(1, round(BLOCK_SECONDS * self.frame_rate))
+        return block_frames(self.frame_rate)
 
     def num_frames(self, num_samples: int) -> int:
         """The number of frames that cover `num_samples` samples, the last perhaps in part."""
@@ -118,14 +115,7 @@ class CodecRenderer:
         Args:
             num_samples: trims the result; by default all samples of the T frames.
         """
-        stream = self.stream()
-        samples = torch.cat([stream.push(tokens), stream.finish()], dim=1)
-        if num_samples is not None and not 0 <= num_samples <= samples.shape[1]:
-            raise ValueError(
-                f"num_samples is {num_samples}, but these tokens render to {samples.shape[1]} "
-                "samples."
-            )
-        return samples[:, :num_samples]
+        return render_whole(self, tokens, num_samples)
 
     def split(self, tokens: Tensor) -> Tensor:
         """Tokens [K, T] as a batch for the codec: [1 or 2, K of the codec, T]."""
@@ -177,42 +167,13 @@ class CodecEncoder:
         return frames
 
 
-class CodecStream:
-    """Renders in a stream; buffers the tokens of an incomplete block."""
+class CodecStream(BlockStream):
+    """Renders tokens in a stream."""
 
     def __init__(self, renderer: CodecRenderer) -> None:
-        self._renderer = renderer
-        self._decoder: DecoderStream = renderer.codec.decoder_stream()
-        self._waiting = torch.zeros(renderer.num_codebooks, 0, dtype=torch.int64)  # [K, T < block]
-        self._has_begun = False
-        self._progress = StreamProgress()
+        decoder = renderer.codec.decoder_stream()
+        super().__init__(renderer, decoder, block_frames=renderer.block_frames)
+        self._split = renderer.split
 
-    def push(self, tokens: Tensor) -> Tensor:
-        """Takes the next tokens [K, T >= 0], returns the samples [C, N >= 0] that are final."""
-        if tokens.ndim != 2 or len(tokens) != self._renderer.num_codebooks:
-            raise ValueError(
-                f"Expected tokens of shape [{self._renderer.num_codebooks}, T], got "
-                f"{list(tokens.shape)}."
-            )
-        self._progress.advance(tokens[None])
-        size = self._renderer.block_frames
-        waiting = torch.cat([self._waiting.to(tokens.device), tokens], dim=1)
-        whole = waiting.shape[1] // size * size
-        self._waiting = waiting[:, whole:].clone()
-        blocks = waiting[:, :whole].split(size, dim=1)
-        return torch.cat([self._decode(block) for block in blocks], dim=1)
-
-    def finish(self) -> Tensor:
-        """Ends the tokens and returns the remaining samples: [C, N >= 0]."""
-        self._progress.end(self._renderer.num_channels, torch.float32)
-        samples = self._decode(self._waiting)
-        if not self._has_begun:
-            return samples
-        return torch.cat([samples, self._decoder.finish().flatten(0, 1)], dim=1)
-
-    def _decode(self, block: Tensor) -> Tensor:
-        if block.shape[1] == 0:
-            return torch.zeros(self._renderer.num_channels, 0, device=block.device)
-        self._has_begun = True
-        rows = self._renderer.split(block)  # [token sets, codec's K, T]
-        return self._decoder.push(rows).flatten(0, 1)  # [C, N]
+    def _rows(self, block: Tensor) -> Tensor:
+        return self._split(block)  # [token sets, codec's K, T]

@@ -9,17 +9,15 @@ Shapes: C channels, N samples, D latent width of all channels, K codebooks, T fr
 from dataclasses import dataclass
 from fractions import Fraction
 
-import torch
 from torch import Tensor
 
-from audio_tokenizers.acoustic.streaming import StreamProgress
 from audio_tokenizers.identity import hash_model
 from audio_tokenizers.protocol import LatentCodec
+from lm_audio.renderers.blocks import BlockStream, block_frames, render_whole
 from lm_audio.signals import Signal
 
 LATENTS = "latents"
 """The content of a renderer's continuous input signal."""
-BLOCK_SECONDS = 0.25
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -91,11 +89,6 @@ class CodecLatentRenderer:
     def hop_length(self) -> int:
         return self.codec.hop_length
 
-    @property
-    def block_frames(self) -> int:
-        """Frames per decoding step, fixed so that the size of pushes does not change samples."""
-        return max(1, round(BLOCK_SECONDS * self.codec.frame_rate))
-
     def num_frames(self, num_samples: int) -> int:
         """The number of frames that cover `num_samples` samples, the last perhaps in part."""
         return -(-num_samples // self.hop_length)
@@ -109,14 +102,7 @@ class CodecLatentRenderer:
         Args:
             num_samples: trims the result; by default all samples of the T frames.
         """
-        stream = self.stream()
-        samples = torch.cat([stream.push(values), stream.finish()], dim=1)
-        if num_samples is not None and not 0 <= num_samples <= samples.shape[1]:
-            raise ValueError(
-                f"num_samples is {num_samples}, but these latents render to {samples.shape[1]} "
-                "samples."
-            )
-        return samples[:, :num_samples]
+        return render_whole(self, values, num_samples)
 
     def standardised(self, rows: Tensor) -> Tensor:
         """The codec's latents, one set per row [sets, D / sets, T], as values [D, T]."""
@@ -164,41 +150,14 @@ class CodecLatentEncoder:
         return num_samples // self.renderer.hop_length
 
 
-class CodecLatentStream:
-    """Renders in a stream; buffers the latents of an incomplete block."""
+class CodecLatentStream(BlockStream):
+    """Renders standardised latents in a stream."""
 
     def __init__(self, renderer: CodecLatentRenderer) -> None:
+        decoder = renderer.codec.sample_stream()
+        frames = block_frames(renderer.codec.frame_rate)
+        super().__init__(renderer, decoder, block_frames=frames)
         self._renderer = renderer
-        self._decoder = renderer.codec.sample_stream()
-        self._waiting = torch.zeros(renderer.width, 0)  # [D, T < block]
-        self._has_begun = False
-        self._progress = StreamProgress()
 
-    def push(self, values: Tensor) -> Tensor:
-        """Takes the next values [D, T >= 0], returns the samples [C, N >= 0] that are final."""
-        if values.ndim != 2 or len(values) != self._renderer.width:
-            raise ValueError(
-                f"Expected latents of shape [{self._renderer.width}, T], got {list(values.shape)}."
-            )
-        self._progress.advance(values[None])
-        size = self._renderer.block_frames
-        waiting = torch.cat([self._waiting.to(values.device), values.float()], dim=1)
-        whole = waiting.shape[1] // size * size
-        self._waiting = waiting[:, whole:].clone()
-        blocks = waiting[:, :whole].split(size, dim=1)
-        return torch.cat([self._decode(block) for block in blocks], dim=1)
-
-    def finish(self) -> Tensor:
-        """Ends the values and returns the remaining samples: [C, N >= 0]."""
-        self._progress.end(self._renderer.num_channels, torch.float32)
-        samples = self._decode(self._waiting)
-        if not self._has_begun:
-            return samples
-        return torch.cat([samples, self._decoder.finish().flatten(0, 1)], dim=1)
-
-    def _decode(self, block: Tensor) -> Tensor:
-        if block.shape[1] == 0:
-            return torch.zeros(self._renderer.num_channels, 0, device=block.device)
-        self._has_begun = True
-        rows = self._renderer.rounded(self._renderer.original(block))
-        return self._decoder.push(rows).flatten(0, 1)  # [C, N]
+    def _rows(self, block: Tensor) -> Tensor:
+        return self._renderer.rounded(self._renderer.original(block))

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from audio_tokenizers.acoustic.streaming import StreamProgress
 from audio_tokenizers.identity import hash_model
+from lm_audio.renderers.blocks import render_whole
 from lm_audio.renderers.log_mel import LogMel
 from lm_audio.signals import Signal
 
@@ -142,14 +143,7 @@ class LatentRenderer:
         return LatentStream(self)
 
     def render(self, values: Tensor, *, num_samples: int | None = None) -> Tensor:
-        stream = self.stream()
-        samples = torch.cat([stream.push(values), stream.finish()], dim=1)
-        if num_samples is not None and not 0 <= num_samples <= samples.shape[1]:
-            raise ValueError(
-                f"num_samples is {num_samples}, but these latents render to {samples.shape[1]} "
-                "samples."
-            )
-        return samples[:, :num_samples]
+        return render_whole(self, values, num_samples)
 
     def to_mel(self, values: Tensor) -> Tensor:
         """The spectrogram [M, T * factor] of latents [D, T], at most one window."""

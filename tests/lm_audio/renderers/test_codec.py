@@ -9,7 +9,8 @@ from torch import Tensor
 
 from audio_tokenizers.protocol import AcousticTokenizer
 from lm_audio.patterns import interleave_channels
-from lm_audio.renderers.codec import BLOCK_SECONDS, CodecRenderer
+from lm_audio.renderers.blocks import BLOCK_SECONDS
+from lm_audio.renderers.codec import CodecRenderer
 from lm_audio.renderers.protocol import Renderer
 
 CodecOf = Callable[[str], AcousticTokenizer]
