@@ -19,8 +19,8 @@ from audio_tokenizers.acoustic.stream_layers import (
     ChainStream,
     ConvStream,
     PointwiseStream,
-    ResidualStream,
     StreamLayer,
+    SumStream,
     TransposedConvStream,
 )
 
@@ -136,7 +136,8 @@ class HifiGanStream:
             layers.append(_slope(config.slope))
             layers.append(TransposedConvStream(upsample, trim=(trim, trim)))
             blocks = model.resblocks[i * per_step : (i + 1) * per_step]
-            layers.append(_Mean([_streamed_block(block) for block in blocks]))  # type: ignore[arg-type]
+            layers.append(SumStream([_streamed_block(block) for block in blocks]))  # type: ignore[arg-type]
+            layers.append(PointwiseStream(partial(_share, count=per_step)))
         layers += [_slope(_LAST_SLOPE), _streamed(model.conv_post), PointwiseStream(torch.tanh)]
         self._layers = ChainStream(layers)
 
@@ -145,31 +146,14 @@ class HifiGanStream:
         return self._layers.step(self._model.normalized(mel), last=last)[:, 0]
 
 
-class _Mean:
-    """The mean of branches, which may be ahead of each other."""
-
-    def __init__(self, branches: list[StreamLayer]) -> None:
-        self._branches = branches
-        self._waiting: list[Tensor] | None = None
-
-    def step(self, x: Tensor, *, last: bool) -> Tensor:
-        results = [branch.step(x, last=last) for branch in self._branches]
-        if self._waiting is not None:
-            results = [torch.cat(pair, dim=2) for pair in zip(self._waiting, results, strict=True)]
-        ready = min(result.shape[2] for result in results)
-        self._waiting = [result[..., ready:].clone() for result in results]
-        total = results[0][..., :ready]
-        for result in results[1:]:
-            total = total + result[..., :ready]
-        return total / len(results)
-
-
 def _streamed_block(block: HifiGanBlock) -> StreamLayer:
     slope = block.slope
     return ChainStream(
-        ResidualStream(
-            ChainStream([_slope(slope), _streamed(first), _slope(slope), _streamed(second)]),
-            PointwiseStream(_same),
+        SumStream(
+            [
+                ChainStream([_slope(slope), _streamed(first), _slope(slope), _streamed(second)]),
+                PointwiseStream(nn.Identity()),
+            ]
         )
         for first, second in zip(block.convs1, block.convs2, strict=True)
     )
@@ -186,8 +170,8 @@ def _slope(slope: float) -> PointwiseStream:
     return PointwiseStream(function)
 
 
-def _same(x: Tensor) -> Tensor:
-    return x
+def _share(x: Tensor, *, count: int) -> Tensor:
+    return x / count
 
 
 def _conv(width: int, out_width: int, kernel: int, dilation: int = 1) -> nn.Conv1d:

@@ -22,8 +22,8 @@ from audio_tokenizers.acoustic.stream_layers import (
     ChainStream,
     ConvStream,
     PointwiseStream,
-    ResidualStream,
     StreamLayer,
+    SumStream,
     TransposedConvStream,
 )
 from audio_tokenizers.acoustic.streaming import DecoderStream, EncoderStream
@@ -168,7 +168,7 @@ def _units(block: Any) -> tuple[Any, Any, Any]:
     return block.res_unit1, block.res_unit2, block.res_unit3
 
 
-def _residual(unit: Any) -> ResidualStream:
+def _residual(unit: Any) -> SumStream:
     branch = ChainStream(
         [
             PointwiseStream(unit.snake1),
@@ -177,7 +177,7 @@ def _residual(unit: Any) -> ResidualStream:
             _conv(unit.conv2),
         ]
     )
-    return ResidualStream(branch, PointwiseStream(nn.Identity()))
+    return SumStream([branch, PointwiseStream(nn.Identity())])
 
 
 def _conv(conv: nn.Conv1d) -> ConvStream:

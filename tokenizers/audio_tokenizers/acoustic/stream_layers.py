@@ -24,7 +24,7 @@ single frames.
 Shapes: B batch, C channels, N samples or other time steps, K codebooks, T frames, D width.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -198,20 +198,30 @@ class LstmStream:
         return y[-N:].permute(1, 2, 0) + x
 
 
-class ResidualStream:
-    """A layer plus a shortcut; the branch that is ahead waits for the other."""
+class SumStream:
+    """The sum of the results of layers; those that are ahead wait for the others.
 
-    def __init__(self, branch: StreamLayer, shortcut: StreamLayer) -> None:
-        self._paths = (branch, shortcut)
+    Args:
+        dim: of time.
+    """
+
+    def __init__(self, layers: Sequence[StreamLayer], *, dim: int = 2) -> None:
+        self._layers, self._dim = layers, dim
         self._waiting: list[Tensor] | None = None
 
     def step(self, x: Tensor, *, last: bool) -> Tensor:
-        results = [path.step(x, last=last) for path in self._paths]
+        results, dim = [layer.step(x, last=last) for layer in self._layers], self._dim
         if self._waiting is not None:
-            results = [torch.cat(pair, dim=2) for pair in zip(self._waiting, results, strict=True)]
-        ready = min(result.shape[2] for result in results)
-        self._waiting = [result[..., ready:].clone() for result in results]
-        return results[0][..., :ready] + results[1][..., :ready]
+            pairs = zip(self._waiting, results, strict=True)
+            results = [torch.cat(pair, dim=dim) for pair in pairs]
+        ready = min(result.shape[dim] for result in results)
+        self._waiting = [
+            result.narrow(dim, ready, result.shape[dim] - ready).clone() for result in results
+        ]
+        total, *others = (result.narrow(dim, 0, ready) for result in results)
+        for other in others:
+            total = total + other
+        return total
 
 
 def seanet_stream(modules: Iterable[nn.Module]) -> ChainStream:
@@ -223,7 +233,7 @@ def _seanet_layer(module: Any) -> StreamLayer:
     if hasattr(module, "lstm"):
         return LstmStream(module.lstm)
     if hasattr(module, "block"):
-        return ResidualStream(seanet_stream(module.block), _seanet_layer(module.shortcut))
+        return SumStream([seanet_stream(module.block), _seanet_layer(module.shortcut)])
     if isinstance(getattr(module, "conv", None), nn.Conv1d):
         return padded_conv_stream(module)
     if isinstance(getattr(module, "conv", None), nn.ConvTranspose1d):

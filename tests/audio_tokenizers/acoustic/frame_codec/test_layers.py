@@ -5,8 +5,8 @@ import torch
 from audio_tokenizers.acoustic.frame_codec.layers import (
     FrameStack,
     overlap_add,
-    row_linear,
 )
+from audio_tokenizers.acoustic.rows import row_linear
 
 
 def test_row_linear_gives_a_row_the_same_bits_among_any_number_of_rows() -> None:

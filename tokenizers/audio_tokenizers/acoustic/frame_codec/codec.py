@@ -11,7 +11,7 @@ For training see recipes/train_codec.py, for the reasons docs/adr/0002-frame-cod
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +19,6 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from audio_tokenizers.acoustic.frame_codec.bands import Bands
-from audio_tokenizers.acoustic.frame_codec.layers import row_linear
 from audio_tokenizers.acoustic.frame_codec.networks import Decoder, Encoder, FrameCodecConfig
 from audio_tokenizers.acoustic.frame_codec.streams import (
     FrameDecoderStream,
@@ -35,11 +34,13 @@ from audio_tokenizers.acoustic.inputs import (
     check_samples,
     check_tokens,
 )
+from audio_tokenizers.acoustic.rows import row_linear
 from audio_tokenizers.atomic import replacing
 from audio_tokenizers.config_file import read_config, write_config
 from audio_tokenizers.identity import hash_model
 from audio_tokenizers.weights import check_weights, read_safetensors
 
+Decoding = TypeVar("Decoding", bound=FrameDecoderStream)
 MODEL_TYPE = "frame-codec"
 TRAINING_ONLY = ("initted", "cluster_size", "embed_avg")  # the quantiser's own statistics
 
@@ -196,14 +197,7 @@ class FrameCodec(nn.Module):
 
     def decoder_stream(self, *, gains: Tensor | None = None) -> FrameDecoderStream:
         check_no_gains(gains)
-        return FrameDecoderStream(
-            self.bands,
-            self.decoder,
-            self.dequantize,
-            num_codebooks=self.num_codebooks,
-            codebook_size=self.codebook_size,
-            phase_iterations=self.config.phase_iterations,
-        )
+        return self._decoding(FrameDecoderStream)
 
     @property
     def latent_size(self) -> int:
@@ -246,7 +240,10 @@ class FrameCodec(nn.Module):
 
     def sample_stream(self) -> FrameSampleStream:
         """Latents to samples, piece by piece."""
-        return FrameSampleStream(
+        return self._decoding(FrameSampleStream)
+
+    def _decoding(self, kind: type[Decoding]) -> Decoding:
+        return kind(
             self.bands,
             self.decoder,
             self.dequantize,

@@ -2,8 +2,7 @@
 
 Everything runs at frame rate, and on a CPU a frame's result does not depend, to the bit, on the
 number of other frames in the call. So a stream of small chunks equals one offline call. Two rules
-ensure this: matrix products have at least `MIN_ROWS` rows (below, BLAS picks other kernels), and
-sums over time are written out.
+ensure this: matrix products are those of `rows.py`, and sums over time are written out.
 """
 
 import math
@@ -12,16 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-MIN_ROWS = 32
+from audio_tokenizers.acoustic.rows import row_linear
+
 OVERLAP = 4  # hops in a window of analysis or synthesis
-
-
-def row_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`F.linear` over [..., D] whose result for a row does not depend on the other rows."""
-    rows = x.reshape(-1, x.shape[-1])
-    missing = max(0, MIN_ROWS - rows.shape[0])
-    y = F.linear(F.pad(rows, (0, 0, 0, missing)), weight, bias)
-    return y[: rows.shape[0]].reshape(*x.shape[:-1], weight.shape[0])
 
 
 class RowLinear(nn.Linear):

@@ -26,7 +26,7 @@ from torch.nn.utils.parametrizations import weight_norm
 from audio_tokenizers import protocol
 from audio_tokenizers.acoustic import inputs
 from audio_tokenizers.acoustic.rave.config import RaveConfig
-from audio_tokenizers.acoustic.rave.layers import Conv, Downsample, Upsample, row_linear
+from audio_tokenizers.acoustic.rave.layers import Conv, Downsample, Upsample, row_product
 from audio_tokenizers.acoustic.rave.live import Edit, LiveStream
 from audio_tokenizers.acoustic.rave.networks import Decoder, Encoder
 from audio_tokenizers.acoustic.rave.pqmf import PQMF
@@ -286,7 +286,7 @@ class RaveCodec(nn.Module):
         levels = []
         for codebook in self.codebooks[:num_codebooks]:  # [V, D]
             # |r|^2 - |r - c|^2 = 2 r.c - |c|^2 is largest for the nearest code c.
-            score = row_linear(residual, 2 * codebook) - codebook.square().sum(-1)
+            score = row_product(residual, 2 * codebook) - codebook.square().sum(-1)
             nearest = score.argmax(-1)
             residual = residual - codebook[nearest]
             levels.append(nearest)

@@ -17,6 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from audio_tokenizers.acoustic.rows import row_linear
+from audio_tokenizers.acoustic.stream_layers import ChainStream, PointwiseStream, SumStream
+
 MIN_ROWS = 8
 VECTOR = 64  # elements; functions of the last few would be computed one by one
 SLOPE = 0.2
@@ -29,11 +32,9 @@ class RowStream(Protocol):
         """Takes the next rows x [B, R >= 0, D], which may be the last; returns final rows."""
 
 
-def row_linear(x: Tensor, weight: Tensor) -> Tensor:
-    """`F.linear` over [..., D] whose result for a row does not depend on the other rows."""
-    rows = x.reshape(-1, x.shape[-1]).contiguous()
-    filled = rows if len(rows) >= MIN_ROWS else F.pad(rows, (0, 0, 0, MIN_ROWS - len(rows)))
-    return F.linear(filled, weight.contiguous())[: len(rows)].reshape(*x.shape[:-1], len(weight))
+def row_product(x: Tensor, weight: Tensor) -> Tensor:
+    """`row_linear` for layouts of any kind."""
+    return row_linear(x.contiguous(), weight.contiguous(), min_rows=MIN_ROWS)
 
 
 def pointwise(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -113,7 +114,7 @@ class Conv(Layer):
         return missing + self.lookahead
 
     def window(self, x: Tensor) -> Tensor:
-        return row_linear(windows(x, kernel=self.kernel, dilation=self.dilation), self.weight)
+        return row_product(windows(x, kernel=self.kernel, dilation=self.dilation), self.weight)
 
     def stream(self) -> WindowStream:
         past = (self.kernel - 1) * self.dilation
@@ -140,7 +141,7 @@ class Downsample(Layer):
 
     def window(self, x: Tensor) -> Tensor:
         blocks = x.unflatten(1, (-1, self.ratio)).flatten(2)  # [B, R + 1, ratio * D]
-        return row_linear(windows(blocks, kernel=2), self.weight)
+        return row_product(windows(blocks, kernel=2), self.weight)
 
     def stream(self) -> WindowStream:
         return WindowStream(
@@ -166,7 +167,7 @@ class Upsample(Layer):
         return missing * self.ratio + self.late
 
     def window(self, x: Tensor) -> Tensor:
-        y = row_linear(windows(x, kernel=2), self.weight)  # [B, R, ratio * D']
+        y = row_product(windows(x, kernel=2), self.weight)  # [B, R, ratio * D']
         return y.unflatten(2, (self.ratio, -1)).flatten(1, 2)
 
     def stream(self) -> "UpsampleStream":
@@ -222,16 +223,6 @@ class Chain(Layer):
         return self.layers  # type: ignore[return-value]  # all are
 
 
-class ChainStream:
-    def __init__(self, streams: Sequence[RowStream]) -> None:
-        self._streams = streams
-
-    def step(self, x: Tensor, *, last: bool) -> Tensor:
-        for stream in self._streams:
-            x = stream.step(x, last=last)
-        return x
-
-
 class Residual(Layer):
     """A branch added to its input."""
 
@@ -243,35 +234,11 @@ class Residual(Layer):
         with torch.no_grad():  # a chain of new units keeps the level of its input
             last.weight.mul_(0.3)
 
-    def stream(self) -> "SumStream":
-        return SumStream([Identity(), self.branch.stream()])
+    def stream(self) -> SumStream:
+        return SumStream([PointwiseStream(nn.Identity()), self.branch.stream()], dim=1)
 
     def delay(self, missing: Fraction) -> Fraction:
         return self.branch.delay(missing)
-
-
-class Identity:
-    def step(self, x: Tensor, *, last: bool) -> Tensor:  # noqa: ARG002
-        return x
-
-
-class SumStream:
-    """The sum of the results of streams; those ahead wait for the others."""
-
-    def __init__(self, streams: Sequence[RowStream]) -> None:
-        self._streams = streams
-        self._waiting: list[Tensor] | None = None
-
-    def step(self, x: Tensor, *, last: bool) -> Tensor:
-        results = [stream.step(x, last=last) for stream in self._streams]
-        if self._waiting is not None:
-            results = [torch.cat(pair, dim=1) for pair in zip(self._waiting, results, strict=True)]
-        ready = min(result.shape[1] for result in results)
-        self._waiting = [result[:, ready:].clone() for result in results]
-        total = results[0][:, :ready]
-        for result in results[1:]:
-            total = total + result[:, :ready]
-        return total
 
 
 def _weight(out_width: int, in_width: int) -> nn.Parameter:

@@ -15,16 +15,15 @@ from audio_tokenizers.acoustic.rave.layers import (
     VECTOR,
     Activation,
     Chain,
-    ChainStream,
     Conv,
     Downsample,
     Layer,
     Residual,
     RowStream,
-    SumStream,
     Upsample,
     pointwise,
 )
+from audio_tokenizers.acoustic.stream_layers import ChainStream, SumStream
 
 
 class Encoder(Layer):
@@ -79,7 +78,7 @@ class Decoder(Layer):
         if self.noise is not None:
             outputs.append(self.noise.stream())
         inputs: list[RowStream] = [_NoiseChannels(self.noise_channels)]
-        return ChainStream([*inputs, self.net.stream(), SumStream(outputs)])
+        return ChainStream([*inputs, self.net.stream(), SumStream(outputs, dim=1)])
 
     def delay(self, missing: Fraction) -> Fraction:
         hidden = self.net.delay(missing)

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from audio_tokenizers.acoustic.rave.layers import WindowStream, row_linear, windows
+from audio_tokenizers.acoustic.rave.layers import WindowStream, row_product, windows
 
 ATTENUATION = 100.0  # dB
 REACH = 13  # rows on each side; the prototype ends before
@@ -63,7 +63,7 @@ class PQMF(nn.Module):
     def split_rows(self, window: Tensor) -> Tensor:
         """Rows of M samples [B, R + 2 * REACH - 1, M] -> rows of bands [B, R, M]"""
         reversed_filters = self.filters.flip(1).roll(1, 1)  # the first tap is 0
-        return row_linear(windows(window, kernel=2 * REACH), reversed_filters)
+        return row_product(windows(window, kernel=2 * REACH), reversed_filters)
 
     def join_rows(self, window: Tensor) -> Tensor:
         """Rows of bands [B, R + 2 * REACH - 1, M] -> rows of M samples [B, R, M]"""
@@ -73,7 +73,7 @@ class PQMF(nn.Module):
         # From a band's sample in this row of the window to this sample of the result.
         distance = (REACH - 1 - row) * M + sample  # [2 * REACH, M]
         taps = self.filters[:, (REACH * M - distance) % (2 * REACH * M)]  # [band, row, sample]
-        return row_linear(windows(window, kernel=2 * REACH), M * taps.permute(2, 1, 0).flatten(1))
+        return row_product(windows(window, kernel=2 * REACH), M * taps.permute(2, 1, 0).flatten(1))
 
 
 class AnalysisStream:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from audio_tokenizers.acoustic import inputs
-from audio_tokenizers.acoustic.rave.layers import row_linear
+from audio_tokenizers.acoustic.rave.layers import row_product
 from audio_tokenizers.acoustic.rave.networks import Decoder, Encoder, gaussian_rows
 from audio_tokenizers.acoustic.rave.pqmf import PQMF
 from audio_tokenizers.acoustic.streaming import StreamProgress
@@ -52,7 +52,7 @@ class ToLatents:
         bands = self._analysis.step(x, last=last).to(self._dtype)
         encoded = self._encoder.step(bands, last=last).float()
         means = encoded[..., : codec.latent_size]
-        return row_linear(means - codec.latent_mean, codec.latent_pca).transpose(1, 2)
+        return row_product(means - codec.latent_mean, codec.latent_pca).transpose(1, 2)
 
 
 class ToSamples:
@@ -70,7 +70,7 @@ class ToSamples:
         filled = with_noise(x, first=self._next, latent_size=codec.latent_size)
         self._next += x.shape[2]
         given = filled.transpose(1, 2)  # [B, T, D]
-        latents = row_linear(given, codec.latent_pca.T) + codec.latent_mean
+        latents = row_product(given, codec.latent_pca.T) + codec.latent_mean
         bands = self._decoder.step(latents.to(self._dtype), last=last)
         return self._synthesis.step(bands, last=last)
 
