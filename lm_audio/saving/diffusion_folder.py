@@ -12,33 +12,32 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
-from torch import Tensor
 
 from audio_tokenizers.config_file import read_config, write_config
-from audio_tokenizers.text import SentencePieceTokenizer
-from audio_tokenizers.weights import check_weights, read_safetensors, unfilled
-from lm_audio.conditioners.condition import Null
+from audio_tokenizers.weights import unfilled
 from lm_audio.conditioners.description import (
-    build_conditioners,
     describe_conditioners,
-    text_encoders,
 )
 from lm_audio.conditioners.frozen import FrozenEncoder
-from lm_audio.conditioners.text import OwnTextEncoder
+from lm_audio.conditioners.fuser import Conditioners
 from lm_audio.generation.diffusion_stage import DiffusionStage
 from lm_audio.generation.noise_schedule import NoiseSchedule
 from lm_audio.generation.track import Source
 from lm_audio.networks.dit import DiT, DiTConfig
-from lm_audio.networks.packing import fill
 from lm_audio.sampling import Denoising
-from lm_audio.saving.stage_folder import both_modules, fitting, stored
+from lm_audio.saving.stage_weights import (
+    check_depth,
+    fill_weights,
+    fitting,
+    read_conditioners,
+    read_weights,
+    write_weights,
+)
 from lm_audio.signals import Signal
 
 KIND = "diffusion"
 """The kind of such a stage in the model's config.json; token language models have none."""
 MODEL_TYPE = "lm-audio-dit"
-_WEIGHTS = "model.safetensors"
 _PLAIN = ("name", "predicts", "sees_known")
 _STORED = {"window_frames": "context", "overlap_frames": "keep"}  # fields with another name in JSON
 
@@ -70,16 +69,9 @@ def save_diffusion(stage: DiffusionStage, folder: Path, *, half: bool) -> None:
         half: store weights as float16.
     """
     folder.mkdir()
-    network = _network(stage)
-    write_config(folder, network.config, model_type=MODEL_TYPE)
-    weights = both_modules(network, stage.conditioners).state_dict()
-    save_file(
-        {name: stored(f"{stage.name}: {name}", weights[name], half) for name in weights},
-        folder / _WEIGHTS,
-    )
-    for name, encoder in text_encoders(stage.conditioners).items():
-        if isinstance(encoder, OwnTextEncoder):
-            encoder.tokenizer.save(folder / f"{name}.model")
+    assert isinstance(stage.network, DiT)
+    write_config(folder, stage.network.config, model_type=MODEL_TYPE)
+    write_weights(stage.name, stage.network, stage.conditioners, folder, half=half)
 
 
 def load_diffusion(
@@ -98,51 +90,35 @@ def load_diffusion(
     Args:
         frozen: the shared text encoder, if this stage needs it.
     """
-    path = folder / _WEIGHTS
-    weights = read_safetensors(path)
+    weights = read_weights(folder)
     config = read_config(folder, DiTConfig, model_type=MODEL_TYPE)
+    shape = config.transformer
+    check_depth(weights, folder, shape.num_layers)
     with fitting(folder), unfilled():
-        if config.transformer.num_layers > len(weights):  # building them could take forever
-            raise ValueError(
-                f"{path} has fewer than {config.transformer.num_layers} layers. Download it again."
-            )
         network = DiT(config).eval()
-        conditioners = build_conditioners(
-            description["conditioners"],
-            dim=config.transformer.dim,
-            frozen=frozen,
-            own_tokenizer=lambda name: SentencePieceTokenizer.load(folder / f"{name}.model"),
-        ).eval()
-        makes = dict(description["makes"])
-        makes["rate"] = Fraction(*map(int, makes["rate"].split("/")))
-        sampling = dict(description["sampling"])
-        sampling["guidance_schedule"] = tuple(map(tuple, sampling["guidance_schedule"]))
-        stage = DiffusionStage(
-            network=network,
-            conditioners=conditioners,
-            makes=Signal(**makes),
-            schedule=NoiseSchedule(**description["schedule"]),
-            sampling=Denoising(**sampling),
-            source=description["source"] and Source(**description["source"]),
-            **{name: description[name] for name in _PLAIN},
-            **{name: description[there] for name, there in _STORED.items()},
+        conditioners = read_conditioners(
+            description["conditioners"], folder, dim=shape.dim, frozen=frozen
         )
+        stage = _stage(network, conditioners, description)
         if stage.makes.width != config.width or stage.sees_known != config.sees_known:
             raise ValueError(f"The network in {folder} does not fit its stage. Download it again.")
-    module = both_modules(network, conditioners)
-    check_weights(weights, module.state_dict(), source=path)
-    parts: dict[str, dict[str, Tensor]] = {"model": {}, "conditioners": {}}
-    for name, weight in weights.items():
-        part, _, own = name.partition(".")
-        parts[part][own] = weight
-    fill(network, parts["model"].items(), device=device, dtype=dtype)
-    fill(conditioners, parts["conditioners"].items(), device=device, dtype=dtype)
-    for null in module.modules():
-        if isinstance(null, Null) and null.embedding.is_meta:  # its zeros are not saved
-            null.embedding = torch.zeros(null.embedding.shape, device=device, dtype=dtype)
+    fill_weights(network, conditioners, weights, folder, device=device, dtype=dtype)
     return stage
 
 
-def _network(stage: DiffusionStage) -> DiT:
-    assert isinstance(stage.network, DiT)
-    return stage.network
+def _stage(
+    network: DiT, conditioners: Conditioners, description: Mapping[str, Any]
+) -> DiffusionStage:
+    """The stage of a description."""
+    makes = dict(description["makes"])
+    makes["rate"] = Fraction(*map(int, makes["rate"].split("/")))
+    return DiffusionStage(
+        network=network,
+        conditioners=conditioners,
+        makes=Signal(**makes),
+        schedule=NoiseSchedule(**description["schedule"]),
+        sampling=Denoising(**description["sampling"]),
+        source=description["source"] and Source(**description["source"]),
+        **{name: description[name] for name in _PLAIN},
+        **{name: description[there] for name, there in _STORED.items()},
+    )

@@ -34,7 +34,8 @@ from lm_audio.networks.packing import Kind
 from lm_audio.saving.diffusion_folder import KIND as DIFFUSION
 from lm_audio.saving.diffusion_folder import describe_diffusion, load_diffusion, save_diffusion
 from lm_audio.saving.renderer import build_renderer, describe_renderer
-from lm_audio.saving.stage_folder import describe_stage, fitting, load_stage, save_stage
+from lm_audio.saving.stage_folder import describe_stage, load_stage, save_stage
+from lm_audio.saving.stage_weights import fitting
 
 MODEL_TYPE = "lm-audio"
 FORMAT = 1

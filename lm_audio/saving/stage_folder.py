@@ -6,41 +6,41 @@ semantic/text.model          the tokenizer of the text encoder trained with it, 
 """
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
-from torch import Tensor, nn
 
 from audio_tokenizers.atomic import replacing_folder
 from audio_tokenizers.config_file import read_config, write_config
-from audio_tokenizers.text import SentencePieceTokenizer
-from audio_tokenizers.weights import check_weights, read_safetensors, unfilled
-from lm_audio.conditioners.condition import Null
+from audio_tokenizers.weights import unfilled
 from lm_audio.conditioners.description import (
-    build_conditioners,
     describe_conditioners,
     text_encoders,
 )
 from lm_audio.conditioners.frozen import FrozenEncoder, describe_frozen, load_frozen, shared
 from lm_audio.conditioners.fuser import Conditioners
-from lm_audio.conditioners.text import OwnTextEncoder
 from lm_audio.generation.lm_stage import LMStage
 from lm_audio.generation.masked_stage import MaskedStage
 from lm_audio.generation.token_stage import TokenStage
 from lm_audio.generation.track import Source, Stage
-from lm_audio.networks.packing import Kind, fill
+from lm_audio.networks.packing import Kind
 from lm_audio.networks.token_lm import TokenLM, TokenLMConfig
 from lm_audio.patterns import Pattern
 from lm_audio.sampling import Sampling, Unmasking
+from lm_audio.saving.stage_weights import (
+    check_depth,
+    fill_weights,
+    fitting,
+    read_conditioners,
+    read_weights,
+    write_weights,
+)
 
 MODEL_TYPE = "lm-audio-token-lm"
-_WEIGHTS = "model.safetensors"
 _DESCRIPTION, _TEXT_ENCODER = "stage.json", "text_encoder"  # of a stage without a model
 _PLAIN = (
     "name", "start_token", "end_token", "num_choices", "token_kind", "first_codebook",
@@ -82,14 +82,7 @@ def save_stage(stage: TokenStage, folder: Path, *, half: bool) -> None:
     """
     folder.mkdir()
     write_config(folder, stage.model.config, model_type=MODEL_TYPE)
-    weights = both_modules(stage.model, stage.conditioners).state_dict()
-    save_file(
-        {name: stored(f"{stage.name}: {name}", weights[name], half) for name in weights},
-        folder / _WEIGHTS,
-    )
-    for name, encoder in text_encoders(stage.conditioners).items():
-        if isinstance(encoder, OwnTextEncoder):
-            encoder.tokenizer.save(folder / f"{name}.model")
+    write_weights(stage.name, stage.model, stage.conditioners, folder, half=half)
 
 
 def load_stage(
@@ -107,34 +100,18 @@ def load_stage(
         packing: of the language model's linear layers.
         frozen: the shared text encoder, if this stage needs it.
     """
-    path = folder / _WEIGHTS
-    weights = read_safetensors(path)
+    weights = read_weights(folder)
     config = read_config(folder, TokenLMConfig, model_type=MODEL_TYPE)
+    shape = config.transformer
+    check_depth(weights, folder, shape.num_layers)
     with fitting(folder), unfilled():
         settings = dict(description)
-        if config.transformer.num_layers > len(weights):  # building them could take forever
-            raise ValueError(
-                f"{path} has fewer than {config.transformer.num_layers} layers. Download it again."
-            )
         model = TokenLM(config).eval()
-        conditioners = build_conditioners(
-            settings["conditioners"],
-            dim=config.transformer.dim,
-            frozen=frozen,
-            own_tokenizer=lambda name: SentencePieceTokenizer.load(folder / f"{name}.model"),
-        ).eval()
+        conditioners = read_conditioners(
+            settings["conditioners"], folder, dim=shape.dim, frozen=frozen
+        )
         stage = _stage(model, conditioners, settings)
-    module = both_modules(model, conditioners)
-    check_weights(weights, module.state_dict(), source=path)
-    parts: dict[str, dict[str, Tensor]] = {"model": {}, "conditioners": {}}
-    for name, weight in weights.items():
-        part, _, own = name.partition(".")
-        parts[part][own] = weight
-    fill(model, parts["model"].items(), device=device, dtype=dtype, packing=packing)
-    fill(conditioners, parts["conditioners"].items(), device=device, dtype=dtype)
-    for null in module.modules():
-        if isinstance(null, Null) and null.embedding.is_meta:  # its zeros are not saved
-            null.embedding = torch.zeros(null.embedding.shape, device=device, dtype=dtype)
+    fill_weights(model, conditioners, weights, folder, device=device, dtype=dtype, packing=packing)
     return stage
 
 
@@ -205,28 +182,3 @@ def read_stage(
         with fitting(path):
             frozen = load_frozen(text_encoder, folder / _TEXT_ENCODER, device=device)
     return load_stage(description, folder / name, frozen=frozen, device=device, dtype=torch.float32)
-
-
-@contextmanager
-def fitting(source: Path) -> Iterator[None]:
-    """Raises a one-sentence ValueError if building from a description fails."""
-    try:
-        yield
-    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError) as error:
-        raise ValueError(
-            f"This version of lm-audio cannot build the model in {source}: "
-            f"{type(error).__name__}: {str(error).splitlines()[0]}."
-        ) from error
-
-
-def both_modules(model: nn.Module, conditioners: nn.Module) -> nn.ModuleDict:
-    """Both in one module, with weights named model.* and conditioners.*"""
-    return nn.ModuleDict({"model": model, "conditioners": conditioners})
-
-
-def stored(name: str, weight: Tensor, half: bool) -> Tensor:
-    """A weight as it is written; raises ValueError if float16 cannot hold it."""
-    kept = weight.detach().to("cpu", torch.float16 if half else weight.dtype).contiguous()
-    if half and not kept.isfinite().all():
-        raise ValueError(f"{name} has values that overflow float16. Save without half=True.")
-    return kept
