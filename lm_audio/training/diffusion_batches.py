@@ -205,13 +205,11 @@ class LatentBatches(Sequence[LatentBatch]):
         return np.clip(even, 1e-4, 1 - 1e-4)
 
     def _conditions(self, crops: Sequence[Crop], number: int) -> dict[str, list[Any | None]]:
-        source = self.stage.source
-        tokens = None if source is None else [self.source_tokens(crop) for crop in crops]
         return given_conditions(
             self.shards,
             crops,
-            self.stage.conditions,
-            source=None if source is None or tokens is None else (source.condition, tokens),
+            self.stage,
+            source_tokens=self.source_tokens,
             dropout=self.dropout,
             seed=self.seed,
             number=number,

@@ -3,7 +3,7 @@
 Shapes: B batch, K codebooks, T frames, J streams of the model, S steps after the pattern.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -19,6 +19,7 @@ from lm_audio.data.shards import Shards
 from lm_audio.generation.lm_stage import LMStage
 from lm_audio.generation.masked_stage import MaskedStage
 from lm_audio.generation.token_stage import TokenStage
+from lm_audio.generation.track import Stage
 from lm_audio.training.masking import mask
 
 IGNORED = -100
@@ -188,13 +189,11 @@ class StageBatches(Sequence[TrainingBatch]):
         )
 
     def _conditions(self, crops: list[Crop], number: int) -> Mapping[str, Sequence[Any | None]]:
-        source = self.stage.source
-        tokens = None if source is None else [self.source_tokens(crop) for crop in crops]
         return given_conditions(
             self.shards,
             crops,
-            self.stage.conditions,
-            source=None if source is None or tokens is None else (source.condition, tokens),
+            self.stage,
+            source_tokens=self.source_tokens,
             dropout=self.dropout,
             seed=self.seed,
             number=number,
@@ -223,9 +222,9 @@ class StageBatches(Sequence[TrainingBatch]):
 def given_conditions(
     shards: Shards,
     crops: Sequence[Crop],
-    names: Sequence[str],
+    stage: Stage,
     *,
-    source: tuple[str, list[Tensor | None]] | None,
+    source_tokens: Callable[[Crop], Tensor | None],
     dropout: Dropout | None,
     seed: int,
     number: int,
@@ -233,8 +232,7 @@ def given_conditions(
     """The values of each condition of a batch's crops, some of them dropped.
 
     Args:
-        names: of the user's conditions.
-        source: the name and the values of the condition from an earlier stage.
+        source_tokens: the condition from an earlier stage, if the stage follows one.
         dropout: None drops nothing and uses the first caption.
         number: of the batch.
     """
@@ -243,14 +241,17 @@ def given_conditions(
     generator = torch.Generator().manual_seed(int(random.integers(2**63)))
     pick = random if dropout is not None else None
     given = [shards.conditions[crop.index] for crop in crops]
-    values = {name: [_one(conditions.get(name), pick) for conditions in given] for name in names}
+    values = {
+        name: [_one(conditions.get(name), pick) for conditions in given]
+        for name in stage.conditions
+    }
     if dropout is not None:
         each = {name: p for name, p in dropout.each.items() if name in values}
         values = drop(values, each, joint=dropout.joint, generator=generator)
-    if source is None:
+    if stage.source is None:
         return values
-    name, tokens = source
-    followed: dict[str, list[Any | None]] = {name: list(tokens)}
+    name = stage.source.condition
+    followed: dict[str, list[Any | None]] = {name: [source_tokens(crop) for crop in crops]}
     if dropout is not None and name in dropout.each:
         followed = drop(followed, {name: dropout.each[name]}, generator=generator)
     return values | followed

@@ -19,8 +19,8 @@ from stage_builders.plan import (
     StageData,
     StagePlan,
     StageSettings,
+    model_after_semantic,
     new_weights,
-    whole_model,
     with_context,
 )
 
@@ -101,19 +101,14 @@ def duet_acoustic(settings: DuetAcousticSettings, data: StageData) -> StagePlan:
     context = int(settings.context_seconds * acoustic.rate)
     stage = replace(stage, window_frames=context, overlap_frames=context // KEPT_SHARE)
     renderer = CodecRenderer(data.codec, num_codebooks=acoustic.num_codebooks)
-    model = None
-    if settings.semantic is None and settings.semantic_tokenizer is not None:
-        raise ValueError(
-            "--semantic-tokenizer has no effect without --semantic; pass --semantic or remove it."
-        )
-    if settings.semantic is not None and not settings.dry_run:
-        model = whole_model(
-            stage,
-            data,
-            renderer,
-            earlier=[settings.semantic],
-            semantic_tokenizer=settings.semantic_tokenizer,
-        )
+    model = model_after_semantic(
+        stage,
+        data,
+        renderer,
+        semantic=settings.semantic,
+        semantic_tokenizer=settings.semantic_tokenizer,
+        dry_run=settings.dry_run,
+    )
     dropout = Dropout(joint=settings.text_dropout, each={"semantic": settings.semantic_dropout})
     return StagePlan(stage=stage, source=source, dropout=dropout, renderer=renderer, model=model)
 

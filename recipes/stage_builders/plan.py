@@ -130,6 +130,27 @@ def whole_model(
     )
 
 
+def model_after_semantic(
+    stage: TokenStage,
+    data: StageData,
+    renderer: CodecRenderer,
+    *,
+    semantic: Path | None,
+    semantic_tokenizer: Path | None,
+    dry_run: bool,
+) -> Model | None:
+    """The complete model of a trained semantic stage, if one is given, and this stage."""
+    if semantic is None and semantic_tokenizer is not None:
+        raise ValueError(
+            "--semantic-tokenizer has no effect without --semantic; pass --semantic or remove it."
+        )
+    if semantic is None or dry_run:
+        return None
+    return whole_model(
+        stage, data, renderer, earlier=[semantic], semantic_tokenizer=semantic_tokenizer
+    )
+
+
 def _semantic_tokenizer(folder: Path | None, data: StageData) -> FeatureTokenizer | None:
     if folder is None:
         return None

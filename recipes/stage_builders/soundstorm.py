@@ -9,7 +9,6 @@ from typing import Literal
 
 from lm_audio.families.soundstorm.stages import KEPT_SHARE, soundstorm
 from lm_audio.generation.lm_stage import LMStage
-from lm_audio.model import Model
 from lm_audio.networks import presets
 from lm_audio.networks.transformer import TransformerConfig
 from lm_audio.renderers.codec import CodecRenderer
@@ -23,8 +22,8 @@ from stage_builders.plan import (
     StageData,
     StagePlan,
     StageSettings,
+    model_after_semantic,
     new_weights,
-    whole_model,
 )
 
 SHAPES = {
@@ -85,19 +84,14 @@ def soundstorm_acoustic(settings: SoundStormSettings, data: StageData) -> StageP
     context = int(settings.context_seconds * acoustic.rate)
     stage = replace(stage, window_frames=context, overlap_frames=context // KEPT_SHARE)
     renderer = CodecRenderer(data.codec, num_codebooks=acoustic.num_codebooks)
-    model: Model | None = None
-    if settings.semantic is None and settings.semantic_tokenizer is not None:
-        raise ValueError(
-            "--semantic-tokenizer has no effect without --semantic; pass --semantic or remove it."
-        )
-    if settings.semantic is not None and not settings.dry_run:
-        model = whole_model(
-            stage,
-            data,
-            renderer,
-            earlier=[settings.semantic],
-            semantic_tokenizer=settings.semantic_tokenizer,
-        )
+    model = model_after_semantic(
+        stage,
+        data,
+        renderer,
+        semantic=settings.semantic,
+        semantic_tokenizer=settings.semantic_tokenizer,
+        dry_run=settings.dry_run,
+    )
     return StagePlan(
         stage=stage,
         source=_source(settings, data),
