@@ -36,6 +36,7 @@ from lm_audio.evaluation.report import missing
 from lm_audio.loading import load
 from lm_audio.pipeline import AudioPipeline
 from lm_audio.pretrained import DEFAULT_FOLDER
+from lm_audio.sampling import adjusted
 from measures.clip_scores import ClipEmbedder, without_target
 from measures.clip_specs import (
     ClipSpec,
@@ -234,7 +235,8 @@ def identity_of(folder: Path) -> str:
 
 def generate(model: AudioPipeline, specs: Sequence[ClipSpec]) -> list[GeneratedClip]:
     """Generates clips that all have a prompt or all lack one, all guided or all not."""
-    plain = {n: replace(s.sampling, guidance_scale=1.0) for n, s in model.stages.items()}
+    settings = {name: stage.sampling for name, stage in model.stages.items()}
+    plain = adjusted(settings, {"guidance_scale": 1.0})
     given: dict[str, Any] = {
         "duration": [spec.seconds for spec in specs],
         "seed": [spec.seed for spec in specs],
@@ -338,7 +340,8 @@ def measure_text(bench: Bench) -> list[TargetResult]:
     unseen = bench.captioned(read_unseen(needed(bench.config.esc10, "")))
     plain = [replace(spec, guided=False) for spec in seen[::2]]
     made, others, pairs = (bench.made(specs, "text") for specs in (seen, unseen, plain))
-    scales = {n: s.sampling.guidance_scale for n, s in bench.pipeline().stages.items()}
+    stages = bench.pipeline().stages.items()
+    scales = {name: stage.sampling.guidance_scale for name, stage in stages if stage.sampling}
     return [
         *adherence_results(made, others, bench.corpus("esc10", "held_out"), known, embedder),
         guidance_result(made[::2], pairs, known, embedder, scales=scales),
