@@ -53,8 +53,8 @@ def page() -> str:
     """docs/gallery.md, with a player for each clip."""
     parts = [
         "# Gallery\n",
-        "Clips of the bundled model: 17 million weights in two language models, 64 MB in all, on a "
-        "CPU. Each command gives the same clip again.\n",
+        "Clips of the bundled model: 16.4 million parameters in two language models, 64 MB in all, "
+        "generated on a CPU. Each command reproduces its clip.\n",
     ]
     for clip in CLIPS:
         parts.append(
