@@ -1,15 +1,20 @@
-"""Trains a diffusion transformer over a codec's latents, and writes a whole model.
+"""Trains a diffusion transformer over latents of sound, and writes a whole model.
 
     python recipes/train_diffusion.py --preset tiny     # under a minute, synthetic sounds
     python recipes/train_diffusion.py --data shards
     python recipes/train_diffusion.py --data shards --semantic runs/semantic \\
         --semantic-tokenizer runs/semantic_codebook
+    python recipes/train_diffusion.py --data shards --autoencoder runs/autoencoder/model \\
+        --vocoder runs/vocoder/model
     accelerate launch --num_processes 8 recipes/train_diffusion.py ...              # a cluster
 
-`--data` takes shards from recipes/tokenize_dataset.py: the latents are those of their acoustic
-tokens. With `--semantic`, the output folder of recipes/train_stage.py --family duet --stage
-semantic, the model generates semantic tokens first and follows them. `OUT/model` is a complete
-model for `lm_audio.load`.
+`--data` takes shards from recipes/tokenize_dataset.py. By default the latents are those of a codec,
+for the acoustic tokens in the shards. With `--autoencoder` and `--vocoder`, the models from
+recipes/train_autoencoder.py and recipes/train_vocoder.py, they are those of mel spectrograms, and
+the shards need samples at the same rate (tokenize_dataset.py --codec none --samples 16000). With
+`--semantic`, the output folder of recipes/train_stage.py --family duet --stage semantic, the model
+generates semantic tokens first and follows them. `OUT/model` is a complete model for
+`lm_audio.load`.
 
 The network learns rectified flow by default (arXiv 2209.03003); `--predicts` and `--noise` choose
 other targets and schedules. Conditions are dropped independently, for guidance and so that each is
@@ -30,7 +35,7 @@ from audio_tokenizers.acoustic.registry import load_codec
 from audio_tokenizers.protocol import AcousticTokenizer, LatentCodec
 from audio_tokenizers.semantic.tokenizer import load_feature_tokenizer
 from lm_audio.cli.recipe import run_recipe
-from lm_audio.data.shards import Conditions, Shards, acoustic_identity
+from lm_audio.data.shards import SAMPLES, Conditions, Shards, acoustic_identity
 from lm_audio.families.latent_flow.stages import latent_flow
 from lm_audio.generation.diffusion_stage import DiffusionStage
 from lm_audio.generation.noise_schedule import Kind, NoiseSchedule, Predicts
@@ -40,13 +45,16 @@ from lm_audio.networks import presets
 from lm_audio.networks.transformer import TransformerConfig
 from lm_audio.pretrained import CODEC_FOLDER
 from lm_audio.renderers.codec_latents import CodecLatentRenderer
+from lm_audio.renderers.latent import LatentRenderer
 from lm_audio.saving.folder import save_model
+from lm_audio.saving.spectrograms import read_renderer
 from lm_audio.saving.stage_folder import read_stage
 from lm_audio.signals import ACOUSTIC, SEMANTIC
 from lm_audio.training.checkpoints import Checkpoints, check_finite, check_identity
 from lm_audio.training.diffusion_batches import NUM_BINS, KnownFrames, LatentBatches
 from lm_audio.training.diffusion_objective import DiffusionObjective
 from lm_audio.training.latents import (
+    SoundLatents,
     StandardisedLatents,
     TokenLatents,
     log_latent_samples,
@@ -84,6 +92,11 @@ class Config(TrainingSettings):
     out: Path = Path("runs/diffusion")
     codec: Path = CODEC_FOLDER
     """Folder of the codec of the acoustic tokens."""
+    autoencoder: Path | None = None
+    """Folder of an autoencoder of mel spectrograms, to use instead of a codec. On a GPU, it encodes
+    there with --num-workers 0, else on the CPU."""
+    vocoder: Path | None = None
+    """Folder of the vocoder for those spectrograms."""
     channels: int | None = None
     """Number of channels; defaults to the codec's. 2 also works with a mono codec."""
     frames_per_batch: int = 4_000
@@ -131,6 +144,17 @@ class Config(TrainingSettings):
                 "--semantic-tokenizer has no effect without --semantic; pass --semantic or remove "
                 "it."
             )
+        if (self.autoencoder is None) != (self.vocoder is None):
+            raise ValueError("--autoencoder and --vocoder need each other; pass both or neither.")
+        if self.autoencoder is not None and (self.codec, self.channels, self.quantize) != (
+            CODEC_FOLDER,
+            None,
+            True,
+        ):
+            raise ValueError(
+                "--codec, --channels and --no-quantize have no effect with --autoencoder; remove "
+                "them."
+            )
         KnownFrames(before=self.prompt_share, around=self.span_share)  # raises unless valid
 
 
@@ -167,34 +191,39 @@ PRESETS: Mapping[str, Config] = {
 def main(config: Config) -> list[float]:
     """Trains to the end and returns the loss of every step."""
     processes = Processes(precision=config.precision, accumulation=config.accumulation)
-    codec = latent_codec(load_codec(config.codec), config)
-    shards, held_out = read_data(config, codec)
+    data = sound_data(config) if config.autoencoder is not None else token_data(config)
+    renderer = data.latents.renderer
     torch.manual_seed(config.seed)
-    renderer, model = new_model(config, codec, shards, held_out)
+    model = new_model(config, data)
     stage = cast(DiffusionStage, model.stages[-1])
     objective = DiffusionObjective(stage).train()
     if config.dry_run:
         print_size(objective, config)
         return []
     objective.model.recomputes = config.recompute  # type: ignore[assignment]
+    if isinstance(renderer, LatentRenderer) and config.num_workers == 0:
+        renderer.autoencoder.to(processes.device)  # in workers, it stays on the CPU
     known = KnownFrames(before=config.prompt_share, around=config.span_share)
     batches = partial(
         LatentBatches,
         stage,
-        latents=StandardisedLatents(renderer),
+        latents=data.latents,
+        stream=data.stream,
+        hop_length=data.hop_length,
         frames=config.frames_per_batch,
         seed=config.seed,
         known=known if stage.sees_known else None,
         logit_normal=config.noise == "flow",
     )
-    train_batches = batches(shards, dropout=dropout(config))
-    held_out_batches = batches(held_out, dropout=None)
+    train_batches = batches(data.shards, dropout=dropout(config))
+    held_out_batches = batches(data.held_out, dropout=None)
 
     optimizer = config.new_optimizer(objective)
     module, optimizer = processes.prepare(objective, optimizer)
     average = EMA(module, decay=config.average_decay)
     checkpoints = Checkpoints(config.out / "checkpoints", keep_last=config.keep_last)
-    settings = config.lasting(processes.batches_per_step, data=shards)
+    settings = config.lasting(processes.batches_per_step, data=data.shards)
+    settings["renderer"] = renderer.identity
     first_step = processes.resume(checkpoints, settings, module, optimizer, average)
     tracker = Tracker(config.out / "log", after=first_step, active=processes.is_main)
 
@@ -248,19 +277,26 @@ def main(config: Config) -> list[float]:
     return losses
 
 
-def latent_codec(codec: AcousticTokenizer, config: Config) -> LatentCodec:
-    if not hasattr(codec, "latents_of"):
-        raise ValueError(
-            f"The codec in {config.codec} does not show its latents. Use a frame codec "
-            "(recipes/train_codec.py)."
-        )
-    return cast(LatentCodec, codec)
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Data:
+    """Shards, and how their values become latents.
+
+    Args:
+        stream: that of the values.
+        hop_length: values per latent frame.
+    """
+
+    shards: Shards
+    held_out: Shards
+    latents: StandardisedLatents | SoundLatents
+    stream: str
+    hop_length: int
 
 
-def new_model(
-    config: Config, codec: LatentCodec, shards: Shards, held_out: Shards
-) -> tuple[CodecLatentRenderer, Model]:
-    """The model with new weights in its last stage, and its renderer."""
+def token_data(config: Config) -> Data:
+    """Acoustic tokens, which become a codec's latents."""
+    codec = latent_codec(load_codec(config.codec), config)
+    shards, held_out = read_data(config, codec)
     channels = config.channels or codec.num_channels
     sets = channels // codec.num_channels
     if ACOUSTIC not in shards.streams:
@@ -275,6 +311,49 @@ def new_model(
         deviation=deviation,
         quantize=config.quantize,
     )
+    return Data(
+        shards=shards,
+        held_out=held_out,
+        latents=StandardisedLatents(renderer),
+        stream=ACOUSTIC,
+        hop_length=1,
+    )
+
+
+def sound_data(config: Config) -> Data:
+    """Samples, which become the latents of spectrograms."""
+    assert config.autoencoder is not None
+    assert config.vocoder is not None
+    renderer = read_renderer(config.autoencoder, config.vocoder)
+    shards, held_out = read_data(config, sample_rate=renderer.sample_rate)
+    stream = shards.streams.get(SAMPLES)
+    if stream is None or stream.rate != renderer.sample_rate:
+        found = "no samples" if stream is None else f"samples at {stream.rate} Hz"
+        raise ValueError(
+            f"The shards have {found}, but the autoencoder needs {renderer.sample_rate} Hz. Make "
+            f"them with recipes/tokenize_dataset.py --samples {renderer.sample_rate}."
+        )
+    return Data(
+        shards=shards,
+        held_out=held_out,
+        latents=SoundLatents(renderer),
+        stream=SAMPLES,
+        hop_length=renderer.hop_length,
+    )
+
+
+def latent_codec(codec: AcousticTokenizer, config: Config) -> LatentCodec:
+    if not hasattr(codec, "latents_of"):
+        raise ValueError(
+            f"The codec in {config.codec} does not show its latents. Use a frame codec "
+            "(recipes/train_codec.py)."
+        )
+    return cast(LatentCodec, codec)
+
+
+def new_model(config: Config, data: Data) -> Model:
+    """The model with new weights in its last stage."""
+    renderer, shards = data.latents.renderer, data.shards
     followed: dict[str, Any] = {}
     earlier: list[Stage] = []
     tokenizer = None
@@ -291,7 +370,7 @@ def new_model(
     text = chosen_text(
         shards, reader, vocab_size=VOCABULARY, t5=config.t5, text_encoder=config.text_encoder
     )
-    every = [*shards.conditions, *held_out.conditions]
+    every = [*shards.conditions, *data.held_out.conditions]
     stage = latent_flow(
         transformer,
         makes=renderer.signal,
@@ -304,7 +383,7 @@ def new_model(
         window_seconds=config.context_seconds,
         **followed,
     )
-    return renderer, Model([*earlier, stage], renderer, semantic_tokenizer=tokenizer)
+    return Model([*earlier, stage], renderer, semantic_tokenizer=tokenizer)
 
 
 def labels_of(conditions: list[Conditions], name: str) -> list[str]:

@@ -110,7 +110,9 @@ class LatentBatches(Sequence[LatentBatch]):
     """The endless batches of a stage; batch n is always the same (`lm_audio.data.batches`).
 
     Args:
-        latents: turns acoustic tokens [K, T] into the stage's latents [D, T].
+        latents: turns values [K, T * hop_length] of the stream into the stage's latents [D, T].
+        stream: acoustic tokens, or samples.
+        hop_length: values of the stream per latent frame.
         frames: the maximum per batch, including padding.
         dropout: None for evaluation, which drops nothing and uses the first caption.
         known: None: no frames are known.
@@ -123,6 +125,8 @@ class LatentBatches(Sequence[LatentBatch]):
         shards: Shards,
         *,
         latents: Callable[[Tensor], Tensor],
+        stream: str = ACOUSTIC,
+        hop_length: int = 1,
         frames: int,
         seed: int,
         dropout: Dropout | None,
@@ -145,7 +149,8 @@ class LatentBatches(Sequence[LatentBatch]):
         self.stage, self.shards, self.latents = stage, shards, latents
         self.seed, self.dropout, self.known = seed, dropout, known
         self.logit_normal = logit_normal
-        lengths = shards.lengths(ACOUSTIC)
+        self.stream, self.hop_length = stream, hop_length
+        self.lengths = lengths = shards.lengths(stream) // hop_length
         most = min(stage.window_frames, int(lengths.max(initial=0)))
         if frames < most:
             raise ValueError(
@@ -160,10 +165,7 @@ class LatentBatches(Sequence[LatentBatch]):
     def __getitem__(self, number: int) -> LatentBatch:  # type: ignore[override]  # no slices
         crops = self.crops[number]
         random = np.random.default_rng([self.seed, number, 3])
-        made = [
-            self.latents(self.shards.read(crop.index, ACOUSTIC, crop.start, crop.stop).long())
-            for crop in crops
-        ]
+        made = [self.latents(self._values(crop)) for crop in crops]
         lengths = [values.shape[1] for values in made]
         T = max(lengths)
         latents = torch.stack([F.pad(values, (0, T - values.shape[1])) for values in made])
@@ -189,6 +191,10 @@ class LatentBatches(Sequence[LatentBatch]):
             frames=pad_sequence(frames, batch_first=True),
             conditions=self._conditions(crops, number),
         )
+
+    def _values(self, crop: Crop) -> Tensor:
+        span = crop.start * self.hop_length, crop.stop * self.hop_length
+        return self.shards.read(crop.index, self.stream, *span).long()
 
     def _known(self, num_frames: int, random: np.random.Generator) -> Tensor:
         if self.known is None:
