@@ -158,7 +158,7 @@ PRESETS = {
     "paper": Config(
         preset="paper",
         steps=500_000,
-        batch_size=32,
+        batch_size=16,
         seconds=10.24,
         learning_rate=1e-4,
         warmup_steps=1000,
