@@ -6,6 +6,7 @@
         --semantic-tokenizer runs/semantic_codebook
     python recipes/train_diffusion.py --data shards --autoencoder runs/autoencoder/model \\
         --vocoder runs/vocoder/model
+    python recipes/train_diffusion.py --data shards --distill runs/diffusion/model --out runs/fast
     accelerate launch --num_processes 8 recipes/train_diffusion.py ...              # a cluster
 
 `--data` takes shards from recipes/tokenize_dataset.py. By default the latents are those of a codec,
@@ -18,11 +19,13 @@ generates semantic tokens first and follows them. `OUT/model` is a complete mode
 
 The network learns rectified flow by default (arXiv 2209.03003); `--predicts` and `--noise` choose
 other targets and schedules. Conditions are dropped independently, for guidance and so that each is
-optional. A share of the examples has known frames, for continuation and inpainting. Run the same
+optional. A share of the examples has known frames, for continuation and inpainting. `--distill`
+turns a trained model into one that needs few steps and no guidance (arXiv 2310.04378). Run the same
 command again to resume an interrupted run; the losses are the same as without the interruption.
 """
 
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -46,11 +49,14 @@ from lm_audio.networks.transformer import TransformerConfig
 from lm_audio.pretrained import CODEC_FOLDER
 from lm_audio.renderers.codec_latents import CodecLatentRenderer
 from lm_audio.renderers.latent import LatentRenderer
-from lm_audio.saving.folder import save_model
+from lm_audio.renderers.protocol import Renderer
+from lm_audio.sampling import Denoising
+from lm_audio.saving.folder import load_model, save_model
 from lm_audio.saving.spectrograms import read_renderer
 from lm_audio.saving.stage_folder import read_stage
 from lm_audio.signals import ACOUSTIC, SEMANTIC
 from lm_audio.training.checkpoints import Checkpoints, check_finite, check_identity
+from lm_audio.training.consistency_objective import ConsistencyObjective
 from lm_audio.training.diffusion_batches import NUM_BINS, KnownFrames, LatentBatches
 from lm_audio.training.diffusion_objective import DiffusionObjective
 from lm_audio.training.latents import (
@@ -111,6 +117,11 @@ class Config(TrainingSettings):
     """What the network predicts."""
     noise: Kind = "flow"
     """The noise schedule."""
+    distill: Path | None = None
+    """Folder of a trained model to distill, with the guidance scale that is its default. The
+    options for the network, the text and the labels then have no effect."""
+    distilled_steps: int = 8
+    """Default number of denoising steps of the distilled model."""
     semantic: Path | None = None
     """Output folder of a trained semantic stage, whose tokens the network follows."""
     semantic_tokenizer: Path | None = None
@@ -138,7 +149,12 @@ class Config(TrainingSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_least(self, frames_per_batch=1, patch=1)
+        check_least(self, frames_per_batch=1, patch=1, distilled_steps=1)
+        if self.distill is not None and self.semantic is not None:
+            raise ValueError(
+                "--semantic has no effect with --distill, which keeps the model's own semantic "
+                "stage; remove it."
+            )
         if self.semantic is None and self.semantic_tokenizer is not None:
             raise ValueError(
                 "--semantic-tokenizer has no effect without --semantic; pass --semantic or remove "
@@ -192,11 +208,14 @@ def main(config: Config) -> list[float]:
     """Trains to the end and returns the loss of every step."""
     processes = Processes(precision=config.precision, accumulation=config.accumulation)
     data = sound_data(config) if config.autoencoder is not None else token_data(config)
-    renderer = data.latents.renderer
     torch.manual_seed(config.seed)
-    model = new_model(config, data)
-    stage = cast(DiffusionStage, model.stages[-1])
-    objective = DiffusionObjective(stage).train()
+    if config.distill is None:
+        model = new_model(config, data)
+        objective = DiffusionObjective(cast(DiffusionStage, model.stages[-1])).train()
+    else:
+        model, objective = distilled_model(config, config.distill, data)
+        data = replace(data, latents=type(data.latents)(model.renderer))  # type: ignore[arg-type]
+    stage, renderer = objective.stage, data.latents.renderer
     if config.dry_run:
         print_size(objective, config)
         return []
@@ -213,9 +232,9 @@ def main(config: Config) -> list[float]:
         frames=config.frames_per_batch,
         seed=config.seed,
         known=known if stage.sees_known else None,
-        logit_normal=config.noise == "flow",
+        logit_normal=config.noise == "flow" and config.distill is None,
     )
-    train_batches = batches(data.shards, dropout=dropout(config))
+    train_batches = batches(data.shards, dropout=dropout(config, stage))
     held_out_batches = batches(data.held_out, dropout=None)
 
     optimizer = config.new_optimizer(objective)
@@ -223,7 +242,7 @@ def main(config: Config) -> list[float]:
     average = EMA(module, decay=config.average_decay)
     checkpoints = Checkpoints(config.out / "checkpoints", keep_last=config.keep_last)
     settings = config.lasting(processes.batches_per_step, data=data.shards)
-    settings["renderer"] = renderer.identity
+    settings |= {"renderer": renderer.identity, "teacher": objective.teacher_identity}
     first_step = processes.resume(checkpoints, settings, module, optimizer, average)
     tracker = Tracker(config.out / "log", after=first_step, active=processes.is_main)
 
@@ -386,6 +405,40 @@ def new_model(config: Config, data: Data) -> Model:
     return Model([*earlier, stage], renderer, semantic_tokenizer=tokenizer)
 
 
+def distilled_model(config: Config, folder: Path, data: Data) -> tuple[Model, ConsistencyObjective]:
+    """A trained model whose last stage is the student, which starts as a copy of its teacher."""
+    model = load_model(folder)
+    teacher = model.stages[-1]
+    if not isinstance(teacher, DiffusionStage):
+        raise ValueError(f"The last stage of the model in {folder} does not denoise latents.")
+    scale = teacher.sampling.guidance_scale
+    if not isinstance(scale, int | float):
+        raise ValueError(
+            f"The model in {folder} has a guidance scale per condition. Save it with a single one."
+        )
+    if codec_of(model.renderer) != codec_of(data.latents.renderer):
+        raise ValueError(
+            f"The data does not have the latents of the model in {folder}. Pass its codec as "
+            "--codec, or its autoencoder and vocoder."
+        )
+    shared = {id(one): one for one in (model.text_encoder,) if one is not None}
+    student = replace(
+        teacher,
+        network=deepcopy(teacher.network),
+        conditioners=deepcopy(teacher.conditioners, shared),
+        sampling=Denoising(steps=config.distilled_steps, solver="ping-pong", guidance_scale=1.0),
+    )
+    objective = ConsistencyObjective(student, teacher=teacher, guidance_scale=float(scale))
+    return model.with_stage(student), objective.train()
+
+
+def codec_of(renderer: Renderer) -> str:
+    """What the latents depend on, apart from their scale."""
+    return (
+        renderer.codec.identity if isinstance(renderer, CodecLatentRenderer) else renderer.identity
+    )
+
+
 def labels_of(conditions: list[Conditions], name: str) -> list[str]:
     """All values of an attribute."""
     found = {each[name] for each in conditions if isinstance(each.get(name), str)}
@@ -394,10 +447,12 @@ def labels_of(conditions: list[Conditions], name: str) -> list[str]:
     return sorted(map(str, found))
 
 
-def dropout(config: Config) -> Dropout:
-    each = {"text": config.text_dropout, **dict.fromkeys(config.labels, config.label_dropout)}
-    if config.semantic is not None:
-        each["semantic"] = config.semantic_dropout
+def dropout(config: Config, stage: DiffusionStage) -> Dropout:
+    each = dict.fromkeys(stage.conditions, config.label_dropout)
+    if "text" in each:
+        each["text"] = config.text_dropout
+    if stage.source is not None:
+        each[stage.source.condition] = config.semantic_dropout
     return Dropout(joint=config.joint_dropout, each=each)
 
 

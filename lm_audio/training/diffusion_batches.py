@@ -66,8 +66,8 @@ class LatentBatch:
 
     Args:
         latents, noise: [B, D, T].
-        alpha, sigma, times: [B], the level of each crop, and the network's input for it.
-        bins: [B], of the noise levels.
+        shares: [B], the place of each crop in the noise schedule, from 0 (signal) to 1 (noise).
+        alpha, sigma, times: [B], the level at that place, and the network's input for it.
         mask: [B, T], False on padding.
         known: [B, T], the known frames, which have no loss.
         frames: [B, T], for conditions that are added frame by frame.
@@ -76,10 +76,10 @@ class LatentBatch:
 
     latents: Tensor
     noise: Tensor
+    shares: Tensor
     alpha: Tensor
     sigma: Tensor
     times: Tensor
-    bins: Tensor
     mask: Tensor
     known: Tensor
     frames: Tensor
@@ -89,6 +89,11 @@ class LatentBatch:
     def judged(self) -> Tensor:
         """Whether each frame [B, T] has a loss."""
         return self.mask & ~self.known
+
+    @property
+    def bins(self) -> Tensor:
+        """The bin [B] of each noise level."""
+        return (self.shares * NUM_BINS).long()
 
     def counts(self, num_bins: int) -> Tensor:
         """The number of values with a loss in each bin: [num_bins], float32."""
@@ -170,9 +175,9 @@ class LatentBatches(Sequence[LatentBatch]):
         T = max(lengths)
         latents = torch.stack([F.pad(values, (0, T - values.shape[1])) for values in made])
         known = [self._known(length, random) for length in lengths]
-        share = self._shares(len(crops), random)
+        shares = self._shares(len(crops), random)
         alpha, sigma, times = (
-            torch.from_numpy(each).float() for each in self.stage.schedule.at(share)
+            torch.from_numpy(each).float() for each in self.stage.schedule.at(shares)
         )
         noise = torch.from_numpy(random.standard_normal(latents.shape, dtype=np.float32))
         frames = [
@@ -182,10 +187,10 @@ class LatentBatches(Sequence[LatentBatch]):
         return LatentBatch(
             latents=latents,
             noise=noise,
+            shares=torch.from_numpy(shares),
             alpha=alpha,
             sigma=sigma,
             times=times,
-            bins=torch.from_numpy((share * NUM_BINS).astype(np.int64)),
             mask=torch.arange(T) < torch.tensor(lengths)[:, None],
             known=pad_sequence(known, batch_first=True),
             frames=pad_sequence(frames, batch_first=True),
