@@ -194,6 +194,28 @@ def test_stereo_samples_are_mixed(recipe: ModuleType, tiny: Settings, tmp_path: 
     assert losses[0] == losses[1]
 
 
+def test_it_follows_a_semantic_stage(
+    recipe: ModuleType, tiny: Settings, trained: Callable[[str], Run], tmp_path: Path
+) -> None:
+    semantic = trained("duet semantic")[0]
+    data = tmp_path / "data"
+    made_up = Shards(semantic.data[0]).streams["semantic"]
+    streams = {SAMPLES: samples_stream(RATE, num_channels=1), "semantic": made_up}
+    tokens = torch.arange(50)[None] % made_up.vocabulary
+    for split in ("train", "held_out"):
+        clips = Shards(write_sounds(tmp_path / "sounds", num_clips=3, seconds=2.0), split)
+        examples = [replace(each, streams={**each.streams, "semantic": tokens}) for each in clips]
+        write_shard(shard_path(data, split, 0), examples, streams)
+    losses = recipe.main(tiny(out=tmp_path, data=(data,), semantic=semantic.out, steps=3))
+    assert losses[-1] < losses[0]
+    model = lm_audio.load(tmp_path / "model")
+    assert list(model.stages) == ["semantic", "latents"]
+    clip = model.generate("rain", duration=2.3, seed=1)
+    assert clip.samples.shape == (1, 18_400)
+    streamed = torch.cat(list(model.stream("rain", duration=2.3, seed=1)), dim=1)
+    assert torch.equal(streamed, clip.samples)
+
+
 def test_mistakes_get_one_sentence(
     recipe: ModuleType,
     tiny: Settings,
