@@ -1,7 +1,7 @@
 """Trains an autoencoder of mel spectrograms, whose latents a diffusion model can learn.
 
     python recipes/train_autoencoder.py --preset tiny                 # seconds, synthetic sounds
-    python recipes/train_autoencoder.py --data sounds/ --out runs/autoencoder
+    python recipes/train_autoencoder.py --data sounds/ --out runs/autoencoder  # a GPU
     torchrun --nproc_per_node 8 recipes/train_autoencoder.py --preset paper --data shards/
 
 `--data` is a folder of audio of any format and rate, a prepared corpus, or shards with samples.

@@ -1,7 +1,7 @@
 """Trains a vocoder, which turns mel spectrograms into sound.
 
     python recipes/train_vocoder.py --preset tiny                 # seconds, synthetic sounds
-    python recipes/train_vocoder.py --data sounds/ --out runs/vocoder
+    python recipes/train_vocoder.py --data sounds/ --out runs/vocoder  # a GPU
     torchrun --nproc_per_node 8 recipes/train_vocoder.py --preset paper --data shards/
 
 `--data` is a folder of audio of any format and rate, a prepared corpus, or shards with samples.

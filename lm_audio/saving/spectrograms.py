@@ -120,7 +120,7 @@ def write_vocoder(folder: Path, vocoder: HifiGan) -> None:
     shape = vocoder.config
     config = {
         "architectures": ["SpeechT5HifiGan"],
-        "model_type": "hifigan",
+        "model_type": "speecht5_hifigan",
         "model_in_dim": shape.num_mels,
         "sampling_rate": shape.sample_rate,
         "upsample_initial_channel": shape.width,

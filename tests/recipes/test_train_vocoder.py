@@ -1,5 +1,7 @@
 """The recipe for vocoders: it learns, resumes exactly, keeps its best model."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -153,3 +155,24 @@ def test_mistakes_get_one_sentence(recipe: ModuleType, tmp_path: Path) -> None:
         recipe.main(replace(recipe.PRESETS["tiny"], preset="default", out=tmp_path))
     with pytest.raises(ValueError, match=r"is not a folder"):
         recipe.main(config(recipe, tmp_path, data=(tmp_path / "nowhere",)))
+
+
+@pytest.mark.slow
+def test_two_processes_train_in_both_phases(recipe: ModuleType, tmp_path: Path) -> None:
+    """Batches are halved, and the same steps are taken; norms over a batch differ."""
+    folders = [tmp_path / name for name in ("one", "two")]
+    for out, count in zip(folders, ("1", "2"), strict=True):
+        launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", count]
+        script = [str(Path(recipe.__file__ or "")), "--preset", "tiny", "--steps", "8"]
+        settings = ["--seconds", "0.4", "--adversarial-from", "0.5", "--out", str(out)]
+        subprocess.run(
+            [sys.executable, *launch, *script, *settings], check=True, capture_output=True
+        )
+    logs = [EventAccumulator(str(out / "log")) for out in folders]
+    for log in logs:
+        log.Reload()
+    for name, share in (("reconstruction", 0.03), ("gradient norm", 0.06)):
+        one, two = (log.Scalars(f"train/{name}")[0].value for log in logs)
+        assert two == pytest.approx(one, rel=share)
+    first, second = (weights(out) for out in folders)
+    assert max((first[name] - second[name]).abs().mean() for name in first) < 0.03
