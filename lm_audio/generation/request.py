@@ -18,6 +18,7 @@ from audio_tokenizers.audio_files import read_audio
 from audio_tokenizers.resampling import resample
 from lm_audio.clip import Clip
 from lm_audio.generation.diffusion_stage import DiffusionStage
+from lm_audio.generation.direct_stage import DirectStage
 from lm_audio.generation.lm_stage import LMStage
 from lm_audio.generation.masked_stage import MaskedStage
 from lm_audio.generation.step import guidance_rows
@@ -40,7 +41,8 @@ class Request:
         num_samples: of new audio.
         conditions: by name; negative: used in place of conditions that guidance drops.
         sampling: for all stages that take its kind, or by stage name; the stages' own by default.
-        tokens: values [K, T] of stages that are not run, by stage name.
+        tokens: values [K, T] of stages that are not run, by stage name; or audio, for direct stages
+            that can read it.
         raw: keep the model's output level, including peaks beyond full scale.
         overlap: seconds of each window that the next one keeps; the stages' own by default.
         loop: the end of the clip leads to its beginning.
@@ -54,7 +56,7 @@ class Request:
     conditions: Mapping[str, Any] = field(default_factory=dict)
     negative: Mapping[str, Any] = field(default_factory=dict)
     sampling: AnySampling | Mapping[str, AnySampling] | None = None
-    tokens: Mapping[str, Tensor] = field(default_factory=dict)
+    tokens: Mapping[str, Tensor | AudioLike] = field(default_factory=dict)
     raw: bool = False
     overlap: float | None = None
     loop: bool = False
@@ -76,7 +78,7 @@ def make_requests(
     negative: str | None = None,
     conditions: Mapping[str, Any] | None = None,
     sampling: AnySampling | Mapping[str, AnySampling] | None = None,
-    tokens: Mapping[str, Tensor] | None = None,
+    tokens: Mapping[str, Tensor | AudioLike] | None = None,
     raw: bool = False,
     overlap: float | None = None,
     loop: bool = False,
@@ -196,7 +198,22 @@ def _check_denoising(request: Request, working: Sequence[Stage], seconds: float)
             )
 
 
-def check_given(stage: Stage, values: Tensor, num_frames: int) -> None:
+def given_values(stage: Stage, given: Tensor | AudioLike, num_frames: int) -> Tensor:
+    """Values that a user gives for a stage, as they are or read from audio."""
+    if isinstance(stage, DirectStage) and not isinstance(given, Tensor):
+        if stage.encoder is None:
+            raise ValueError(
+                f"This model has no encoder of audio for its {stage.name} stage. Pass a tensor "
+                f"[{stage.makes.width}, {num_frames}]."
+            )
+        rate = stage.encoder.sample_rate
+        given = stage.encoder.encode(as_audio(given, sample_rate=rate, num_channels=1))
+    _check_given(stage, given, num_frames)
+    assert isinstance(given, Tensor)
+    return given
+
+
+def _check_given(stage: Stage, values: object, num_frames: int) -> None:
     """Raises ValueError unless given values match a stage's output signal for this many frames."""
     signal = stage.makes
     dtype = str(signal.dtype).removeprefix("torch.")
@@ -209,7 +226,7 @@ def check_given(stage: Stage, values: Tensor, num_frames: int) -> None:
     fits = values.shape[-1:] == (num_frames,) if not stage.deduplicated else values.numel() > 0
     is_matrix = values.ndim == 2 and len(values) == signal.width
     if not (fits and is_matrix and values.dtype == signal.dtype):
-        T = f"{num_frames}], {dtype}, for this duration"
+        T = f"{num_frames}], {dtype}" + ", for this duration" * (signal.kind != "vector")
         T = T if not stage.deduplicated else f"T], {dtype}, not empty"
         raise ValueError(
             f"The {stage.name} stage needs {signal.kind} [{signal.width}, {T}, got "
@@ -217,7 +234,7 @@ def check_given(stage: Stage, values: Tensor, num_frames: int) -> None:
         )
     if signal.num_tokens is None:
         if not values.isfinite().all():
-            raise ValueError(f"The latents for the {stage.name} stage contain NaN or infinity.")
+            raise ValueError(f"The values for the {stage.name} stage contain NaN or infinity.")
         return
     low, high = int(values.min()), int(values.max())
     if low < 0 or high >= signal.num_tokens:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from audio_tokenizers.text import T5TextTokenizer
 from audio_tokenizers.weights import MappedFile, check_weights, load_transformers, unfilled
+from lm_audio.families.audioldm.audio_encoder import load_audio_encoder
 from lm_audio.families.audioldm.audio_language import AudioLanguage, Projection
 from lm_audio.families.audioldm.configs import (
     autoencoder_config,
@@ -32,6 +33,8 @@ from lm_audio.saving.files import folder_of, read_json, read_weights, stated_lic
 
 FIRST, SECOND = "AudioLDMPipeline", "AudioLDM2Pipeline"
 """The names of the pipelines in model_index.json."""
+AUDIO_ENCODER = "audio_encoder"
+"""The subfolder of the encoder of audio, which diffusers' pipeline does not have."""
 _WINDOW = 256  # frames, 10.24 s, if the U-Net does not state them
 _GUIDANCE = {FIRST: 2.5, SECOND: 3.5}
 _SCALE = 0.18215  # of latents, if the autoencoder does not state it
@@ -161,9 +164,12 @@ class _Reader:
         num_vectors = read_config(folder / "language_model" / "config.json", num_vectors_of)
         projection = self.network("projection_model", Projection, projection_config)
         language = AudioLanguage(projection, gpt2, num_vectors=num_vectors, release=release)
+        found: dict[str, Any] = {"language": language}
+        if (encoder := folder / AUDIO_ENCODER).is_dir():
+            found["encoder"] = load_audio_encoder(encoder, num_vectors=num_vectors)
         if read_json(folder / "text_encoder_2" / "config.json").get("model_type") == "vits":
-            return {"language": language, "speech": self._speech(projection.config.num_positions)}
-        return {"language": language, "t5": self._t5()}
+            return {**found, "speech": self._speech(projection.config.num_positions)}
+        return {**found, "t5": self._t5()}
 
     def _speech(self, num_positions: int) -> Speech:
         from transformers import VitsModel
@@ -281,6 +287,8 @@ def _check(parts: AudioLdmParts, folder: Path) -> None:
             wrong.append(
                 f"the projection_model has widths {expected}, the encoders and GPT-2 {found}"
             )
+        if parts.encoder is not None and parts.encoder.dim != found[2]:
+            wrong.append(f"the {AUDIO_ENCODER} has width {parts.encoder.dim}, GPT-2 {found[2]}")
         for level in (*unet.attends, unet.middle):
             for one in level:
                 width = (found[2], found[1])[one.context]
