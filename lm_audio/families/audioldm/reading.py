@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from audio_tokenizers.text import T5TextTokenizer
 from audio_tokenizers.weights import MappedFile, check_weights, load_transformers, unfilled
+from lm_audio.conditioners.text import T5Encoder
 from lm_audio.families.audioldm.audio_encoder import load_audio_encoder
 from lm_audio.families.audioldm.audio_language import AudioLanguage, Projection
 from lm_audio.families.audioldm.configs import (
@@ -83,6 +84,15 @@ def read_audioldm(
     )
     _check(parts, folder)
     return parts if mapped else parts.to(device, dtype)
+
+
+def read_text_encoders(source: str | Path) -> tuple[ClapText, T5Encoder]:
+    """The text encoders of an AudioLDM 2, to train a language of audio on."""
+    folder = folder_of(source)
+    if read_json(folder / "text_encoder_2" / "config.json").get("model_type") == "vits":
+        raise ValueError(f"{folder} reads phonemes. Give an AudioLDM 2 that reads text alone.")
+    reader = _Reader(folder, mapped=False)
+    return reader.clap()[0], reader.t5()
 
 
 def holds_audioldm(folder: Path) -> bool:
@@ -169,16 +179,9 @@ class _Reader:
             found["encoder"] = load_audio_encoder(encoder, num_vectors=num_vectors)
         if read_json(folder / "text_encoder_2" / "config.json").get("model_type") == "vits":
             return {**found, "speech": self._speech(projection.config.num_positions)}
-        return {**found, "t5": self._t5()}
+        return {**found, "t5": self.t5()}
 
-    def _speech(self, num_positions: int) -> Speech:
-        from transformers import VitsModel
-
-        tokenizer = _tokenizer(self._folder / "tokenizer_2")
-        encoder = _load(VitsModel, self._folder / "text_encoder_2", kind="vits").text_encoder
-        return Speech(encoder, tokenizer, length=num_positions or _limit(tokenizer))
-
-    def _t5(self) -> MappedT5:
+    def t5(self) -> MappedT5:
         from transformers import T5EncoderModel
 
         path = self._folder / "text_encoder_2"
@@ -189,6 +192,13 @@ class _Reader:
             release = _nothing
         tokens = T5TextTokenizer.load(self._folder / "tokenizer_2")
         return MappedT5(model, tokens, max_length=_limit(tokens._tokenizer), release=release)
+
+    def _speech(self, num_positions: int) -> Speech:
+        from transformers import VitsModel
+
+        tokenizer = _tokenizer(self._folder / "tokenizer_2")
+        encoder = _load(VitsModel, self._folder / "text_encoder_2", kind="vits").text_encoder
+        return Speech(encoder, tokenizer, length=num_positions or _limit(tokenizer))
 
     def _network(
         self,
