@@ -73,13 +73,19 @@ class DirectStage:
 
     @torch.inference_mode()
     def values(self, track: Track) -> Tensor:
-        """The vectors [D, L] of a track's conditions."""
-        return self._made(
-            {
-                name: track.condition(self.conditioners, name, dropped=False)
-                for name in self.conditioners.fuse
-            }
+        """The vectors [D, L] of a track's conditions; of a blend, those between its prompts'."""
+        shares = (1.0,) if track.blend is None else track.blend.shares
+        first, *others = (
+            share
+            * self._made(
+                {
+                    name: track.condition(self.conditioners, name, dropped=False, part=part)
+                    for name in self.conditioners.fuse
+                }
+            )
+            for part, share in enumerate(shares)
         )
+        return sum(others, start=first)
 
     @torch.inference_mode()
     def values_of(self, conditions: Mapping[str, Any]) -> Tensor:

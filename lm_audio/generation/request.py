@@ -17,6 +17,7 @@ from torch import Tensor
 from audio_tokenizers.audio_files import read_audio
 from audio_tokenizers.resampling import resample
 from lm_audio.clip import Clip
+from lm_audio.generation.blend import Blend, as_blend, is_blend
 from lm_audio.generation.diffusion_stage import DiffusionStage
 from lm_audio.generation.direct_stage import DirectStage
 from lm_audio.generation.lm_stage import LMStage
@@ -27,8 +28,8 @@ from lm_audio.generation.track import Stage
 from lm_audio.sampling import AnySampling, Sampling, check_seed, random_seed
 
 LONGEST = 24 * 3600  # seconds
-PromptLike = str | Story | Sequence[tuple[float, str]] | None
-"""A text, or a story: texts and the seconds from which they hold."""
+PromptLike = str | Story | Sequence[tuple[float, str]] | Blend | Mapping[str, float] | None
+"""A text; a story: texts and the seconds from which they hold; or a blend: texts and shares."""
 AudioLike = str | Path | Clip | tuple[Tensor, int]
 """A path, a clip, or samples [C, N] with their sample rate."""
 
@@ -52,7 +53,7 @@ class Request:
 
     num_samples: int
     seed: int
-    prompt: str | Story | None = None
+    prompt: str | Story | Blend | None = None
     conditions: Mapping[str, Any] = field(default_factory=dict)
     negative: Mapping[str, Any] = field(default_factory=dict)
     sampling: AnySampling | Mapping[str, AnySampling] | None = None
@@ -65,8 +66,9 @@ class Request:
 
     @property
     def texts(self) -> tuple[str | None, ...]:
-        """The prompt, or those of its story."""
-        return self.prompt.texts if isinstance(self.prompt, Story) else (self.prompt,)
+        """The prompt, or those of its story or blend."""
+        several = isinstance(self.prompt, Story | Blend)
+        return self.prompt.texts if several else (self.prompt,)  # type: ignore[union-attr,return-value]
 
 
 def make_requests(
@@ -102,7 +104,10 @@ def make_requests(
         raise ValueError(f"All lists need the same length of at least 1, got {found}.")
     B = next(iter(lengths.values()), 1)
     texts, durations, seeds = (_each(x, B) for x in given.values())
-    prompts = [as_story(text) if is_story(text) else text for text in texts]
+    prompts = [
+        as_story(text) if is_story(text) else as_blend(text) if is_blend(text) else text
+        for text in texts
+    ]
     return [
         Request(
             num_samples=_num_samples(one_duration, sample_rate),
@@ -137,6 +142,7 @@ def check_request(
     _check_overlap(request, working)
     _check_denoising(request, working, seconds)
     for stage in working:
+        _check_blend(request, stage)
         sampling = sampling_of(stage, request)
         if sampling is None:
             continue
@@ -317,7 +323,8 @@ def _check_samples(samples: object, rate: object) -> None:
 
 def _check_kinds(prompt: object, *, negative: object, sampling: object, **mappings: object) -> None:
     for text in (*_each(prompt, 1), negative):
-        if not isinstance(text, str | None) and not (text is not negative and is_story(text)):
+        several = text is not negative and (is_story(text) or is_blend(text))
+        if not isinstance(text, str | None) and not several:
             raise ValueError(f"A text prompt must be a string, got {text!r}.")
     for name, given in mappings.items():
         if not isinstance(given, Mapping | None):
@@ -370,6 +377,16 @@ def _check_names(
         raise ValueError(
             f"The {unused[0]} stage is not run, because the tokens of others are given. Remove "
             "its settings."
+        )
+
+
+def _check_blend(request: Request, stage: Stage) -> None:
+    """Only stages that make continuous values have something between two prompts."""
+    blends = isinstance(request.prompt, Blend) and "text" in stage.conditions
+    if blends and not isinstance(stage, DiffusionStage | DirectStage):
+        raise ValueError(
+            f"The {stage.name} stage follows one prompt at a time. Models of diffusion alone blend "
+            "prompts."
         )
 
 

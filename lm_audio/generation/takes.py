@@ -11,6 +11,7 @@ from typing import Protocol
 from torch import Tensor
 
 from lm_audio.clip import Clip
+from lm_audio.generation.blend import Blend
 from lm_audio.generation.request import Request
 from lm_audio.generation.story import Story
 
@@ -53,9 +54,12 @@ def best_of(clips: Sequence[Clip], requests: Sequence[Request], judge: Judge) ->
 
 
 def _score(clip: Clip, request: Request, judge: Judge) -> float:
-    """The mean score of the parts of a clip, weighted by their lengths."""
+    """The mean score of the parts of a clip, weighted by their lengths, or by those of a blend."""
     rate, N = clip.sample_rate, clip.samples.shape[1]
     story = request.prompt
+    if isinstance(story, Blend):
+        parts_of = story.parts.items()
+        return sum(share * judge.score(clip.samples, rate, text) for text, share in parts_of)
     parts = story.parts if isinstance(story, Story) else ((0.0, str(story)),)
     starts = [min(N, round(at * rate)) for at, _ in parts]
     total = 0.0
