@@ -119,13 +119,15 @@ class Backend:
     async def generate(
         self, body: GenerationFields, *, prompt: str | None, seed: int, audio: Tensor | None = None
     ) -> Job:
-        story, loop = None, False
+        given: list[PromptLike] = [prompt]
+        loop = False
         if isinstance(body, GenerationBody):
-            story, loop = body.story, body.loop
-        if story is not None and prompt is not None:
-            raise ValueError("Give a prompt or a story, not both.")
-        told = prompt if story is None else story
-        request = self.request(body, prompt=told, seed=seed, duration=body.duration)
+            given += [body.story, body.blend]
+            loop = body.loop
+        given = [one for one in given if one is not None] or [None]
+        if len(given) > 1:
+            raise ValueError("Give only one of prompt, story and blend.")
+        request = self.request(body, prompt=given[0], seed=seed, duration=body.duration)
         return await self.submit(replace(request, loop=loop), audio=audio)
 
     async def vary(self, body: VariationBody, audio: Tensor) -> Job:
