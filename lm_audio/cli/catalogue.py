@@ -55,8 +55,8 @@ class Info:
     )
 
     model: Annotated[str, Arg("MODEL|FILE", positional=True)] = DEFAULT
-    """Folder, name from `lm-audio models`, Hugging Face repo ID, RAVE model, audio file, or file
-    (default: the bundled model)."""
+    """Folder, name from `lm-audio models`, Hugging Face repo ID, RAVE model, audio file, or
+    token file (default: the bundled model)."""
     text_encoder: Annotated[str | None, Arg("MODEL")] = None
     """Folder or Hugging Face repo ID of the text encoder, for checkpoints that do not include
     one."""

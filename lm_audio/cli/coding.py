@@ -31,7 +31,7 @@ class Encode:
     output: Annotated[Path, Arg("FILE", short="-o")]
     """Token file to write; must end in .safetensors."""
     codec: Annotated[str, Arg("CODEC")] = "default"
-    """Codec name, such as encodec-24khz, dac-44khz or mimi, file, folder or Hugging Face repo ID
+    """File, folder, Hugging Face repo ID, or codec name such as encodec-24khz, dac-44khz or mimi
     (default: the bundled codec)."""
     num_codebooks: Annotated[int | None, Arg("N", at_least=1)] = None
     """Number of codebooks to use, starting with the coarsest (default: all)."""

@@ -73,7 +73,7 @@ class SamplingOptions:
 
     guidance_scale: Annotated[float | None, Arg("X", at_least=0)] = None
     """Classifier-free guidance scale; higher values make the audio follow the prompt more
-    closely, 1 disables guidance."""
+    closely; 1 disables guidance."""
     temperature: Annotated[float | None, Arg("X", at_least=0)] = None
     """Sampling temperature; 0 means greedy decoding."""
     top_k: Annotated[int | None, Arg("K", at_least=0, at_most=10**6)] = None
@@ -360,8 +360,8 @@ class Inpaint(ClipOptions):
     text: Annotated[str | None, Arg("TEXT")] = None
     """Prompt for the new audio."""
     num_candidates: Annotated[int, Arg("N", at_least=1)] = 4
-    """Number of candidates to generate; keeps the one that leads most smoothly into the audio
-    after the span."""
+    """Number of candidates to generate; the one that leads most smoothly into the audio after
+    the span is kept."""
     overwrite: bool = False
     """Allow the output to replace the input file."""
 

@@ -155,7 +155,7 @@ class App:
 
 @dataclass(frozen=True, kw_only=True)
 class Mcp:
-    """Run an MCP server over stdio that gives AI assistants audio tools."""
+    """Run an MCP server over stdio to give AI assistants audio tools."""
 
     EXAMPLES: ClassVar = ("lm-audio mcp --output-dir sounds/",)
 

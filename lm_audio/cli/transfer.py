@@ -34,13 +34,13 @@ class Transfer:
     audio: Annotated[Path, Arg("AUDIO", positional=True)]
     """Audio file, or - for stdin; WAV on stdin is processed as it arrives."""
     codec: Annotated[str, Arg("CODEC")]
-    """RAVE model folder, .ts export, or another codec with continuous latents; `default` is the
+    """RAVE model (folder or .ts export), or another codec with continuous latents; `default` is the
     bundled codec."""
     output: Annotated[Path, Arg("FILE", short="-o")]
     """File (.wav, .flac, .ogg, .opus or .mp3), or - for WAV on stdout."""
     latent: Annotated[str | None, Arg("CHANGES")] = None
-    """Changes to latent dimensions, such as 0:+1.5,3:*0.5,1:=0. Add @SECONDS to change over time:
-    0:+0@2,0:+1.5@4 ramps an offset from 0 to 1.5 between 2 s and 4 s."""
+    """Changes to latent dimensions, such as 0:+1.5,3:*0.5,1:=0. Add @SECONDS to vary a
+    change over time: 0:+0@2,0:+1.5@4 ramps an offset from 0 to 1.5 between 2 s and 4 s."""
     device: Annotated[str, Arg("DEVICE")] = "cpu"
     """Device to run on, such as cpu, cuda or cuda:1."""
     quiet: Annotated[bool, Arg(short="-q")] = False
