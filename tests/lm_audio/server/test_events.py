@@ -174,7 +174,7 @@ def test_conversions_take_the_rate_and_channels_of_the_model(shared: Any) -> Non
 
 def test_the_model_says_what_it_can_do(shared: Any) -> None:
     (found,) = shared.client.get("/v1/models").json()["data"]
-    assert found["abilities"] == ["text", "continue", "inpaint", "negative"]
+    assert found["abilities"] == ["text", "story", "continue", "inpaint", "negative"]
     assert (found["sample_rate"], found["num_channels"]) == (RATE, 1)
     assert found["licence"] == "Apache-2.0"
     (stage,) = found["stages"]
