@@ -28,7 +28,7 @@ let isSeedLocked = false;
 /** Prepares what does not depend on the model. @param {import("./card.js").Actions} given */
 export function setUpMake(given) {
   actions = given;
-  story = new Story(byId("story"), { first: byId("prompt"), seconds: () => Number(byId("duration").value), hint: "to change the sound over time" });
+  story = new Story(byId("story"), { first: byId("prompt"), seconds: () => Number(byId("duration").value), hint: "for sound that changes" });
   const takes = byId("takes");
   for (let n = 1; n <= MOST_TAKES; n++) takes.append(element("option", { value: n }, String(n)));
   takes.value = "2";

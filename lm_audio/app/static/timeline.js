@@ -46,7 +46,7 @@ export function setUpTimeline() {
   byId("vary").addEventListener("click", () => (running ? stop() : vary()));
   byId("strength").addEventListener("input", showStrength);
   const seconds = () => Number(byId("extend").value) || 5;
-  story = new Story(byId("edit-story"), { first: byId("edit-prompt"), seconds, hint: "for Continue: to change the new sound over time" });
+  story = new Story(byId("edit-story"), { first: byId("edit-prompt"), seconds, hint: "for Continue: new sound that changes" });
   byId("edit-form").addEventListener("submit", (event) => event.preventDefault());
 }
 
