@@ -46,14 +46,14 @@ def best_of(clips: Sequence[Clip], requests: Sequence[Request], judge: Judge) ->
     found = []
     for i, request in enumerate(requests):
         takes = clips[i * count : (i + 1) * count]
-        scores = {take: _score(take, request, judge) for take in takes}
+        scores = {take: score_of(take, request, judge) for take in takes}
         ranked = sorted(takes, key=scores.__getitem__, reverse=True)
         found.append(replace(ranked[0], takes=tuple(ranked)))
     return found
 
 
-def _score(clip: Clip, request: Request, judge: Judge) -> float:
-    """The mean score of the parts of a clip, weighted by their lengths."""
+def score_of(clip: Clip, request: Request, judge: Judge) -> float:
+    """How well a clip fits its prompt: for a story, the mean over its parts by their lengths."""
     rate, N = clip.sample_rate, clip.samples.shape[1]
     story = request.prompt
     parts = story.parts if isinstance(story, Story) else ((0.0, str(story)),)
