@@ -40,7 +40,7 @@ class ModelOptions:
     model: Annotated[str | None, Arg("MODEL")] = None
     """Folder, name from `lm-audio models`, or Hugging Face repo ID (default: the bundled model)."""
     device: Annotated[str | None, Arg("DEVICE")] = None
-    """Device such as cpu, cuda or cuda:1 (default: CUDA if available, else CPU)."""
+    """Device to run on, such as cpu, cuda or cuda:1 (default: cuda if available, otherwise cpu)."""
     dtype: Annotated[str, Arg("TYPE", choices=DTYPES)] = "float32"
     """Precision of the language models: float32 (full precision), bfloat16, float16, int8
     (CPU only), or auto, which picks the fastest precision that passes an accuracy check on the
@@ -50,8 +50,8 @@ class ModelOptions:
     one."""
 
     judge: Annotated[str | None, Arg("MODEL")] = None
-    """Folder or Hugging Face repo ID of a CLAP model that picks the best take for --best-of
-    (default: the one that comes with the model, if any)."""
+    """Folder or Hugging Face repo ID of the CLAP model that scores candidates for --best-of
+    (default: the one bundled with the model, if any)."""
 
     def load(self, *, quiet: bool = False) -> "AudioPipeline":
         quiet_libraries()
@@ -69,24 +69,25 @@ class ModelOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingOptions:
-    """Sampling (defaults come from the model)"""
+    """Sampling (defaults depend on the model)"""
 
     guidance_scale: Annotated[float | None, Arg("X", at_least=0)] = None
-    """Higher values follow the prompt more closely; 1 disables guidance."""
+    """Classifier-free guidance scale; higher values make the audio follow the prompt more
+    closely; 1 disables guidance."""
     temperature: Annotated[float | None, Arg("X", at_least=0)] = None
-    """Sampling temperature; 0 is greedy."""
+    """Sampling temperature; 0 means greedy decoding."""
     top_k: Annotated[int | None, Arg("K", at_least=0, at_most=10**6)] = None
     """Sample from the K most likely tokens (0 to disable)."""
     top_p: Annotated[float | None, Arg("P", at_least=0, at_most=1)] = None
-    """Nucleus sampling: keep the smallest set of tokens with a total probability of at least P
+    """Nucleus sampling: keep the smallest set of tokens whose total probability is at least P
     (0 to disable)."""
     min_p: Annotated[float | None, Arg("P", at_least=0, at_most=1)] = None
     """Drop tokens less than P times as likely as the most likely one (0 to disable)."""
     repetition_penalty: Annotated[float | None, Arg("X", at_least=0.01)] = None
     """Values above 1 make recent tokens less likely."""
     steps: Annotated[int | None, Arg("N", at_least=1, at_most=1000)] = None
-    """Number of denoising steps or, for masked models, of steps per codebook; more steps take
-    longer."""
+    """Number of denoising steps, or of decoding steps per codebook for masked models such as
+    MAGNeT; more steps take longer and usually sound better."""
     solver: Annotated[str | None, Arg("NAME")] = None
     """Solver for the denoising steps: ddim, dpm++2m, ipndm, euler, heun or ping-pong."""
 
@@ -103,14 +104,14 @@ class RequestOptions:
     """Generation"""
 
     seed: Annotated[int | None, Arg("N", at_least=0)] = None
-    """Random seed; the same seed gives the same clip (default: chosen at random
-    and printed)."""
+    """Random seed; on a given machine, the same seed and settings give the same clip (default:
+    random, printed)."""
     negative: Annotated[str | None, Arg("TEXT")] = None
     """Negative prompt: what the audio should not contain."""
     condition: Annotated[tuple[str, ...], Arg("NAME=VALUE")] = ()
     """Extra model input, such as voice=v2/en_speaker_6. Can be repeated."""
     melody: Annotated[str | None, Arg("FILE")] = None
-    """Recording whose melody the new audio follows, for models that accept a melody."""
+    """Audio file whose melody the new audio should follow, for models that accept a melody."""
     raw: bool = False
     """Skip loudness normalisation and limiting."""
 
@@ -179,25 +180,25 @@ class Generate(ClipOptions):
     prompt: Annotated[str | None, Arg("PROMPT", positional=True)] = None
     """Description of the audio. If it starts with a dash, put it last, after --."""
     story: Annotated[str | None, Arg("TEXT")] = None
-    """Sequence of prompts, each with its start time, in place of PROMPT:
+    """Sequence of prompts, each with its start time, used instead of PROMPT:
     "SECONDS: PROMPT; SECONDS: PROMPT"."""
     blend: Annotated[str | None, Arg("TEXT")] = None
-    """Prompts with their relative shares, in place of PROMPT: "SHARE: PROMPT; SHARE: PROMPT", for
-    models of diffusion alone."""
+    """Prompts with relative shares, used instead of PROMPT: "SHARE: PROMPT; SHARE: PROMPT". For
+    diffusion models only."""
     prompts: Annotated[Path | None, Arg("FILE")] = None
     """File with one prompt per line, or - for stdin; lines that start with # are ignored. With -o
     FOLDER, rerun the command to resume: clips already listed in the folder's manifest.jsonl are
     not generated again."""
     duration: Seconds = 5.0
-    """Length of the clip in seconds."""
+    """Length of the clip, in seconds."""
     loop: bool = False
     """Make a clip that loops seamlessly, for models that support it."""
     num_clips: Annotated[int, Arg("N", at_least=1)] = 1
-    """Clips per prompt, with seeds SEED, SEED + 1 and so on."""
+    """Number of clips per prompt; each uses the next seed."""
     best_of: Annotated[int, Arg("N", at_least=1, at_most=64)] = 1
-    """For each clip, generate N takes and keep the one that best matches the prompt."""
+    """For each clip, generate N candidates and keep the one that best matches the prompt."""
     batch_size: Annotated[int, Arg("N", at_least=1)] = 8
-    """Clips generated at once. Does not affect the results."""
+    """Number of clips generated at once. Does not affect the results."""
 
     def run(self) -> None:
         given: dict[str, object] = {"PROMPT": self.prompt, "--story": self.story}
@@ -270,8 +271,7 @@ class Generate(ClipOptions):
         return self.request.first_seed()
 
     def _settings(self, text: str | None, seed: int) -> Settings:
-        several = {Story: "story", Blend: "blend"}
-        name = several.get(type(self._several()), "prompt")
+        name = {Story: "story", Blend: "blend"}.get(type(self._several()), "prompt")
         return _settings(
             self,
             "generate",
@@ -285,7 +285,7 @@ class Generate(ClipOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class Continue(ClipOptions):
-    """Continue an audio file with newly generated audio."""
+    """Extend an audio file with generated audio."""
 
     EXAMPLES: ClassVar = (
         "lm-audio continue piano.wav --duration 10 -o longer.wav",
@@ -296,9 +296,9 @@ class Continue(ClipOptions):
     audio: AudioPath
     """Audio file, or - for stdin. Formats other than WAV, FLAC, OGG, Opus and MP3 need ffmpeg."""
     duration: Seconds = 5.0
-    """Length of the new audio in seconds."""
+    """Length of the new audio, in seconds."""
     text: Annotated[str | None, Arg("TEXT")] = None
-    """Description of the new audio."""
+    """Prompt for the new audio."""
     overwrite: bool = False
     """Allow the output to replace the input file."""
 
@@ -318,7 +318,7 @@ class Continue(ClipOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class Vary(ClipOptions):
-    """Make a variation of an audio file with a diffusion model."""
+    """Make a variation of an audio file. Needs a diffusion model, such as cvssp/audioldm2."""
 
     EXAMPLES: ClassVar = (
         "lm-audio vary drums.wav --model cvssp/audioldm2 -o other.wav",
@@ -328,9 +328,9 @@ class Vary(ClipOptions):
     audio: AudioPath
     """Audio file, or - for stdin. Formats other than WAV, FLAC, OGG, Opus and MP3 need ffmpeg."""
     strength: Annotated[float, Arg("X", at_least=0.01, at_most=1)] = 0.4
-    """How much to change the audio, from 0.01 to 1; 1 keeps almost nothing of it."""
+    """How much to change the audio, from 0.01 to 1; 1 keeps almost nothing of the original."""
     text: Annotated[str | None, Arg("TEXT")] = None
-    """Description of the new audio."""
+    """Prompt for the new audio."""
     overwrite: bool = False
     """Allow the output to replace the input file."""
 
@@ -353,7 +353,8 @@ class Vary(ClipOptions):
 class Inpaint(ClipOptions):
     """Regenerate a span of an audio file.
 
-    The rest is unchanged, apart from conversion to the model's sample rate and channel count.
+    The rest of the audio stays as it is, apart from conversion to the model's sample rate and
+    channel count.
     """
 
     EXAMPLES: ClassVar = (
@@ -364,14 +365,14 @@ class Inpaint(ClipOptions):
     audio: AudioPath
     """Audio file, or - for stdin. Formats other than WAV, FLAC, OGG, Opus and MP3 need ffmpeg."""
     start: Place
-    """Start of the span in seconds."""
+    """Start of the span, in seconds."""
     end: Place
-    """End of the span in seconds."""
+    """End of the span, in seconds."""
     text: Annotated[str | None, Arg("TEXT")] = None
-    """Description of the new audio."""
+    """Prompt for the new audio."""
     num_candidates: Annotated[int, Arg("N", at_least=1)] = 4
-    """Number of candidates to generate; the one that best fits the audio after the span is
-    kept."""
+    """Number of candidates to generate; the one that leads most smoothly into the audio after
+    the span is kept."""
     overwrite: bool = False
     """Allow the output to replace the input file."""
 

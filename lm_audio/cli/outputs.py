@@ -47,10 +47,10 @@ class OutputOptions:
     plot: Annotated[Path | None, Arg("FILE")] = None
     """Also save a plot of the waveform and mel spectrogram (.png, .jpg, .svg or .pdf)."""
     play: bool = False
-    """Play the result."""
+    """Play each clip when it is ready."""
     watermark: Annotated[str | None, Arg("MODEL")] = None
-    """Add an inaudible AudioSeal watermark; MODEL is the weights file of an AudioSeal
-    generator, or facebook/audioseal."""
+    """Add an inaudible AudioSeal watermark; MODEL is facebook/audioseal or a file of
+    AudioSeal generator weights."""
     json: bool = False
     """Print one JSON object per clip; everything else goes to stderr."""
     quiet: Annotated[bool, Arg(short="-q")] = False

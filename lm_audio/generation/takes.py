@@ -47,14 +47,15 @@ def best_of(clips: Sequence[Clip], requests: Sequence[Request], judge: Judge) ->
     found = []
     for i, request in enumerate(requests):
         takes = clips[i * count : (i + 1) * count]
-        scores = {take: _score(take, request, judge) for take in takes}
+        scores = {take: score_of(take, request, judge) for take in takes}
         ranked = sorted(takes, key=scores.__getitem__, reverse=True)
         found.append(replace(ranked[0], takes=tuple(ranked)))
     return found
 
 
-def _score(clip: Clip, request: Request, judge: Judge) -> float:
-    """The mean score of the parts of a clip, weighted by their lengths, or by those of a blend."""
+def score_of(clip: Clip, request: Request, judge: Judge) -> float:
+    """How well a clip fits its prompt: the mean over the parts of a story by their lengths, or over
+    the prompts of a blend by their shares."""
     rate, N = clip.sample_rate, clip.samples.shape[1]
     story = request.prompt
     if isinstance(story, Blend):

@@ -13,10 +13,12 @@ from torch import Tensor
 
 from audio_tokenizers.audio_files import read_audio
 from audio_tokenizers.audio_writer import write_audio
+from audio_tokenizers.wav_stream import pcm16
 from lm_audio.pipeline import AudioPipeline
 from lm_audio.server.engine import Engine
 from tests.lm_audio.generation.test_diffusion_stage import RATE, tiny_pipeline, tiny_stage
 from tests.lm_audio.server.conftest import Served, running
+from tests.lm_audio.server.test_events import events_of, sound_of
 
 GENERATIONS, VARIATIONS = "/v1/audio/generations", "/v1/audio/variations"
 STORY = [(0.0, "a dog"), (0.2, "rain")]
@@ -103,9 +105,26 @@ def test_a_variation_and_a_loop_are_those_of_python(
     assert torch.equal(found, as_16_bits(loop.samples))
 
 
+def test_a_variation_comes_as_events(denoising: Served, diffusion: AudioPipeline) -> None:
+    settings = {"strength": 0.6, "prompt": "rain", "seed": 3, "stream_format": "sse"}
+    data = {"settings": json.dumps(settings)}
+    events = events_of(denoising.client.post(VARIATIONS, files=upload(), data=data))
+    clip = diffusion.vary((as_16_bits(HUM), RATE), strength=0.6, text="rain", seed=3)
+    assert sound_of(events)[0] == pcm16(clip.samples)
+    assert events[0]["type"] == "audio.accepted"
+    done = events[-1]
+    assert (done["type"], done["seed"], done["duration"]) == ("audio.done", 3, 0.1)
+    assert done["settings"]["strength"] == 0.6
+    assert done["settings"]["audio"] == "hum.wav"
+    wrong = {"settings": json.dumps(settings | {"response_format": "mp3"})}
+    answer = denoising.client.post(VARIATIONS, files=upload(), data=wrong)
+    assert answer.status_code == 400
+    assert "Server-sent events contain pcm" in answer.json()["error"]["message"]
+
+
 def test_the_description_of_a_model_names_what_it_can_do(denoising: Served, shared: Served) -> None:
     able = [x.client.get("/v1/models").json()["data"][0]["abilities"] for x in (denoising, shared)]
-    assert {"vary", "loop", "continue", "inpaint"} <= set(able[0])
+    assert {"vary", "loop", "continue", "inpaint", "story"} <= set(able[0])
     assert not {"vary", "loop"} & set(able[1])
 
 
