@@ -16,7 +16,7 @@ _PLACES = ("prompt", "audio")  # given by their place, not as an option
 _DEFAULTS = {"model": "default", "dtype": "float32"}
 _OPTIONS = {
     *("seed", "text", "duration", "start", "end", "num_candidates", "negative", "condition", "raw"),
-    *("story", "loop", "strength", "melody", "best_of", "steps", "solver"),
+    *("story", "blend", "loop", "strength", "melody", "best_of", "steps", "solver"),
     *("guidance_scale", "temperature", "top_k", "top_p", "min_p", "repetition_penalty"),
     *("model", "device", "dtype", "text_encoder", "judge", "watermark"),
 }

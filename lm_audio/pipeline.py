@@ -160,8 +160,9 @@ class AudioPipeline:
         """Generates audio from a text prompt, or unconditionally. Lists of inputs give lists.
 
         Args:
-            prompt: a text, or a story of prompts that change with time, such as
-                `[(0.0, "calm piano"), (15.0, "a storm breaks")]`.
+            prompt: a text; a story of prompts that change with time, such as
+                `[(0.0, "calm piano"), (15.0, "a storm breaks")]`; or a blend of prompts with their
+                shares, such as `{"rain": 3, "wind": 1}`.
             duration: seconds, exact to the sample.
             seed: the same seed gives the same clip, alone or in any batch; None draws one.
             **settings: sampling, negative, conditions, raw, overlap, loop, tokens, best_of,

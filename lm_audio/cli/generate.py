@@ -2,19 +2,19 @@
 
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from lm_audio.cli.arguments import Arg
-from lm_audio.cli.console import counted, in_words, quiet_libraries, share_bar, waiting_for
+from lm_audio.cli.console import counted, in_words, quiet_libraries, waiting_for
 from lm_audio.cli.inputs import audio_source, conversion, stem
 from lm_audio.cli.manifest import Settings, earlier_seed, only_run, tidy_manifest
 from lm_audio.cli.outputs import OutputOptions, read_prompts
-from lm_audio.generation.story import parse
+from lm_audio.generation.blend import Blend, parse_blend
+from lm_audio.generation.story import Story, parse
 from lm_audio.version import __version__
 
 if TYPE_CHECKING:
@@ -174,6 +174,7 @@ class Generate(ClipOptions):
         "lm-audio generate --prompts prompts.txt -o clips/",
         'lm-audio generate "church bells" --guidance-scale 5 --negative wind --play',
         'lm-audio generate --story "0: rain; 10: thunder" --duration 20 -o storm.wav',
+        'lm-audio generate --blend "3: rain; 1: wind" --model cvssp/audioldm2 -o weather.wav',
     )
 
     prompt: Annotated[str | None, Arg("PROMPT", positional=True)] = None
@@ -181,6 +182,9 @@ class Generate(ClipOptions):
     story: Annotated[str | None, Arg("TEXT")] = None
     """Sequence of prompts, each with its start time, used instead of PROMPT:
     "SECONDS: PROMPT; SECONDS: PROMPT"."""
+    blend: Annotated[str | None, Arg("TEXT")] = None
+    """Prompts with relative shares, used instead of PROMPT: "SHARE: PROMPT; SHARE: PROMPT". For
+    diffusion models only."""
     prompts: Annotated[Path | None, Arg("FILE")] = None
     """File with one prompt per line, or - for stdin; lines that start with # are ignored. With -o
     FOLDER, rerun the command to resume: clips already listed in the folder's manifest.jsonl are
@@ -197,13 +201,14 @@ class Generate(ClipOptions):
     """Number of clips generated at once. Does not affect the results."""
 
     def run(self) -> None:
-        given = {"PROMPT": self.prompt, "--story": self.story, "--prompts": self.prompts}
+        given: dict[str, object] = {"PROMPT": self.prompt, "--story": self.story}
+        given |= {"--blend": self.blend, "--prompts": self.prompts}
         if len(names := [name for name, value in given.items() if value is not None]) > 1:
             raise ValueError(f"{names[0]} and {names[1]} cannot be combined.")
         self.request.pairs()
         texts: list[str | None] = [_text(self.prompt)]
-        if self.story is not None:
-            texts = [str(parse(self.story))]
+        if (several := self._several()) is not None:
+            texts = [str(several)]
         if self.prompts is not None:
             texts = [*read_prompts(self.prompts)]
         folder = None if self.prompts is None else self._checked_folder()
@@ -213,6 +218,12 @@ class Generate(ClipOptions):
             finally:
                 if folder is not None:
                     tidy_manifest(folder)
+
+    def _several(self) -> Story | Blend | None:
+        """The prompts that one clip follows, if there are several."""
+        if self.story is not None:
+            return parse(self.story)
+        return None if self.blend is None else parse_blend(self.blend)
 
     def _checked_folder(self) -> Path | None:
         self.out.places([""], [0])
@@ -234,11 +245,11 @@ class Generate(ClipOptions):
             done = counted(len(wanted) - len(left), "clip")
             print(f"Resuming: {done} of {len(wanted)} already in {self.out.folder}.", file=screen)
         model = _load(self.model, self.out)
-        with _making("generating", self.duration * len(left), self.out) as progress:
+        with self.out.making("generating", self.duration * len(left)) as progress:
             for start in range(0, len(left), self.batch_size):
                 some = left[start : start + self.batch_size]
                 clips = model.generate(
-                    [wanted[i][0] if self.story is None else parse(self.story) for i in some],
+                    [self._several() or wanted[i][0] for i in some],
                     duration=self.duration,
                     seed=[wanted[i][1] for i in some],
                     sampling=self.sampling.of(model),
@@ -260,7 +271,7 @@ class Generate(ClipOptions):
         return self.request.first_seed()
 
     def _settings(self, text: str | None, seed: int) -> Settings:
-        name = "prompt" if self.story is None else "story"
+        name = {Story: "story", Blend: "blend"}.get(type(self._several()), "prompt")
         return _settings(
             self,
             "generate",
@@ -416,7 +427,7 @@ def _edit(
     )
     if notice is not None:
         print(notice, file=verb.out.screen)
-    with _making(making, seconds, verb.out) as progress:
+    with verb.out.making(making, seconds) as progress:
         clip = make(
             model,
             _samples(source, model),
@@ -480,17 +491,6 @@ def _load(options: ModelOptions, out: OutputOptions) -> "AudioPipeline":
     facts = f"{count} parameters, {model.dtype}"
     print(f"Loaded {name} ({facts}) in {took:.1f} s", file=out.screen, flush=True)
     return model
-
-
-@contextmanager
-def _making(what: str, seconds: float, out: OutputOptions) -> Iterator[Callable[[float], None]]:
-    """Shows a progress bar, then the time taken and the real-time factor."""
-    start = time.perf_counter()
-    with share_bar(what, quiet=out.quiet) as progress:
-        yield progress
-    took = time.perf_counter() - start
-    made = f"Generated {seconds:.2f} s of audio in {took:.1f} s"
-    print(f"{made} (real-time factor {took / seconds:.2f})", file=out.screen)
 
 
 def _number(name: str, value: str) -> float:

@@ -11,6 +11,7 @@ from typing import Protocol
 from torch import Tensor
 
 from lm_audio.clip import Clip
+from lm_audio.generation.blend import Blend
 from lm_audio.generation.request import Request
 from lm_audio.generation.story import Story
 
@@ -53,9 +54,13 @@ def best_of(clips: Sequence[Clip], requests: Sequence[Request], judge: Judge) ->
 
 
 def score_of(clip: Clip, request: Request, judge: Judge) -> float:
-    """How well a clip fits its prompt: for a story, the mean over its parts by their lengths."""
+    """How well a clip fits its prompt: the mean over the parts of a story by their lengths, or over
+    the prompts of a blend by their shares."""
     rate, N = clip.sample_rate, clip.samples.shape[1]
     story = request.prompt
+    if isinstance(story, Blend):
+        parts_of = story.parts.items()
+        return sum(share * judge.score(clip.samples, rate, text) for text, share in parts_of)
     parts = story.parts if isinstance(story, Story) else ((0.0, str(story)),)
     starts = [min(N, round(at * rate)) for at, _ in parts]
     total = 0.0

@@ -84,8 +84,9 @@ async def clips_answer(
 ) -> Any:
     """All clips, as JSON or as events."""
     if body.stream_format == "sse":
-        story = body.story if isinstance(body, GenerationBody) else None
-        prompts = [body.prompt] if story is None else [text for _, text in story]
+        prompts = [body.prompt]
+        if isinstance(body, GenerationBody) and (body.story or body.blend):
+            prompts = [*(body.blend or {}), *(text for _, text in body.story or ())]
         return clip_events(jobs, http, backend, prompts=prompts)
     return await _json_answer(jobs, body.response_format, http, backend)
 

@@ -133,13 +133,15 @@ class Backend:
             audio: samples [C, N] that it continues.
             melody: samples [C, N] whose melody it follows.
         """
-        story, loop = None, False
+        given: list[PromptLike] = [prompt]
+        loop = False
         if isinstance(body, GenerationBody):
-            story, loop = body.story, body.loop
-        if story is not None and prompt is not None:
-            raise ValueError("Give a prompt or a story, not both.")
-        told = prompt if story is None else story
-        request = self.request(body, prompt=told, seed=seed, duration=body.duration)
+            given += [body.story, body.blend]
+            loop = body.loop
+        given = [one for one in given if one is not None] or [None]
+        if len(given) > 1:
+            raise ValueError("Give only one of prompt, story and blend.")
+        request = self.request(body, prompt=given[0], seed=seed, duration=body.duration)
         conditions = dict(request.conditions)
         if melody is not None:
             conditions["melody"] = (melody, self.pipeline.sample_rate)

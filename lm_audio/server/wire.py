@@ -161,6 +161,13 @@ STORY = Field(
 )
 
 
+BLEND = Field(
+    min_length=1,
+    max_length=8,
+    description="Prompts and their relative shares, in place of prompt, for diffusion models.",
+)
+
+
 StreamFormat = Literal["sse"] | None
 STREAM_FORMAT: Any = Field(
     default=None, description="Return server-sent events with 16-bit PCM (docs/serving.md)."
@@ -181,6 +188,9 @@ class GenerationBody(GenerationFields):
 
     prompt: str | None = Field(default=None, max_length=MAX_TEXT)
     story: Annotated[list[Part], STORY] | None = None
+    blend: (
+        Annotated[dict[Annotated[str, Field(max_length=MAX_TEXT)], FiniteFloat], BLEND] | None
+    ) = None
     loop: bool = Field(default=False, description="A seamless loop, for models that can.")
     n: Annotated[
         int,

@@ -58,12 +58,33 @@ def test_a_story_is_that_of_python(shared: Served, model: AudioPipeline) -> None
     expected = model.generate(STORY, duration=0.4, seed=3).samples
     assert torch.equal(found, as_16_bits(expected))
     for wrong, message in (
-        ({"story": STORY, "prompt": "rain"}, "Give a prompt or a story, not both."),
+        ({"story": STORY, "prompt": "rain"}, "Give only one of prompt, story and blend."),
         ({"story": [(1.0, "rain")]}, "The times of a story must start at 0 and increase"),
         ({"story": []}, "story"),
         ({"story": [[0.0, 3]]}, "story"),
     ):
         answer = shared.client.post(GENERATIONS, json=wrong)
+        assert answer.status_code == 400
+        assert message in answer.json()["error"]["message"]
+
+
+def test_a_blend_is_that_of_python(
+    denoising: Served, diffusion: AudioPipeline, shared: Served
+) -> None:
+    blend = {"rain": 3, "wind": 1}
+    body = {"blend": blend, "duration": 0.1, "seed": 3}
+    found = sound(denoising.client.post(GENERATIONS, json=body))
+    expected = diffusion.generate(blend, duration=0.1, seed=3).samples
+    assert torch.equal(found, as_16_bits(expected))
+    for served, wrong, message in (
+        (denoising, {"blend": blend, "prompt": "rain"}, "Give only one of prompt, story and blend"),
+        (denoising, {"blend": {"rain": -1}}, "A blend needs prompts with shares of at least 0"),
+        (denoising, {"blend": {}}, "blend"),
+        (denoising, {"blend": {"rain": "much"}}, "blend"),
+        (denoising, {"blend": {str(i): 1 for i in range(9)}}, "blend"),
+        (shared, {"blend": blend}, "follows one prompt at a time"),
+    ):
+        answer = served.client.post(GENERATIONS, json=wrong)
         assert answer.status_code == 400
         assert message in answer.json()["error"]["message"]
 
