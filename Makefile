@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 DOCS := .venv-docs
 PARITY := .venv-parity
 PARITY_GIB := 12
+# One process per core, each with the tests of whole files.
+PARALLEL := -n logical --maxprocesses 8 --dist loadfile
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 # make run PROMPT="rain on a roof" OUT=rain.wav SEED=5
 export PROMPT := a dog barking
@@ -54,7 +56,7 @@ lint: $(VENV)/.ready         ## ruff, mypy, file and function sizes, import laye
 	$(BIN)/hadolint Dockerfile
 
 test: $(VENV)/.ready         ## unit tests: no GPU, no network, a few minutes
-	$(BIN)/pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q $(PARALLEL)
 
 test-slow: $(VENV)/.ready    ## tests that take minutes each
 	$(BIN)/pytest -q -m slow
@@ -80,7 +82,7 @@ $(DOCS)/.ready: pyproject.toml
 	@touch $@
 
 test-parity:                 ## compare with the original encodec and fairseq2, in their own environment
-	@PYTHON=$(PYTHON) PARITY=$(PARITY) PARITY_GIB=$(PARITY_GIB) bash .ci/test-parity
+	@PYTHON=$(PYTHON) PARITY=$(PARITY) PARITY_GIB=$(PARITY_GIB) PARALLEL='$(PARALLEL)' bash .ci/test-parity
 
 clean:                       ## remove the environments, builds and caches
 	rm -rf $(VENV) $(DOCS) $(PARITY) build .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -44,7 +44,7 @@ CLIPS = (
 
 def readme_table() -> str:
     """The table of README.md: file names, each with its command."""
-    lines = ["| listen | command |", "|---|---|"]
+    lines = ["| Clip | Command |", "|---|---|"]
     lines += [f"| [{c.name}.mp3](docs/audio/{c.name}.mp3) | `{c.command}` |" for c in CLIPS]
     return "\n".join(lines)
 

@@ -2,13 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from torch import nn
 
 from audio_tokenizers.protocol import SemanticTokenizer
 from lm_audio.conditioners.description import text_encoders
 from lm_audio.conditioners.frozen import FrozenEncoder, shared
-from lm_audio.conditioners.known_prompts import KnownPrompts
+from lm_audio.conditioners.known_prompts import KnownPrompts, PromptCheck
+from lm_audio.conditioners.sentence import SentenceEncoder
 from lm_audio.generation.clip_job import needed
 from lm_audio.generation.diffusion_stage import DiffusionStage
 from lm_audio.generation.direct_stage import DirectStage
@@ -75,6 +77,14 @@ class Model:
             if isinstance(stage, TokenStage | DiffusionStage | DirectStage)
             for encoder in text_encoders(stage.conditioners).values()
         )
+
+    @cached_property
+    def prompt_check(self) -> PromptCheck | None:
+        """Compares prompts with those that the model was trained on, if its card lists them."""
+        known, encoder = self.card.known, self.text_encoder
+        if known is None or not isinstance(encoder, SentenceEncoder):
+            return None
+        return PromptCheck(known, encoder)
 
     @property
     def denoises(self) -> bool:

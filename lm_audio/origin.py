@@ -16,7 +16,7 @@ _PLACES = ("prompt", "audio")  # given by their place, not as an option
 _DEFAULTS = {"model": "default", "dtype": "float32"}
 _OPTIONS = {
     *("seed", "text", "duration", "start", "end", "num_candidates", "negative", "condition", "raw"),
-    *("story", "loop", "strength", "best_of", "steps", "solver"),
+    *("story", "blend", "loop", "strength", "melody", "best_of", "steps", "solver"),
     *("guidance_scale", "temperature", "top_k", "top_p", "min_p", "repetition_penalty"),
     *("model", "device", "dtype", "text_encoder", "judge", "watermark"),
 }
@@ -53,6 +53,8 @@ def command(origin: Mapping[str, Any]) -> str | None:
         return None
     given = {name: value for name, value in origin.items() if name not in (MAKER, "verb", *_PLACES)}
     if not all(_is_option(name, value) for name, value in given.items()):
+        return None
+    if "story" in given and origin["verb"] != "generate":
         return None
     given.setdefault("model", "MODEL")
     words = ["lm-audio", str(origin["verb"])]

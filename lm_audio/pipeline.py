@@ -6,7 +6,6 @@ Shapes: C channels, N samples, K codebooks, T frames.
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Unpack, overload
 
@@ -15,8 +14,6 @@ from torch import Tensor
 from audio_tokenizers.audio_files import channel_layout
 from audio_tokenizers.protocol import SemanticTokenizer
 from lm_audio.clip import Clip
-from lm_audio.conditioners.known_prompts import PromptCheck
-from lm_audio.conditioners.sentence import SentenceEncoder
 from lm_audio.families.audiocraft.exporting import export_model
 from lm_audio.families.table import MODELS
 from lm_audio.generation.clip_job import ClipJob, make_tracks
@@ -129,14 +126,8 @@ class AudioPipeline:
         `generate` and the other methods issue it as a warning. Also None for models whose card does
         not list their training prompts.
         """
-        return None if prompt is None or self._check is None else self._check.notice(prompt)
-
-    @cached_property
-    def _check(self) -> PromptCheck | None:
-        known, encoder = self.card.known, self.model.text_encoder
-        if known is None or not isinstance(encoder, SentenceEncoder):
-            return None
-        return PromptCheck(known, encoder)
+        check = self.model.prompt_check
+        return None if prompt is None or check is None else check.notice(prompt)
 
     @overload
     def generate(
@@ -169,8 +160,9 @@ class AudioPipeline:
         """Generates audio from a text prompt, or unconditionally. Lists of inputs give lists.
 
         Args:
-            prompt: a text, or a story of prompts that change with time, such as
-                `[(0.0, "calm piano"), (15.0, "a storm breaks")]`.
+            prompt: a text; a story of prompts that change with time, such as
+                `[(0.0, "calm piano"), (15.0, "a storm breaks")]`; or a blend of prompts with their
+                shares, such as `{"rain": 3, "wind": 1}`.
             duration: seconds, exact to the sample.
             seed: the same seed gives the same clip, alone or in any batch; None draws one.
             **settings: sampling, negative, conditions, raw, overlap, loop, tokens, best_of,

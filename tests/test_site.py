@@ -55,7 +55,7 @@ def test_the_readme_quotes_the_range_of_the_speed_results() -> None:
     rows = chart["rows"]((ROOT / "benchmarks/results/generate.md").read_text())
     ratios = [row.ratio for row in rows if row.items == 1 and row.name != "transformers"]
     low, high = int(min(ratios)), int(max(ratios))
-    quoted = f"{low} (float32) to {high} (int8) times as fast as in transformers"
+    quoted = f"{low} (float32) to {high} (int8) times as fast as it does in transformers"
     assert quoted in (ROOT / "README.md").read_text()
 
 

@@ -44,7 +44,7 @@ class Models:
 
 @dataclass(frozen=True, kw_only=True)
 class Info:
-    """Show the details of a model, an audio file or a token file."""
+    """Show details of a model, an audio file or a token file."""
 
     EXAMPLES: ClassVar = (
         "lm-audio info",
@@ -56,8 +56,8 @@ class Info:
     )
 
     model: Annotated[str, Arg("MODEL|FILE", positional=True)] = DEFAULT
-    """Folder, name from `lm-audio models`, Hugging Face repo ID, RAVE model, audio file, or file
-    from `lm-audio encode` (default: the bundled model)."""
+    """Folder, name from `lm-audio models`, Hugging Face repo ID, RAVE model, audio file, or
+    token file (default: the bundled model)."""
     text_encoder: Annotated[str | None, Arg("MODEL")] = None
     """Folder or Hugging Face repo ID of the text encoder, for checkpoints that do not include
     one."""

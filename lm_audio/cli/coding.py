@@ -19,7 +19,7 @@ TOKENS = ".safetensors"
 
 @dataclass(frozen=True, kw_only=True)
 class Encode:
-    """Encode an audio file as tokens."""
+    """Encode an audio file into tokens."""
 
     EXAMPLES: ClassVar = (
         "lm-audio encode song.wav -o song.safetensors",
@@ -29,9 +29,9 @@ class Encode:
     audio: Annotated[Path, Arg("AUDIO", positional=True)]
     """Audio file, or - for stdin. Formats other than WAV, FLAC, OGG, Opus and MP3 need ffmpeg."""
     output: Annotated[Path, Arg("FILE", short="-o")]
-    """File for the tokens, ending in .safetensors."""
+    """Token file to write; must end in .safetensors."""
     codec: Annotated[str, Arg("CODEC")] = "default"
-    """Name such as encodec-24khz, dac-44khz or mimi, or a file, folder or Hugging Face repo ID
+    """File, folder, Hugging Face repo ID, or codec name such as encodec-24khz, dac-44khz or mimi
     (default: the bundled codec)."""
     num_codebooks: Annotated[int | None, Arg("N", at_least=1)] = None
     """Number of codebooks to use, starting with the coarsest (default: all)."""
@@ -39,7 +39,7 @@ class Encode:
     """Folder for cached tokens; audio already encoded with the same codec and number of codebooks
     is not encoded again (default: no cache)."""
     device: Annotated[str, Arg("DEVICE")] = "cpu"
-    """Device such as cpu, cuda or cuda:1."""
+    """Device to run on, such as cpu, cuda or cuda:1."""
     quiet: Annotated[bool, Arg(short="-q")] = False
     """Print warnings and errors only."""
 
@@ -82,7 +82,7 @@ class Encode:
 
 @dataclass(frozen=True, kw_only=True)
 class Decode:
-    """Decode tokens to an audio file."""
+    """Decode tokens into an audio file."""
 
     EXAMPLES: ClassVar = (
         "lm-audio decode song.safetensors -o song.wav",
@@ -90,13 +90,13 @@ class Decode:
     )
 
     tokens: Annotated[Path, Arg("TOKENS", positional=True)]
-    """File from `lm-audio encode`."""
+    """Token file written by `lm-audio encode`."""
     output: Annotated[Path, Arg("FILE", short="-o")]
-    """Audio file (.wav, .flac, .ogg, .opus or .mp3)."""
+    """Audio file to write: .wav, .flac, .ogg, .opus or .mp3."""
     codec: Annotated[str | None, Arg("CODEC")] = None
     """Codec that produced the tokens (default: the one recorded in TOKENS)."""
     device: Annotated[str, Arg("DEVICE")] = "cpu"
-    """Device such as cpu, cuda or cuda:1."""
+    """Device to run on, such as cpu, cuda or cuda:1."""
     quiet: Annotated[bool, Arg(short="-q")] = False
     """Print warnings and errors only."""
 

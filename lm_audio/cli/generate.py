@@ -2,19 +2,19 @@
 
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from lm_audio.cli.arguments import Arg
-from lm_audio.cli.console import counted, in_words, quiet_libraries, share_bar, waiting_for
+from lm_audio.cli.console import counted, in_words, quiet_libraries, waiting_for
 from lm_audio.cli.inputs import audio_source, conversion, stem
 from lm_audio.cli.manifest import Settings, earlier_seed, only_run, tidy_manifest
 from lm_audio.cli.outputs import OutputOptions, read_prompts
-from lm_audio.generation.story import parse
+from lm_audio.generation.blend import Blend, parse_blend
+from lm_audio.generation.story import Story, parse
 from lm_audio.version import __version__
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class ModelOptions:
     model: Annotated[str | None, Arg("MODEL")] = None
     """Folder, name from `lm-audio models`, or Hugging Face repo ID (default: the bundled model)."""
     device: Annotated[str | None, Arg("DEVICE")] = None
-    """Device such as cpu, cuda or cuda:1 (default: CUDA if available, else CPU)."""
+    """Device to run on, such as cpu, cuda or cuda:1 (default: cuda if available, otherwise cpu)."""
     dtype: Annotated[str, Arg("TYPE", choices=DTYPES)] = "float32"
     """Precision of the language models: float32 (full precision), bfloat16, float16, int8
     (CPU only), or auto, which picks the fastest precision that passes an accuracy check on the
@@ -50,8 +50,8 @@ class ModelOptions:
     one."""
 
     judge: Annotated[str | None, Arg("MODEL")] = None
-    """Folder or Hugging Face repo ID of a CLAP model that picks the best take for --best-of
-    (default: the one that comes with the model, if any)."""
+    """Folder or Hugging Face repo ID of the CLAP model that scores candidates for --best-of
+    (default: the one bundled with the model, if any)."""
 
     def load(self, *, quiet: bool = False) -> "AudioPipeline":
         quiet_libraries()
@@ -69,24 +69,25 @@ class ModelOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingOptions:
-    """Sampling (defaults come from the model)"""
+    """Sampling (defaults depend on the model)"""
 
     guidance_scale: Annotated[float | None, Arg("X", at_least=0)] = None
-    """Higher values follow the prompt more closely; 1 disables guidance."""
+    """Classifier-free guidance scale; higher values make the audio follow the prompt more
+    closely; 1 disables guidance."""
     temperature: Annotated[float | None, Arg("X", at_least=0)] = None
-    """Sampling temperature; 0 is greedy."""
+    """Sampling temperature; 0 means greedy decoding."""
     top_k: Annotated[int | None, Arg("K", at_least=0, at_most=10**6)] = None
     """Sample from the K most likely tokens (0 to disable)."""
     top_p: Annotated[float | None, Arg("P", at_least=0, at_most=1)] = None
-    """Nucleus sampling: keep the smallest set of tokens with a total probability of at least P
+    """Nucleus sampling: keep the smallest set of tokens whose total probability is at least P
     (0 to disable)."""
     min_p: Annotated[float | None, Arg("P", at_least=0, at_most=1)] = None
     """Drop tokens less than P times as likely as the most likely one (0 to disable)."""
     repetition_penalty: Annotated[float | None, Arg("X", at_least=0.01)] = None
     """Values above 1 make recent tokens less likely."""
     steps: Annotated[int | None, Arg("N", at_least=1, at_most=1000)] = None
-    """Number of denoising steps or, for masked models, of steps per codebook; more steps take
-    longer."""
+    """Number of denoising steps, or of decoding steps per codebook for masked models such as
+    MAGNeT; more steps take longer and usually sound better."""
     solver: Annotated[str | None, Arg("NAME")] = None
     """Solver for the denoising steps: ddim, dpm++2m, ipndm, euler, heun or ping-pong."""
 
@@ -103,14 +104,14 @@ class RequestOptions:
     """Generation"""
 
     seed: Annotated[int | None, Arg("N", at_least=0)] = None
-    """Random seed; the same seed gives the same clip (default: chosen at random
-    and printed)."""
+    """Random seed; on a given machine, the same seed and settings give the same clip (default:
+    random, printed)."""
     negative: Annotated[str | None, Arg("TEXT")] = None
     """Negative prompt: what the audio should not contain."""
     condition: Annotated[tuple[str, ...], Arg("NAME=VALUE")] = ()
     """Extra model input, such as voice=v2/en_speaker_6. Can be repeated."""
     melody: Annotated[str | None, Arg("FILE")] = None
-    """Recording whose melody the new audio follows, for models that accept a melody."""
+    """Audio file whose melody the new audio should follow, for models that accept a melody."""
     raw: bool = False
     """Skip loudness normalisation and limiting."""
 
@@ -173,36 +174,41 @@ class Generate(ClipOptions):
         "lm-audio generate --prompts prompts.txt -o clips/",
         'lm-audio generate "church bells" --guidance-scale 5 --negative wind --play',
         'lm-audio generate --story "0: rain; 10: thunder" --duration 20 -o storm.wav',
+        'lm-audio generate --blend "3: rain; 1: wind" --model cvssp/audioldm2 -o weather.wav',
     )
 
     prompt: Annotated[str | None, Arg("PROMPT", positional=True)] = None
     """Description of the audio. If it starts with a dash, put it last, after --."""
     story: Annotated[str | None, Arg("TEXT")] = None
-    """Sequence of prompts, each with its start time, in place of PROMPT:
+    """Sequence of prompts, each with its start time, used instead of PROMPT:
     "SECONDS: PROMPT; SECONDS: PROMPT"."""
+    blend: Annotated[str | None, Arg("TEXT")] = None
+    """Prompts with relative shares, used instead of PROMPT: "SHARE: PROMPT; SHARE: PROMPT". For
+    diffusion models only."""
     prompts: Annotated[Path | None, Arg("FILE")] = None
     """File with one prompt per line, or - for stdin; lines that start with # are ignored. With -o
     FOLDER, rerun the command to resume: clips already listed in the folder's manifest.jsonl are
     not generated again."""
     duration: Seconds = 5.0
-    """Length of the clip in seconds."""
+    """Length of the clip, in seconds."""
     loop: bool = False
     """Make a clip that loops seamlessly, for models that support it."""
     num_clips: Annotated[int, Arg("N", at_least=1)] = 1
-    """Clips per prompt, with seeds SEED, SEED + 1 and so on."""
+    """Number of clips per prompt; each uses the next seed."""
     best_of: Annotated[int, Arg("N", at_least=1, at_most=64)] = 1
-    """For each clip, generate N takes and keep the one that best matches the prompt."""
+    """For each clip, generate N candidates and keep the one that best matches the prompt."""
     batch_size: Annotated[int, Arg("N", at_least=1)] = 8
-    """Clips generated at once. Does not affect the results."""
+    """Number of clips generated at once. Does not affect the results."""
 
     def run(self) -> None:
-        given = {"PROMPT": self.prompt, "--story": self.story, "--prompts": self.prompts}
+        given: dict[str, object] = {"PROMPT": self.prompt, "--story": self.story}
+        given |= {"--blend": self.blend, "--prompts": self.prompts}
         if len(names := [name for name, value in given.items() if value is not None]) > 1:
             raise ValueError(f"{names[0]} and {names[1]} cannot be combined.")
         self.request.pairs()
         texts: list[str | None] = [_text(self.prompt)]
-        if self.story is not None:
-            texts = [str(parse(self.story))]
+        if (several := self._several()) is not None:
+            texts = [str(several)]
         if self.prompts is not None:
             texts = [*read_prompts(self.prompts)]
         folder = None if self.prompts is None else self._checked_folder()
@@ -212,6 +218,12 @@ class Generate(ClipOptions):
             finally:
                 if folder is not None:
                     tidy_manifest(folder)
+
+    def _several(self) -> Story | Blend | None:
+        """The prompts that one clip follows, if there are several."""
+        if self.story is not None:
+            return parse(self.story)
+        return None if self.blend is None else parse_blend(self.blend)
 
     def _checked_folder(self) -> Path | None:
         self.out.places([""], [0])
@@ -233,11 +245,11 @@ class Generate(ClipOptions):
             done = counted(len(wanted) - len(left), "clip")
             print(f"Resuming: {done} of {len(wanted)} already in {self.out.folder}.", file=screen)
         model = _load(self.model, self.out)
-        with _making("generating", self.duration * len(left), self.out) as progress:
+        with self.out.making("generating", self.duration * len(left)) as progress:
             for start in range(0, len(left), self.batch_size):
                 some = left[start : start + self.batch_size]
                 clips = model.generate(
-                    [wanted[i][0] if self.story is None else parse(self.story) for i in some],
+                    [self._several() or wanted[i][0] for i in some],
                     duration=self.duration,
                     seed=[wanted[i][1] for i in some],
                     sampling=self.sampling.of(model),
@@ -259,7 +271,7 @@ class Generate(ClipOptions):
         return self.request.first_seed()
 
     def _settings(self, text: str | None, seed: int) -> Settings:
-        name = "prompt" if self.story is None else "story"
+        name = {Story: "story", Blend: "blend"}.get(type(self._several()), "prompt")
         return _settings(
             self,
             "generate",
@@ -273,7 +285,7 @@ class Generate(ClipOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class Continue(ClipOptions):
-    """Continue an audio file with newly generated audio."""
+    """Extend an audio file with generated audio."""
 
     EXAMPLES: ClassVar = (
         "lm-audio continue piano.wav --duration 10 -o longer.wav",
@@ -284,9 +296,9 @@ class Continue(ClipOptions):
     audio: AudioPath
     """Audio file, or - for stdin. Formats other than WAV, FLAC, OGG, Opus and MP3 need ffmpeg."""
     duration: Seconds = 5.0
-    """Length of the new audio in seconds."""
+    """Length of the new audio, in seconds."""
     text: Annotated[str | None, Arg("TEXT")] = None
-    """Description of the new audio."""
+    """Prompt for the new audio."""
     overwrite: bool = False
     """Allow the output to replace the input file."""
 
@@ -306,7 +318,7 @@ class Continue(ClipOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class Vary(ClipOptions):
-    """Make a variation of an audio file with a diffusion model."""
+    """Make a variation of an audio file. Needs a diffusion model, such as cvssp/audioldm2."""
 
     EXAMPLES: ClassVar = (
         "lm-audio vary drums.wav --model cvssp/audioldm2 -o other.wav",
@@ -316,9 +328,9 @@ class Vary(ClipOptions):
     audio: AudioPath
     """Audio file, or - for stdin. Formats other than WAV, FLAC, OGG, Opus and MP3 need ffmpeg."""
     strength: Annotated[float, Arg("X", at_least=0.01, at_most=1)] = 0.4
-    """How much to change the audio, from 0.01 to 1; 1 keeps almost nothing of it."""
+    """How much to change the audio, from 0.01 to 1; 1 keeps almost nothing of the original."""
     text: Annotated[str | None, Arg("TEXT")] = None
-    """Description of the new audio."""
+    """Prompt for the new audio."""
     overwrite: bool = False
     """Allow the output to replace the input file."""
 
@@ -341,7 +353,8 @@ class Vary(ClipOptions):
 class Inpaint(ClipOptions):
     """Regenerate a span of an audio file.
 
-    The rest is unchanged, apart from conversion to the model's sample rate and channel count.
+    The rest of the audio stays as it is, apart from conversion to the model's sample rate and
+    channel count.
     """
 
     EXAMPLES: ClassVar = (
@@ -352,14 +365,14 @@ class Inpaint(ClipOptions):
     audio: AudioPath
     """Audio file, or - for stdin. Formats other than WAV, FLAC, OGG, Opus and MP3 need ffmpeg."""
     start: Place
-    """Start of the span in seconds."""
+    """Start of the span, in seconds."""
     end: Place
-    """End of the span in seconds."""
+    """End of the span, in seconds."""
     text: Annotated[str | None, Arg("TEXT")] = None
-    """Description of the new audio."""
+    """Prompt for the new audio."""
     num_candidates: Annotated[int, Arg("N", at_least=1)] = 4
-    """Number of candidates to generate; the one that best fits the audio after the span is
-    kept."""
+    """Number of candidates to generate; the one that leads most smoothly into the audio after
+    the span is kept."""
     overwrite: bool = False
     """Allow the output to replace the input file."""
 
@@ -414,7 +427,7 @@ def _edit(
     )
     if notice is not None:
         print(notice, file=verb.out.screen)
-    with _making(making, seconds, verb.out) as progress:
+    with verb.out.making(making, seconds) as progress:
         clip = make(
             model,
             _samples(source, model),
@@ -478,17 +491,6 @@ def _load(options: ModelOptions, out: OutputOptions) -> "AudioPipeline":
     facts = f"{count} parameters, {model.dtype}"
     print(f"Loaded {name} ({facts}) in {took:.1f} s", file=out.screen, flush=True)
     return model
-
-
-@contextmanager
-def _making(what: str, seconds: float, out: OutputOptions) -> Iterator[Callable[[float], None]]:
-    """Shows a progress bar, then the time taken and the real-time factor."""
-    start = time.perf_counter()
-    with share_bar(what, quiet=out.quiet) as progress:
-        yield progress
-    took = time.perf_counter() - start
-    made = f"Generated {seconds:.2f} s of audio in {took:.1f} s"
-    print(f"{made} (real-time factor {took / seconds:.2f})", file=out.screen)
 
 
 def _number(name: str, value: str) -> float:

@@ -6,7 +6,8 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TextIO
 
 from lm_audio.cli.arguments import Arg
-from lm_audio.cli.console import say
+from lm_audio.cli.console import say, share_bar
 from lm_audio.cli.manifest import Settings, add_to_manifest, is_made_with, read_manifest
 
 if TYPE_CHECKING:
@@ -46,10 +47,10 @@ class OutputOptions:
     plot: Annotated[Path | None, Arg("FILE")] = None
     """Also save a plot of the waveform and mel spectrogram (.png, .jpg, .svg or .pdf)."""
     play: bool = False
-    """Play the result."""
+    """Play each clip when it is ready."""
     watermark: Annotated[str | None, Arg("MODEL")] = None
-    """Add an inaudible AudioSeal watermark; MODEL is the weights file of an AudioSeal
-    generator, or facebook/audioseal."""
+    """Add an inaudible AudioSeal watermark; MODEL is facebook/audioseal or a file of
+    AudioSeal generator weights."""
     json: bool = False
     """Print one JSON object per clip; everything else goes to stderr."""
     quiet: Annotated[bool, Arg(short="-q")] = False
@@ -70,6 +71,16 @@ class OutputOptions:
         if self.quiet:
             return io.StringIO()
         return sys.stderr if self.json or self.output == str(STDOUT) else sys.stdout
+
+    @contextmanager
+    def making(self, what: str, seconds: float) -> Iterator[Callable[[float], None]]:
+        """Shows a progress bar, then the time taken and the real-time factor."""
+        start = time.perf_counter()
+        with share_bar(what, quiet=self.quiet) as progress:
+            yield progress
+        took = time.perf_counter() - start
+        made = f"Generated {seconds:.2f} s of audio in {took:.1f} s"
+        print(f"{made} (real-time factor {took / seconds:.2f})", file=self.screen)
 
     def places(
         self, texts: Sequence[str], seeds: Sequence[int], *, source: Path | None = None

@@ -22,7 +22,7 @@ SUFFIXES = {".py", ".sh", ".yaml"}
 
 @dataclass(frozen=True, kw_only=True)
 class List:
-    """List the recipes and what each one does."""
+    """List the recipes (training and evaluation scripts) and what each one does."""
 
     EXAMPLES: ClassVar = ("lm-audio recipes list",)
 

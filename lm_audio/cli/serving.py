@@ -26,7 +26,7 @@ MAX_SOCKET_MESSAGE = 2**17  # bytes
 
 @dataclass(frozen=True, kw_only=True)
 class Serve:
-    """Serve a model over an HTTP API compatible with OpenAI and vLLM-Omni."""
+    """Serve a model over an HTTP API for OpenAI and vLLM-Omni clients."""
 
     EXAMPLES: ClassVar = (
         "lm-audio serve --port 8000",
@@ -42,9 +42,9 @@ class Serve:
     served_model_name: Annotated[str | None, Arg("NAME")] = None
     """Model name that clients use (default: the value of --model)."""
     api_keys_file: Annotated[Path | None, Arg("FILE")] = None
-    """File with accepted API keys, one per line, in addition to those in the environment variable
-    LM_AUDIO_API_KEYS (comma-separated). Without keys, the server is open to anyone who can reach
-    it."""
+    """File of accepted API keys, one per line, in addition to those in the LM_AUDIO_API_KEYS
+    environment variable (comma-separated). If there are no keys, anyone who can reach the server
+    can use it."""
     cors: Annotated[tuple[str, ...], Arg("ORIGIN")] = ()
     """Allowed CORS origin, such as https://example.org, or * for any. Can be repeated."""
     strict: bool = False
@@ -53,7 +53,7 @@ class Serve:
     max_batch_size: int = 8
     """Maximum number of clips generated at once. Does not affect the results."""
     max_queue: int = 64
-    """Maximum number of queued requests; beyond this the server returns 429."""
+    """Maximum number of queued requests; beyond that, the server returns 429."""
     max_duration: Seconds = 120.0
     """Maximum duration of new audio per request, in seconds."""
     max_stream: Seconds = 3600.0
@@ -61,7 +61,7 @@ class Serve:
     max_upload: Annotated[float, Arg("MB")] = 32.0
     """Maximum size of a request body, in megabytes."""
     timeout: Seconds = 300.0
-    """Maximum time per request, in seconds; after this the server returns 504."""
+    """Maximum time per request, in seconds; after that, the server returns 504."""
     web_ui: bool = False
     """Also serve the web UI at /. It asks for an API key if the server requires one."""
 
@@ -155,13 +155,13 @@ class App:
 
 @dataclass(frozen=True, kw_only=True)
 class Mcp:
-    """Run an MCP server (stdio) with audio tools for AI assistants."""
+    """Run an MCP server over stdio to give AI assistants audio tools."""
 
     EXAMPLES: ClassVar = ("lm-audio mcp --output-dir sounds/",)
 
     model: ModelOptions = field(default_factory=ModelOptions)
     output_dir: Annotated[Path, Arg("FOLDER")] = Path("~/lm-audio")
-    """Folder for clips when the client does not specify a path."""
+    """Folder for clips if the client does not specify a path."""
 
     def run(self) -> None:
         with extra("mcp", "lm-audio mcp"):

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Transfer:
-    """Give audio another timbre through the latents of a codec."""
+    """Change the timbre of audio with a codec such as RAVE."""
 
     EXAMPLES: ClassVar = (
         "lm-audio transfer speech.wav --codec runs/piano -o piano.wav",
@@ -34,15 +34,15 @@ class Transfer:
     audio: Annotated[Path, Arg("AUDIO", positional=True)]
     """Audio file, or - for stdin; WAV on stdin is processed as it arrives."""
     codec: Annotated[str, Arg("CODEC")]
-    """Folder of a RAVE model, a .ts export, or another codec with latents, such as default (the
-    bundled one)."""
+    """RAVE model (folder or .ts export), or another codec with continuous latents; `default` is the
+    bundled codec."""
     output: Annotated[Path, Arg("FILE", short="-o")]
     """File (.wav, .flac, .ogg, .opus or .mp3), or - for WAV on stdout."""
     latent: Annotated[str | None, Arg("CHANGES")] = None
-    """Changes to latent dimensions, such as 0:+1.5,3:*0.5,1:=0. Add @SECONDS to change over time:
-    0:+0@2,0:+1.5@4 rises from 2 to 4 seconds."""
+    """Changes to latent dimensions, such as 0:+1.5,3:*0.5,1:=0. Add @SECONDS to vary a
+    change over time: 0:+0@2,0:+1.5@4 ramps an offset from 0 to 1.5 between 2 s and 4 s."""
     device: Annotated[str, Arg("DEVICE")] = "cpu"
-    """Device such as cpu, cuda or cuda:1."""
+    """Device to run on, such as cpu, cuda or cuda:1."""
     quiet: Annotated[bool, Arg(short="-q")] = False
     """Print warnings and errors only."""
 

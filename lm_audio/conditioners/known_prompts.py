@@ -4,7 +4,7 @@ Shapes: n examples, E width of a sentence embedding.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from torch import Tensor
@@ -22,10 +22,12 @@ class KnownPrompts:
     Args:
         examples: prompts by kind; the kinds that the model makes best come first.
         threshold: the cosine similarity to the nearest example below which a prompt is unknown.
+        embeddings: of all examples in order, [n, E]; computed on first use by default.
     """
 
     examples: Mapping[str, Sequence[str]]
     threshold: float
+    embeddings: Tensor | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if not self.examples or not all(self.examples.values()) or not 0 < self.threshold < 1:
@@ -39,6 +41,11 @@ class KnownPrompts:
         return tuple(self.examples)
 
     @property
+    def prompts(self) -> list[str]:
+        """All examples in order."""
+        return [prompt for prompts in self.examples.values() for prompt in prompts]
+
+    @property
     def first_examples(self) -> list[str]:
         """One prompt per kind."""
         return [prompts[0] for prompts in self.examples.values()]
@@ -48,19 +55,26 @@ class PromptCheck:
     """Compares prompts with the known ones, using the model's text encoder."""
 
     def __init__(self, known: KnownPrompts, encoder: SentenceEncoder) -> None:
+        given, shape = known.embeddings, (len(known.prompts), encoder.dim)
+        if given is not None and given.shape != shape:
+            raise ValueError(
+                f"Expected embeddings of {shape[0]} prompts with {shape[1]} values each, got shape "
+                f"{list(given.shape)}."
+            )
         self.known, self._encoder = known, encoder
 
     @cached_property
-    def _examples(self) -> Tensor:  # [n, E]
-        return self._encoder.sentences(
-            [prompt for prompts in self.known.examples.values() for prompt in prompts]
-        )
+    def embeddings(self) -> Tensor:
+        """Of the examples: [n, E]."""
+        if self.known.embeddings is not None:
+            return self.known.embeddings.to(self._encoder.model.head.weight)
+        return self._encoder.sentences(self.known.prompts)
 
     def similarity(self, prompt: str) -> float:
         """Cosine similarity to the nearest example; -1 for a text without a known word."""
         if not self._encoder.tokenizer.knows(prompt):
             return -1.0
-        return float((self._encoder.sentences([prompt]) @ self._examples.T).max())
+        return float((self._encoder.sentences([prompt]) @ self.embeddings.T).max())
 
     def notice(self, prompt: str) -> str | None:
         """One sentence if the model was not trained on prompts like this one."""

@@ -15,8 +15,8 @@ from lm_audio.clip import Clip
 from lm_audio.generation.prompt import Prompt
 from lm_audio.generation.request import (
     Request,
-    check_given,
     check_request,
+    given_values,
     overlap_frames_of,
     sampling_of,
 )
@@ -229,8 +229,7 @@ def _values(
     """The values [K, T], unknown unless given by the prompt or the user, and their start times."""
     T = num_frames(stage, renderer, num_samples)
     if stage.name in request.tokens:
-        given = request.tokens[stage.name]
-        check_given(stage, given, T)
+        given = given_values(stage, request.tokens[stage.name], T)
         return given.to(stage.device, copy=True), None
     if prompt is None:
         return unknown_values(stage.makes, T, stage.device), None

@@ -167,7 +167,10 @@ class DiffusionStage:
         )
 
     def _rows(self, track: Track, start: int, stop: int) -> list["Row"]:
-        """The branches of guidance; their weights follow the time since the end of the prompt."""
+        """The branches of guidance, each of them once for each prompt of a blend that it has.
+
+        Their weights follow the time since the end of the audio prompt.
+        """
         asked = track.conditions.keys() | track.negative.keys()
         given = [name for name in self.conditioners.fuse if name in asked]
         if self.source is not None and self._guides_source(track, given):
@@ -175,18 +178,24 @@ class DiffusionStage:
         seconds = [
             float(max(0, frame - track.num_given) / self.makes.rate) for frame in range(start, stop)
         ]
-        return [
-            Row(
-                fused=self.conditioners.fused(
-                    {
-                        name: self._condition(track, name, dropped=name in dropped)
-                        for name in self.conditioners.fuse
-                    }
-                ),
-                weights=torch.tensor(weights, device=self.device),
-            )
-            for dropped, weights in guidance_rows(_denoising(track), given, seconds)
-        ]
+        now, _ = track.part_at(track.num_done, self.makes.rate)
+        rows = []
+        for dropped, weights in guidance_rows(_denoising(track), given, seconds):
+            shares = {now: 1.0}
+            if track.blend is not None and "text" not in dropped:
+                shares = dict(enumerate(track.blend.shares))
+            for part, share in shares.items():
+                conditions = {
+                    name: self._condition(track, name, dropped=name in dropped, part=part)
+                    for name in self.conditioners.fuse
+                }
+                row = Row(
+                    fused=self.conditioners.fused(conditions),
+                    weights=share * torch.tensor(weights, device=self.device),
+                    share=share,
+                )
+                rows.append(row)
+        return rows
 
     def _guides_source(self, track: Track, given: Sequence[str]) -> bool:
         """Whether guidance drops the source's values, too."""
@@ -195,12 +204,15 @@ class DiffusionStage:
         is_given = track.source is not None and track.source.num_given > 0
         return self.source_of is not None and (bool(given) or is_given)
 
-    def _condition(self, track: Track, name: str, *, dropped: bool) -> Condition | Tensor:
+    def _condition(
+        self, track: Track, name: str, *, dropped: bool, part: int
+    ) -> Condition | Tensor:
+        """A condition in a part of the story or of the blend; all of a blend share a source."""
         conditioner = self.conditioners[name]
-        part, _ = track.part_at(track.num_done, self.makes.rate)
         if self.source is None or name != self.source.condition:
             return track.condition(self.conditioners, name, dropped=dropped, part=part)
-        if dropped or (part and self.source_of is not None):
+        later = track.story is not None and part > 0
+        if dropped or (later and self.source_of is not None):
             values = self._replaced(track, dropped=dropped, part=part)
         else:
             values = self._source_values(track)
@@ -237,10 +249,15 @@ class DiffusionStage:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Row:
-    """One branch of guidance: its conditions, B = 1, and its weight [T] in the output."""
+    """One branch of guidance: its conditions, B = 1, and its weight [T] in the output.
+
+    Args:
+        share: of the prompt in its branch; 1 without a blend.
+    """
 
     fused: Fused
     weights: Tensor
+    share: float = 1.0
 
 
 @dataclass(kw_only=True, eq=False)
@@ -274,18 +291,31 @@ class Window:
         """The branches to evaluate next: outside the interval of guidance, that of the prompts."""
         low, high = _denoising(self.track).guidance_interval
         is_guided = low <= self.level / self.levels.num_steps < high
-        return self.rows if is_guided else self.rows[-1:]
+        return self.rows if is_guided else self.rows[-self._num_prompts :]
+
+    @property
+    def _num_prompts(self) -> int:
+        """The rows of the branch with all prompts, the last one."""
+        blend = self.track.blend
+        return 1 if blend is None else len(blend.shares)
 
     def guided(self, outputs: Sequence[Tensor]) -> Tensor:
         """The output [D, T] that the active branches add up to."""
+        first, *others = (
+            row.share * output
+            for row, output in zip(
+                self.rows[-self._num_prompts :], outputs[-self._num_prompts :], strict=True
+            )
+        )
+        prompted = sum(others, start=first)
         if len(outputs) < len(self.rows):
-            return outputs[-1]
+            return prompted
         total = torch.zeros_like(self.x)
         for row, output in zip(self.rows, outputs, strict=True):
             total = total + row.weights * output
         share = _denoising(self.track).guidance_rescale
-        if share and len(outputs) > 1:
-            total = total * (1 - share + share * outputs[-1].std() / total.std().clamp(min=1e-8))
+        if share and len(outputs) > self._num_prompts:
+            total = total * (1 - share + share * prompted.std() / total.std().clamp(min=1e-8))
         return total
 
     @property

@@ -1,11 +1,11 @@
 """A stage that computes all its values at once, from the conditions alone.
 
-Shapes: D width, L vectors.
+Shapes: D width, L vectors, N samples.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,16 @@ from lm_audio.networks.condition import Fused
 from lm_audio.signals import Signal
 
 
+class VectorEncoder(Protocol):
+    """Turns sound into the vectors of a stage."""
+
+    @property
+    def sample_rate(self) -> int: ...
+
+    def encode(self, samples: Tensor) -> Tensor:
+        """The vectors [D, L] of mono samples [1, N]."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class DirectStage:
     """A function of the conditions, such as a translation of text to an audio embedding.
@@ -23,12 +33,14 @@ class DirectStage:
     Args:
         network: maps conditions, B = 1, to vectors [D, L].
         makes: vectors, which describe a whole item.
+        encoder: makes them from sound, for users who give it in their place; None without one.
     """
 
     name: str
     network: Callable[[Fused], Tensor]
     conditioners: Conditioners
     makes: Signal
+    encoder: VectorEncoder | None = None
     source: Source | None = None
     sampling: None = None
     window_frames: int = 1
@@ -61,13 +73,19 @@ class DirectStage:
 
     @torch.inference_mode()
     def values(self, track: Track) -> Tensor:
-        """The vectors [D, L] of a track's conditions."""
-        return self._made(
-            {
-                name: track.condition(self.conditioners, name, dropped=False)
-                for name in self.conditioners.fuse
-            }
+        """The vectors [D, L] of a track's conditions; of a blend, those between its prompts'."""
+        shares = (1.0,) if track.blend is None else track.blend.shares
+        first, *others = (
+            share
+            * self._made(
+                {
+                    name: track.condition(self.conditioners, name, dropped=False, part=part)
+                    for name in self.conditioners.fuse
+                }
+            )
+            for part, share in enumerate(shares)
         )
+        return sum(others, start=first)
 
     @torch.inference_mode()
     def values_of(self, conditions: Mapping[str, Any]) -> Tensor:

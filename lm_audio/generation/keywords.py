@@ -8,6 +8,7 @@ from typing import Any, TypedDict
 
 from torch import Tensor
 
+from lm_audio.generation.request import AudioLike
 from lm_audio.sampling import AnySampling
 
 
@@ -42,11 +43,12 @@ class StreamSettings(LongSettings, total=False):
     """Further settings of `generate` and `stream`.
 
     loop: let the end of the clip lead to its beginning without a seam; for diffusion models.
-    tokens: values [K, T] by stage name; these stages are not run.
+    tokens: values [K, T] by stage name; these stages are not run. For the language of audio of an
+        AudioLDM 2 with an encoder, also audio.
     """
 
     loop: bool
-    tokens: Mapping[str, Tensor] | None
+    tokens: Mapping[str, Tensor | AudioLike] | None
 
 
 class VarySettings(LongSettings, total=False):

@@ -123,6 +123,11 @@ class LMStage:
         return False
 
     @property
+    def follows_stories(self) -> bool:
+        """Whether its text may change with time, which needs tokens of a fixed duration."""
+        return not self.deduplicated
+
+    @property
     def device(self) -> torch.device:
         return self.model.heads.weight.device
 
@@ -137,7 +142,7 @@ class LMStage:
             if isinstance(melody, MelodyConditioner):  # each window takes another part of it
                 track.conditions = {**track.conditions, name: melody.read(value)}
         track.embed(self.conditioners)
-        if self.deduplicated and "text" in self.conditions and track.story is not None:
+        if not self.follows_stories and "text" in self.conditions and track.story is not None:
             raise ValueError(
                 f"The {self.name} stage cannot follow a story, because its tokens have no fixed "
                 "duration. Use one prompt."

@@ -17,7 +17,9 @@ from torch import Tensor
 from audio_tokenizers.audio_files import read_audio
 from audio_tokenizers.resampling import resample
 from lm_audio.clip import Clip
+from lm_audio.generation.blend import Blend, as_blend, is_blend
 from lm_audio.generation.diffusion_stage import DiffusionStage
+from lm_audio.generation.direct_stage import DirectStage
 from lm_audio.generation.lm_stage import LMStage
 from lm_audio.generation.masked_stage import MaskedStage
 from lm_audio.generation.step import guidance_rows
@@ -26,8 +28,8 @@ from lm_audio.generation.track import Stage
 from lm_audio.sampling import AnySampling, Sampling, check_seed, random_seed
 
 LONGEST = 24 * 3600  # seconds
-PromptLike = str | Story | Sequence[tuple[float, str]] | None
-"""A text, or a story: texts and the seconds from which they hold."""
+PromptLike = str | Story | Sequence[tuple[float, str]] | Blend | Mapping[str, float] | None
+"""A text; a story: texts and the seconds from which they hold; or a blend: texts and shares."""
 AudioLike = str | Path | Clip | tuple[Tensor, int]
 """A path, a clip, or samples [C, N] with their sample rate."""
 
@@ -40,7 +42,8 @@ class Request:
         num_samples: of new audio.
         conditions: by name; negative: used in place of conditions that guidance drops.
         sampling: for all stages that take its kind, or by stage name; the stages' own by default.
-        tokens: values [K, T] of stages that are not run, by stage name.
+        tokens: values [K, T] of stages that are not run, by stage name; or audio, for direct stages
+            that can read it.
         raw: keep the model's output level, including peaks beyond full scale.
         overlap: seconds of each window that the next one keeps; the stages' own by default.
         loop: the end of the clip leads to its beginning.
@@ -50,11 +53,11 @@ class Request:
 
     num_samples: int
     seed: int
-    prompt: str | Story | None = None
+    prompt: str | Story | Blend | None = None
     conditions: Mapping[str, Any] = field(default_factory=dict)
     negative: Mapping[str, Any] = field(default_factory=dict)
     sampling: AnySampling | Mapping[str, AnySampling] | None = None
-    tokens: Mapping[str, Tensor] = field(default_factory=dict)
+    tokens: Mapping[str, Tensor | AudioLike] = field(default_factory=dict)
     raw: bool = False
     overlap: float | None = None
     loop: bool = False
@@ -63,8 +66,9 @@ class Request:
 
     @property
     def texts(self) -> tuple[str | None, ...]:
-        """The prompt, or those of its story."""
-        return self.prompt.texts if isinstance(self.prompt, Story) else (self.prompt,)
+        """The prompt, or those of its story or blend."""
+        several = isinstance(self.prompt, Story | Blend)
+        return self.prompt.texts if several else (self.prompt,)  # type: ignore[union-attr,return-value]
 
 
 def make_requests(
@@ -76,7 +80,7 @@ def make_requests(
     negative: str | None = None,
     conditions: Mapping[str, Any] | None = None,
     sampling: AnySampling | Mapping[str, AnySampling] | None = None,
-    tokens: Mapping[str, Tensor] | None = None,
+    tokens: Mapping[str, Tensor | AudioLike] | None = None,
     raw: bool = False,
     overlap: float | None = None,
     loop: bool = False,
@@ -100,7 +104,10 @@ def make_requests(
         raise ValueError(f"All lists need the same length of at least 1, got {found}.")
     B = next(iter(lengths.values()), 1)
     texts, durations, seeds = (_each(x, B) for x in given.values())
-    prompts = [as_story(text) if is_story(text) else text for text in texts]
+    prompts = [
+        as_story(text) if is_story(text) else as_blend(text) if is_blend(text) else text
+        for text in texts
+    ]
     return [
         Request(
             num_samples=_num_samples(one_duration, sample_rate),
@@ -135,6 +142,7 @@ def check_request(
     _check_overlap(request, working)
     _check_denoising(request, working, seconds)
     for stage in working:
+        _check_blend(request, stage)
         sampling = sampling_of(stage, request)
         if sampling is None:
             continue
@@ -196,7 +204,22 @@ def _check_denoising(request: Request, working: Sequence[Stage], seconds: float)
             )
 
 
-def check_given(stage: Stage, values: Tensor, num_frames: int) -> None:
+def given_values(stage: Stage, given: Tensor | AudioLike, num_frames: int) -> Tensor:
+    """Values that a user gives for a stage, as they are or read from audio."""
+    if isinstance(stage, DirectStage) and not isinstance(given, Tensor):
+        if stage.encoder is None:
+            raise ValueError(
+                f"This model has no encoder of audio for its {stage.name} stage. Pass a tensor "
+                f"[{stage.makes.width}, {num_frames}]."
+            )
+        rate = stage.encoder.sample_rate
+        given = stage.encoder.encode(as_audio(given, sample_rate=rate, num_channels=1))
+    _check_given(stage, given, num_frames)
+    assert isinstance(given, Tensor)
+    return given
+
+
+def _check_given(stage: Stage, values: object, num_frames: int) -> None:
     """Raises ValueError unless given values match a stage's output signal for this many frames."""
     signal = stage.makes
     dtype = str(signal.dtype).removeprefix("torch.")
@@ -209,7 +232,7 @@ def check_given(stage: Stage, values: Tensor, num_frames: int) -> None:
     fits = values.shape[-1:] == (num_frames,) if not stage.deduplicated else values.numel() > 0
     is_matrix = values.ndim == 2 and len(values) == signal.width
     if not (fits and is_matrix and values.dtype == signal.dtype):
-        T = f"{num_frames}], {dtype}, for this duration"
+        T = f"{num_frames}], {dtype}" + ", for this duration" * (signal.kind != "vector")
         T = T if not stage.deduplicated else f"T], {dtype}, not empty"
         raise ValueError(
             f"The {stage.name} stage needs {signal.kind} [{signal.width}, {T}, got "
@@ -217,7 +240,7 @@ def check_given(stage: Stage, values: Tensor, num_frames: int) -> None:
         )
     if signal.num_tokens is None:
         if not values.isfinite().all():
-            raise ValueError(f"The latents for the {stage.name} stage contain NaN or infinity.")
+            raise ValueError(f"The values for the {stage.name} stage contain NaN or infinity.")
         return
     low, high = int(values.min()), int(values.max())
     if low < 0 or high >= signal.num_tokens:
@@ -300,7 +323,8 @@ def _check_samples(samples: object, rate: object) -> None:
 
 def _check_kinds(prompt: object, *, negative: object, sampling: object, **mappings: object) -> None:
     for text in (*_each(prompt, 1), negative):
-        if not isinstance(text, str | None) and not (text is not negative and is_story(text)):
+        several = text is not negative and (is_story(text) or is_blend(text))
+        if not isinstance(text, str | None) and not several:
             raise ValueError(f"A text prompt must be a string, got {text!r}.")
     for name, given in mappings.items():
         if not isinstance(given, Mapping | None):
@@ -353,6 +377,16 @@ def _check_names(
         raise ValueError(
             f"The {unused[0]} stage is not run, because the tokens of others are given. Remove "
             "its settings."
+        )
+
+
+def _check_blend(request: Request, stage: Stage) -> None:
+    """Only stages that make continuous values have something between two prompts."""
+    blends = isinstance(request.prompt, Blend) and "text" in stage.conditions
+    if blends and not isinstance(stage, DiffusionStage | DirectStage):
+        raise ValueError(
+            f"The {stage.name} stage follows one prompt at a time. Models of diffusion alone blend "
+            "prompts."
         )
 
 

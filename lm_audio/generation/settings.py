@@ -8,6 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal
 
+from lm_audio.generation.blend import Blend
 from lm_audio.generation.request import Request, sampling_of
 from lm_audio.generation.story import Story
 from lm_audio.generation.track import Stage
@@ -51,6 +52,8 @@ def clip_settings(
 def _prompt_name(verb: Verb, request: Request) -> str:
     if isinstance(request.prompt, Story):
         return "story"
+    if isinstance(request.prompt, Blend):
+        return "blend"
     return "prompt" if verb == "generate" else "text"
 
 

@@ -56,21 +56,28 @@ def as_story(value: Any) -> Story:
 
 def parse(text: str) -> Story:
     """A story such as "0: calm piano; 15: a storm breaks". Prompts cannot contain semicolons."""
+    form = 'A story is written as "0: calm piano; 15: a storm breaks" (seconds'
+    return Story(numbered(text, form=form))
+
+
+def numbered(text: str, *, form: str) -> list[tuple[float, str]]:
+    """Prompts with numbers, such as "0: calm piano; 15: a storm breaks".
+
+    Args:
+        form: the beginning of the sentence about a mistake.
+    """
     parts = []
     for part in filter(str.strip, text.split(";")):
-        at, colon, prompt = part.partition(":")
+        first, colon, prompt = part.partition(":")
         try:
-            seconds = float(at)
+            number = float(first)
         except ValueError:
             colon = ""
-            seconds = 0.0
+            number = 0.0
         if not colon or not prompt.strip():
-            raise ValueError(
-                'A story is written as "0: calm piano; 15: a storm breaks" (seconds, a colon and '
-                f"the prompt), got {part.strip()!r}."
-            )
-        parts.append((seconds, prompt.strip()))
-    return Story(parts)
+            raise ValueError(f"{form}, a colon and the prompt), got {part.strip()!r}.")
+        parts.append((number, prompt.strip()))
+    return parts
 
 
 def is_story(value: Any) -> bool:

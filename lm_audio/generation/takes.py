@@ -11,6 +11,7 @@ from typing import Protocol
 from torch import Tensor
 
 from lm_audio.clip import Clip
+from lm_audio.generation.blend import Blend
 from lm_audio.generation.request import Request
 from lm_audio.generation.story import Story
 
@@ -46,16 +47,20 @@ def best_of(clips: Sequence[Clip], requests: Sequence[Request], judge: Judge) ->
     found = []
     for i, request in enumerate(requests):
         takes = clips[i * count : (i + 1) * count]
-        scores = {take: _score(take, request, judge) for take in takes}
+        scores = {take: score_of(take, request, judge) for take in takes}
         ranked = sorted(takes, key=scores.__getitem__, reverse=True)
         found.append(replace(ranked[0], takes=tuple(ranked)))
     return found
 
 
-def _score(clip: Clip, request: Request, judge: Judge) -> float:
-    """The mean score of the parts of a clip, weighted by their lengths."""
+def score_of(clip: Clip, request: Request, judge: Judge) -> float:
+    """How well a clip fits its prompt: the mean over the parts of a story by their lengths, or over
+    the prompts of a blend by their shares."""
     rate, N = clip.sample_rate, clip.samples.shape[1]
     story = request.prompt
+    if isinstance(story, Blend):
+        parts_of = story.parts.items()
+        return sum(share * judge.score(clip.samples, rate, text) for text, share in parts_of)
     parts = story.parts if isinstance(story, Story) else ((0.0, str(story)),)
     starts = [min(N, round(at * rate)) for at, _ in parts]
     total = 0.0

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from lm_audio.conditioners.condition import Null
 from lm_audio.conditioners.fuser import Conditioners
 from lm_audio.conditioners.tokens import AlignedTokens
+from lm_audio.generation.blend import Blend
 from lm_audio.generation.story import Story
 from lm_audio.networks.condition import Condition
 from lm_audio.sampling import AnySampling
@@ -30,7 +31,8 @@ class Source:
 
 
 Embedded = dict[tuple[nn.Module, str, int | None], Condition]
-"""Embedded conditions, by conditioner, name and part of the story; None for dropped ones."""
+"""Embedded conditions, by conditioner, name and part of the story or blend; None for dropped
+ones."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -116,9 +118,15 @@ class Track:
         return next((x for x in self.conditions.values() if isinstance(x, Story)), None)
 
     @property
+    def blend(self) -> Blend | None:
+        """The prompts that hold together, if there are several."""
+        return next((x for x in self.conditions.values() if isinstance(x, Blend)), None)
+
+    @property
     def num_parts(self) -> int:
-        """Of the story; 1 without one."""
-        return 1 if self.story is None else len(self.story.parts)
+        """Of the story or the blend; 1 without one."""
+        several = self.story or self.blend
+        return 1 if several is None else len(several.parts)
 
     def part_at(self, frame: int, rate: Fraction) -> tuple[int, int]:
         """The index of the story's part that a frame belongs to, and the frame that ends it."""
@@ -130,10 +138,10 @@ class Track:
         return self.story.part_at(new, rate), min(end, self.num_frames)
 
     def values_of(self, *, dropped: bool, part: int = 0) -> dict[str, Any]:
-        """The conditions, or what replaces them when dropped, in a part of the story."""
+        """The conditions, or what replaces them when dropped, in a part of the story or blend."""
         given = self.negative if dropped else self.conditions
         return {
-            name: value.texts[part] if isinstance(value, Story) else value
+            name: value.texts[part] if isinstance(value, Story | Blend) else value
             for name, value in given.items()
         }
 

@@ -5,18 +5,20 @@ semantic/ acoustic/ ...   one folder per stage: see `stage_folder.py`
 codec/                    decodes tokens to audio; or autoencoder/ and vocoder/, latents
 semantic_tokenizer/       encodes audio prompts, if the model accepts any
 text_encoder/             the frozen text encoder of all stages, such as a T5, if any
+known_prompts.safetensors embeddings of the prompts that config.json lists, if it does
 """
 
 import json
 import re
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from safetensors.torch import save_file
 
 from audio_tokenizers.acoustic.registry import load_codec
 from audio_tokenizers.atomic import replacing_folder
@@ -26,6 +28,7 @@ from audio_tokenizers.semantic.tokenizer import (
     load_feature_tokenizer,
     save_feature_tokenizer,
 )
+from audio_tokenizers.weights import read_safetensors
 from lm_audio.conditioners.frozen import describe_frozen, load_frozen
 from lm_audio.generation.diffusion_stage import DiffusionStage
 from lm_audio.generation.track import Stage
@@ -54,6 +57,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 _SEMANTIC, _TEXT_ENCODER = "semantic_tokenizer", "text_encoder"
 _RESERVED = (CODEC, AUTOENCODER, VOCODER, _SEMANTIC, _TEXT_ENCODER)
 _FEATURES = "model"
+_KNOWN = "known_prompts.safetensors"
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][\w-]*")
 
 Part = TypeVar("Part")
@@ -82,6 +86,8 @@ def save_model(model: Model, folder: str | Path, *, half: bool = False) -> None:
             save_feature_tokenizer(semantic, new / _SEMANTIC, model=_FEATURES)
         if frozen := model.text_encoder:
             frozen.save(new / _TEXT_ENCODER)
+        if check := model.prompt_check:
+            save_file({"embeddings": check.embeddings.half().contiguous()}, new / _KNOWN)
         files = sorted(path for path in new.rglob("*") if path.is_file())
         config["files"] = {path.relative_to(new).as_posix(): path.stat().st_size for path in files}
         (new / "config.json").write_text(json.dumps(config, indent=2) + "\n")
@@ -108,6 +114,9 @@ def load_model(
     path = folder / "config.json"
     with fitting(path):
         card = ModelCard(**config["about"])
+        if card.known is not None and _KNOWN in config["files"]:
+            embeddings = read_safetensors(folder / _KNOWN)["embeddings"].float()
+            card = replace(card, known=replace(card.known, embeddings=embeddings))
         names = [stage["name"] for stage in config["stages"]]
         _check_names(names)
         text_encoder, output_stages = config["text_encoder"], config["rendered"]
@@ -209,13 +218,20 @@ def _describe(model: Model) -> dict[str, Any]:
     return {
         "model_type": MODEL_TYPE,
         "format": FORMAT,
-        "about": asdict(model.card),
+        "about": _describe_card(model.card),
         "stages": stages,
         "rendered": list(model.output_stages),
         "renderer": renderer,
         "text_encoder": None if frozen is None else describe_frozen(frozen),
         "semantic_tokenizer": semantic is not None,
     }
+
+
+def _describe_card(card: ModelCard) -> dict[str, Any]:
+    described = asdict(card)
+    if card.known is not None:
+        del described["known"]["embeddings"]  # a file of their own
+    return described
 
 
 def _load_stage(description: dict[str, Any], folder: Path, **given: Any) -> Stage:

@@ -16,7 +16,9 @@ from starlette.concurrency import run_in_threadpool
 from torch import Tensor
 
 from lm_audio.clip import Clip
+from lm_audio.families.table import MODELS
 from lm_audio.generation.request import PromptLike, Request, make_requests
+from lm_audio.generation.takes import score_of
 from lm_audio.pipeline import AudioPipeline
 from lm_audio.server.description import describe
 from lm_audio.server.engine import BatchJob, Engine, Inpainter, Job
@@ -117,16 +119,33 @@ class Backend:
         return job
 
     async def generate(
-        self, body: GenerationFields, *, prompt: str | None, seed: int, audio: Tensor | None = None
+        self,
+        body: GenerationFields,
+        *,
+        prompt: str | None,
+        seed: int,
+        audio: Tensor | None = None,
+        melody: Tensor | None = None,
     ) -> Job:
-        story, loop = None, False
+        """Queues new sound.
+
+        Args:
+            audio: samples [C, N] that it continues.
+            melody: samples [C, N] whose melody it follows.
+        """
+        given: list[PromptLike] = [prompt]
+        loop = False
         if isinstance(body, GenerationBody):
-            story, loop = body.story, body.loop
-        if story is not None and prompt is not None:
-            raise ValueError("Give a prompt or a story, not both.")
-        told = prompt if story is None else story
-        request = self.request(body, prompt=told, seed=seed, duration=body.duration)
-        return await self.submit(replace(request, loop=loop), audio=audio)
+            given += [body.story, body.blend]
+            loop = body.loop
+        given = [one for one in given if one is not None] or [None]
+        if len(given) > 1:
+            raise ValueError("Give only one of prompt, story and blend.")
+        request = self.request(body, prompt=given[0], seed=seed, duration=body.duration)
+        conditions = dict(request.conditions)
+        if melody is not None:
+            conditions["melody"] = (melody, self.pipeline.sample_rate)
+        return await self.submit(replace(request, loop=loop, conditions=conditions), audio=audio)
 
     async def vary(self, body: VariationBody, audio: Tensor) -> Job:
         """Queues a variation of samples [C, N]."""
@@ -158,8 +177,28 @@ class Backend:
     def settings_of(self, job: Job, clip: Clip) -> dict[str, Any]:
         """What reproduces a job's clip, without the paths of this server."""
         shown = {name: value for name, value in clip.settings.items() if name != "text_encoder"}
-        upload = {} if job.upload is None else {"audio": PurePath(job.upload).name}
-        return {**shown, **upload, "model": self.name}
+        uploads = {use: PurePath(name).name for use, name in job.uploads.items()}
+        if "melody" in uploads:  # the only condition that is not text
+            given = shown.pop("conditions")
+            texts = [f"{name}={text}" for name, text in given.items() if name != "melody"]
+            shown |= {"condition": texts} if texts else {}
+        return {**shown, **uploads, "model": self.name}
+
+    async def score(self, job: Job, clip: Clip) -> float | None:
+        """How well new sound fits its prompt; None without a judge or a prompt."""
+        judge = self.pipeline.model.judge
+        if judge is None or not isinstance(job, BatchJob) or job.prompt is not None:
+            return None
+        if job.request.prompt is None:
+            return None
+        score = await run_in_threadpool(releases_omp_threads(score_of), clip, job.request, judge)
+        return round(score, 4)
+
+    def check_melody(self) -> None:
+        """Raises ValueError for a model that takes no melody."""
+        if "melody" not in self.pipeline.conditions:
+            names = ", ".join(one.name for one in MODELS if "melody" in one.abilities)
+            raise ValueError(f"This model cannot follow a melody. Models that can: {names}.")
 
     def position(self, job: Job) -> int:
         """The place of a job in its queue, from 1; 0 once it is being made."""
@@ -178,7 +217,7 @@ class Backend:
         # The pipeline takes the paths of files for both of these, which a client must not name.
         if "melody" in body.conditions and "melody" in self.pipeline.conditions:
             raise RequestError(
-                "This server does not accept melodies.",
+                "Send the melody as a file to /v1/audio/melodies.",
                 code="unsupported_parameter",
                 param="conditions.melody",
             )

@@ -6,6 +6,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, Field
 
 from lm_audio.generation.lm_stage import LMStage
+from lm_audio.generation.track import Stage
 from lm_audio.pipeline import AudioPipeline
 from lm_audio.sampling import names_of
 from lm_audio.server.guard import Limits
@@ -39,7 +40,8 @@ class ModelAnswer(BaseModel):
     licence: str | None
     description: str | None
     abilities: list[str] = Field(
-        description="Of: text, continue, inpaint, vary, loop, negative, voices."
+        description="Of: text, story, continue, inpaint, vary, loop, melody, negative, voices, "
+        "best of (clips have scores)."
     )
     conditions: list[str]
     voices: list[str]
@@ -82,14 +84,21 @@ def _abilities(pipeline: AudioPipeline, *, has_voices: bool) -> list[str]:
     has_text = "text" in pipeline.conditions
     able = {
         "text": has_text,
+        "story": has_text and all(_follows_stories(s) for s in stages if "text" in s.conditions),
         "continue": takes_audio,
         "inpaint": takes_audio and all(s.two_sided or isinstance(s, LMStage) for s in stages),
         "vary": takes_audio and pipeline.model.denoises,
         "loop": pipeline.model.denoises,
+        "melody": "melody" in pipeline.conditions,
         "negative": has_text and any("guidance_scale" in names_of(s.sampling) for s in stages),
         "voices": has_voices,
+        "best of": has_text and pipeline.model.judge is not None,
     }
     return [ability for ability, is_able in able.items() if is_able]
+
+
+def _follows_stories(stage: Stage) -> bool:
+    return not isinstance(stage, LMStage) or stage.follows_stories
 
 
 def _takes_audio(pipeline: AudioPipeline) -> bool:

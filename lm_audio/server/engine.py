@@ -63,7 +63,7 @@ class Job:
     def __init__(self, *, seed: int, timeout: float = math.inf) -> None:
         self.seed, self.timeout = seed, timeout
         self.created_at = time.monotonic()
-        self.upload: str | None = None  # the client's name for the audio that it sent
+        self.uploads: dict[str, str] = {}  # the client's names for the audio that it sent, by use
         self.clip: Clip | None = None
         self.error: Exception | None = None
         self.cancelled = False

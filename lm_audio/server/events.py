@@ -48,18 +48,18 @@ def speech_events(
 
 
 def clip_events(
-    jobs: Sequence[Job], http: Request, backend: Backend, *, prompt: str | None
+    jobs: Sequence[Job], http: Request, backend: Backend, *, prompts: Sequence[str | None]
 ) -> Response:
     """The clips of one request while they are made, as 16-bit PCM of their new sound."""
-    return _response(_clip_events(jobs, http, backend, prompt=prompt), headers={})
+    return _response(_clip_events(jobs, http, backend, prompts=prompts), headers={})
 
 
 async def _clip_events(
-    jobs: Sequence[Job], http: Request, backend: Backend, *, prompt: str | None
+    jobs: Sequence[Job], http: Request, backend: Backend, *, prompts: Sequence[str | None]
 ) -> AsyncIterator[bytes]:
     queue: asyncio.Queue[bytes] = asyncio.Queue()
     works = [_follow(i, job, backend, queue) for i, job in enumerate(jobs)]
-    tasks = [asyncio.create_task(work) for work in (*works, _notify(prompt, backend, queue))]
+    tasks = [asyncio.create_task(work) for work in (*works, _notify(prompts, backend, queue))]
     for task in tasks:
         task.add_done_callback(lambda _: queue.put_nowait(b""))  # wakes the loop below
     shown: list[tuple[int, float] | None] = [None] * len(jobs)
@@ -90,10 +90,14 @@ async def _clip_events(
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _notify(prompt: str | None, backend: Backend, queue: asyncio.Queue[bytes]) -> None:
-    """Queues the notice for an unknown prompt; the sound does not wait for it."""
-    if notice := await backend.notice_text(prompt):
-        queue.put_nowait(_event("audio.notice", message=notice))
+async def _notify(
+    prompts: Sequence[str | None], backend: Backend, queue: asyncio.Queue[bytes]
+) -> None:
+    """Queues the notice for the first unknown prompt; the sound does not wait for it."""
+    for prompt in prompts:
+        if notice := await backend.notice_text(prompt):
+            queue.put_nowait(_event("audio.notice", message=notice))
+            return
 
 
 async def _follow(index: int, job: Job, backend: Backend, queue: asyncio.Queue[bytes]) -> None:
@@ -111,6 +115,8 @@ async def _follow(index: int, job: Job, backend: Backend, queue: asyncio.Queue[b
             async for piece in _cut(await run_in_threadpool(pcm16, clip.samples)):
                 queue.put_nowait(_event("audio.delta", index=index, audio=_base64(piece)))
         facts = await run_in_threadpool(_facts, clip)
+        if (score := await backend.score(job, clip)) is not None:
+            facts["score"] = score
         settings = backend.settings_of(job, clip)
         queue.put_nowait(_event("audio.done", index=index, **facts, settings=settings))
     except Exception as error:

@@ -6,19 +6,15 @@ request does not affect others.
 Shapes: C channels, N samples.
 """
 
-import asyncio
-import base64
 import io
 import math
-import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager
-from dataclasses import replace
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, File, Form, Request, Response, UploadFile, WebSocket, params
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
+from fastapi.responses import JSONResponse, PlainTextResponse
 from fastapi_offline import FastAPIOffline
 from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
@@ -27,13 +23,13 @@ from starlette.middleware.cors import CORSMiddleware
 from torch import Tensor
 
 from audio_tokenizers.audio_files import audio_info, read_audio
-from lm_audio.clip import Clip
 from lm_audio.pipeline import AudioPipeline
 from lm_audio.renderers.levels import measure_levels
+from lm_audio.server.answers import audio_answer, audio_bytes, cancel, clips_answer
 from lm_audio.server.backend import Backend
 from lm_audio.server.description import ModelAnswer, ModelsAnswer
 from lm_audio.server.engine import Engine, Job, StoppedError
-from lm_audio.server.events import clip_events, speech_events
+from lm_audio.server.events import speech_events
 from lm_audio.server.guard import (
     KEY_PROTOCOL,
     WRONG_KEY,
@@ -48,13 +44,10 @@ from lm_audio.server.live import close, serve_live
 from lm_audio.server.wire import (
     MEDIA_TYPES,
     STATUSES,
-    STREAMED,
     AudioGenerateBody,
-    ClipAnswer,
     ClipsAnswer,
     ConversionBody,
     ErrorAnswer,
-    Format,
     GenerationBody,
     InpaintingBody,
     RequestError,
@@ -62,10 +55,8 @@ from lm_audio.server.wire import (
     VariationBody,
     check_format,
     converted,
-    encoded,
     error_body,
     error_of,
-    streamed,
 )
 from lm_audio.system import releases_omp_threads
 from lm_audio.version import __version__
@@ -73,7 +64,6 @@ from lm_audio.version import __version__
 RETRY_SECONDS = 2
 EXPOSED = ("x-seed", "x-ignored-fields", "x-notice", "x-loudness", "x-true-peak", "retry-after")
 MAX_PROMPT_SECONDS = 600.0
-POLL_SECONDS = 0.25  # between checks whether the client is still connected
 LINKS = {
     "docs": "/docs",
     "openapi": "/openapi.json",
@@ -81,6 +71,7 @@ LINKS = {
     "voices": "/v1/audio/voices",
     "speech": "/v1/audio/speech",
     "generations": "/v1/audio/generations",
+    "melodies": "/v1/audio/melodies",
     "variations": "/v1/audio/variations",
     "conversions": "/v1/audio/conversions",
     "live stream": "/v1/audio/stream",
@@ -217,9 +208,9 @@ def _add_speech_routes(app: FastAPI, backend: Backend, auth: Sequence[params.Dep
         headers = {**backend.ignored(unused), **await backend.notice(body.input)}
         job = await backend.generate(body, prompt=body.input, seed=body.seed_or_random())
         if body.stream_format == "sse":
-            audio = await _audio_bytes(job, form, http, backend)
+            audio = await audio_bytes(job, form, http, backend)
             return speech_events(audio, job, text=body.input, headers=headers)
-        return await _audio_answer(job, form, http, backend, headers=headers)
+        return await audio_answer(job, form, http, backend, headers=headers)
 
     @app.post("/v1/audio/generate", dependencies=auth, response_class=Response, responses=SOUND)
     async def generate(body: AudioGenerateBody, http: Request) -> Response:
@@ -234,30 +225,27 @@ def _add_speech_routes(app: FastAPI, backend: Backend, auth: Sequence[params.Dep
         headers = {**ignored, **await backend.notice(body.input)}
         fields = body.generation(stages)
         job = await backend.generate(fields, prompt=body.input, seed=fields.seed_or_random())
-        return await _audio_answer(job, form, http, backend, headers=headers)
+        return await audio_answer(job, form, http, backend, headers=headers)
 
 
 def _add_generation_routes(app: FastAPI, backend: Backend, auth: Sequence[params.Depends]) -> None:
     @app.post("/v1/audio/generations", dependencies=auth, **CLIPS)
     async def generations(body: GenerationBody, http: Request) -> Any:
         """One or more clips, with or without a text prompt."""
-        if body.stream and body.n > 1:
-            raise ValueError(f"n must be 1 when stream is true, got {body.n}.")
-        check_format(body.response_format)
-        first = body.seed_or_random()
-        jobs: list[Job] = []
-        try:
-            for seed in range(first, first + body.n):
-                jobs.append(await backend.generate(body, prompt=body.prompt, seed=seed))
-        except BaseException:
-            _cancel(jobs)
-            raise
-        if body.stream:
-            headers = await backend.notice(body.prompt)
-            return await _audio_answer(
-                jobs[0], body.response_format, http, backend, headers=headers
-            )
-        return await _clips_answer(jobs, body, http, backend)
+        return await _generated(body, http, backend)
+
+    @app.post("/v1/audio/melodies", dependencies=auth, **CLIPS)
+    async def melodies(
+        file: Annotated[UploadFile, File()],
+        http: Request,
+        settings: Annotated[str, Form(max_length=20_000)] = "{}",
+    ) -> Any:
+        """New sound that follows the melody of the uploaded audio, for models that take one;
+        `settings` is the JSON of a generation."""
+        body = GenerationBody.model_validate_json(settings)
+        backend.check_melody()
+        melody = await run_in_threadpool(_read, await file.read(), backend.pipeline)
+        return await _generated(body, http, backend, melody=melody, name=file.filename)
 
     @app.post("/v1/audio/continuations", dependencies=auth, **CLIPS)
     async def continuations(
@@ -273,10 +261,10 @@ def _add_generation_routes(app: FastAPI, backend: Backend, auth: Sequence[params
         audio = await run_in_threadpool(_read, await file.read(), backend.pipeline)
         seed = body.seed_or_random()
         job = await backend.generate(body, prompt=body.prompt, seed=seed, audio=audio)
-        job.upload = file.filename
+        job.uploads = {"audio": file.filename or ""}
         if body.stream:
-            return await _audio_answer(job, body.response_format, http, backend)
-        return await _clips_answer([job], body, http, backend)
+            return await audio_answer(job, body.response_format, http, backend)
+        return await clips_answer([job], body, http, backend)
 
     @app.post("/v1/audio/inpaintings", dependencies=auth, **CLIPS)
     async def inpaintings(
@@ -290,8 +278,41 @@ def _add_generation_routes(app: FastAPI, backend: Backend, auth: Sequence[params
         check_format(body.response_format)
         audio = await run_in_threadpool(_read, await file.read(), backend.pipeline)
         job = backend.inpaint(body, audio)
-        job.upload = file.filename
-        return await _clips_answer([job], body, http, backend)
+        job.uploads = {"audio": file.filename or ""}
+        return await clips_answer([job], body, http, backend)
+
+
+async def _generated(
+    body: GenerationBody,
+    http: Request,
+    backend: Backend,
+    *,
+    melody: Tensor | None = None,
+    name: str | None = None,
+) -> Any:
+    """The clips of a generation.
+
+    Args:
+        melody: samples [C, N] whose melody the clips follow.
+        name: that of its file.
+    """
+    if body.stream and body.n > 1:
+        raise ValueError(f"n must be 1 when stream is true, got {body.n}.")
+    check_format(body.response_format)
+    first = body.seed_or_random()
+    jobs: list[Job] = []
+    try:
+        for seed in range(first, first + body.n):
+            job = await backend.generate(body, prompt=body.prompt, seed=seed, melody=melody)
+            job.uploads = {} if melody is None else {"melody": name or ""}
+            jobs.append(job)
+    except BaseException:
+        cancel(jobs)
+        raise
+    if body.stream:
+        headers = await backend.notice(body.prompt)
+        return await audio_answer(jobs[0], body.response_format, http, backend, headers=headers)
+    return await clips_answer(jobs, body, http, backend)
 
 
 def _add_conversion_route(app: FastAPI, backend: Backend, auth: Sequence[params.Depends]) -> None:
@@ -319,7 +340,7 @@ def _add_conversion_route(app: FastAPI, backend: Backend, auth: Sequence[params.
 
 
 def _add_variation_route(app: FastAPI, backend: Backend, auth: Sequence[params.Depends]) -> None:
-    @app.post("/v1/audio/variations", dependencies=auth, response_model=ClipsAnswer)
+    @app.post("/v1/audio/variations", dependencies=auth, **CLIPS)
     async def variations(
         file: Annotated[UploadFile, File()],
         http: Request,
@@ -331,8 +352,8 @@ def _add_variation_route(app: FastAPI, backend: Backend, auth: Sequence[params.D
         check_format(body.response_format)
         audio = await run_in_threadpool(_read, await file.read(), backend.pipeline)
         job = await backend.vary(body, audio)
-        job.upload = file.filename
-        return await _json_answer([job], body.response_format, http, backend)
+        job.uploads = {"audio": file.filename or ""}
+        return await clips_answer([job], body, http, backend)
 
 
 def _add_live_route(
@@ -353,21 +374,6 @@ def _add_live_route(
             await serve_live(socket, backend)
 
 
-async def _clip(job: Job, sound: AsyncGenerator[Tensor]) -> Clip:
-    """Waits for the complete clip; cancels the job on the way out."""
-    async with aclosing(sound):
-        async for _ in sound:
-            pass
-    if job.clip is None:  # another clip of this request failed
-        raise asyncio.CancelledError
-    return job.clip
-
-
-def _cancel(jobs: Sequence[Job]) -> None:
-    for job in jobs:
-        job.cancel()
-
-
 @releases_omp_threads
 def _read(data: bytes, pipeline: AudioPipeline) -> Tensor:
     """The samples [C, N] of an upload, in the pipeline's format."""
@@ -378,93 +384,6 @@ def _read(data: bytes, pipeline: AudioPipeline) -> Tensor:
         max_duration=MAX_PROMPT_SECONDS,  # a small file can hold hours
     )
     return audio.samples
-
-
-async def _audio_bytes(
-    job: Job, form: Format, http: Request, backend: Backend
-) -> bytes | AsyncIterator[bytes]:
-    """The audio of a clip, in pieces if the format allows sending it while it is made."""
-    sound = backend.metrics.timed(job)
-    if form not in STREAMED:
-        clip = await _unless_disconnected(_clip(job, sound), http)
-        clip = replace(clip, settings=backend.settings_of(job, clip))
-        return await run_in_threadpool(encoded, clip, form)
-    first = await _unless_disconnected(anext(sound), http)  # errors so far get a proper status
-
-    async def pieces() -> AsyncIterator[Tensor]:
-        async with aclosing(sound):
-            yield first
-            async for samples in sound:
-                yield samples
-
-    pipeline = backend.pipeline
-    return streamed(
-        pieces(), form, sample_rate=pipeline.sample_rate, num_channels=pipeline.num_channels
-    )
-
-
-async def _audio_answer(
-    job: Job,
-    form: Format,
-    http: Request,
-    backend: Backend,
-    *,
-    headers: Mapping[str, str] | None = None,
-) -> Response:
-    audio = await _audio_bytes(job, form, http, backend)
-    all_headers = {"x-seed": str(job.seed), **(headers or {})}
-    kind = MEDIA_TYPES[form]
-    if isinstance(audio, bytes):
-        return Response(audio, media_type=kind, headers=all_headers)
-    return StreamingResponse(audio, media_type=kind, headers=all_headers)
-
-
-async def _clips_answer(
-    jobs: Sequence[Job], body: GenerationBody | InpaintingBody, http: Request, backend: Backend
-) -> Any:
-    """All clips, as JSON or as events."""
-    if body.stream_format == "sse":
-        return clip_events(jobs, http, backend, prompt=body.prompt)
-    return await _json_answer(jobs, body.response_format, http, backend)
-
-
-async def _json_answer(
-    jobs: Sequence[Job], form: Format, http: Request, backend: Backend
-) -> ClipsAnswer:
-    """All clips as base64 in JSON."""
-    try:
-        made = asyncio.gather(*(_clip(job, backend.metrics.timed(job)) for job in jobs))
-        clips = await _unless_disconnected(made, http)
-    finally:
-        _cancel(jobs)
-    named = [
-        replace(clip, settings=backend.settings_of(job, clip))
-        for clip, job in zip(clips, jobs, strict=True)
-    ]
-    files = [await run_in_threadpool(encoded, clip, form) for clip in named]
-    answers = [
-        ClipAnswer(
-            b64_audio=base64.b64encode(file).decode(),
-            format=form,
-            seed=clip.seed,
-            duration=clip.duration,
-            sample_rate=clip.sample_rate,
-        )
-        for clip, file in zip(clips, files, strict=True)
-    ]
-    return ClipsAnswer(created=int(time.time()), model=backend.name, data=answers)
-
-
-async def _unless_disconnected(work: Awaitable[Any], http: Request) -> Any:
-    """The result of the work, which is cancelled if the client disconnects first."""
-    task = asyncio.ensure_future(work)
-    try:
-        while not (await asyncio.wait([task], timeout=POLL_SECONDS))[0]:
-            if await http.is_disconnected():
-                raise HTTPException(499, "Client disconnected.")
-        return task.result()
-    finally:
-        task.cancel()
 
 
 def _add_error_handlers(app: FastAPI) -> None:

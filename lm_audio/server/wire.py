@@ -25,6 +25,7 @@ from pydantic import (
 from torch import Tensor
 
 from audio_tokenizers.audio_writer import LONGEST_COMMENT, write_audio
+from audio_tokenizers.containers import LongAudioError
 from audio_tokenizers.wav_stream import pcm16, wav_header
 from lm_audio.clip import Clip
 from lm_audio.generation.track import Stage
@@ -160,13 +161,20 @@ STORY = Field(
 )
 
 
+BLEND = Field(
+    min_length=1,
+    max_length=8,
+    description="Prompts and their relative shares, in place of prompt, for diffusion models.",
+)
+
+
 StreamFormat = Literal["sse"] | None
 STREAM_FORMAT: Any = Field(
     default=None, description="Return server-sent events with 16-bit PCM (docs/serving.md)."
 )
 
 
-def _check_stream_format(body: "GenerationBody | InpaintingBody") -> None:
+def _check_stream_format(body: "GenerationBody | InpaintingBody | VariationBody") -> None:
     if body.stream_format is None:
         return
     if "response_format" in body.model_fields_set and body.response_format != "pcm":
@@ -180,6 +188,9 @@ class GenerationBody(GenerationFields):
 
     prompt: str | None = Field(default=None, max_length=MAX_TEXT)
     story: Annotated[list[Part], STORY] | None = None
+    blend: (
+        Annotated[dict[Annotated[str, Field(max_length=MAX_TEXT)], FiniteFloat], BLEND] | None
+    ) = None
     loop: bool = Field(default=False, description="A seamless loop, for models that can.")
     n: Annotated[
         int,
@@ -310,6 +321,12 @@ class VariationBody(CommonFields):
     )
     prompt: str | None = Field(default=None, max_length=MAX_TEXT)
     response_format: Format = "wav"
+    stream_format: StreamFormat = STREAM_FORMAT
+
+    @model_validator(mode="after")
+    def _events_are_pcm(self) -> "VariationBody":
+        _check_stream_format(self)
+        return self
 
 
 class InpaintingBody(CommonFields):
@@ -336,12 +353,16 @@ class ConversionBody(Body):
     response_format: Format = "wav"
 
 
+SCORE = "Fit to the prompt, if the server has a judge; the higher, the better."
+
+
 class ClipAnswer(BaseModel):
     b64_audio: str
     format: Format
     seed: int
     duration: float
     sample_rate: int
+    score: float | None = Field(default=None, description=SCORE)
 
 
 class ClipsAnswer(BaseModel):
@@ -404,7 +425,8 @@ def error_of(error: Exception, *, what: str = "The body") -> tuple[int, dict[str
         return status, error_body(str(error), status=status, param=error.param, code=error.code)
     for kind, status in STATUSES.items():
         if isinstance(error, kind):
-            return status, error_body(str(error), status=status)
+            code = "audio_too_long" if isinstance(error, LongAudioError) else None
+            return status, error_body(str(error), status=status, code=code)
     logger.error("A request failed.", exc_info=error)
     return 500, error_body("Internal server error. See the server log for details.", status=500)
 

@@ -34,6 +34,7 @@ from lm_audio.data.synthetic_shards import make_up_shards
 from lm_audio.data.tokenizing import Tokenizers, TokenizingConfig
 
 FOLDER = Path(__file__).parents[2] / "recipes"
+AUDIOLDM = Path(__file__).parents[1] / "lm_audio/families/audioldm/conftest.py"
 STAGE_STEPS = 30
 STAGE_SETTINGS: dict[str, dict[str, Any]] = {
     "duet semantic": {"context_seconds": 1.0, "tokens_per_batch": 200},
@@ -130,6 +131,23 @@ def load_recipe() -> Callable[[str], ModuleType]:
         return module
 
     return load
+
+
+@pytest.fixture(scope="session")
+def write_audioldm2() -> Callable[[Path, int], Path]:
+    """Writes a tiny AudioLDM 2 of random weights, whose U-Net reads vectors of a given width."""
+
+    def write(folder: Path, width: int) -> Path:
+        spec = importlib.util.spec_from_file_location("audioldm_checkpoints", AUDIOLDM)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        parts = module.small_parts(cross_attention_dim=[[None, width, 20]] * 2)
+        made: Path = module.write(parts, folder)
+        return made
+
+    return write
 
 
 @pytest.fixture(scope="session")

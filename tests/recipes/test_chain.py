@@ -6,6 +6,7 @@ Each is run as a user runs it, on what those before it wrote. `make recipes-test
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -196,6 +197,26 @@ def test_latents_of_spectrograms_are_learnt_and_generated(workshop: Workshop) ->
     model = lm_audio.load(workshop.folder / "spectrograms/model")
     longer = model.continue_from(workshop.folder / "bell.wav", duration=1.0, seed=1)
     assert torch.equal(longer.samples[:, : made.samples.shape[1]], made.samples)
+
+
+def test_the_language_of_audio_is_learnt_and_heard(
+    workshop: Workshop, write_audioldm2: Callable[[Path, int], Path]
+) -> None:
+    write_audioldm2(workshop.folder / "audioldm2", 32)
+    workshop.run(
+        *("train_audio_language", "--data", *CORPORA, "--model", "audioldm2"),
+        *("--encoder", "masked", "--out", "language"),
+    )
+    assert falls(workshop.losses("language"), by=0.05)
+    model = lm_audio.load(workshop.folder / "language/model")
+    recording = workshop.folder / "sounds/noise 0.flac"
+    clips = [
+        model.generate("a bell rings", duration=0.1, seed=1, tokens=tokens)
+        for tokens in (None, {"audio_language": recording})
+    ]
+    spoken, heard = (clip.stage_values["audio_language"] for clip in clips)
+    assert spoken.shape == heard.shape == (32, 8)
+    assert not torch.allclose(*(clip.samples for clip in clips))
 
 
 def test_the_three_stages_of_audiolm_learn(workshop: Workshop) -> None:

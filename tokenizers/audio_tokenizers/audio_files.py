@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import soundfile
 
-from audio_tokenizers.containers import BinarySource, converted, is_truncated
+from audio_tokenizers.containers import BinarySource, LongAudioError, converted, is_truncated
 from audio_tokenizers.resampling import (
     StreamResampler,
     check_sample_rate,
@@ -226,7 +226,7 @@ def _opened(
             file = stack.enter_context(_LinearFile(raw))
         info = _info(file, name, container, num_samples, truncated)
         if max_duration is not None and info.duration > max_duration:
-            raise ValueError(f"{name} is longer than the maximum of {max_duration:g} s.")
+            raise LongAudioError(f"{name} is longer than the maximum of {max_duration:g} s.")
         yield file, info
 
 

@@ -44,6 +44,10 @@ class BinarySource(Protocol):
     def tell(self) -> int: ...
 
 
+class LongAudioError(ValueError):
+    """Audio is longer than allowed."""
+
+
 @contextmanager
 def converted(
     file: BinarySource, name: str, *, max_seconds: float | None = None
@@ -83,7 +87,7 @@ def converted(
             reasons = done.stderr.replace(f"file:{source}", name).strip().splitlines()
             raise ValueError(f"ffmpeg cannot decode {name}: {(reasons or ['no audio'])[-1]}")
         if max_seconds is not None and target.stat().st_size > MAX_BYTES - NEAR:
-            raise ValueError(f"{name} decodes to more than {MAX_BYTES >> 20} MiB.")
+            raise LongAudioError(f"{name} decodes to more than {MAX_BYTES >> 20} MiB.")
         with target.open("rb") as wav:
             yield wav, container
 

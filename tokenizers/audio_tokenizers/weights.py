@@ -143,7 +143,7 @@ def load_transformers(cls: Any, source: str | Path, *, kind: str) -> Any:
     Args:
         kind: the `model_type` that its config must state.
     """
-    with hub_access(source), _no_progress_bars():
+    with hub_access(source), no_progress_bars():
         found = cls.config_class.get_config_dict(source)[0].get("model_type")
         if found != kind:
             raise ValueError(f"Got {source}, a model of type {found}; expected type {kind}.")
@@ -165,7 +165,7 @@ def load_transformers(cls: Any, source: str | Path, *, kind: str) -> Any:
 
 
 @contextmanager
-def _no_progress_bars() -> Iterator[None]:
+def no_progress_bars() -> Iterator[None]:
     """transformers shows a bar for each model that it reads."""
     from transformers import utils
 

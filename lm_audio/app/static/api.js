@@ -1,6 +1,7 @@
 // The client of the public API (docs/serving.md). Nothing here is private to this page.
 
 const KEY = "lm-audio-api-key";
+const FORM_BYTES = 1000; // of a form, beside the file and the settings
 
 /** A refused or failed request, in words for the user. */
 export class ServiceError extends Error {
@@ -53,9 +54,12 @@ async function request(path, options = {}) {
   throw new ServiceError(found.message, { status: response.status, code: found.code });
 }
 
+/** Bytes per request. */ let maxUpload = Infinity;
+
 /** What the served model is and can do. */
 export async function getModel() {
   const models = await (await request("/v1/models")).json();
+  maxUpload = models.data[0].limits.max_upload;
   return models.data[0];
 }
 
@@ -75,9 +79,16 @@ export async function isReady() {
 
 /** @param {Record<string, any>} settings @param {File | Blob} [file] */
 function form(settings, file) {
+  const text = JSON.stringify(settings);
+  // The service would refuse it as well, but in bytes and after a part of the upload.
+  if (file && file.size + text.length + FORM_BYTES > maxUpload) {
+    const [size, most] = [file.size, maxUpload].map((bytes) => +(bytes / 1e6).toPrecision(3));
+    const message = `The file has ${size} MB, but the service takes at most ${most} MB. Use a shorter file, or FLAC or MP3.`;
+    throw new ServiceError(message, { status: 413, code: "request_too_large" });
+  }
   const body = new FormData();
   if (file) body.append("file", file, /** @type {any} */ (file).name ?? "sound.wav");
-  body.append("settings", JSON.stringify(settings));
+  body.append("settings", text);
   return body;
 }
 
@@ -104,7 +115,7 @@ export async function convert(file, format) {
 
 /**
  * Makes clips and yields their events: accepted, progress, delta, done.
- * @param {"generations" | "continuations" | "inpaintings"} route
+ * @param {"generations" | "continuations" | "inpaintings" | "melodies" | "variations"} route
  * @param {Record<string, any>} settings
  * @param {{file?: Blob, signal: AbortSignal}} options
  * @returns {AsyncGenerator<ClipEvent>}

@@ -3,6 +3,8 @@
 import { convert, ServiceError } from "./api.js";
 import { readWav, Sound, wavFile } from "./sound.js";
 
+export const TOO_LONG = "audio_too_long"; // the code of the service
+
 /**
  * A file in the model's sample rate and channels.
  *
@@ -15,7 +17,7 @@ export async function readFile(file) {
   try {
     converted = await convert(file, "wav");
   } catch (error) {
-    if (!(error instanceof ServiceError) || error.status !== 400) throw error;
+    if (!(error instanceof ServiceError) || error.status !== 400 || error.code === TOO_LONG) throw error;
     const decoded = await decode(file).catch(() => null);
     if (!decoded) throw error;
     converted = await convert(wavFile(decoded), "wav");

@@ -19,24 +19,32 @@ export function levelsText(clip) {
   return `${decibels(clip.loudness)} LUFS\n${decibels(clip.truePeak)} dBTP`;
 }
 
+/**
+ * What can be done with a clip elsewhere; `onVary` is null where the model cannot.
+ * @typedef {{onOpen: (card: Card) => void, onReuse: (card: Card) => void, onVary: ((card: Card) => void) | null}} Actions
+ */
+
 export class Card {
   /** @type {import("./clips.js").Clip | null} */ clip = null;
   /** @type {import("./sound.js").Sound | null} */ sound = null;
   #pairs = new Int8Array(2 * COLUMNS);
   #numPlayed = 0; // columns
   #isDirty = false;
+  isRepeated = false;
   #expected = 0; // seconds, while it grows
   #abort = new AbortController();
 
   /**
-   * @param {{title: string, detail: string, onOpen: (card: Card) => void,
-   *          onReuse: (card: Card) => void, onRemove?: (card: Card) => void}} options
+   * @param {Actions & {title: string, detail: string, onRemove?: (card: Card) => void}} options
    */
   constructor(options) {
     this.options = options;
     this.key = `card-${Card.#count++}`;
     this.number = element("kbd", { class: "number", hidden: true });
     this.star = iconButton("star", "Star", () => this.toggleStar(), { "aria-pressed": "false", disabled: true });
+    this.repeat = iconButton("loop", "Repeat", () => this.setRepeated(!this.isRepeated), { "aria-pressed": "false", hidden: true });
+    this.badge = element("span", { class: "badge", hidden: true, title: "The judge of the service finds that this take fits the prompt best." }, "Best match");
+    this.detail = element("p", { class: "card-detail" }, options.detail);
     this.wave = element("canvas", { class: "wave", width: 2 * COLUMNS, height: 64 });
     this.picture = element("canvas", { class: "spectrogram" });
     this.playhead = element("div", { class: "playhead", hidden: true });
@@ -49,8 +57,8 @@ export class Card {
     this.element = element(
       "li",
       { class: "card", tabindex: -1 },
-      element("div", { class: "card-head" }, this.number, element("h3", { title: options.title }, options.title), this.star),
-      element("p", { class: "card-detail" }, options.detail),
+      element("div", { class: "card-head" }, this.number, element("h3", { title: options.title }, options.title), this.badge, this.repeat, this.star),
+      this.detail,
       this.screen,
       element("div", { class: "card-foot" }, this.playButton, this.time, this.state, this.open, this.menu),
     );
@@ -87,7 +95,8 @@ export class Card {
       item("Copy as code", () => showCode(/** @type {any} */ (this.clip))),
       item("Use these settings", () => this.options.onReuse(this)),
     );
-    const { onRemove } = this.options;
+    const { onRemove, onVary } = this.options;
+    if (onVary) panel.prepend(item("Vary", () => onVary(this)));
     if (onRemove) panel.append(item("Delete", () => onRemove(this)));
     const menu = element("details", { class: "menu", hidden: true }, element("summary", { "aria-label": `More for ${this.options.title}` }, "More"), panel);
     menu.addEventListener("keydown", (event) => {
@@ -147,7 +156,22 @@ export class Card {
     drawSpectrogram(this.picture, clip.picture);
     this.screen.append(frequencyAxis(clip.rate, 0.25));
     this.showStar();
+    this.repeat.hidden = !clip.recipe?.loop;
+    this.setRepeated(Boolean(clip.recipe?.loop));
     this.draw();
+  }
+
+  /** Plays a seamless loop again and again, or once. @param {boolean} repeated */
+  setRepeated(repeated) {
+    this.isRepeated = repeated;
+    this.repeat.setAttribute("aria-pressed", String(repeated));
+    if (player.key === this.key) player.setLoop(repeated ? { start: 0, end: player.duration } : null);
+  }
+
+  /** Shows how well the take fits its prompt. @param {number} score @param {boolean} isBest among its takes. */
+  showScore(score, isBest) {
+    this.detail.textContent = `${this.options.detail}, match ${score.toFixed(2).replace("-", "−")}`;
+    this.badge.hidden = !isBest;
   }
 
   /** Marks a take that was not finished. @param {string} text */
@@ -184,6 +208,7 @@ export class Card {
     if (player.key !== this.key) {
       const sound = this.sound ?? (await soundOf(/** @type {any} */ (this.clip)));
       player.open(sound, this.key);
+      this.setRepeated(this.isRepeated);
     }
     if (share > 0 || player.paused) player.currentTime = share * player.duration;
     player.play();

@@ -12,9 +12,9 @@ const PAGE = 24; // cards shown at once
 /** @type {Card[]} */ let cards = [];
 let numShown = PAGE;
 let isVisible = false;
-/** @type {{onOpen: (card: Card) => void, onReuse: (card: Card) => void}} */ let actions;
+/** @type {import("./card.js").Actions} */ let actions;
 
-/** @param {typeof actions} given */
+/** @param {import("./card.js").Actions} given */
 export function setUpLibrary(given) {
   actions = given;
   byId("search").addEventListener("input", reset);

@@ -37,6 +37,9 @@ function showView() {
   timeline.showTimeline(current === "timeline");
 }
 
+/** What cards do. @type {import("./card.js").Actions} */
+const actions = { onOpen: openInTimeline, onReuse: reuse, onVary: null };
+
 /** Opens the clip of a card in the timeline. @param {import("./card.js").Card} card */
 async function openInTimeline(card) {
   const clip = /** @type {import("./clips.js").Clip} */ (card.clip);
@@ -44,6 +47,13 @@ async function openInTimeline(card) {
   const sound = card.sound?.complete ? card.sound : await soundOf(clip);
   timeline.openClip(clip, sound);
   location.hash = "#timeline";
+}
+
+/** @param {import("./card.js").Card} card */
+async function varyInTimeline(card) {
+  await openInTimeline(card);
+  showView();
+  byId("strength").focus();
 }
 
 let shown = ""; // the facts of the model for which the controls were made
@@ -62,6 +72,7 @@ async function connect() {
       setModel(model);
       setUpModel(model);
       timeline.setUpModel(model);
+      actions.onVary = model.abilities.includes("vary") ? varyInTimeline : null;
     }
     document.documentElement.dataset.ready = "yes";
   } catch (error) {
@@ -139,8 +150,8 @@ function press(key) {
   return false;
 }
 
-setUpMake(openInTimeline);
-setUpLibrary({ onOpen: openInTimeline, onReuse: reuse });
+setUpMake(actions);
+setUpLibrary(actions);
 timeline.setUpTimeline();
 setUpKey();
 setUpShortcuts();

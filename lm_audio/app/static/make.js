@@ -6,9 +6,10 @@ import { keep } from "./clips.js";
 import { byId, element, setIcon } from "./elements.js";
 import { announce, clear, show, showError } from "./notices.js";
 import { player, wake } from "./player.js";
-import { requestFields } from "./recipe.js";
+import { requestFields, storyParts } from "./recipe.js";
 import { setUpSettings } from "./settings.js";
 import { fromBase64, Sound } from "./sound.js";
+import { Story } from "./story.js";
 
 const MOST_CARDS = 12;
 const MOST_TAKES = 9;
@@ -20,11 +21,14 @@ const LONGEST = 60; // seconds on the slider
 /** @type {AbortController | null} */ let running = null;
 /** @type {Card[]} the newest first */ let cards = [];
 let isSeedLocked = false;
-/** @type {(card: Card) => void} */ let openInTimeline = () => {};
+/** @type {Story} */ let story;
+/** @type {File | null} */ let melody = null;
+/** @type {import("./card.js").Actions} */ let actions;
 
-/** Prepares what does not depend on the model. @param {(card: Card) => void} onOpen */
-export function setUpMake(onOpen) {
-  openInTimeline = onOpen;
+/** Prepares what does not depend on the model. @param {import("./card.js").Actions} given */
+export function setUpMake(given) {
+  actions = given;
+  story = new Story(byId("story"), { first: byId("prompt"), seconds: () => Number(byId("duration").value), hint: "for sound that changes" });
   const takes = byId("takes");
   for (let n = 1; n <= MOST_TAKES; n++) takes.append(element("option", { value: n }, String(n)));
   takes.value = "2";
@@ -42,6 +46,12 @@ export function setUpMake(onOpen) {
     if (running) stop();
     else generate();
   });
+  byId("choose-melody").addEventListener("click", () => byId("melody").click());
+  byId("melody").addEventListener("change", () => setMelody(byId("melody").files[0] ?? null));
+  byId("remove-melody").addEventListener("click", () => {
+    setMelody(null);
+    byId("choose-melody").focus();
+  });
   player.addEventListener("firstsound", (event) => reportFirstSound(/** @type {CustomEvent} */ (event)));
 }
 
@@ -53,6 +63,9 @@ export function setUpModel(found) {
   duration.max = String(Math.min(LONGEST, model.limits.max_duration));
   showDuration();
   byId("prompt").disabled = !model.abilities.includes("text");
+  byId("story").hidden = !model.abilities.includes("story");
+  byId("seamless-field").hidden = !model.abilities.includes("loop");
+  byId("melody-field").hidden = !model.abilities.includes("melody");
   const prompts = Object.values(model.prompts).map((examples) => examples[0]);
   byId("known").hidden = prompts.length === 0;
   showChips(prompts, FEW_CHIPS);
@@ -78,13 +91,24 @@ function showChips(prompts, count) {
   byId("chips").append(toggle);
 }
 
+/** Fills the field of a prompt that was used last. @param {string} prompt */
 function setPrompt(prompt) {
-  byId("prompt").value = prompt;
-  byId("prompt").focus();
+  story.field.value = prompt;
+  story.layOut();
+  story.field.focus();
 }
 
 function showDuration() {
   byId("duration-value").textContent = `${Number(byId("duration").value)} s`;
+  story.layOut();
+}
+
+/** @param {File | null} file */
+function setMelody(file) {
+  melody = file;
+  byId("melody").value = "";
+  byId("melody-name").textContent = file?.name ?? "No file";
+  byId("remove-melody").hidden = !file;
 }
 
 /** @param {boolean} locked */
@@ -114,10 +138,14 @@ function chooseSeed() {
 /** The recipe of the first take, from the form. */
 function readRecipe() {
   const prompt = byId("prompt").value.trim();
+  const parts = story.read();
+  const told = parts ? { story: parts } : prompt ? { prompt } : {};
+  const isLoop = byId("seamless").checked && !byId("seamless-field").hidden;
   return {
     verb: "generate",
     model: model.id,
-    ...(prompt ? { prompt } : {}),
+    ...told,
+    ...(isLoop ? { loop: true } : {}),
     duration: Number(byId("duration").value),
     seed: chooseSeed(),
     .../** @type {any} */ (settings).read(),
@@ -131,6 +159,10 @@ export function reuse(card) {
   byId("prompt").value = recipe.prompt ?? recipe.text ?? "";
   byId("duration").value = String(recipe.duration ?? 5);
   showDuration();
+  story.write(recipe.story ? storyParts(recipe.story) : []);
+  byId("seamless").checked = Boolean(recipe.loop);
+  if (recipe.melody !== melody?.name) setMelody(null);
+  if (recipe.melody && !melody) show(byId("make-message"), `Choose the melody again: ${recipe.melody}`);
   byId("seed").value = String(recipe.seed);
   lockSeed(true);
   settings?.write(recipe);
@@ -158,8 +190,8 @@ async function generate() {
   setRunning(new AbortController());
   announce(`Making ${recipes.length === 1 ? "one take" : `${recipes.length} takes`}.`);
   try {
-    await follow(recipes, batch, /** @type {any} */ (running).signal);
-    announce("Finished.");
+    const best = await follow(recipes, batch, /** @type {any} */ (running).signal);
+    announce(best ? `Finished. Take ${best.number.textContent} fits the prompt best.` : "Finished.");
   } catch (error) {
     const isStopped = /** @type {any} */ (error).name === "AbortError";
     finishEarly(batch, isStopped ? "Stopped" : "Not finished");
@@ -173,9 +205,12 @@ async function generate() {
 /** @param {any[]} recipes @param {Card[]} batch @param {AbortSignal} signal */
 async function follow(recipes, batch, signal) {
   const fields = { ...requestFields(recipes[0], model), n: recipes.length };
+  const file = byId("melody-field").hidden ? null : melody;
+  const options = file ? { file, signal } : { signal };
+  /** @type {Map<Card, number>} */ const scores = new Map();
   const sounds = recipes.map(() => new Sound(model.sample_rate, model.num_channels));
   let hasStarted = false;
-  for await (const event of make("generations", fields, { signal })) {
+  for await (const event of make(file ? "melodies" : "generations", fields, options)) {
     const [card, sound] = [batch[event.index], sounds[event.index]];
     if (event.type === "audio.notice") {
       show(byId("notice"), event.message);
@@ -194,8 +229,18 @@ async function follow(recipes, batch, signal) {
       sound.complete = true;
       const { loudness, true_peak: truePeak, settings: recipe } = event;
       card.finish(keep(sound, { title: card.options.title, recipe, loudness, truePeak }));
+      if (event.score !== undefined) scores.set(card, event.score);
     }
   }
+  return markBest(scores);
+}
+
+/** Marks the take that fits the prompt best, and returns it. @param {Map<Card, number>} scores */
+function markBest(scores) {
+  if (scores.size < 2) return null;
+  const [best] = [...scores].reduce((a, b) => (b[1] > a[1] ? b : a));
+  for (const [card, score] of scores) card.showScore(score, card === best);
+  return best;
 }
 
 /** @param {{position: number, progress: number}} event */
@@ -204,15 +249,20 @@ export function progressText({ position, progress }) {
   return progress > 0 ? `${Math.round(100 * progress)} %` : "Starting …";
 }
 
+/** @param {any} recipe of a generation. */
+function titleOf(recipe) {
+  if (recipe.story) return recipe.story.map(([, text]) => text).join(" → ");
+  return recipe.prompt ?? "Anything";
+}
+
 /** Puts cards for new takes before the others. @param {any[]} recipes */
 function addCards(recipes) {
   const batch = recipes.map(
     (recipe) =>
       new Card({
-        title: recipe.prompt ?? "Anything",
+        title: titleOf(recipe),
         detail: `${recipe.duration} s, seed ${recipe.seed}`,
-        onOpen: (card) => openInTimeline(card),
-        onReuse: reuse,
+        ...actions,
       }),
   );
   cards = [...batch, ...cards];

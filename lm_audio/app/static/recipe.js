@@ -10,12 +10,16 @@ const SAMPLING = ["temperature", "top_k", "top_p", "min_p", "guidance_scale", "r
 
 /**
  * @typedef {Object} Recipe
- * @property {"generate" | "continue" | "inpaint"} verb
+ * @property {"generate" | "continue" | "inpaint" | "vary"} verb
  * @property {string} model
  * @property {number} seed
  * @property {string} [prompt] the text of a generation.
- * @property {string} [text] the text of a continuation or an inpainting.
- * @property {string} [audio] the file that is continued or inpainted.
+ * @property {string} [text] the text of an edit.
+ * @property {string | [number, string][]} [story] prompts over time, in place of one.
+ * @property {string} [audio] the file that is edited.
+ * @property {string} [melody] the file whose melody the clip follows.
+ * @property {number} [strength] how much a variation changes, up to 1.
+ * @property {boolean} [loop]
  * @property {number} [duration]
  * @property {number} [start]
  * @property {number} [end]
@@ -27,16 +31,30 @@ const SAMPLING = ["temperature", "top_k", "top_p", "min_p", "guidance_scale", "r
 /** The fields of a request to the API. @param {any} recipe @param {any} model */
 export function requestFields(recipe, model) {
   const fields = { seed: recipe.seed };
-  for (const name of ["duration", "start", "end", "negative", "raw"]) {
+  for (const name of ["duration", "start", "end", "strength", "negative", "raw", "loop"]) {
     if (recipe[name] !== undefined) fields[name] = recipe[name];
   }
   if (recipe.num_candidates) fields.candidates = recipe.num_candidates;
   const prompt = recipe.prompt ?? recipe.text;
   if (prompt) fields.prompt = prompt;
+  if (recipe.story) fields.story = storyParts(recipe.story);
   if (recipe.condition) fields.conditions = conditions(recipe);
   const sampling = samplingByStage(recipe, model);
   if (Object.keys(sampling).length) fields.sampling = sampling;
   return fields;
+}
+
+/**
+ * The seconds and prompts of a story, which the service writes as "0: rain; 2.5: thunder".
+ * @param {string | [number, string][]} story
+ * @returns {[number, string][]}
+ */
+export function storyParts(story) {
+  if (typeof story !== "string") return story;
+  return story.split(/;\s*(?=\d+(?:\.\d+)?:)/).map((part) => {
+    const colon = part.indexOf(":");
+    return [Number(part.slice(0, colon)), part.slice(colon + 1).trim()];
+  });
 }
 
 /** @param {any} recipe */
@@ -60,7 +78,7 @@ const quoted = (text) => (/^[\w@%+=:,./-]+$/.test(text) ? `${text}` : `'${`${tex
 
 /** The command line, or null for settings that only Python has. @param {any} recipe @param {string} output */
 export function asCommand(recipe, output = "clip.wav") {
-  if (recipe.sampling) return null;
+  if (recipe.sampling || (recipe.story && recipe.verb !== "generate")) return null;
   const { verb, prompt, audio, ...given } = recipe;
   const words = ["lm-audio", verb];
   const place = prompt ?? audio;
@@ -82,20 +100,25 @@ export function asCommand(recipe, output = "clip.wav") {
 
 /** @param {any} value */
 const python = (value) => (value === true ? "True" : JSON.stringify(value));
-const METHODS = { generate: "generate", continue: "continue_from", inpaint: "inpaint" };
+const METHODS = { generate: "generate", continue: "continue_from", inpaint: "inpaint", vary: "vary" };
 
 /** @param {any} recipe @param {any} model @param {string} output */
 export function asPython(recipe, model, output = "clip.wav") {
-  const { verb, prompt, audio, condition, sampling: _, ...given } = recipe;
+  const { verb, prompt, story, audio, melody, condition, sampling: _, ...given } = recipe;
   const place = prompt ?? audio;
   const words = place === undefined ? [] : [python(place)];
+  if (story) {
+    const parts = storyParts(story).map(([at, text]) => `(${at}, ${python(text)})`);
+    words.push(`${verb === "generate" ? "" : "text="}[${parts.join(", ")}]`);
+  }
   const loading = [];
   for (const [name, value] of Object.entries(given)) {
     if (DEFAULTS[name] === value || SAMPLING.includes(name)) continue;
     if (name === "model") loading.unshift(python(value));
     else (LOADING.includes(name) ? loading : words).push(`${name}=${python(value)}`);
   }
-  if (condition) words.push(`conditions=${JSON.stringify(conditions(recipe))}`);
+  const values = { ...(condition ? conditions(recipe) : {}), ...(melody ? { melody } : {}) };
+  if (Object.keys(values).length) words.push(`conditions=${JSON.stringify(values)}`);
   const lines = ["import lm_audio", "", `model = lm_audio.load(${loading.join(", ")})`];
   const sampling = Object.entries(samplingByStage(recipe, model));
   if (sampling.length) {
@@ -112,19 +135,24 @@ export function asPython(recipe, model, output = "clip.wav") {
   return lines.join("\n");
 }
 
-const ROUTES = { generate: "speech", continue: "continuations", inpaint: "inpaintings" };
+const ROUTES = { generate: "speech", continue: "continuations", inpaint: "inpaintings", vary: "variations" };
 
 /** @param {any} recipe @param {any} model @param {string} origin such as http://127.0.0.1:8000 */
 export function asCurl(recipe, model, origin, output = "clip.wav") {
   const { prompt, ...fields } = requestFields(recipe, model);
   const url = `${origin}/v1/audio/`;
   if (recipe.verb === "generate") {
-    // Speech returns a file, but needs a text.
-    if (prompt) {
+    if (recipe.melody) {
+      const settings = JSON.stringify({ ...(prompt ? { prompt } : {}), ...fields, stream: true });
+      const file = `-F ${quoted(`file=@${recipe.melody}`)} -F ${quoted(`settings=${settings}`)}`;
+      return `curl ${url}melodies ${file} -o ${quoted(output)}`;
+    }
+    // Speech returns a file, but needs a text, and makes no loops.
+    if (prompt && !recipe.loop) {
       const body = JSON.stringify({ input: prompt, ...fields, response_format: "wav" });
       return `curl ${url}${ROUTES.generate} --json ${quoted(body)} -o ${quoted(output)}`;
     }
-    const body = JSON.stringify({ ...fields, stream: true });
+    const body = JSON.stringify({ ...(prompt ? { prompt } : {}), ...fields, stream: true });
     return `curl ${url}generations --json ${quoted(body)} -o ${quoted(output)}`;
   }
   const settings = JSON.stringify({ ...(prompt ? { prompt } : {}), ...fields });
@@ -138,7 +166,7 @@ export function asComment(recipe, version) {
   const facts = { "lm-audio": version, ...recipe };
   const ascii = (value) =>
     JSON.stringify(value).replace(/[\u0080-\uffff]/g, (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, "0")}`);
-  for (const name of ["negative", "prompt", "text"]) {
+  for (const name of ["negative", "prompt", "story", "text"]) {
     while (ascii(facts).length > LONGEST_COMMENT && facts[name]?.length > 1) {
       facts[name] = `${facts[name].slice(0, Math.floor(facts[name].length * 0.9) - 1)}…`;
     }

@@ -1,7 +1,7 @@
 // Timeline: one clip as a track that is continued, filled, and taken back version by version.
 
 import { make } from "./api.js";
-import { readFile, startRecording } from "./capture.js";
+import { readFile, startRecording, TOO_LONG } from "./capture.js";
 import { levelsText } from "./card.js";
 import { keep, wavOf } from "./clips.js";
 import { byId, clock, element, setIcon } from "./elements.js";
@@ -10,6 +10,7 @@ import { announce, clear, show, showError } from "./notices.js";
 import { wake } from "./player.js";
 import { fileName, requestFields } from "./recipe.js";
 import { fromBase64, Sound } from "./sound.js";
+import { Story } from "./story.js";
 import { Track } from "./track.js";
 
 const BEFORE_SEAM = 1; // seconds that are heard before a new part
@@ -18,6 +19,7 @@ const BEFORE_SEAM = 1; // seconds that are heard before a new part
 
 /** @type {any} the served model */ let model = null;
 /** @type {Track} */ let track;
+/** @type {Story} of a continuation */ let story;
 /** @type {Version[]} */ let versions = [];
 let index = 0;
 /** @type {AbortController | null} */ let running = null;
@@ -41,6 +43,10 @@ export function setUpTimeline() {
   byId("extend").addEventListener("change", () => track.setExtension(Number(byId("extend").value) || 5));
   byId("fill").addEventListener("click", () => (running ? stop() : fill()));
   byId("continue").addEventListener("click", () => (running ? stop() : continueClip()));
+  byId("vary").addEventListener("click", () => (running ? stop() : vary()));
+  byId("strength").addEventListener("input", showStrength);
+  const seconds = () => Number(byId("extend").value) || 5;
+  story = new Story(byId("edit-story"), { first: byId("edit-prompt"), seconds, hint: "for Continue: new sound that changes" });
   byId("edit-form").addEventListener("submit", (event) => event.preventDefault());
 }
 
@@ -50,6 +56,15 @@ export function setUpModel(found) {
   byId("fill").hidden = !model.abilities.includes("inpaint");
   byId("continue").hidden = byId("tail").hidden = !model.abilities.includes("continue");
   byId("edit-prompt").disabled = !model.abilities.includes("text");
+  byId("edit-story").hidden = byId("continue").hidden || !model.abilities.includes("story");
+  byId("vary-row").hidden = !model.abilities.includes("vary");
+  showStrength();
+}
+
+function showStrength() {
+  const text = `${byId("strength").value} %`;
+  byId("strength-value").textContent = text;
+  byId("strength").setAttribute("aria-valuetext", text);
 }
 
 /** Called when the view is shown or hidden. @param {boolean} visible */
@@ -69,6 +84,7 @@ export function openClip(clip, sound) {
   setUpTrack();
   versions = [{ clip, sound, label: clip.title }];
   showVersion(0);
+  if (clip.recipe?.loop && !track.isLooped) toggleLoop();
   view.hidden = wasHidden;
   clear(byId("timeline-message"));
   clear(byId("edit-message"));
@@ -82,7 +98,10 @@ function setUpTrack() {
     track.player.addEventListener(name, showPlayback);
   }
   track.addEventListener("selection", showSelection);
-  track.addEventListener("extension", () => (byId("extend").value = String(track.extension)));
+  track.addEventListener("extension", () => {
+    byId("extend").value = String(track.extension);
+    story.layOut();
+  });
 }
 
 function showPlayback() {
@@ -148,18 +167,14 @@ export function step(by) {
 async function openFile(file, name) {
   const place = byId("timeline-message");
   if (!model) return;
-  if (file.size > model.limits.max_upload) {
-    const limit = Math.floor(model.limits.max_upload / 1e6);
-    showError(place, new Error(`${name} is larger than ${limit} MB. Cut it, or save it as FLAC or MP3.`));
-    return;
-  }
   show(place, `Opening ${name} …`);
   try {
     const { sound, loudness, truePeak } = await readFile(file);
     openClip(keep(sound, { title: name, recipe: null, loudness, truePeak }), sound);
     announce(`${name} is open.`);
   } catch (/** @type {any} */ error) {
-    const hint = error.status === 400 ? " Choose a WAV, FLAC, OGG or MP3 file." : "";
+    const isUnknown = error.status === 400 && error.code !== TOO_LONG;
+    const hint = isUnknown ? " Choose a WAV, FLAC, OGG or MP3 file." : "";
     error.message = `${name}: ${error.message}${hint}`;
     showError(place, error, () => openFile(file, name));
   }
@@ -205,9 +220,9 @@ async function record() {
   }
 }
 
-/** What both edits share. */
+/** What all edits share. */
 function newRecipe(verb, fields) {
-  const text = byId("edit-prompt").value.trim();
+  const text = fields.story ? "" : byId("edit-prompt").value.trim();
   return {
     verb,
     model: model.id,
@@ -234,7 +249,14 @@ async function fill() {
 
 async function continueClip() {
   const { sound: before } = versions[index];
-  const recipe = newRecipe("continue", { duration: track.extension });
+  let parts;
+  try {
+    parts = story.read();
+  } catch (error) {
+    showError(byId("edit-message"), error);
+    return;
+  }
+  const recipe = newRecipe("continue", { duration: track.extension, ...(parts ? { story: parts } : {}) });
   const sound = new Sound(before.rate, before.channels);
   sound.append(before.samples);
   const done = await edit("continue", "continuations", recipe, sound, "Continuing", () => {
@@ -246,6 +268,15 @@ async function continueClip() {
   });
   if (done) addVersion(sound, done, `Continued by ${recipe.duration} s`);
   else track.player.open(before, "timeline");
+}
+
+async function vary() {
+  const recipe = newRecipe("vary", { strength: Number(byId("strength").value) / 100 });
+  const sound = new Sound(model.sample_rate, model.num_channels);
+  const done = await edit("vary", "variations", recipe, sound, "Varying");
+  if (!done) return;
+  addVersion(sound, done, `Varied by ${Math.round(100 * recipe.strength)} %`);
+  track.player.play();
 }
 
 /**
@@ -291,7 +322,7 @@ async function edit(button, route, recipe, sound, doing, onSound = () => {}) {
 
 /** @param {string | null} button the one that became Stop. */
 function showRunning(button) {
-  const labels = { fill: "Fill selection", continue: "Continue" };
+  const labels = { fill: "Fill selection", continue: "Continue", vary: "Vary" };
   for (const [name, label] of Object.entries(labels)) {
     byId(name).textContent = name === button ? "Stop" : label;
     byId(name).classList.toggle("stop", name === button);
@@ -319,11 +350,13 @@ export function press(key) {
   if (!versions.length) return false;
   const now = track.player.currentTime;
   const { start, end } = track.selection ?? { start: 0, end: track.player.duration };
+  const click = (id) => () => byId(id).checkVisibility() && byId(id).click();
   const actions = {
     " ": () => track.player.toggle(),
     l: toggleLoop,
-    f: () => byId("fill").click(),
-    c: () => byId("continue").click(),
+    f: click("fill"),
+    c: click("continue"),
+    v: click("vary"),
     "[": () => track.setSelection({ start: now, end: Math.max(end, now) }, { snap: track.snap }),
     "]": () => track.setSelection({ start: Math.min(start, now), end: now }, { snap: track.snap }),
     Delete: () => track.setSelection(null),

@@ -46,14 +46,14 @@ class Gpt2(nn.Module):
         self.ln_f = nn.LayerNorm(config.dim, eps=config.eps)
 
     def forward(self, x: Tensor, cache: list[Tensor], mask: Tensor | None = None) -> Tensor:
-        """Outputs [1, S, D] for the inputs [1, S, D] that follow those in the cache.
+        """Outputs [B, S, D] for the inputs [B, S, D] that follow those in the cache.
 
         Args:
-            cache: keys and values [2, 1, H, S, D] of each layer, extended in place; empty at first.
+            cache: keys and values [2, B, H, S, D] of each layer, extended in place; empty at first.
             mask: False for steps [S of cache and x] that nothing attends to.
         """
         before = cache[0].shape[3] if cache else 0
-        S = x.shape[1]
+        B, S, _ = x.shape
         places = torch.arange(before, before + S, device=x.device)
         x = x + self.wpe(places)
         seen = torch.arange(before + S, device=x.device) <= places[:, None]
@@ -61,7 +61,7 @@ class Gpt2(nn.Module):
             seen = seen & (mask | (torch.arange(before + S, device=x.device) == places[:, None]))
         for i, block in enumerate(self.h):
             if len(cache) == i:
-                cache.append(x.new_zeros(2, 1, self.config.num_heads, 0, self.config.head_dim))
+                cache.append(x.new_zeros(2, B, self.config.num_heads, 0, self.config.head_dim))
             x, cache[i] = block(x, cache[i], seen)
         return self.ln_f(x)
 

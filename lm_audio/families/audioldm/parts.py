@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from lm_audio.conditioners.text import T5Encoder
+from lm_audio.families.audioldm.audio_encoder import AudioLanguageEncoder
 from lm_audio.families.audioldm.audio_language import AudioLanguage
 from lm_audio.families.audioldm.text import ClapScorer, ClapText, Speech
 from lm_audio.generation.noise_schedule import NoiseSchedule, Predicts
@@ -19,6 +20,7 @@ class AudioLdmParts:
 
     Args:
         t5, speech: AudioLDM 2 has one of them.
+        encoder: makes the language of audio from sound; None if the folder has none.
         scorer: ranks candidates; None if CLAP lacks its audio encoder.
         window_frames: latent frames of the clips in training.
     """
@@ -33,6 +35,7 @@ class AudioLdmParts:
     t5: T5Encoder | None = None
     speech: Speech | None = None
     language: AudioLanguage | None = None
+    encoder: AudioLanguageEncoder | None = None
     scorer: ClapScorer | None = None
     licence: str | None = None
 
@@ -49,7 +52,8 @@ class AudioLdmParts:
         for network in sound:
             network.to(device, dtype if dtype == torch.bfloat16 else torch.float32)
         speech = None if self.speech is None else self.speech.model
-        for encoder in (self.clap.model, self.t5, speech):
+        reader = None if self.encoder is None else self.encoder.patches
+        for encoder in (self.clap.model, self.t5, speech, reader):
             if encoder is not None:
                 encoder.to(device)
         if torch.device(device).type == "cpu":

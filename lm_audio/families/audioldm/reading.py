@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from audio_tokenizers.text import T5TextTokenizer
 from audio_tokenizers.weights import MappedFile, check_weights, load_transformers, unfilled
+from lm_audio.conditioners.text import T5Encoder
+from lm_audio.families.audioldm.audio_encoder import load_audio_encoder
 from lm_audio.families.audioldm.audio_language import AudioLanguage, Projection
 from lm_audio.families.audioldm.configs import (
     gpt2_config,
@@ -28,6 +30,8 @@ from lm_audio.saving.spectrograms import USUAL_WINDOW, read_renderer
 
 FIRST, SECOND = "AudioLDMPipeline", "AudioLDM2Pipeline"
 """The names of the pipelines in model_index.json."""
+AUDIO_ENCODER = "audio_encoder"
+"""The subfolder of the encoder of audio, which diffusers' pipeline does not have."""
 _GUIDANCE = {FIRST: 2.5, SECOND: 3.5}
 _MOST_TEXT = 512  # tokens, if the tokenizer states no limit
 
@@ -69,6 +73,15 @@ def read_audioldm(
     )
     _check(parts, folder)
     return parts if mapped else parts.to(device, dtype)
+
+
+def read_text_encoders(source: str | Path) -> tuple[ClapText, T5Encoder]:
+    """The text encoders of an AudioLDM 2, to train a language of audio on."""
+    folder = folder_of(source)
+    if read_json(folder / "text_encoder_2" / "config.json").get("model_type") == "vits":
+        raise ValueError(f"{folder} reads phonemes. Give an AudioLDM 2 that reads text alone.")
+    reader = _Reader(folder, mapped=False)
+    return reader.clap()[0], reader.t5()
 
 
 def holds_audioldm(folder: Path) -> bool:
@@ -133,18 +146,14 @@ class _Reader:
         num_vectors = read_config(folder / "language_model" / "config.json", num_vectors_of)
         projection = self.network("projection_model", Projection, projection_config)
         language = AudioLanguage(projection, gpt2, num_vectors=num_vectors, release=release)
+        found: dict[str, Any] = {"language": language}
+        if (encoder := folder / AUDIO_ENCODER).is_dir():
+            found["encoder"] = load_audio_encoder(encoder, num_vectors=num_vectors)
         if read_json(folder / "text_encoder_2" / "config.json").get("model_type") == "vits":
-            return {"language": language, "speech": self._speech(projection.config.num_positions)}
-        return {"language": language, "t5": self._t5()}
+            return {**found, "speech": self._speech(projection.config.num_positions)}
+        return {**found, "t5": self.t5()}
 
-    def _speech(self, num_positions: int) -> Speech:
-        from transformers import VitsModel
-
-        tokenizer = _tokenizer(self._folder / "tokenizer_2")
-        encoder = _load(VitsModel, self._folder / "text_encoder_2", kind="vits").text_encoder
-        return Speech(encoder, tokenizer, length=num_positions or _limit(tokenizer))
-
-    def _t5(self) -> MappedT5:
+    def t5(self) -> MappedT5:
         from transformers import T5EncoderModel
 
         path = self._folder / "text_encoder_2"
@@ -155,6 +164,13 @@ class _Reader:
             release = nothing
         tokens = T5TextTokenizer.load(self._folder / "tokenizer_2")
         return MappedT5(model, tokens, max_length=_limit(tokens._tokenizer), release=release)
+
+    def _speech(self, num_positions: int) -> Speech:
+        from transformers import VitsModel
+
+        tokenizer = _tokenizer(self._folder / "tokenizer_2")
+        encoder = _load(VitsModel, self._folder / "text_encoder_2", kind="vits").text_encoder
+        return Speech(encoder, tokenizer, length=num_positions or _limit(tokenizer))
 
 
 def _mapped_t5(path: Path) -> tuple[Any, Release]:
@@ -217,6 +233,8 @@ def _check(parts: AudioLdmParts, folder: Path) -> None:
             wrong.append(
                 f"the projection_model has widths {expected}, the encoders and GPT-2 {found}"
             )
+        if parts.encoder is not None and parts.encoder.dim != found[2]:
+            wrong.append(f"the {AUDIO_ENCODER} has width {parts.encoder.dim}, GPT-2 {found[2]}")
         for level in (*unet.attends, unet.middle):
             for one in level:
                 width = (found[2], found[1])[one.context]

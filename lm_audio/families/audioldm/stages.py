@@ -85,6 +85,7 @@ def _audio_language(parts: AudioLdmParts, conditioners: Mapping[str, Any]) -> Di
         name=AUDIO_LANGUAGE,
         network=LanguageNetwork(language, text=reader if isinstance(reader, Text) else None),
         conditioners=_named(conditioners),
+        encoder=parts.encoder,
         makes=Signal(
             kind="vector",
             content=AUDIO_LANGUAGE,

@@ -90,6 +90,10 @@ class SemanticStage(LMStage):
     def conditions(self) -> tuple[str, ...]:
         return ("text", "voice")
 
+    @property
+    def follows_stories(self) -> bool:
+        return False
+
     def trim(self, track: Track) -> None:
         """Limits the track to the tokens that the model makes for one text."""
         if track.num_frames > self.window_frames:

@@ -1,19 +1,30 @@
-"""The service with its page: with a tiny model, and with the bundled one."""
+"""The service with its page: with a tiny model, one that denoises, and the bundled one."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import Tensor
 
 import lm_audio
 from lm_audio.app.page import add_page
 from lm_audio.pipeline import AudioPipeline
 from lm_audio.server.engine import Engine
+from lm_audio.server.guard import Limits
 from lm_audio.server.http import create_app
 from tests.lm_audio.answering import answering
 from tests.lm_audio.app.visit import Serving, Visit, visiting
+from tests.lm_audio.generation.test_diffusion_stage import tiny_pipeline
+
+
+class EnergyJudge:
+    """The energy, in favour of wind."""
+
+    def score(self, samples: Tensor, sample_rate: int, text: str) -> float:
+        return float(samples.square().sum()) / sample_rate * (2 if text == "wind" else 1)
 
 
 @pytest.fixture(scope="session")
@@ -71,3 +82,17 @@ def bundled() -> Iterator[tuple[str, AudioPipeline]]:
     pipeline.generate("rain", duration=0.2)  # the first clip compiles and loads what it needs
     with serving_page(pipeline, name="default") as (address, _):
         yield address, pipeline
+
+
+@pytest.fixture(scope="session")
+def diffusion() -> AudioPipeline:
+    """A diffusion model with windows of two seconds, and a judge."""
+    made = tiny_pipeline(window_frames=1000, overlap_frames=100)
+    return AudioPipeline(replace(made.model, judge=EnergyJudge()))
+
+
+@pytest.fixture(scope="session")
+def denoising(diffusion: AudioPipeline) -> Iterator[str]:
+    limits = Limits(max_upload=100_000, max_duration=20)
+    with serving_page(diffusion, name="diffusion", limits=limits) as (address, _):
+        yield address

@@ -11,7 +11,7 @@ from PIL import Image
 from tests.lm_audio.app.visit import WIDE, Visit, needs_browser, visiting
 
 FOLDER = os.environ.get("LM_AUDIO_SCREENSHOTS", "")
-HEIGHT = {"page-make": 780, "page-timeline": 860, "page-library": 780}  # CSS pixels
+HEIGHT = {"page-make": 930, "page-timeline": 900, "page-library": 780}  # CSS pixels
 
 pytestmark = [
     *needs_browser,
@@ -39,6 +39,8 @@ def test_pictures_are_taken(bundled: Any) -> None:
         page.finished(4)
         page.until(lambda: not page.seen(".card.playing"))
         page.click(".card [aria-label=Star]")
+        page.click("#story button", "Add a later prompt")
+        page.keys("waves on a beach")
         page.unfocus()
         page.keys("2")
         half = (

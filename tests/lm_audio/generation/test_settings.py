@@ -75,3 +75,7 @@ def test_settings_that_the_command_line_lacks_give_no_command(model: AudioPipeli
     assert clip.settings["guidance_scale"] == {"text": 2.0, "kind": 1.0}
     assert clip.settings["repetition_window"] == 9
     assert command(clip.settings) is None
+    story = [(0.0, "a dog"), (0.1, "rain")]
+    assert "--story" in str(command(model.generate(story, duration=0.2, seed=1).settings))
+    longer = model.continue_from(clip, duration=0.2, text=story, seed=1)
+    assert command(longer.settings) is None

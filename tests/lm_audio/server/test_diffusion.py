@@ -13,10 +13,12 @@ from torch import Tensor
 
 from audio_tokenizers.audio_files import read_audio
 from audio_tokenizers.audio_writer import write_audio
+from audio_tokenizers.wav_stream import pcm16
 from lm_audio.pipeline import AudioPipeline
 from lm_audio.server.engine import Engine
 from tests.lm_audio.generation.test_diffusion_stage import RATE, tiny_pipeline, tiny_stage
 from tests.lm_audio.server.conftest import Served, running
+from tests.lm_audio.server.test_events import events_of, sound_of
 
 GENERATIONS, VARIATIONS = "/v1/audio/generations", "/v1/audio/variations"
 STORY = [(0.0, "a dog"), (0.2, "rain")]
@@ -56,12 +58,33 @@ def test_a_story_is_that_of_python(shared: Served, model: AudioPipeline) -> None
     expected = model.generate(STORY, duration=0.4, seed=3).samples
     assert torch.equal(found, as_16_bits(expected))
     for wrong, message in (
-        ({"story": STORY, "prompt": "rain"}, "Give a prompt or a story, not both."),
+        ({"story": STORY, "prompt": "rain"}, "Give only one of prompt, story and blend."),
         ({"story": [(1.0, "rain")]}, "The times of a story must start at 0 and increase"),
         ({"story": []}, "story"),
         ({"story": [[0.0, 3]]}, "story"),
     ):
         answer = shared.client.post(GENERATIONS, json=wrong)
+        assert answer.status_code == 400
+        assert message in answer.json()["error"]["message"]
+
+
+def test_a_blend_is_that_of_python(
+    denoising: Served, diffusion: AudioPipeline, shared: Served
+) -> None:
+    blend = {"rain": 3, "wind": 1}
+    body = {"blend": blend, "duration": 0.1, "seed": 3}
+    found = sound(denoising.client.post(GENERATIONS, json=body))
+    expected = diffusion.generate(blend, duration=0.1, seed=3).samples
+    assert torch.equal(found, as_16_bits(expected))
+    for served, wrong, message in (
+        (denoising, {"blend": blend, "prompt": "rain"}, "Give only one of prompt, story and blend"),
+        (denoising, {"blend": {"rain": -1}}, "A blend needs prompts with shares of at least 0"),
+        (denoising, {"blend": {}}, "blend"),
+        (denoising, {"blend": {"rain": "much"}}, "blend"),
+        (denoising, {"blend": {str(i): 1 for i in range(9)}}, "blend"),
+        (shared, {"blend": blend}, "follows one prompt at a time"),
+    ):
+        answer = served.client.post(GENERATIONS, json=wrong)
         assert answer.status_code == 400
         assert message in answer.json()["error"]["message"]
 
@@ -82,9 +105,26 @@ def test_a_variation_and_a_loop_are_those_of_python(
     assert torch.equal(found, as_16_bits(loop.samples))
 
 
+def test_a_variation_comes_as_events(denoising: Served, diffusion: AudioPipeline) -> None:
+    settings = {"strength": 0.6, "prompt": "rain", "seed": 3, "stream_format": "sse"}
+    data = {"settings": json.dumps(settings)}
+    events = events_of(denoising.client.post(VARIATIONS, files=upload(), data=data))
+    clip = diffusion.vary((as_16_bits(HUM), RATE), strength=0.6, text="rain", seed=3)
+    assert sound_of(events)[0] == pcm16(clip.samples)
+    assert events[0]["type"] == "audio.accepted"
+    done = events[-1]
+    assert (done["type"], done["seed"], done["duration"]) == ("audio.done", 3, 0.1)
+    assert done["settings"]["strength"] == 0.6
+    assert done["settings"]["audio"] == "hum.wav"
+    wrong = {"settings": json.dumps(settings | {"response_format": "mp3"})}
+    answer = denoising.client.post(VARIATIONS, files=upload(), data=wrong)
+    assert answer.status_code == 400
+    assert "Server-sent events contain pcm" in answer.json()["error"]["message"]
+
+
 def test_the_description_of_a_model_names_what_it_can_do(denoising: Served, shared: Served) -> None:
     able = [x.client.get("/v1/models").json()["data"][0]["abilities"] for x in (denoising, shared)]
-    assert {"vary", "loop", "continue", "inpaint"} <= set(able[0])
+    assert {"vary", "loop", "continue", "inpaint", "story"} <= set(able[0])
     assert not {"vary", "loop"} & set(able[1])
 
 

@@ -381,7 +381,7 @@ def test_the_root_and_v1_link_to_everything(shared: Any) -> None:
     other["/v1/audio/stream"] = 404  # a WebSocket; the others take POST
     found = {path: shared.client.get(path).status_code for path in paths}
     assert found == {path: other.get(path, 200) for path in paths}
-    assert len(paths) == 11
+    assert len(paths) == 12
 
 
 def test_the_code_of_the_documentation_runs(

@@ -79,6 +79,18 @@ def test_a_continuation_sends_its_new_sound_only(shared: Any, model: AudioPipeli
     assert events[-1]["duration"] == pytest.approx(0.8)
 
 
+def test_an_unknown_prompt_within_a_story_gets_a_notice(
+    shared: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind = type(shared.engine.pipeline)
+    monkeypatch.setattr(kind, "notice", lambda _, text: "No jazz." if text == "a dog" else None)
+    for story, expected in (([[0, "rain"], [0.1, "a dog"]], ["No jazz."]), ([[0, "rain"]], [])):
+        body = {"story": story, "duration": 0.2, **EVENTS}
+        events = events_of(shared.client.post(GENERATIONS, json=body))
+        found = [event["message"] for event in events if event["type"] == "audio.notice"]
+        assert found == expected
+
+
 def test_an_inpainting_reports_progress_and_sends_the_whole_clip(
     shared: Any, model: AudioPipeline
 ) -> None:
@@ -174,7 +186,7 @@ def test_conversions_take_the_rate_and_channels_of_the_model(shared: Any) -> Non
 
 def test_the_model_says_what_it_can_do(shared: Any) -> None:
     (found,) = shared.client.get("/v1/models").json()["data"]
-    assert found["abilities"] == ["text", "continue", "inpaint", "negative"]
+    assert found["abilities"] == ["text", "story", "continue", "inpaint", "negative"]
     assert (found["sample_rate"], found["num_channels"]) == (RATE, 1)
     assert found["licence"] == "Apache-2.0"
     (stage,) = found["stages"]

@@ -269,6 +269,7 @@ def test_a_small_file_with_long_audio_is_refused(shared: Any) -> None:
     answer = shared.client.post("/v1/audio/continuations", files={"file": file.getvalue()})
     assert answer.status_code == 400
     assert "is longer than the maximum of 600 s." in answer.json()["error"]["message"]
+    assert answer.json()["error"]["code"] == "audio_too_long"
 
 
 def test_a_known_key_is_required(serve: Any) -> None:

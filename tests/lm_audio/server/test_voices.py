@@ -52,6 +52,9 @@ def served(speaking: AudioPipeline) -> Any:
 
 def test_it_lists_its_voices(served: Any) -> None:
     assert served.client.get("/v1/audio/voices").json()["voices"] == ["nova", "v2/en_speaker_6"]
+    abilities = served.client.get("/v1/models").json()["data"][0]["abilities"]
+    assert "voices" in abilities
+    assert "story" not in abilities  # its stages read one text
 
 
 @pytest.mark.parametrize("voice", ["nova", {"id": "v2/en_speaker_6"}])

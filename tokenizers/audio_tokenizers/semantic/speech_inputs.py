@@ -1,4 +1,4 @@
-"""Inputs of public self-supervised speech models: 16 kHz mono, as waveform or log-mels.
+"""Inputs of public self-supervised models: 16 kHz mono, as waveform or log-mels.
 
 Shapes: B batch, C channels, N samples, T frames.
 """
@@ -16,21 +16,27 @@ def measure_level(inputs: Tensor, *, correction: int) -> tuple[Tensor, Tensor]:
 
 
 class LogMelSpectra:
-    """Input of w2v-BERT: Kaldi's log-mel spectra, before normalisation.
+    """Kaldi's log-mel spectra, before normalisation; by default the input of w2v-BERT.
 
     Same arithmetic as `transformers.SeamlessM4TFeatureExtractor`, for batches and on any device.
+
+    Args:
+        window: povey or hann.
+        full_scale: the value of samples of 1.
     """
 
     hop_length = 160
     window_length = 400
-    num_mels = 80
 
-    def __init__(self) -> None:
+    def __init__(
+        self, *, num_mels: int = 80, window: str = "povey", full_scale: float = 2**15
+    ) -> None:
         from transformers.audio_utils import mel_filter_bank, window_function
 
+        self.num_mels, self.full_scale = num_mels, full_scale
         bank = mel_filter_bank(
             num_frequency_bins=257,
-            num_mel_filters=self.num_mels,
+            num_mel_filters=num_mels,
             min_frequency=20,
             max_frequency=SAMPLE_RATE // 2,
             sampling_rate=SAMPLE_RATE,
@@ -39,7 +45,7 @@ class LogMelSpectra:
             triangularize_in_mel_space=True,
         )
         self.bank = torch.from_numpy(bank)  # [bins, mels], float64
-        self.window = torch.from_numpy(window_function(self.window_length, "povey", periodic=False))
+        self.window = torch.from_numpy(window_function(self.window_length, window, periodic=False))
 
     def __call__(self, mono: Tensor) -> Tensor:
         """Samples [B, N], with N of 400 or more, to [B, spectra, mels], float32."""
@@ -53,7 +59,7 @@ class LogMelSpectra:
     def _log_mels(self, frames: Tensor) -> Tensor:
         # mps has no float64
         work = torch.device("cpu") if frames.device.type == "mps" else frames.device
-        x = frames.to(work).double() * 2**15
+        x = frames.to(work).double() * self.full_scale
         x = x - x.mean(-1, keepdim=True)
         previous = torch.cat([x[..., :1], x[..., :-1]], dim=-1)
         x = (x - 0.97 * previous) * self.window.to(work)

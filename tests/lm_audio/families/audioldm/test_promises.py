@@ -8,6 +8,9 @@ import torch
 from torch import Tensor
 
 import lm_audio
+from audio_tokenizers.audio_files import read_audio
+from lm_audio.cli import main
+from lm_audio.origin import command, read_origin
 from lm_audio.pipeline import AudioPipeline
 from lm_audio.sampling import Denoising
 
@@ -21,7 +24,7 @@ def model(folder: Path) -> AudioPipeline:
     return lm_audio.load(folder)
 
 
-def clip(model: AudioPipeline, text: str | None = "a dog barks", **settings: Any) -> Tensor:
+def clip(model: AudioPipeline, text: Any = "a dog barks", **settings: Any) -> Tensor:
     given = {"duration": 0.12, "seed": 5, "sampling": SAMPLING} | settings
     return model.generate(text, **given).samples
 
@@ -120,6 +123,38 @@ def test_given_vectors_replace_the_language_of_audio(model: AudioPipeline) -> No
     assert not torch.allclose(other, made.samples)
     with pytest.raises(ValueError, match=r"The audio_language stage needs vector \[16, 8\]"):
         clip(model, tokens={"audio_language": language[:, :7]})
+
+
+def test_a_blend_lies_between_its_prompts(model: AudioPipeline) -> None:
+    ends = [clip(model, text) for text in ("rain on tin", "wind")]
+    given: dict[str, Any] = {"duration": 0.12, "seed": 5, "sampling": SAMPLING}
+    made = model.generate({"rain on tin": 1, "wind": 1}, **given)
+    assert torch.equal(clip(model, {"rain on tin": 1}), ends[0])
+    assert not any(torch.allclose(made.samples, end, atol=1e-3) for end in ends)
+    language = made.stage_values["audio_language"]
+    rain, wind = (
+        model.generate(text, **given).stage_values["audio_language"]
+        for text in ("rain on tin", "wind")
+    )
+    torch.testing.assert_close(language, (rain + wind) / 2)
+    tokens = {"audio_language": language}
+    again = model.generate({"rain on tin": 1, "wind": 1}, tokens=tokens, **given)
+    assert torch.equal(again.samples, made.samples)
+
+
+def test_the_command_line_blends_as_python_does(
+    model: AudioPipeline, folder: Path, tmp_path: Path
+) -> None:
+    options = ["--duration", "0.1", "--seed", "5", "--steps", "2", "--model", str(folder)]
+    out = tmp_path / "line.wav"
+    main(["generate", "--blend", "1: wind; 3: rain", *options, "-o", str(out), "-q"])
+    sampling = Denoising(steps=2)
+    made = model.generate({"rain": 3, "wind": 1}, duration=0.1, seed=5, sampling=sampling)
+    made.save(tmp_path / "python.wav")
+    files = (out, tmp_path / "python.wav")
+    assert torch.equal(*(read_audio(path).samples for path in files))
+    for path in files:
+        assert " --blend '0.75: rain; 0.25: wind'" in str(command(read_origin(path)))
 
 
 def test_settings_that_make_no_sense_are_refused(model: AudioPipeline) -> None:

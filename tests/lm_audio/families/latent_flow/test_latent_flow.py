@@ -128,6 +128,20 @@ def test_it_varies_loops_and_tells_stories(make_model: MakeModel) -> None:
     assert not torch.equal(latents[0][:, 50:], latents[1][:, 50:])
 
 
+def test_prompts_blend_unless_tokens_come_first(model: AudioPipeline) -> None:
+    def made(prompt: str | dict[str, float]) -> Tensor:
+        return model.generate(prompt, duration=0.5, seed=1).samples
+
+    if "semantic" in model.stages:
+        with pytest.raises(ValueError, match="semantic stage follows one prompt at a time"):
+            made({"rain": 1, "a dog barks": 1})
+        return
+    rain, dog, both = made("rain"), made("a dog barks"), made({"rain": 1, "a dog barks": 1})
+    assert torch.equal(made({"rain": 1}), rain)
+    assert not torch.allclose(both, rain, atol=1e-4)
+    assert not torch.allclose(both, dog, atol=1e-4)
+
+
 def test_a_model_comes_back_from_its_folder(model: AudioPipeline, tmp_path: Path) -> None:
     save_model(model.model, tmp_path / "model")
     again = lm_audio.load(tmp_path / "model")

@@ -1,5 +1,6 @@
 """What is saved is what is loaded, to the bit."""
 
+import json
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from lm_audio.clip import Clip
 from lm_audio.conditioners.known_prompts import KnownPrompts
@@ -20,7 +21,8 @@ from lm_audio.families.audiolm.stages import RENDERED
 from lm_audio.generation.lm_stage import LMStage
 from lm_audio.model import ModelCard
 from lm_audio.pipeline import AudioPipeline
-from lm_audio.saving.folder import load_model
+from lm_audio.pretrained import DEFAULT_FOLDER
+from lm_audio.saving.folder import load_model, save_model
 from lm_audio.saving.stage_folder import describe_stage
 
 
@@ -170,6 +172,31 @@ def test_a_folder_can_be_moved_and_says_what_people_should_know(
     moved = (tmp_path / "model").rename(tmp_path / "elsewhere")
     assert load_pipeline(moved).card == small.card
     assert str(tmp_path) not in (moved / "config.json").read_text()
+
+
+def test_a_loaded_model_knows_its_prompts_without_encoding_them(tmp_path: Path) -> None:
+    bundled = load_model(DEFAULT_FOLDER)
+    assert bundled.prompt_check is not None
+    assert bundled.card.known is not None
+    unread = replace(bundled.card, known=replace(bundled.card.known, embeddings=None))
+    model = replace(bundled, card=unread)
+    assert model.prompt_check is not None
+    computed = model.prompt_check.embeddings
+    torch.testing.assert_close(bundled.prompt_check.embeddings, computed, atol=5e-4, rtol=0)
+
+    save_model(model, tmp_path / "model")
+    again = load_model(tmp_path / "model")
+    assert again.card.known is not None
+    assert again.card.known.embeddings is not None
+    assert torch.equal(again.card.known.embeddings, computed.half().float())
+    save_file({"embeddings": computed[1:].half().contiguous()}, tmp_path / "fewer")
+    path = tmp_path / "model/known_prompts.safetensors"
+    (tmp_path / "fewer").replace(path)
+    config = json.loads((tmp_path / "model/config.json").read_text())
+    config["files"][path.name] = path.stat().st_size
+    (tmp_path / "model/config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="Expected embeddings of 424 prompts"):
+        assert load_model(tmp_path / "model").prompt_check
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
