@@ -170,6 +170,11 @@ def test_latents_are_learnt_generated_and_measured(workshop: Workshop) -> None:
     prompt = read_audio(folder / "generated/0.wav").samples
     assert torch.equal(longer.samples[:, : prompt.shape[1]], prompt)
     workshop.run(
+        *("train_diffusion", "--data", *TOKENS, "--codec", "codec", "--distill", "diffusion/model"),
+        *("--out", "fast"),
+    )
+    assert lm_audio.load(workshop.folder / "fast/model").stages["latents"].sampling.steps == 8
+    workshop.run(
         *("evaluate", "--real", "effects", "--generated", "diffusion/generated"),
         *("--out", "diffusion/report"),
     )
