@@ -1,23 +1,31 @@
-"""Trains a diffusion transformer over a codec's latents, and writes a whole model.
+"""Trains a diffusion transformer over latents of sound, and writes a whole model.
 
     python recipes/train_diffusion.py --preset tiny     # under a minute, synthetic sounds
     python recipes/train_diffusion.py --data shards
     python recipes/train_diffusion.py --data shards --semantic runs/semantic \\
         --semantic-tokenizer runs/semantic_codebook
+    python recipes/train_diffusion.py --data shards --autoencoder runs/autoencoder/model \\
+        --vocoder runs/vocoder/model
+    python recipes/train_diffusion.py --data shards --distill runs/diffusion/model --out runs/fast
     accelerate launch --num_processes 8 recipes/train_diffusion.py ...              # a cluster
 
-`--data` takes shards from recipes/tokenize_dataset.py: the latents are those of their acoustic
-tokens. With `--semantic`, the output folder of recipes/train_stage.py --family duet --stage
-semantic, the model generates semantic tokens first and follows them. `OUT/model` is a complete
-model for `lm_audio.load`.
+`--data` takes shards from recipes/tokenize_dataset.py. By default the latents are those of a codec,
+for the acoustic tokens in the shards. With `--autoencoder` and `--vocoder`, the models from
+recipes/train_autoencoder.py and recipes/train_vocoder.py, they are those of mel spectrograms, and
+the shards need samples at the same rate (tokenize_dataset.py --codec none --samples 16000). With
+`--semantic`, the output folder of recipes/train_stage.py --family duet --stage semantic, the model
+generates semantic tokens first and follows them. `OUT/model` is a complete model for
+`lm_audio.load`.
 
 The network learns rectified flow by default (arXiv 2209.03003); `--predicts` and `--noise` choose
 other targets and schedules. Conditions are dropped independently, for guidance and so that each is
-optional. A share of the examples has known frames, for continuation and inpainting. Run the same
+optional. A share of the examples has known frames, for continuation and inpainting. `--distill`
+turns a trained model into one that needs few steps and no guidance (arXiv 2310.04378). Run the same
 command again to resume an interrupted run; the losses are the same as without the interruption.
 """
 
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -30,7 +38,7 @@ from audio_tokenizers.acoustic.registry import load_codec
 from audio_tokenizers.protocol import AcousticTokenizer, LatentCodec
 from audio_tokenizers.semantic.tokenizer import load_feature_tokenizer
 from lm_audio.cli.recipe import run_recipe
-from lm_audio.data.shards import Conditions, Shards, acoustic_identity
+from lm_audio.data.shards import SAMPLES, Conditions, Shards, acoustic_identity
 from lm_audio.families.latent_flow.stages import latent_flow
 from lm_audio.generation.diffusion_stage import DiffusionStage
 from lm_audio.generation.noise_schedule import Kind, NoiseSchedule, Predicts
@@ -40,13 +48,19 @@ from lm_audio.networks import presets
 from lm_audio.networks.transformer import TransformerConfig
 from lm_audio.pretrained import CODEC_FOLDER
 from lm_audio.renderers.codec_latents import CodecLatentRenderer
-from lm_audio.saving.folder import save_model
+from lm_audio.renderers.latent import LatentRenderer
+from lm_audio.renderers.protocol import Renderer
+from lm_audio.sampling import Denoising
+from lm_audio.saving.folder import load_model, save_model
+from lm_audio.saving.spectrograms import read_renderer
 from lm_audio.saving.stage_folder import read_stage
 from lm_audio.signals import ACOUSTIC, SEMANTIC
 from lm_audio.training.checkpoints import Checkpoints, check_finite, check_identity
+from lm_audio.training.consistency_objective import ConsistencyObjective
 from lm_audio.training.diffusion_batches import NUM_BINS, KnownFrames, LatentBatches
 from lm_audio.training.diffusion_objective import DiffusionObjective
 from lm_audio.training.latents import (
+    SoundLatents,
     StandardisedLatents,
     TokenLatents,
     log_latent_samples,
@@ -84,6 +98,11 @@ class Config(TrainingSettings):
     out: Path = Path("runs/diffusion")
     codec: Path = CODEC_FOLDER
     """Folder of the codec of the acoustic tokens."""
+    autoencoder: Path | None = None
+    """Folder of an autoencoder of mel spectrograms, to use instead of a codec. On a GPU, it encodes
+    there with --num-workers 0, else on the CPU."""
+    vocoder: Path | None = None
+    """Folder of the vocoder for those spectrograms."""
     channels: int | None = None
     """Number of channels; defaults to the codec's. 2 also works with a mono codec."""
     frames_per_batch: int = 4_000
@@ -98,6 +117,11 @@ class Config(TrainingSettings):
     """What the network predicts."""
     noise: Kind = "flow"
     """The noise schedule."""
+    distill: Path | None = None
+    """Folder of a trained model to distill, with the guidance scale that is its default. The
+    options for the network, the text and the labels then have no effect."""
+    distilled_steps: int = 8
+    """Default number of denoising steps of the distilled model."""
     semantic: Path | None = None
     """Output folder of a trained semantic stage, whose tokens the network follows."""
     semantic_tokenizer: Path | None = None
@@ -125,11 +149,27 @@ class Config(TrainingSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_least(self, frames_per_batch=1, patch=1)
+        check_least(self, frames_per_batch=1, patch=1, distilled_steps=1)
+        if self.distill is not None and self.semantic is not None:
+            raise ValueError(
+                "--semantic has no effect with --distill, which keeps the model's own semantic "
+                "stage; remove it."
+            )
         if self.semantic is None and self.semantic_tokenizer is not None:
             raise ValueError(
                 "--semantic-tokenizer has no effect without --semantic; pass --semantic or remove "
                 "it."
+            )
+        if (self.autoencoder is None) != (self.vocoder is None):
+            raise ValueError("--autoencoder and --vocoder need each other; pass both or neither.")
+        if self.autoencoder is not None and (self.codec, self.channels, self.quantize) != (
+            CODEC_FOLDER,
+            None,
+            True,
+        ):
+            raise ValueError(
+                "--codec, --channels and --no-quantize have no effect with --autoencoder; remove "
+                "them."
             )
         KnownFrames(before=self.prompt_share, around=self.span_share)  # raises unless valid
 
@@ -167,34 +207,42 @@ PRESETS: Mapping[str, Config] = {
 def main(config: Config) -> list[float]:
     """Trains to the end and returns the loss of every step."""
     processes = Processes(precision=config.precision, accumulation=config.accumulation)
-    codec = latent_codec(load_codec(config.codec), config)
-    shards, held_out = read_data(config, codec)
+    data = sound_data(config) if config.autoencoder is not None else token_data(config)
     torch.manual_seed(config.seed)
-    renderer, model = new_model(config, codec, shards, held_out)
-    stage = cast(DiffusionStage, model.stages[-1])
-    objective = DiffusionObjective(stage).train()
+    if config.distill is None:
+        model = new_model(config, data)
+        objective = DiffusionObjective(cast(DiffusionStage, model.stages[-1])).train()
+    else:
+        model, objective = distilled_model(config, config.distill, data)
+        data = replace(data, latents=type(data.latents)(model.renderer))  # type: ignore[arg-type]
+    stage, renderer = objective.stage, data.latents.renderer
     if config.dry_run:
         print_size(objective, config)
         return []
     objective.model.recomputes = config.recompute  # type: ignore[assignment]
+    if isinstance(renderer, LatentRenderer) and config.num_workers == 0:
+        renderer.autoencoder.to(processes.device)  # in workers, it stays on the CPU
     known = KnownFrames(before=config.prompt_share, around=config.span_share)
     batches = partial(
         LatentBatches,
         stage,
-        latents=StandardisedLatents(renderer),
+        latents=data.latents,
+        stream=data.stream,
+        hop_length=data.hop_length,
         frames=config.frames_per_batch,
         seed=config.seed,
         known=known if stage.sees_known else None,
-        logit_normal=config.noise == "flow",
+        logit_normal=config.noise == "flow" and config.distill is None,
     )
-    train_batches = batches(shards, dropout=dropout(config))
-    held_out_batches = batches(held_out, dropout=None)
+    train_batches = batches(data.shards, dropout=dropout(config, stage))
+    held_out_batches = batches(data.held_out, dropout=None)
 
     optimizer = config.new_optimizer(objective)
     module, optimizer = processes.prepare(objective, optimizer)
     average = EMA(module, decay=config.average_decay)
     checkpoints = Checkpoints(config.out / "checkpoints", keep_last=config.keep_last)
-    settings = config.lasting(processes.batches_per_step, data=shards)
+    settings = config.lasting(processes.batches_per_step, data=data.shards)
+    settings |= {"renderer": renderer.identity, "teacher": objective.teacher_identity}
     first_step = processes.resume(checkpoints, settings, module, optimizer, average)
     tracker = Tracker(config.out / "log", after=first_step, active=processes.is_main)
 
@@ -248,19 +296,26 @@ def main(config: Config) -> list[float]:
     return losses
 
 
-def latent_codec(codec: AcousticTokenizer, config: Config) -> LatentCodec:
-    if not hasattr(codec, "latents_of"):
-        raise ValueError(
-            f"The codec in {config.codec} does not show its latents. Use a frame codec "
-            "(recipes/train_codec.py)."
-        )
-    return cast(LatentCodec, codec)
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Data:
+    """Shards, and how their values become latents.
+
+    Args:
+        stream: that of the values.
+        hop_length: values per latent frame.
+    """
+
+    shards: Shards
+    held_out: Shards
+    latents: StandardisedLatents | SoundLatents
+    stream: str
+    hop_length: int
 
 
-def new_model(
-    config: Config, codec: LatentCodec, shards: Shards, held_out: Shards
-) -> tuple[CodecLatentRenderer, Model]:
-    """The model with new weights in its last stage, and its renderer."""
+def token_data(config: Config) -> Data:
+    """Acoustic tokens, which become a codec's latents."""
+    codec = latent_codec(load_codec(config.codec), config)
+    shards, held_out = read_data(config, codec)
     channels = config.channels or codec.num_channels
     sets = channels // codec.num_channels
     if ACOUSTIC not in shards.streams:
@@ -275,6 +330,49 @@ def new_model(
         deviation=deviation,
         quantize=config.quantize,
     )
+    return Data(
+        shards=shards,
+        held_out=held_out,
+        latents=StandardisedLatents(renderer),
+        stream=ACOUSTIC,
+        hop_length=1,
+    )
+
+
+def sound_data(config: Config) -> Data:
+    """Samples, which become the latents of spectrograms."""
+    assert config.autoencoder is not None
+    assert config.vocoder is not None
+    renderer = read_renderer(config.autoencoder, config.vocoder)
+    shards, held_out = read_data(config, sample_rate=renderer.sample_rate)
+    stream = shards.streams.get(SAMPLES)
+    if stream is None or stream.rate != renderer.sample_rate:
+        found = "no samples" if stream is None else f"samples at {stream.rate} Hz"
+        raise ValueError(
+            f"The shards have {found}, but the autoencoder needs {renderer.sample_rate} Hz. Make "
+            f"them with recipes/tokenize_dataset.py --samples {renderer.sample_rate}."
+        )
+    return Data(
+        shards=shards,
+        held_out=held_out,
+        latents=SoundLatents(renderer),
+        stream=SAMPLES,
+        hop_length=renderer.hop_length,
+    )
+
+
+def latent_codec(codec: AcousticTokenizer, config: Config) -> LatentCodec:
+    if not hasattr(codec, "latents_of"):
+        raise ValueError(
+            f"The codec in {config.codec} does not show its latents. Use a frame codec "
+            "(recipes/train_codec.py)."
+        )
+    return cast(LatentCodec, codec)
+
+
+def new_model(config: Config, data: Data) -> Model:
+    """The model with new weights in its last stage."""
+    renderer, shards = data.latents.renderer, data.shards
     followed: dict[str, Any] = {}
     earlier: list[Stage] = []
     tokenizer = None
@@ -291,7 +389,7 @@ def new_model(
     text = chosen_text(
         shards, reader, vocab_size=VOCABULARY, t5=config.t5, text_encoder=config.text_encoder
     )
-    every = [*shards.conditions, *held_out.conditions]
+    every = [*shards.conditions, *data.held_out.conditions]
     stage = latent_flow(
         transformer,
         makes=renderer.signal,
@@ -304,7 +402,41 @@ def new_model(
         window_seconds=config.context_seconds,
         **followed,
     )
-    return renderer, Model([*earlier, stage], renderer, semantic_tokenizer=tokenizer)
+    return Model([*earlier, stage], renderer, semantic_tokenizer=tokenizer)
+
+
+def distilled_model(config: Config, folder: Path, data: Data) -> tuple[Model, ConsistencyObjective]:
+    """A trained model whose last stage is the student, which starts as a copy of its teacher."""
+    model = load_model(folder)
+    teacher = model.stages[-1]
+    if not isinstance(teacher, DiffusionStage):
+        raise ValueError(f"The last stage of the model in {folder} does not denoise latents.")
+    scale = teacher.sampling.guidance_scale
+    if not isinstance(scale, int | float):
+        raise ValueError(
+            f"The model in {folder} has a guidance scale per condition. Save it with a single one."
+        )
+    if codec_of(model.renderer) != codec_of(data.latents.renderer):
+        raise ValueError(
+            f"The data does not have the latents of the model in {folder}. Pass its codec as "
+            "--codec, or its autoencoder and vocoder."
+        )
+    shared = {id(one): one for one in (model.text_encoder,) if one is not None}
+    student = replace(
+        teacher,
+        network=deepcopy(teacher.network),
+        conditioners=deepcopy(teacher.conditioners, shared),
+        sampling=Denoising(steps=config.distilled_steps, solver="ping-pong", guidance_scale=1.0),
+    )
+    objective = ConsistencyObjective(student, teacher=teacher, guidance_scale=float(scale))
+    return model.with_stage(student), objective.train()
+
+
+def codec_of(renderer: Renderer) -> str:
+    """What the latents depend on, apart from their scale."""
+    return (
+        renderer.codec.identity if isinstance(renderer, CodecLatentRenderer) else renderer.identity
+    )
 
 
 def labels_of(conditions: list[Conditions], name: str) -> list[str]:
@@ -315,10 +447,12 @@ def labels_of(conditions: list[Conditions], name: str) -> list[str]:
     return sorted(map(str, found))
 
 
-def dropout(config: Config) -> Dropout:
-    each = {"text": config.text_dropout, **dict.fromkeys(config.labels, config.label_dropout)}
-    if config.semantic is not None:
-        each["semantic"] = config.semantic_dropout
+def dropout(config: Config, stage: DiffusionStage) -> Dropout:
+    each = dict.fromkeys(stage.conditions, config.label_dropout)
+    if "text" in each:
+        each["text"] = config.text_dropout
+    if stage.source is not None:
+        each[stage.source.condition] = config.semantic_dropout
     return Dropout(joint=config.joint_dropout, each=each)
 
 

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from lm_audio.signals import Signal
 
 OWN_FORMAT = "lm-audio"
-Lines = Iterator[tuple[str, str]]
+Line = tuple[str, str]
+Lines = Iterator[Line]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,13 +187,11 @@ def _own_config(folder: Path) -> dict[str, Any] | None:
 def _of_config(folder: Path, config: dict[str, Any]) -> Lines:
     """The details of a model that are in its files, without loading it."""
     try:
-        codec = json.loads((folder / "codec" / "config.json").read_text())
-        rate = codec.get("sample_rate") or codec["sampling_rate"]
+        output, networks = _of_renderer(folder, config["renderer"])
         yield "format", OWN_FORMAT
         yield "licence", config["about"]["licence"] or "not stated"
-        yield "output", sound(rate, config["renderer"]["channels"])
-        codebooks = f"{config['renderer']['codebooks']} codebooks of {codec['codebook_size']}"
-        yield "codec", f"{codec['model_type']}, {codebooks}"
+        yield "output", output
+        yield from networks
         names: dict[str, None] = {}
         for stage in config["stages"]:
             source = (stage["source"] or {}).get("condition")
@@ -213,11 +212,31 @@ def _of_config(folder: Path, config: dict[str, Any]) -> Lines:
         raise ValueError(f"{folder} is not a complete lm-audio model: {error}") from error
 
 
+def _of_renderer(folder: Path, settings: dict[str, Any]) -> tuple[str, list[Line]]:
+    """The output of a renderer, and lines about its networks."""
+    if "codebooks" not in settings:  # of spectrograms: see saving/renderer.py
+        latents = _config(folder / "autoencoder")["latent_channels"]
+        vocoder = _config(folder / "vocoder")
+        bands = f"{vocoder['model_in_dim']} mel bands"
+        return sound(vocoder["sampling_rate"], 1), [
+            ("autoencoder", f"{latents} latent channels of {bands}"),
+            ("vocoder", vocoder["model_type"]),
+        ]
+    codec = _config(folder / "codec")
+    rate = codec.get("sample_rate") or codec["sampling_rate"]
+    codebooks = f"{settings['codebooks']} codebooks of {codec['codebook_size']}"
+    return sound(rate, settings["channels"]), [("codec", f"{codec['model_type']}, {codebooks}")]
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "config.json").read_text())
+
+
 def _num_codebooks(folder: Path, stage: dict[str, Any]) -> int:
     """Of a stage with a language model, from its pattern, or of a masked one, from its model."""
     if stage.get("kind") != "masked":
         return stage["pattern"]["num_codebooks"]
-    return json.loads((folder / stage["name"] / "config.json").read_text())["num_streams"]
+    return _config(folder / stage["name"])["num_streams"]
 
 
 def _of_pipeline(model: "AudioPipeline", kind: str) -> Lines:

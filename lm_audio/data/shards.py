@@ -25,6 +25,8 @@ from audio_tokenizers.atomic import replacing
 
 FORMAT = "lm-audio shard 1"
 MAX_INT16 = 2**15 - 1
+SAMPLES = "samples"
+"""The stream of 16-bit sound."""
 
 Conditions = dict[str, str | float | list[str]]
 """The conditions of an example by name; of a list, a random item is used each time."""
@@ -68,6 +70,16 @@ class _Place:
 
     path: Path
     starts: Mapping[str, np.ndarray]
+
+
+def samples_stream(sample_rate: int, *, num_channels: int) -> Stream:
+    """The metadata of 16-bit sound."""
+    return Stream(
+        rate=Fraction(sample_rate),
+        num_codebooks=num_channels,
+        num_tokens=None,
+        identity=f"pcm16-{sample_rate}",
+    )
 
 
 def acoustic_identity(codec: str, *, token_sets: int) -> str:

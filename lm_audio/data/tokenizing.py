@@ -20,7 +20,7 @@ from audio_tokenizers.identity import hash_tensor
 from audio_tokenizers.protocol import AcousticTokenizer, SemanticTokenizer
 from audio_tokenizers.resampling import check_sample_rate
 from audio_tokenizers.semantic.tokenizer import load_feature_tokenizer
-from lm_audio.data.shards import Stream, acoustic_identity
+from lm_audio.data.shards import Stream, acoustic_identity, samples_stream
 from lm_audio.patterns import interleave_channels
 
 FULL_SCALE = 2**15
@@ -113,11 +113,8 @@ class Tokenizers:
         if self.semantic is not None:
             self.streams["semantic"] = _semantic_stream(self.semantic)
         if config.sample_rate is not None:
-            self.streams["samples"] = Stream(
-                rate=Fraction(config.sample_rate),
-                num_codebooks=self.num_channels,
-                num_tokens=None,
-                identity=f"pcm16-{config.sample_rate}",
+            self.streams["samples"] = samples_stream(
+                config.sample_rate, num_channels=self.num_channels
             )
 
     @property

@@ -59,9 +59,17 @@ class Estimate:
 
 
 def estimate(
-    output: Tensor, x: Tensor, *, alpha: float, sigma: float, predicts: Predicts
+    output: Tensor,
+    x: Tensor,
+    *,
+    alpha: float | Tensor,
+    sigma: float | Tensor,
+    predicts: Predicts,
 ) -> Estimate:
-    """Signal and noise from a network's output [D, T] for x [D, T]; epsilon needs alpha > 0."""
+    """Signal and noise from a network's output [D, T] for x [D, T]; epsilon needs alpha > 0.
+
+    Batches [B, D, T] with levels [B, 1, 1] work, too.
+    """
     if predicts == "epsilon":
         return Estimate(x=x, x0=(x - sigma * output) / alpha, noise=output)
     if predicts == "x0":

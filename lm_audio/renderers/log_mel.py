@@ -17,6 +17,7 @@ from torch import Tensor
 _LINEAR_BELOW = 1000.0  # Hz: Slaney's scale is linear below and logarithmic above
 _HZ_PER_MEL = 200 / 3
 _LOG_STEP = float(np.log(6.4) / 27)
+_FFT_HOPS = 6.4  # 1024 samples at a hop of 160
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +50,18 @@ class LogMel:
         bands = mel_bands(self).to(magnitudes)
         mel = (magnitudes @ bands.T).clamp(min=self.floor)
         return (mel.log10() if self.base == "10" else mel.log()).transpose(1, 2)
+
+
+def usual_log_mel(*, sample_rate: int, hop_length: int, num_mels: int) -> LogMel:
+    """AudioLDM's spectrograms at any rate: windows of 6.4 hops, and bands of all frequencies."""
+    return LogMel(
+        sample_rate=sample_rate,
+        fft_length=round(_FFT_HOPS * hop_length),
+        hop_length=hop_length,
+        num_mels=num_mels,
+        low=0,
+        high=sample_rate / 2,
+    )
 
 
 def mel_bands(settings: LogMel) -> Tensor:

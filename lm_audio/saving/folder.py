@@ -2,7 +2,7 @@
 
 config.json               the stages in order, the renderer, and the size of every other file
 semantic/ acoustic/ ...   one folder per stage: see `stage_folder.py`
-codec/                    decodes tokens to audio
+codec/                    decodes tokens to audio; or autoencoder/ and vocoder/, latents
 semantic_tokenizer/       encodes audio prompts, if the model accepts any
 text_encoder/             the frozen text encoder of all stages, such as a T5, if any
 known_prompts.safetensors embeddings of the prompts that config.json lists, if it does
@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import torch
 from safetensors.torch import save_file
 
-from audio_tokenizers.acoustic.registry import load_codec, save_codec
+from audio_tokenizers.acoustic.registry import load_codec
 from audio_tokenizers.atomic import replacing_folder
 from audio_tokenizers.semantic.features import save_features
 from audio_tokenizers.semantic.tokenizer import (
@@ -34,9 +34,19 @@ from lm_audio.generation.diffusion_stage import DiffusionStage
 from lm_audio.generation.track import Stage
 from lm_audio.model import Model, ModelCard
 from lm_audio.networks.packing import Kind
+from lm_audio.renderers.protocol import Renderer
 from lm_audio.saving.diffusion_folder import KIND as DIFFUSION
 from lm_audio.saving.diffusion_folder import describe_diffusion, load_diffusion, save_diffusion
-from lm_audio.saving.renderer import build_renderer, describe_renderer
+from lm_audio.saving.renderer import (
+    AUTOENCODER,
+    CODEC,
+    VOCODER,
+    build_renderer,
+    describe_renderer,
+    load_spectrogram_renderer,
+    save_renderer,
+    takes_spectrogram_latents,
+)
 from lm_audio.saving.stage_folder import describe_stage, load_stage, save_stage
 from lm_audio.saving.stage_weights import fitting
 
@@ -44,7 +54,8 @@ MODEL_TYPE = "lm-audio"
 FORMAT = 1
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
-_CODEC, _SEMANTIC, _TEXT_ENCODER = "codec", "semantic_tokenizer", "text_encoder"
+_SEMANTIC, _TEXT_ENCODER = "semantic_tokenizer", "text_encoder"
+_RESERVED = (CODEC, AUTOENCODER, VOCODER, _SEMANTIC, _TEXT_ENCODER)
 _FEATURES = "model"
 _KNOWN = "known_prompts.safetensors"
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][\w-]*")
@@ -68,7 +79,7 @@ def save_model(model: Model, folder: str | Path, *, half: bool = False) -> None:
                 save_diffusion(stage, new / stage.name, half=half)
             else:
                 save_stage(stage, new / stage.name, half=half)  # type: ignore[arg-type]
-        save_codec(model.renderer.codec, new / _CODEC, half=half)  # type: ignore[attr-defined]
+        save_renderer(model.renderer, new, half=half)
         semantic = model.semantic_tokenizer
         if isinstance(semantic, FeatureTokenizer):
             save_features(semantic.extractor, new / _SEMANTIC / _FEATURES, half=half)
@@ -124,9 +135,7 @@ def load_model(
         _part(folder / stage["name"], partial(_load_stage, stage, **given))
         for stage in config["stages"]
     ]
-    codec = _part(folder / _CODEC, lambda source: load_codec(source, device=str(device)))
-    with fitting(path):
-        renderer = build_renderer(config["renderer"], codec)
+    renderer = _load_renderer(folder, config, device)
     semantic = None
     if config["semantic_tokenizer"]:
         semantic = _part(folder / _SEMANTIC, lambda s: load_feature_tokenizer(s, device=device))
@@ -232,12 +241,23 @@ def _load_stage(description: dict[str, Any], folder: Path, **given: Any) -> Stag
     return load_stage(description, folder, **given)
 
 
+def _load_renderer(folder: Path, config: dict[str, Any], device: torch.device | str) -> Renderer:
+    path = folder / "config.json"
+    with fitting(path):
+        has_spectrograms = takes_spectrogram_latents(config["renderer"])
+    if has_spectrograms:
+        return _part(folder, partial(load_spectrogram_renderer, device=device))
+    codec = _part(folder / CODEC, partial(load_codec, device=str(device)))
+    with fitting(path):
+        return build_renderer(config["renderer"], codec)
+
+
 def _check_names(names: list[str]) -> None:
     for name in names:
-        if not _PLAIN_NAME.fullmatch(name) or name in (_CODEC, _SEMANTIC, _TEXT_ENCODER):
+        if not _PLAIN_NAME.fullmatch(name) or name in _RESERVED:
             raise ValueError(
                 f"Invalid stage name {name!r}. Use letters, digits, - and _, but not the reserved "
-                f"names {_CODEC}, {_SEMANTIC} and {_TEXT_ENCODER}."
+                f"names {', '.join(_RESERVED)}."
             )
 
 

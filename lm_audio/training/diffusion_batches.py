@@ -66,8 +66,8 @@ class LatentBatch:
 
     Args:
         latents, noise: [B, D, T].
-        alpha, sigma, times: [B], the level of each crop, and the network's input for it.
-        bins: [B], of the noise levels.
+        shares: [B], the place of each crop in the noise schedule, from 0 (signal) to 1 (noise).
+        alpha, sigma, times: [B], the level at that place, and the network's input for it.
         mask: [B, T], False on padding.
         known: [B, T], the known frames, which have no loss.
         frames: [B, T], for conditions that are added frame by frame.
@@ -76,10 +76,10 @@ class LatentBatch:
 
     latents: Tensor
     noise: Tensor
+    shares: Tensor
     alpha: Tensor
     sigma: Tensor
     times: Tensor
-    bins: Tensor
     mask: Tensor
     known: Tensor
     frames: Tensor
@@ -89,6 +89,11 @@ class LatentBatch:
     def judged(self) -> Tensor:
         """Whether each frame [B, T] has a loss."""
         return self.mask & ~self.known
+
+    @property
+    def bins(self) -> Tensor:
+        """The bin [B] of each noise level."""
+        return (self.shares * NUM_BINS).long()
 
     def counts(self, num_bins: int) -> Tensor:
         """The number of values with a loss in each bin: [num_bins], float32."""
@@ -110,7 +115,9 @@ class LatentBatches(Sequence[LatentBatch]):
     """The endless batches of a stage; batch n is always the same (`lm_audio.data.batches`).
 
     Args:
-        latents: turns acoustic tokens [K, T] into the stage's latents [D, T].
+        latents: turns values [K, T * hop_length] of the stream into the stage's latents [D, T].
+        stream: acoustic tokens, or samples.
+        hop_length: values of the stream per latent frame.
         frames: the maximum per batch, including padding.
         dropout: None for evaluation, which drops nothing and uses the first caption.
         known: None: no frames are known.
@@ -123,6 +130,8 @@ class LatentBatches(Sequence[LatentBatch]):
         shards: Shards,
         *,
         latents: Callable[[Tensor], Tensor],
+        stream: str = ACOUSTIC,
+        hop_length: int = 1,
         frames: int,
         seed: int,
         dropout: Dropout | None,
@@ -145,7 +154,8 @@ class LatentBatches(Sequence[LatentBatch]):
         self.stage, self.shards, self.latents = stage, shards, latents
         self.seed, self.dropout, self.known = seed, dropout, known
         self.logit_normal = logit_normal
-        lengths = shards.lengths(ACOUSTIC)
+        self.stream, self.hop_length = stream, hop_length
+        self.lengths = lengths = shards.lengths(stream) // hop_length
         most = min(stage.window_frames, int(lengths.max(initial=0)))
         if frames < most:
             raise ValueError(
@@ -160,17 +170,14 @@ class LatentBatches(Sequence[LatentBatch]):
     def __getitem__(self, number: int) -> LatentBatch:  # type: ignore[override]  # no slices
         crops = self.crops[number]
         random = np.random.default_rng([self.seed, number, 3])
-        made = [
-            self.latents(self.shards.read(crop.index, ACOUSTIC, crop.start, crop.stop).long())
-            for crop in crops
-        ]
+        made = [self.latents(self._values(crop)) for crop in crops]
         lengths = [values.shape[1] for values in made]
         T = max(lengths)
         latents = torch.stack([F.pad(values, (0, T - values.shape[1])) for values in made])
         known = [self._known(length, random) for length in lengths]
-        share = self._shares(len(crops), random)
+        shares = self._shares(len(crops), random)
         alpha, sigma, times = (
-            torch.from_numpy(each).float() for each in self.stage.schedule.at(share)
+            torch.from_numpy(each).float() for each in self.stage.schedule.at(shares)
         )
         noise = torch.from_numpy(random.standard_normal(latents.shape, dtype=np.float32))
         frames = [
@@ -180,15 +187,19 @@ class LatentBatches(Sequence[LatentBatch]):
         return LatentBatch(
             latents=latents,
             noise=noise,
+            shares=torch.from_numpy(shares),
             alpha=alpha,
             sigma=sigma,
             times=times,
-            bins=torch.from_numpy((share * NUM_BINS).astype(np.int64)),
             mask=torch.arange(T) < torch.tensor(lengths)[:, None],
             known=pad_sequence(known, batch_first=True),
             frames=pad_sequence(frames, batch_first=True),
             conditions=self._conditions(crops, number),
         )
+
+    def _values(self, crop: Crop) -> Tensor:
+        span = crop.start * self.hop_length, crop.stop * self.hop_length
+        return self.shards.read(crop.index, self.stream, *span).long()
 
     def _known(self, num_frames: int, random: np.random.Generator) -> Tensor:
         if self.known is None:

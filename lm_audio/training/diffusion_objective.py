@@ -28,17 +28,29 @@ class DiffusionObjective(nn.Module):
         fused = self.conditioners(batch.conditions, frames=batch.frames)
         alpha, sigma = batch.alpha[:, None, None], batch.sigma[:, None, None]
         x = alpha * batch.latents + sigma * batch.noise
-        given = {}
-        if self.stage.sees_known:
-            given["known"] = Known(values=batch.latents, mask=batch.known)
-        output = self.model(x, batch.times, fused, mask=batch.mask, **given)
-        wanted = target(
-            batch.latents, batch.noise, alpha=alpha, sigma=sigma, predicts=self.stage.predicts
-        )
-        errors = (output.float() - wanted).square().sum(dim=1)  # [B, T]
+        output = self.model(x, batch.times, fused, mask=batch.mask, **self._known(batch))
+        errors = (output.float() - self._wanted(x, batch)).square().sum(dim=1)  # [B, T]
         each = torch.where(batch.judged, errors, 0.0).sum(dim=1)
         sums = torch.zeros(NUM_BINS, device=each.device)
         return sums.index_add(0, batch.bins, each) + 0 * self._all_conditioners()
+
+    @property
+    def teacher_identity(self) -> str | None:
+        """Of the model that this one learns from, if any."""
+        return None
+
+    def _wanted(self, x: Tensor, batch: LatentBatch) -> Tensor:  # noqa: ARG002  # of subclasses
+        """What the network is to output for x [B, D, T]."""
+        alpha, sigma = batch.alpha[:, None, None], batch.sigma[:, None, None]
+        return target(
+            batch.latents, batch.noise, alpha=alpha, sigma=sigma, predicts=self.stage.predicts
+        )
+
+    def _known(self, batch: LatentBatch) -> dict[str, Known]:
+        """The input for known frames, if the network has one."""
+        if not self.stage.sees_known:
+            return {}
+        return {"known": Known(values=batch.latents, mask=batch.known)}
 
     def _all_conditioners(self) -> Tensor:
         """A zero term with all conditioner weights, so that all processes have the same gradients.

@@ -1,4 +1,4 @@
-"""Latents of tokenised data, their scale, and samples of a diffusion stage in training.
+"""Latents of tokenised data or of sound, their scale, and samples of a diffusion stage in training.
 
 Shapes: K codebooks of all channels, D latent width of all channels, T frames.
 """
@@ -11,11 +11,14 @@ from torch import Tensor
 
 from audio_tokenizers.protocol import LatentCodec
 from lm_audio.data.batches import Crop
+from lm_audio.data.corpus import FULL_SCALE
 from lm_audio.data.shards import Shards
 from lm_audio.generation.diffusion_stage import DiffusionStage
 from lm_audio.generation.track import Track, unknown_values
 from lm_audio.patterns import split_channels
 from lm_audio.renderers.codec_latents import CodecLatentRenderer
+from lm_audio.renderers.latent import LatentRenderer
+from lm_audio.renderers.protocol import Renderer
 from lm_audio.signals import ACOUSTIC
 from lm_audio.training.diffusion_batches import LatentBatches
 from lm_audio.training.samples import NUM_SAMPLES, SAMPLE_SECONDS, first_conditions
@@ -55,6 +58,21 @@ class StandardisedLatents:
         return renderer.standardised(renderer.codec.latents_of(rows).float())
 
 
+@dataclass(frozen=True, eq=False)
+class SoundLatents:
+    """Turns 16-bit samples [C, N] into the values [D, T] of a renderer, as it encodes prompts."""
+
+    renderer: LatentRenderer
+
+    @torch.no_grad()
+    def __call__(self, samples: Tensor) -> Tensor:
+        encoder = self.renderer.encoder
+        assert encoder is not None
+        device = next(self.renderer.autoencoder.parameters()).device
+        mono = samples.to(device).float().mean(dim=0, keepdim=True) / FULL_SCALE
+        return encoder.encode(mono).cpu()
+
+
 def scale_of(shards: Shards, latents: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
     """The mean and the deviation [D] of the latents of examples, evenly spaced in the data.
 
@@ -79,7 +97,7 @@ def log_latent_samples(
     tracker: Tracker,
     *,
     step: int,
-    renderer: CodecLatentRenderer,
+    renderer: Renderer,
 ) -> None:
     """Logs clips with the conditions and source tokens of held-out examples.
 
@@ -91,7 +109,7 @@ def log_latent_samples(
         frames = min(stage.window_frames, round(SAMPLE_SECONDS * stage.makes.rate))
         known = None
         if stage.source is not None:
-            frames = min(frames, int(shards.lengths(ACOUSTIC)[index]))
+            frames = min(frames, int(held_out.lengths[index]))
             known = held_out.source_tokens(Crop(index=index, start=0, stop=frames))
             if known is None:
                 continue

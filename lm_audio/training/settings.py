@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -120,12 +121,19 @@ def check_least(settings: object, **least: int) -> None:
             raise ValueError(f"{name} must be at least {lowest}, got {value}.")
 
 
-def read_data(settings: TrainingSettings, codec: AcousticTokenizer) -> tuple[Shards, Shards]:
+def read_data(
+    settings: TrainingSettings,
+    codec: AcousticTokenizer | None = None,
+    *,
+    sample_rate: int | None = None,
+) -> tuple[Shards, Shards]:
     """The training and the held-out data; synthetic for the preset tiny and for dry runs.
 
     Args:
         codec: encodes the synthetic sounds.
+        sample_rate: of the synthetic sounds, if they are samples instead of tokens.
     """
+    make_up = partial(make_up_shards, codec=codec, sample_rate=sample_rate)
     folders: Sequence[Path] = settings.data
     if not folders:
         if settings.preset != "tiny" and not settings.dry_run:
@@ -135,7 +143,7 @@ def read_data(settings: TrainingSettings, codec: AcousticTokenizer) -> tuple[Sha
             )
         if settings.dry_run:
             with tempfile.TemporaryDirectory() as folder:  # their tokens are not used
-                made_up = make_up_shards(Path(folder), codec)
+                made_up = make_up(Path(folder))
                 return Shards(made_up), Shards(made_up, "held_out")
-        folders = [make_up_shards(settings.out / "data", codec)]
+        folders = [make_up(settings.out / "data")]
     return Shards(folders), Shards(folders, "held_out")

@@ -170,10 +170,38 @@ def test_latents_are_learnt_generated_and_measured(workshop: Workshop) -> None:
     prompt = read_audio(folder / "generated/0.wav").samples
     assert torch.equal(longer.samples[:, : prompt.shape[1]], prompt)
     workshop.run(
+        *("train_diffusion", "--data", *TOKENS, "--codec", "codec", "--distill", "diffusion/model"),
+        *("--out", "fast"),
+    )
+    assert lm_audio.load(workshop.folder / "fast/model").stages["latents"].sampling.steps == 8
+    workshop.run(
         *("evaluate", "--real", "effects", "--generated", "diffusion/generated"),
         *("--out", "diffusion/report"),
     )
     assert "|" in next((folder / "report").glob("*.md")).read_text()
+
+
+def test_latents_of_spectrograms_are_learnt_and_generated(workshop: Workshop) -> None:
+    for corpus in CORPORA:
+        sound = ("--codec", "none", "--samples", 8000, "--channels", 1)
+        workshop.run("tokenize_dataset", "--data", corpus, *sound, "--out", f"samples/{corpus}")
+    data = ("--data", *(f"samples/{corpus}" for corpus in CORPORA))
+    workshop.run("train_autoencoder", *data, "--out", "autoencoder")
+    assert falls(workshop.losses("autoencoder", "train/reconstruction"), by=0.2)
+    workshop.run("train_vocoder", *data, "--out", "vocoder")
+    assert falls(workshop.losses("vocoder", "train/reconstruction"), by=0.1)
+    workshop.run(
+        *("train_diffusion", *data, "--autoencoder", "autoencoder/model"),
+        *("--vocoder", "vocoder/model", "--out", "spectrograms"),
+    )
+    assert falls(workshop.losses("spectrograms"), by=0.1)
+    generate = (sys.executable, "-m", "lm_audio", "generate", "a bell rings", "--duration", 2)
+    workshop.command(*generate, "--model", "spectrograms/model", "--seed", 1, "-o", "bell.wav")
+    made = read_audio(workshop.folder / "bell.wav")
+    assert (made.duration, made.sample_rate) == (2.0, 8000)
+    model = lm_audio.load(workshop.folder / "spectrograms/model")
+    longer = model.continue_from(workshop.folder / "bell.wav", duration=1.0, seed=1)
+    assert torch.equal(longer.samples[:, : made.samples.shape[1]], made.samples)
 
 
 def test_the_language_of_audio_is_learnt_and_heard(

@@ -111,6 +111,35 @@ def test_a_run_does_not_go_on_with_other_settings(recipe: ModuleType, alone: Run
         recipe.main(replace(alone[0], seed=1))
 
 
+def test_a_trained_model_is_distilled_to_few_steps_without_guidance(
+    recipe: ModuleType, alone: Run, tiny: Settings, tmp_path: Path
+) -> None:
+    teacher = alone[0].out / "model"
+    config = tiny(out=tmp_path / "fast", distill=teacher, distilled_steps=4, learning_rate=3e-3)
+    losses = recipe.main(config)
+    assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:3])
+    model = lm_audio.load(tmp_path / "fast/model")
+    assert model.conditions == ("text", "label")
+    defaults = model.stages["latents"].sampling
+    assert defaults == lm_audio.Denoising(steps=4, solver="ping-pong", guidance_scale=1.0)
+
+    clip = model.generate("rain", duration=0.5, seed=1, conditions={"label": "rain"})
+    assert clip.samples.shape == (1, 12_000)
+    assert recipe.main(replace(config, steps=STEPS)) == []  # already trained
+    with pytest.raises(ValueError, match="was made with teacher="):
+        recipe.main(replace(config, distill=tmp_path / "fast/model"))
+
+
+def test_what_cannot_be_distilled_is_refused(
+    recipe: ModuleType, tiny: Settings, trained: Callable[[str], Run], tmp_path: Path
+) -> None:
+    tokens = trained("duet acoustic")[0].out / "model"
+    with pytest.raises(ValueError, match=r"The last stage of the model in .* does not denoise"):
+        recipe.main(tiny(out=tmp_path, distill=tokens))
+    with pytest.raises(ValueError, match="--semantic has no effect with --distill"):
+        tiny(out=tmp_path, distill=tokens, semantic=tmp_path)
+
+
 def test_it_follows_a_semantic_stage(
     recipe: ModuleType,
     tiny: Settings,

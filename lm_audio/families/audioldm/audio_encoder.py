@@ -25,8 +25,8 @@ from audio_tokenizers.semantic.masked_model import (
 )
 from audio_tokenizers.semantic.speech_inputs import SAMPLE_RATE, LogMelSpectra
 from audio_tokenizers.weights import no_progress_bars
-from lm_audio.families.audioldm.configs import read_config
 from lm_audio.saving.files import folder_of, read_json, read_weights
+from lm_audio.saving.part_folder import read_config
 
 SECONDS = 10.24
 """The window of our own model, which is AudioMAE's."""

@@ -3,20 +3,14 @@
 A setting that our networks lack, with a value that would change the result, is an error.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, TypeVar
+from collections.abc import Sequence
 
 from lm_audio.families.audioldm.audio_language import ProjectionConfig
 from lm_audio.families.audioldm.gpt2 import Gpt2Config
 from lm_audio.generation.noise_schedule import NoiseSchedule, Predicts
-from lm_audio.networks.autoencoder2d import Autoencoder2dConfig
-from lm_audio.networks.hifi_gan import HifiGanConfig
 from lm_audio.networks.unet2d import Attends, UNet2dConfig
-from lm_audio.saving.files import read_json
-
-Config = Mapping[str, Any]
-Made = TypeVar("Made")
+from lm_audio.saving.part_folder import Config, check_fixed
+from lm_audio.saving.spectrograms import attending
 
 # Settings of the U-Net with the only values that we support.
 _UNET_FIXED: Config = {
@@ -39,12 +33,6 @@ _UNET_FIXED: Config = {
     "timestep_post_act": None,
     "upcast_attention": False,
 }
-_VAE_FIXED: Config = {
-    "act_fn": "silu",
-    "latents_mean": None,
-    "latents_std": None,
-    "shift_factor": None,
-}
 _SCHEDULER_FIXED: Config = {
     "clip_sample": False,
     "rescale_betas_zero_snr": False,
@@ -60,27 +48,14 @@ _GPT2_FIXED: Config = {
 _PREDICTS: dict[str, Predicts] = {"epsilon": "epsilon", "v_prediction": "v", "sample": "x0"}
 
 
-def read_config(path: Path, make: Callable[[Config], Made]) -> Made:
-    """Makes something of a config file; a missing or impossible setting is named."""
-    config = read_json(path)
-    if not config:
-        raise ValueError(f"{path} is missing. Download the whole model.")
-    try:
-        return make(config)
-    except KeyError as error:
-        raise ValueError(f"{path} has no {error.args[0]}.") from None
-    except (TypeError, ValueError, ArithmeticError) as error:
-        raise ValueError(f"{path} is not supported: {' '.join(str(error).split())}") from error
-
-
 def unet_config(config: Config) -> UNet2dConfig:
     """Of AudioLDM2UNet2DConditionModel or UNet2DConditionModel."""
-    _check_fixed(config, _UNET_FIXED)
+    check_fixed(config, _UNET_FIXED)
     widths = tuple(config["block_out_channels"])
     levels = len(widths)
     down, up = config["down_block_types"], config["up_block_types"]
-    attending = [_attending(name, "CrossAttnDownBlock2D", "DownBlock2D") for name in down]
-    if attending != [_attending(x, "CrossAttnUpBlock2D", "UpBlock2D") for x in up][::-1]:
+    attends_at = [attending(name, "CrossAttnDownBlock2D", "DownBlock2D") for name in down]
+    if attends_at != [attending(x, "CrossAttnUpBlock2D", "UpBlock2D") for x in up][::-1]:
         raise ValueError(f"The blocks {list(down)} and {list(up)} do not mirror each other.")
     attends = _attends(config, levels)
     kind = config.get("class_embed_type")
@@ -90,7 +65,7 @@ def unet_config(config: Config) -> UNet2dConfig:
         in_channels=config["in_channels"],
         out_channels=config["out_channels"],
         widths=widths,
-        attends=tuple(one if yes else () for one, yes in zip(attends, attending, strict=True)),
+        attends=tuple(one if yes else () for one, yes in zip(attends, attends_at, strict=True)),
         middle=attends[-1],
         num_blocks=_each(config.get("layers_per_block", 2), levels),
         num_layers=_each(config.get("transformer_layers_per_block", 1), levels),
@@ -123,52 +98,9 @@ def _attends(config: Config, levels: int) -> list[tuple[Attends, ...]]:
     return made
 
 
-def _attending(name: str, yes: str, no: str) -> bool:
-    if name not in (yes, no):
-        raise ValueError(f"Unknown block {name!r}. Expected {yes} or {no}.")
-    return name == yes
-
-
-def autoencoder_config(config: Config) -> Autoencoder2dConfig:
-    """Of AutoencoderKL."""
-    _check_fixed(config, _VAE_FIXED)
-    if config["in_channels"] != config["out_channels"]:
-        raise ValueError("in_channels and out_channels differ.")
-    down, up = config["down_block_types"], config["up_block_types"]
-    attends = [_attending(x, "AttnDownEncoderBlock2D", "DownEncoderBlock2D") for x in down]
-    if attends != [_attending(x, "AttnUpDecoderBlock2D", "UpDecoderBlock2D") for x in up][::-1]:
-        raise ValueError(f"The blocks {list(down)} and {list(up)} do not mirror each other.")
-    return Autoencoder2dConfig(
-        channels=config["in_channels"],
-        latent_channels=config["latent_channels"],
-        widths=tuple(config["block_out_channels"]),
-        num_blocks=config.get("layers_per_block", 1),
-        attends=tuple(attends),
-        num_groups=config.get("norm_num_groups", 32),
-        middle_attention=config.get("mid_block_add_attention", True),
-        quant_conv=config.get("use_quant_conv", True),
-        post_quant_conv=config.get("use_post_quant_conv", True),
-    )
-
-
-def vocoder_config(config: Config) -> HifiGanConfig:
-    """Of SpeechT5HifiGan."""
-    return HifiGanConfig(
-        num_mels=config["model_in_dim"],
-        sample_rate=config["sampling_rate"],
-        width=config["upsample_initial_channel"],
-        rates=tuple(config["upsample_rates"]),
-        kernels=tuple(config["upsample_kernel_sizes"]),
-        block_kernels=tuple(config["resblock_kernel_sizes"]),
-        block_dilations=tuple(tuple(x) for x in config["resblock_dilation_sizes"]),
-        slope=config.get("leaky_relu_slope", 0.1),
-        normalize=config.get("normalize_before", True),
-    )
-
-
 def schedule_of(config: Config) -> tuple[NoiseSchedule, Predicts]:
     """Of any scheduler with betas, such as DDIMScheduler: the solver is the user's choice."""
-    _check_fixed(config, _SCHEDULER_FIXED)
+    check_fixed(config, _SCHEDULER_FIXED)
     kinds = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine"}
     kind, predicts = config["beta_schedule"], config.get("prediction_type", "epsilon")
     for name, value, choices in (
@@ -191,7 +123,7 @@ def schedule_of(config: Config) -> tuple[NoiseSchedule, Predicts]:
 
 def gpt2_config(config: Config) -> Gpt2Config:
     """Of GPT2Model or GPT2LMHeadModel."""
-    _check_fixed(config, _GPT2_FIXED)
+    check_fixed(config, _GPT2_FIXED)
     dim = config["n_embd"]
     return Gpt2Config(
         dim=dim,
@@ -217,12 +149,6 @@ def projection_config(config: Config) -> ProjectionConfig:
         dim=config["langauge_model_dim"],  # spelled like this in the files
         num_positions=config["max_seq_length"] if positions else 0,
     )
-
-
-def _check_fixed(config: Config, fixed: Config) -> None:
-    for name, expected in fixed.items():
-        if (value := config.get(name, expected)) != expected:
-            raise ValueError(f"{name} is {value!r}; expected {expected!r}.")
 
 
 def _each(value: int | Sequence[int], count: int) -> tuple[int, ...]:

@@ -1,8 +1,8 @@
 """Reads AudioLDM and AudioLDM 2 in diffusers' layout: a folder with one subfolder per part."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,38 +13,27 @@ from lm_audio.conditioners.text import T5Encoder
 from lm_audio.families.audioldm.audio_encoder import load_audio_encoder
 from lm_audio.families.audioldm.audio_language import AudioLanguage, Projection
 from lm_audio.families.audioldm.configs import (
-    autoencoder_config,
     gpt2_config,
     num_vectors_of,
     projection_config,
-    read_config,
     schedule_of,
     unet_config,
-    vocoder_config,
 )
 from lm_audio.families.audioldm.gpt2 import Gpt2
 from lm_audio.families.audioldm.parts import AudioLdmParts
 from lm_audio.families.audioldm.text import ClapScorer, ClapText, MappedT5, Release, Speech
-from lm_audio.networks.autoencoder2d import Autoencoder2d
-from lm_audio.networks.hifi_gan import HifiGan
 from lm_audio.networks.unet2d import UNet2d
 from lm_audio.renderers.latent import LatentRenderer
-from lm_audio.renderers.log_mel import LogMel
-from lm_audio.saving.files import folder_of, read_json, read_weights, stated_licence
+from lm_audio.saving.files import folder_of, read_json, stated_licence
+from lm_audio.saving.part_folder import Config, Module, nothing, read_config, read_network
+from lm_audio.saving.spectrograms import USUAL_WINDOW, read_renderer
 
 FIRST, SECOND = "AudioLDMPipeline", "AudioLDM2Pipeline"
 """The names of the pipelines in model_index.json."""
 AUDIO_ENCODER = "audio_encoder"
 """The subfolder of the encoder of audio, which diffusers' pipeline does not have."""
-_WINDOW = 256  # frames, 10.24 s, if the U-Net does not state them
 _GUIDANCE = {FIRST: 2.5, SECOND: 3.5}
-_SCALE = 0.18215  # of latents, if the autoencoder does not state it
 _MOST_TEXT = 512  # tokens, if the tokenizer states no limit
-_FFT_HOPS = 6.4  # the length of the analysis, 1024 samples at a hop of 160
-
-Config = Mapping[str, Any]
-Module = TypeVar("Module", bound=nn.Module)
-Rename = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 
 
 def read_audioldm(
@@ -68,7 +57,7 @@ def read_audioldm(
     unet = reader.network("unet", UNet2d, unet_config)
     schedule, predicts = read_config(folder / "scheduler" / "scheduler_config.json", schedule_of)
     window = read_json(folder / "unet" / "config.json").get("sample_size")
-    window = window[0] if isinstance(window, list) else window or _WINDOW
+    window = window[0] if isinstance(window, list) else window or USUAL_WINDOW
     clap, scorer = reader.clap()
     parts = AudioLdmParts(
         unet=unet,
@@ -112,39 +101,16 @@ class _Reader:
         self._mapped = mapped
 
     def network(
-        self,
-        part: str,
-        kind: Callable[[Any], Module],
-        config: Callable[[Config], Any],
-        rename: Rename = lambda weights: weights,
+        self, part: str, kind: Callable[[Any], Module], config: Callable[[Config], Any]
     ) -> Module:
         """A network of ours with the settings and weights of a part, in float32."""
-        return self._network(part, kind, config, rename)[0]
+        return read_network(self._folder / part, kind, config, mapped=self._mapped)[0]
 
     def renderer(self, window: int) -> LatentRenderer:
         folder = self._folder
-        autoencoder = self.network("vae", Autoencoder2d, autoencoder_config, _current_names)
-        vocoder = self.network("vocoder", HifiGan, vocoder_config, _without_weight_norm)
-        shape = vocoder.config
-        mel = LogMel(
-            sample_rate=shape.sample_rate,
-            fft_length=round(_FFT_HOPS * shape.hop_length),
-            hop_length=shape.hop_length,
-            num_mels=shape.num_mels,
-            low=0,
-            high=shape.sample_rate / 2,
+        return read_renderer(
+            folder / "vae", folder / "vocoder", window_frames=window, mapped=self._mapped
         )
-        try:
-            return LatentRenderer(
-                autoencoder=autoencoder,
-                vocoder=vocoder,
-                scale=read_json(folder / "vae" / "config.json").get("scaling_factor", _SCALE),
-                window_frames=window,
-                overlap_frames=window // 8,
-                log_mel=mel,
-            )
-        except ValueError as error:
-            raise ValueError(f"The vae and vocoder of {folder} do not match: {error}") from error
 
     def clap(self) -> tuple[ClapText, ClapScorer | None]:
         from transformers import ClapFeatureExtractor, ClapModel, ClapTextModelWithProjection
@@ -161,7 +127,7 @@ class _Reader:
             model,
             tokenizer,
             max_length=min(_limit(tokenizer), most),
-            release=_map(model, path) if self._mapped else _nothing,
+            release=_map(model, path) if self._mapped else nothing,
         )
         if not whole or not extractor.is_dir():
             return text, None
@@ -170,7 +136,13 @@ class _Reader:
     def second(self) -> dict[str, Any]:
         """The parts that AudioLDM 2 adds."""
         folder = self._folder
-        gpt2, release = self._network("language_model", Gpt2, gpt2_config, _gpt2_names)
+        gpt2, release = read_network(
+            folder / "language_model",
+            Gpt2,
+            gpt2_config,
+            rename=_gpt2_names,
+            mapped=self._mapped,
+        )
         num_vectors = read_config(folder / "language_model" / "config.json", num_vectors_of)
         projection = self.network("projection_model", Projection, projection_config)
         language = AudioLanguage(projection, gpt2, num_vectors=num_vectors, release=release)
@@ -189,7 +161,7 @@ class _Reader:
             model, release = _mapped_t5(path)
         else:
             model = _load(T5EncoderModel, path, kind="t5", ignored=("decoder", "lm_head"))
-            release = _nothing
+            release = nothing
         tokens = T5TextTokenizer.load(self._folder / "tokenizer_2")
         return MappedT5(model, tokens, max_length=_limit(tokens._tokenizer), release=release)
 
@@ -199,38 +171,6 @@ class _Reader:
         tokenizer = _tokenizer(self._folder / "tokenizer_2")
         encoder = _load(VitsModel, self._folder / "text_encoder_2", kind="vits").text_encoder
         return Speech(encoder, tokenizer, length=num_positions or _limit(tokenizer))
-
-    def _network(
-        self,
-        part: str,
-        kind: Callable[[Any], Module],
-        config: Callable[[Config], Any],
-        rename: Rename,
-    ) -> tuple[Module, Release]:
-        folder = self._folder / part
-
-        def build(settings: Config) -> Module:
-            with unfilled():
-                return kind(config(settings))
-
-        module = read_config(folder / "config.json", build)
-        stored, release = self._weights(folder)
-        weights = rename(dict(stored))
-        check_weights(weights, module.state_dict(), source=folder)
-        filled = {name: weight.float() for name, weight in weights.items()}
-        module.load_state_dict(filled, assign=True)
-        module.eval().requires_grad_(False)
-        if self._mapped:  # convolutions are copied, and their originals released
-            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-            release()
-        return module, release
-
-    def _weights(self, folder: Path) -> tuple[Mapping[str, Tensor], Release]:
-        for name in ("model.safetensors", "diffusion_pytorch_model.safetensors"):
-            if self._mapped and (folder / name).is_file():
-                file = MappedFile(folder / name)
-                return file.tensors, file.release
-        return read_weights(folder), _nothing
 
 
 def _mapped_t5(path: Path) -> tuple[Any, Release]:
@@ -254,15 +194,11 @@ def _mapped_t5(path: Path) -> tuple[Any, Release]:
     return model, file.release
 
 
-def _nothing() -> None:
-    """Releases nothing."""
-
-
 def _map(model: nn.Module, folder: Path) -> Release:
     """Replaces the weights of a model by those of the file that it was read from."""
     path = folder / "model.safetensors"
     if not path.is_file():  # in shards
-        return _nothing
+        return nothing
     file = MappedFile(path)
     for name, weight in model.named_parameters():
         stored = file.tensors.get(name)
@@ -306,36 +242,6 @@ def _check(parts: AudioLdmParts, folder: Path) -> None:
                     wrong.append(f"the unet attends to width {one.width} instead of {width}")
     if wrong:
         raise ValueError(f"The parts of {folder} do not match: {'; '.join(dict.fromkeys(wrong))}.")
-
-
-def _current_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Old files of AutoencoderKL name the parts of its attention otherwise, and store convolutions.
-
-    The shortcut of residual blocks stays a 1x1 convolution.
-    """
-    parts = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-    renamed = {}
-    for name, weight in weights.items():
-        for old, new in parts.items():
-            name = name.replace(f".{old}.", f".{new}.")
-        is_linear = any(f".{new}." in name for new in parts.values())
-        renamed[name] = weight.flatten(1) if is_linear and weight.dim() == 4 else weight
-    return renamed
-
-
-def _without_weight_norm(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Joins the direction and the length of each weight, if they are stored apart."""
-    made = dict(weights)
-    for length, direction in (
-        ("weight_g", "weight_v"),
-        ("parametrizations.weight.original0", "parametrizations.weight.original1"),
-    ):
-        for name in [name for name in made if name.endswith(f".{length}")]:
-            prefix = name.removesuffix(length)
-            if prefix + direction in made:
-                v, g = made.pop(prefix + direction), made.pop(name)
-                made[f"{prefix}weight"] = torch._weight_norm(v, g, 0)
-    return made
 
 
 def _gpt2_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:

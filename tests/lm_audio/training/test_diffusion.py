@@ -253,7 +253,7 @@ def test_a_batch_learnt_by_heart_comes_back_from_noise(shards: Shards) -> None:
 
 def repeated(same: LatentBatch, others: list[LatentBatch]) -> LatentBatch:
     """The latents of one batch with the noise, levels and known frames of others."""
-    news = ("noise", "alpha", "sigma", "times", "bins", "known")
+    news = ("noise", "shares", "alpha", "sigma", "times", "known")
     olds = ("latents", "frames", "mask")
     tensors = {name: torch.cat([getattr(each, name) for each in others]) for name in news}
     tensors |= {name: torch.cat([getattr(same, name)] * len(others)) for name in olds}

@@ -1,0 +1,104 @@
+"""Reads and writes a network of ours as a folder in diffusers' or transformers' layout."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from audio_tokenizers.atomic import replacing_folder
+from audio_tokenizers.weights import MappedFile, check_weights, unfilled
+from lm_audio.saving.files import read_json, read_weights
+
+Config = Mapping[str, Any]
+Made = TypeVar("Made")
+Module = TypeVar("Module", bound=nn.Module)
+Rename = Callable[[dict[str, Tensor]], dict[str, Tensor]]
+Release = Callable[[], None]
+
+
+def nothing() -> None:
+    """Releases nothing."""
+
+
+def read_config(path: Path, make: Callable[[Config], Made]) -> Made:
+    """Makes something of a config file; a missing or impossible setting is named."""
+    config = read_json(path)
+    if not config:
+        raise ValueError(f"{path} is missing. Download the whole model.")
+    try:
+        return make(config)
+    except KeyError as error:
+        raise ValueError(f"{path} has no {error.args[0]}.") from None
+    except (TypeError, ValueError, ArithmeticError) as error:
+        raise ValueError(f"{path} is not supported: {' '.join(str(error).split())}") from error
+
+
+def check_fixed(config: Config, fixed: Config) -> None:
+    """Raises ValueError if a setting that our networks lack would change the result."""
+    for name, expected in fixed.items():
+        if (value := config.get(name, expected)) != expected:
+            raise ValueError(f"{name} is {value!r}; expected {expected!r}.")
+
+
+def read_network(
+    folder: Path,
+    kind: Callable[[Any], Module],
+    config: Callable[[Config], Any],
+    *,
+    rename: Rename = lambda weights: weights,
+    mapped: bool = False,
+) -> tuple[Module, Release]:
+    """A network with the settings and weights of a folder, in float32; and what releases memory.
+
+    Args:
+        mapped: map safetensors into memory instead of reading them.
+    """
+
+    def build(settings: Config) -> Module:
+        with unfilled():
+            return kind(config(settings))
+
+    module = read_config(folder / "config.json", build)
+    stored, release = _weights(folder, mapped=mapped)
+    weights = rename(dict(stored))
+    check_weights(weights, module.state_dict(), source=folder)
+    filled = {name: weight.float() for name, weight in weights.items()}
+    module.load_state_dict(filled, assign=True)
+    module.eval().requires_grad_(False)
+    if mapped:  # convolutions are copied, and their originals released
+        module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        release()
+    return module, release
+
+
+def write_network(
+    folder: Path,
+    weights: Mapping[str, Tensor],
+    config: Config,
+    *,
+    file: str,
+    others: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes weights and config.json atomically.
+
+    Args:
+        file: the name of the weights' file.
+        others: the content of further JSON files by their names.
+    """
+    with replacing_folder(folder) as new:
+        plain = {name: weight.detach().cpu().contiguous() for name, weight in weights.items()}
+        save_file(plain, new / file, metadata={"format": "pt"})
+        for name, content in {"config.json": config, **(others or {})}.items():
+            (new / name).write_text(json.dumps(content, indent=2) + "\n")
+
+
+def _weights(folder: Path, *, mapped: bool) -> tuple[Mapping[str, Tensor], Release]:
+    for name in ("model.safetensors", "diffusion_pytorch_model.safetensors"):
+        if mapped and (folder / name).is_file():
+            file = MappedFile(folder / name)
+            return file.tensors, file.release
+    return read_weights(folder), nothing

@@ -1,0 +1,178 @@
+"""The recipe for vocoders: it learns, resumes exactly, keeps its best model."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from transformers import SpeechT5HifiGan
+
+from lm_audio.networks.hifi_gan import HifiGan
+from lm_audio.saving.spectrograms import log_mel_of, without_weight_norm
+from lm_audio.training.checkpoints import Checkpoints
+
+
+@pytest.fixture
+def recipe(load_recipe: Callable[[str], ModuleType]) -> ModuleType:
+    return load_recipe("train_vocoder")
+
+
+def config(recipe: ModuleType, out: Path, **changes: Any) -> Any:
+    return replace(recipe.PRESETS["tiny"], out=out, batch_size=2, seconds=0.4, **changes)
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model" / "model.safetensors")
+
+
+def test_the_loss_after_five_steps_is_pinned(recipe: ModuleType, tmp_path: Path) -> None:
+    losses = recipe.main(config(recipe, tmp_path, steps=5, learning_rate=1e-3))
+    assert losses[-1] == pytest.approx(9.18315, rel=5e-3)
+
+
+def test_the_tiny_preset_learns_in_both_phases(
+    recipe: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    losses = recipe.main(replace(recipe.PRESETS["tiny"], out=tmp_path))
+    assert np.mean(losses[-12:]) < 0.8 * np.mean(losses[:12])  # with the discriminators
+    shown = capsys.readouterr()
+    assert f"Wrote the vocoder to {tmp_path / 'model'}." in shown.out
+    assert "step 60: chirp " in shown.err
+    log = EventAccumulator(str(tmp_path / "log"))
+    log.Reload()
+    assert log.Tags()["audio"] == ["held out/chirp", "held out/pluck", "held out/rain"]
+    # Held-out plucks are nearer than silence of their length.
+    vocoder = SpeechT5HifiGan.from_pretrained(tmp_path / "model").eval()
+    log_mel = log_mel_of(recipe.SHAPES["tiny"][0])
+    clip = recipe.read_corpus(recipe.PRESETS["tiny"], 8_000).held_out[0]
+    true = torch.from_numpy(clip.samples).float()[None] / 2**15
+    with torch.no_grad():
+        mel = log_mel(true)
+        made = vocoder(mel.transpose(1, 2))
+    silence = log_mel(torch.zeros_like(true))
+    assert F.l1_loss(log_mel(made), mel) < 0.7 * F.l1_loss(silence, mel)
+
+
+def test_the_normalisation_is_that_of_training_sounds(recipe: ModuleType) -> None:
+    shape = recipe.SHAPES["tiny"][0]
+    clips = recipe.read_corpus(recipe.PRESETS["tiny"], 8_000).train
+    sampler = recipe.SegmentSampler(clips, length=3200, batch_size=4, seed=0)
+    vocoder = recipe.new_vocoder(shape)
+    recipe.measure(vocoder, log_mel_of(shape), sampler, first=7)
+    sounds = torch.cat([sampler.batch(7 + i)[:, 0] for i in range(recipe.MEASURED_BATCHES)])
+    normalised = vocoder.normalized(log_mel_of(shape)(sounds))
+    torch.testing.assert_close(normalised.mean(dim=(0, 2)), torch.zeros(32), rtol=0, atol=1e-3)
+    torch.testing.assert_close(normalised.std(dim=(0, 2)), torch.ones(32), rtol=1e-3, atol=0)
+
+
+def test_a_killed_run_goes_on_with_the_same_losses(
+    recipe: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings: dict[str, Any] = {"steps": 8, "evaluate_every": 3, "adversarial_from": 0.5}
+    whole = recipe.main(config(recipe, tmp_path / "whole", **settings))
+    last = int(np.random.default_rng().integers(3, 8))
+    update = recipe.EMA.update
+
+    def killed(average: Any, step: int) -> None:
+        if step == last:
+            raise KeyboardInterrupt
+        update(average, step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(recipe.EMA, "update", killed)
+        with pytest.raises(KeyboardInterrupt):
+            recipe.main(config(recipe, tmp_path / "killed", **settings))
+    rest = recipe.main(config(recipe, tmp_path / "killed", **settings))
+    assert rest == whole[last // 3 * 3 :], f"killed at step {last}"
+    one, two = (weights(tmp_path / run) for run in ("whole", "killed"))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_the_best_model_is_kept(
+    recipe: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error rises in the last phase, whose first model stays."""
+    errors = iter([0.1, 3.0, 4.0, 5.0])
+    monkeypatch.setattr(recipe, "evaluate", lambda *_, **__: next(errors))
+    saved = []
+    write = recipe.write_vocoder
+
+    def writes(folder: Path, model: HifiGan, **rest: Any) -> None:
+        saved.append({name: weight.clone() for name, weight in model.state_dict().items()})
+        write(folder, model, **rest)
+
+    monkeypatch.setattr(recipe, "write_vocoder", writes)
+    recipe.main(config(recipe, tmp_path, steps=8, evaluate_every=2, adversarial_from=0.25))
+    assert len(saved) == 2  # before the discriminator, whose losses do not compare, and the best
+    found = weights(tmp_path)
+    expected = without_weight_norm(saved[1])
+    assert all(torch.equal(found[name], expected[name]) for name in found)
+    best = Checkpoints(tmp_path / "checkpoints").best()
+    assert best is not None
+    assert best.step == 4
+
+
+def test_a_run_does_not_go_on_with_other_settings(recipe: ModuleType, tmp_path: Path) -> None:
+    recipe.main(config(recipe, tmp_path, steps=2))
+    with pytest.raises(ValueError, match=r"was made with steps=2, got 3"):
+        recipe.main(config(recipe, tmp_path, steps=3))
+
+
+def test_a_dry_run_counts_the_published_weights(
+    recipe: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paper = replace(recipe.PRESETS["paper"], out=tmp_path / "x", dry_run=True)
+    assert recipe.main(paper) == []
+    table = capsys.readouterr().out
+    shape, judge = recipe.SHAPES["paper"]
+    with torch.device("meta"):
+        vocoder = HifiGan(shape)
+        discriminator = recipe.WaveformDiscriminator(judge, num_channels=1)
+    assert sum(weight.numel() for weight in vocoder.parameters()) == 55_264_897  # AudioLDM's
+    number = 55_264_897 + sum(weight.numel() for weight in discriminator.parameters())
+    assert float(table.split(" M parameters")[0]) == pytest.approx(number / 1e6, rel=2e-3)
+    assert not (tmp_path / "x").exists()
+
+
+def test_mistakes_get_one_sentence(recipe: ModuleType, tmp_path: Path) -> None:
+    for wrong, sentence in (
+        ({"adversarial_from": 1.5}, r"adversarial_from must be from 0 to 1, got 1.5"),
+        ({"mel_weight": -1.0}, r"mel_weight must be at least 0, got -1.0"),
+        ({"steps": 0}, r"steps must be at least 1, got 0"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            recipe.Config(**wrong)
+    with pytest.raises(ValueError, match=r"No training data for the preset 'default'; pass"):
+        recipe.main(replace(recipe.PRESETS["tiny"], preset="default", out=tmp_path))
+    with pytest.raises(ValueError, match=r"is not a folder"):
+        recipe.main(config(recipe, tmp_path, data=(tmp_path / "nowhere",)))
+
+
+@pytest.mark.slow
+def test_two_processes_train_in_both_phases(recipe: ModuleType, tmp_path: Path) -> None:
+    """Batches are halved, and the same steps are taken; norms over a batch differ."""
+    folders = [tmp_path / name for name in ("one", "two")]
+    for out, count in zip(folders, ("1", "2"), strict=True):
+        launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", count]
+        script = [str(Path(recipe.__file__ or "")), "--preset", "tiny", "--steps", "8"]
+        settings = ["--seconds", "0.4", "--adversarial-from", "0.5", "--out", str(out)]
+        subprocess.run(
+            [sys.executable, *launch, *script, *settings], check=True, capture_output=True
+        )
+    logs = [EventAccumulator(str(out / "log")) for out in folders]
+    for log in logs:
+        log.Reload()
+    for name, share in (("reconstruction", 0.03), ("gradient norm", 0.06)):
+        one, two = (log.Scalars(f"train/{name}")[0].value for log in logs)
+        assert two == pytest.approx(one, rel=share)
+    first, second = (weights(out) for out in folders)
+    assert max((first[name] - second[name]).abs().mean() for name in first) < 0.03
