@@ -138,9 +138,9 @@ class DiT(nn.Module):
         return self.config.transformer.norm_eps
 
     def _dtype(self, x: Tensor) -> torch.dtype:
-        """That of the weights; on a CPU, products of bfloat16 can be ten times slower."""
-        weight = self.last_shift_scale.dtype
-        return torch.float32 if x.device.type == "cpu" else weight
+        """That of the weights, but float32 on CPUs where products of bfloat16 are slower."""
+        is_slow = x.device.type == "cpu" and not torch.cpu._is_avx512_bf16_supported()
+        return torch.float32 if is_slow else self.last_shift_scale.dtype
 
     def _with_known(self, x: Tensor, known: Known | None) -> Tensor:
         """The input channels [B, C, T]."""

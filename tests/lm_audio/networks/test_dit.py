@@ -201,7 +201,10 @@ def test_new_weights_give_zeros() -> None:
     assert not DiT(CONFIG)(x, times, fused, known=known).any()
 
 
-def test_bfloat16_weights_compute_in_float32_on_a_cpu() -> None:
+def test_bfloat16_weights_compute_in_float32_on_a_cpu_without_its_products(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
     network = random_dit()
     x, times, fused, known = inputs()
     with torch.no_grad():
@@ -214,6 +217,13 @@ def test_bfloat16_weights_compute_in_float32_on_a_cpu() -> None:
     error = (rounded - exact).square().mean().sqrt() / exact.square().mean().sqrt()
     assert 0 < error < 0.02
     torch.testing.assert_close(rounded, same, rtol=1e-3, atol=1e-3)
+
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    with torch.no_grad():
+        products = network.bfloat16()(x, times, fused, known=known)
+    assert products.dtype == torch.bfloat16
+    error = (products - exact).square().mean().sqrt() / exact.square().mean().sqrt()
+    assert 0 < error < 0.04
 
 
 def test_recomputed_activations_give_the_same_gradients() -> None:
