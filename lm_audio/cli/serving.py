@@ -77,6 +77,7 @@ class Serve:
         listener = bind(self.host, self.port)
         pipeline = self.model.load()
         engine = Engine(pipeline, max_batch_size=self.max_batch_size, max_queue=self.max_queue)
+        engine.warm_up()
         name = self.served_model_name or self.model.model or DEFAULT
         limits = Limits(
             max_duration=self.max_duration,
@@ -141,6 +142,7 @@ class App:
 
         listener = bind(self.host, self.port, or_next=self.port == PAGE_PORT)
         engine = Engine(self.model.load())
+        engine.warm_up()
         app = create_app(engine, name=self.model.model or DEFAULT, index=False)
         add_page(app)
         address = _address(self.host, listener)

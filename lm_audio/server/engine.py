@@ -25,11 +25,13 @@ from torch import Tensor
 
 from lm_audio.clip import Clip
 from lm_audio.generation.clip_job import ClipJob
-from lm_audio.generation.request import Request
+from lm_audio.generation.request import Request, make_requests
 from lm_audio.pipeline import AudioPipeline
 from lm_audio.system import release_omp_threads, trim_malloc
 
 logger = logging.getLogger(__name__)
+
+WARM_UP_SECONDS = 0.2
 
 Work = Callable[..., Clip]
 """Makes a clip; takes a `progress` callback, which it calls at each step."""
@@ -217,6 +219,20 @@ class Engine:
                 raise BusyError(f"The queue is full ({self.max_queue} requests). Try again later.")
             self._queue.append(job)
             self._changed.notify()
+
+    def warm_up(self) -> None:
+        """Queues a short clip of a prompt that the model knows, if it lists any.
+
+        The first clip of a process is slower: kernels, tokenizers and the notice load what they
+        need. Clients need not wait for that.
+        """
+        if (known := self.pipeline.card.known) is None:
+            return
+        prompt = known.first_examples[0]
+        self.pipeline.notice(prompt)
+        rate = self.pipeline.sample_rate
+        (request,) = make_requests(prompt, duration=WARM_UP_SECONDS, seed=0, sample_rate=rate)
+        self.submit(BatchJob(request))
 
     def close(self, *, finish: bool = True) -> None:
         """Accepts no more jobs, then finishes or fails the open ones, and returns when done."""

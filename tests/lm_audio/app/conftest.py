@@ -79,8 +79,8 @@ def page(tiny: tuple[str, Engine]) -> Iterator[Visit]:
 def bundled() -> Iterator[tuple[str, AudioPipeline]]:
     """The address of the page with the bundled model."""
     pipeline = lm_audio.load(device="cpu")
-    pipeline.generate("rain", duration=0.2)  # the first clip compiles and loads what it needs
-    with serving_page(pipeline, name="default") as (address, _):
+    with serving_page(pipeline, name="default") as (address, engine):
+        engine.warm_up()
         yield address, pipeline
 
 

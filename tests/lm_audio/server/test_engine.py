@@ -4,6 +4,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,8 +13,10 @@ from torch import Tensor
 
 import lm_audio
 from lm_audio.clip import Clip
+from lm_audio.conditioners.known_prompts import KnownPrompts
 from lm_audio.generation.clip_job import ClipJob
 from lm_audio.generation.request import make_requests
+from lm_audio.model import ModelCard
 from lm_audio.pipeline import AudioPipeline
 from lm_audio.server.engine import BatchJob, BusyError, DeadlineError, Engine, Job, StoppedError
 
@@ -54,6 +57,27 @@ def sound_of(job: Job) -> Tensor:
         return torch.cat([samples async for samples in job.sound()], dim=1)
 
     return asyncio.run(asyncio.wait_for(read(), WAIT))
+
+
+def test_a_warm_up_is_a_clip_of_what_the_model_knows(
+    model: AudioPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs: list[BatchJob] = []
+    submit = Engine.submit
+
+    def noted(engine: Engine, job: BatchJob) -> None:
+        jobs.append(job)
+        submit(engine, job)
+
+    monkeypatch.setattr(Engine, "submit", noted)
+    known = ModelCard(known=KnownPrompts(examples={"rain": ["rain"]}, threshold=0.5))
+    for card in (model.card, known):
+        engine = Engine(AudioPipeline(replace(model.model, card=card)))
+        engine.warm_up()
+        engine.close()
+    (job,) = jobs
+    assert job.request.prompt == "rain"
+    assert clip_of(job).duration == 0.2
 
 
 def clip_of(job: Job) -> Clip:
