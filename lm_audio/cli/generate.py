@@ -183,7 +183,7 @@ class Generate(ClipOptions):
     """Sequence of prompts, each with its start time, used instead of PROMPT:
     "SECONDS: PROMPT; SECONDS: PROMPT"."""
     blend: Annotated[str | None, Arg("TEXT")] = None
-    """Prompts with relative shares, used instead of PROMPT: "SHARE: PROMPT; SHARE: PROMPT". For
+    """Prompts with relative weights, used instead of PROMPT: "WEIGHT: PROMPT; WEIGHT: PROMPT". For
     diffusion models only."""
     prompts: Annotated[Path | None, Arg("FILE")] = None
     """File with one prompt per line, or - for stdin; lines that start with # are ignored. With -o
@@ -371,8 +371,8 @@ class Inpaint(ClipOptions):
     text: Annotated[str | None, Arg("TEXT")] = None
     """Prompt for the new audio."""
     num_candidates: Annotated[int, Arg("N", at_least=1)] = 4
-    """Number of candidates to generate; the one that leads most smoothly into the audio after
-    the span is kept."""
+    """Number of candidates to generate. The one with the smoothest transition into the audio
+    after the span is kept."""
     overwrite: bool = False
     """Allow the output to replace the input file."""
 

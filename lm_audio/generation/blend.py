@@ -1,4 +1,4 @@
-"""Blends: several prompts at once, each with a share."""
+"""Blends: several prompts at once, each with a weight."""
 
 import math
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from lm_audio.generation.story import numbered
 
 @dataclass(frozen=True)
 class Blend:
-    """Prompts and their relative shares: {"rain": 3, "wind": 1} is three quarters rain.
+    """Prompts and their relative weights: {"rain": 3, "wind": 1} is three quarters rain.
 
     Diffusion stages mix the outputs of their network for each prompt, in every pass; that of a
     single prompt is as without a blend.
@@ -25,7 +25,7 @@ class Blend:
         )
         if not valid or len(shares) < len(self.parts) or not sum(shares) > 0:
             raise ValueError(
-                "A blend needs prompts with shares of at least 0, one of them above 0, such as "
+                "A blend needs prompts with weights of at least 0, one of them above 0, such as "
                 f'{{"rain": 3, "wind": 1}}, got {self.parts!r}.'
             )
         # Sorted, since sums depend on the order of their terms.
@@ -37,7 +37,7 @@ class Blend:
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """Those with a share above 0."""
+        """Those with a weight above 0."""
         return tuple(self.parts)
 
     @property
@@ -48,7 +48,7 @@ class Blend:
 
 def parse_blend(text: str) -> Blend:
     """A blend such as "3: rain; 1: wind". Prompts cannot contain semicolons."""
-    form = 'A blend is written as "3: rain; 1: wind" (its share'
+    form = 'A blend is written as "3: rain; 1: wind" (its weight'
     parts: dict[str, float] = {}
     for share, prompt in numbered(text, form=form):
         if prompt in parts:
@@ -63,5 +63,5 @@ def as_blend(value: Any) -> Blend:
 
 
 def is_blend(value: Any) -> bool:
-    """Whether a value is a blend, or maps something to shares."""
+    """Whether a value is a blend, or maps something to weights."""
     return isinstance(value, Blend | Mapping)

@@ -164,7 +164,7 @@ STORY = Field(
 BLEND = Field(
     min_length=1,
     max_length=8,
-    description="Prompts and their relative shares, in place of prompt, for diffusion models.",
+    description="Prompts and their relative weights, in place of prompt, for diffusion models.",
 )
 
 

@@ -99,7 +99,7 @@ def test_what_only_diffusion_models_can_do_is_refused_by_others(
     both = fails_with(["generate", "a dog", "--story", "0: rain", *options])
     assert "PROMPT and --story cannot be combined." in both
     for blend, message in (
-        ("x", 'A blend is written as "3: rain; 1: wind" (its share, a colon and'),
+        ("x", 'A blend is written as "3: rain; 1: wind" (its weight, a colon and'),
         ("1: rain; 2: rain", "The prompts of a blend must differ, got 'rain' twice."),
         ("1: rain; 2: wind", "follows one prompt at a time"),
     ):

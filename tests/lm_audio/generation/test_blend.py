@@ -42,7 +42,7 @@ def test_shares_are_relative_and_their_order_does_not_matter() -> None:
     [{}, {"rain": 0}, {"rain": -1, "wind": 2}, {"rain": "a"}, {1: 0.5}, {"rain": float("nan")}],
 )
 def test_a_wrong_blend_gets_one_sentence(parts: Any) -> None:
-    with pytest.raises(ValueError, match=r"A blend needs prompts with shares of at least 0, one"):
+    with pytest.raises(ValueError, match=r"A blend needs prompts with weights of at least 0, one"):
         Blend(parts)
 
 

@@ -78,7 +78,7 @@ def test_a_blend_is_that_of_python(
     assert torch.equal(found, as_16_bits(expected))
     for served, wrong, message in (
         (denoising, {"blend": blend, "prompt": "rain"}, "Give only one of prompt, story and blend"),
-        (denoising, {"blend": {"rain": -1}}, "A blend needs prompts with shares of at least 0"),
+        (denoising, {"blend": {"rain": -1}}, "A blend needs prompts with weights of at least 0"),
         (denoising, {"blend": {}}, "blend"),
         (denoising, {"blend": {"rain": "much"}}, "blend"),
         (denoising, {"blend": {str(i): 1 for i in range(9)}}, "blend"),
