@@ -51,11 +51,13 @@ def read_network(
     *,
     rename: Rename = lambda weights: weights,
     mapped: bool = False,
+    dtype: torch.dtype = torch.float32,
 ) -> tuple[Module, Release]:
-    """A network with the settings and weights of a folder, in float32; and what releases memory.
+    """A network with the settings and weights of a folder, and what releases its memory.
 
     Args:
         mapped: map safetensors into memory instead of reading them.
+        dtype: of mapped weights; others stay in float32.
     """
 
     def build(settings: Config) -> Module:
@@ -69,8 +71,12 @@ def read_network(
     filled = {name: weight.float() for name, weight in weights.items()}
     module.load_state_dict(filled, assign=True)
     module.eval().requires_grad_(False)
-    if mapped:  # convolutions are copied, and their originals released
-        module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if mapped:  # what changes is copied, a layer at a time, and the original released
+        for layer in module.modules():
+            if not any(layer.children()):
+                layer.to(dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+                release()
+        module.to(dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
         release()
     return module, release
 

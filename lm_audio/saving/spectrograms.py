@@ -46,21 +46,21 @@ def read_renderer(
     *,
     window_frames: int = USUAL_WINDOW,
     mapped: bool = False,
+    dtype: torch.dtype = torch.float32,
 ) -> LatentRenderer:
     """The renderer of an autoencoder's folder and a vocoder's.
 
     Args:
         window_frames: of the autoencoder, unless its folder states them.
-        mapped: map the weights into memory instead of reading them.
+        mapped, dtype: as for `read_network`.
     """
+    given: dict[str, Any] = {"mapped": mapped, "dtype": dtype}
     for folder in (autoencoder, vocoder):
         folder_of(folder)
     network, _ = read_network(
-        autoencoder, Autoencoder2d, autoencoder_config, rename=_current_names, mapped=mapped
+        autoencoder, Autoencoder2d, autoencoder_config, rename=_current_names, **given
     )
-    voice, _ = read_network(
-        vocoder, HifiGan, vocoder_config, rename=without_weight_norm, mapped=mapped
-    )
+    voice, _ = read_network(vocoder, HifiGan, vocoder_config, rename=without_weight_norm, **given)
     log_mel = log_mel_of(voice.config)
     stated = read_json(autoencoder / _SPECTROGRAM)
     if stated:

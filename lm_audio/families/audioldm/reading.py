@@ -44,7 +44,8 @@ def read_audioldm(
 ) -> AudioLdmParts:
     """Reads a folder; `dtype` is that of the U-Net and GPT-2.
 
-    On a CPU in float32 the files are mapped: weights occupy memory only while they are used.
+    On a CPU the files are mapped: in float32, weights occupy memory only while they are used, and
+    in bfloat16 those of the text encoders do.
     """
     folder = folder_of(source)
     pipeline = read_json(folder / "model_index.json").get("_class_name")
@@ -52,8 +53,8 @@ def read_audioldm(
         raise ValueError(
             f"Expected {FIRST} or {SECOND} in the model_index.json of {folder}, got {pipeline}."
         )
-    mapped = torch.device(device).type == "cpu" and dtype == torch.float32
-    reader = _Reader(folder, mapped=mapped)
+    mapped = torch.device(device).type == "cpu" and dtype in (torch.float32, torch.bfloat16)
+    reader = _Reader(folder, mapped=mapped, dtype=dtype)
     unet = reader.network("unet", UNet2d, unet_config)
     schedule, predicts = read_config(folder / "scheduler" / "scheduler_config.json", schedule_of)
     window = read_json(folder / "unet" / "config.json").get("sample_size")
@@ -72,7 +73,7 @@ def read_audioldm(
         **(reader.second() if pipeline == SECOND else {}),
     )
     _check(parts, folder)
-    return parts if mapped else parts.to(device, dtype)
+    return parts if mapped and dtype == torch.float32 else parts.to(device, dtype)
 
 
 def read_text_encoders(source: str | Path) -> tuple[ClapText, T5Encoder]:
@@ -93,23 +94,23 @@ class _Reader:
     """Reads the parts of a folder.
 
     Args:
-        mapped: map safetensors into memory instead of reading them.
+        mapped, dtype: as for `read_network`.
     """
 
-    def __init__(self, folder: Path, *, mapped: bool) -> None:
-        self._folder = folder
-        self._mapped = mapped
+    def __init__(self, folder: Path, *, mapped: bool, dtype: torch.dtype = torch.float32) -> None:
+        self._folder, self._mapped = folder, mapped
+        self._given: dict[str, Any] = {"mapped": mapped, "dtype": dtype}
 
     def network(
         self, part: str, kind: Callable[[Any], Module], config: Callable[[Config], Any]
     ) -> Module:
-        """A network of ours with the settings and weights of a part, in float32."""
-        return read_network(self._folder / part, kind, config, mapped=self._mapped)[0]
+        """A network of ours with the settings and weights of a part."""
+        return read_network(self._folder / part, kind, config, **self._given)[0]
 
     def renderer(self, window: int) -> LatentRenderer:
         folder = self._folder
         return read_renderer(
-            folder / "vae", folder / "vocoder", window_frames=window, mapped=self._mapped
+            folder / "vae", folder / "vocoder", window_frames=window, **self._given
         )
 
     def clap(self) -> tuple[ClapText, ClapScorer | None]:
@@ -141,7 +142,7 @@ class _Reader:
             Gpt2,
             gpt2_config,
             rename=_gpt2_names,
-            mapped=self._mapped,
+            **self._given,
         )
         num_vectors = read_config(folder / "language_model" / "config.json", num_vectors_of)
         projection = self.network("projection_model", Projection, projection_config)
@@ -191,6 +192,8 @@ def _mapped_t5(path: Path) -> tuple[Any, Release]:
     check_weights(state, model.state_dict(), source=path)
     model.load_state_dict(state, assign=True)
     model.tie_weights()
+    for block in model.encoder.block:  # one at a time is in memory
+        block.register_forward_hook(lambda *_: file.release())
     return model, file.release
 
 
