@@ -6,7 +6,7 @@
 Makes clips of each kind of sound that the model knows and reads them back from 16-bit files:
 integrated loudness by pyloudnorm, true peaks by resampling to eight times the rate. Streams must
 equal whole clips to the bit, and continuations must leave the samples of their prompt alone.
-About 10 minutes on two CPU cores. Needs the extra eval.
+About 15 minutes on two CPU cores. Needs the extra eval.
 """
 
 import math
