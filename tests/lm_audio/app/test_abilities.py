@@ -119,7 +119,7 @@ def test_a_marker_is_moved_by_mouse_and_keyboard(visit: Visit) -> None:
     page.fill("duration", "10")
     page.fill("prompt", "rain")
     add(page, "wind")
-    marker = page.seen(".story-marker")[0]
+    marker = page.still(".story-marker")
     width = page.seen(".story-lane")[0].rect["width"]
     drag = ActionChains(page.driver).click_and_hold(marker)
     drag.move_by_offset(-round(width * 0.2), 0).release().perform()

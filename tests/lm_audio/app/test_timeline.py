@@ -66,7 +66,7 @@ def test_a_selection_is_dragged_snaps_to_zero_crossings_and_is_filled(
 
     path, samples = noise
     open_file(page, path)
-    wave = page.until(lambda: page.seen("#waveform"))[0]
+    wave = page.still("#waveform")
     quarter = wave.rect["width"] // 4
     drag = ActionChains(page.driver).move_to_element_with_offset(wave, -quarter, 0)
     drag.click_and_hold().move_by_offset(quarter, 0).move_by_offset(quarter, 2).release().perform()
@@ -139,8 +139,7 @@ def test_the_end_is_dragged_by_mouse_and_keyboard(page: Visit, noise: tuple[Path
     from selenium.webdriver import ActionChains
 
     open_file(page, noise[0])
-    grip = page.until(lambda: page.seen("#tail-grip"))[0]
-    width = page.seen("#tail")[0].rect["width"]
+    grip, width = page.still("#tail-grip"), page.seen("#tail")[0].rect["width"]
     drag = ActionChains(page.driver).click_and_hold(grip).move_by_offset(-round(width * 0.4), 0)
     drag.release().perform()
     page.until(lambda: page.text("#tail-label") == "+3 s")

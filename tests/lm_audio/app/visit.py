@@ -147,6 +147,19 @@ class Visit:
         """What is visible, and has this text."""
         return list(self.run(VISIBLE, selector, text))
 
+    def still(self, selector: str) -> Any:
+        """The element, once it has not moved or grown for half a second."""
+        places: list[dict[str, float]] = []
+
+        def found() -> Any:
+            for element in self.seen(selector)[:1]:
+                places.append(element.rect)
+                if places[-6:] == [element.rect] * 6:
+                    return element
+            return None
+
+        return self.until(found)
+
     def text(self, selector: str) -> str:
         return str(self.until(lambda: self.run(VISIBLE, selector, ""))[0].text)
 
