@@ -65,6 +65,7 @@ from lm_audio.training.optimization import (
 )
 from lm_audio.training.processes import Precision, new_accelerator
 from lm_audio.training.settings import check_least
+from lm_audio.training.sound_settings import check_batch_size
 from lm_audio.training.tracking import Tracker
 
 logger = logging.getLogger(__name__)
@@ -154,11 +155,7 @@ def main(config: Config) -> list[float]:
     """Trains to the end and returns the loss of every step."""
     accelerator = new_accelerator(config.precision)
     device, rank, count = accelerator.device, accelerator.process_index, accelerator.num_processes
-    if config.batch_size % count:
-        raise ValueError(
-            f"--batch-size {config.batch_size} must be a multiple of the number of processes, "
-            f"{count}."
-        )
+    check_batch_size(config.batch_size, count)
     with accelerator.main_process_first():
         model, encoder_folder = read_sources(config)
         clap, t5 = read_text_encoders(model)

@@ -16,21 +16,18 @@ discriminator of spectrograms is added, which keeps details that the error alone
 preset paper has the shape of AudioLDM's autoencoder (arXiv 2301.12503).
 """
 
-import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
 from tqdm import tqdm
 
 from lm_audio.cli.recipe import run_recipe
 from lm_audio.data.batches import seed_of
-from lm_audio.data.corpus import FULL_SCALE, Corpus, Recording, SegmentSampler, load_corpora
-from lm_audio.data.synthetic import synthetic_clips
+from lm_audio.data.corpus import FULL_SCALE, Recording, SegmentSampler
 from lm_audio.networks.autoencoder2d import Autoencoder2d, Autoencoder2dConfig
 from lm_audio.renderers.log_mel import LogMel, usual_log_mel
 from lm_audio.saving.spectrograms import write_autoencoder
@@ -45,8 +42,8 @@ from lm_audio.training.discriminators import (
 from lm_audio.training.estimate import cost_table, step_cost
 from lm_audio.training.loss_balancer import LossBalancer
 from lm_audio.training.optimization import EMA, adamw, learning_rate_share, set_learning_rate
-from lm_audio.training.processes import Precision, new_accelerator
 from lm_audio.training.settings import check_least
+from lm_audio.training.sound_settings import SoundSettings, read_corpus, remove_weight_norms
 from lm_audio.training.tracking import Tracker
 
 EVALUATED_SECONDS = 4.0
@@ -55,15 +52,12 @@ SCALED_BATCHES = 16
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(SoundSettings):
     preset: Literal["tiny", "default", "paper"] = "default"
-    data: tuple[Path, ...] = ()
-    """One or more folders of audio; the tiny preset defaults to synthetic sounds."""
     out: Path = Path("runs/autoencoder")
     """Folder for the model, checkpoints and log; an interrupted run in it resumes."""
     steps: int = 100_000
     batch_size: int = 8
-    """Segments per step, over all processes."""
     seconds: float = 5.12
     """Length of a segment in seconds, and of the windows in which the model is used."""
     adversarial_from: float = 0.5
@@ -77,21 +71,10 @@ class Config:
     learning_rate: float = 3e-4
     """Peak learning rate."""
     warmup_steps: int = 500
-    max_norm: float = 1.0
-    """Maximum gradient norm; larger gradients are clipped."""
-    average_decay: float = 0.999
-    """Decay of the moving average of the weights, which is what is evaluated and saved."""
-    evaluate_every: int = 1000
-    """Steps between evaluations, each of which saves a checkpoint."""
-    keep_last: int = 2
-    """Recent checkpoints to keep in addition to the best one."""
-    precision: Precision = "bfloat16"
-    seed: int = 0
-    dry_run: bool = False
-    """Print the estimated memory and time of a run and exit."""
 
     def __post_init__(self) -> None:
-        check_least(self, steps=1, batch_size=1, warmup_steps=0, evaluate_every=1, keep_last=1)
+        super().__post_init__()
+        check_least(self, steps=1, warmup_steps=0)
         if not 0 <= self.adversarial_from <= 1:
             raise ValueError(f"adversarial_from must be from 0 to 1, got {self.adversarial_from}.")
         if not self.divergence_weight >= 0:
@@ -103,12 +86,6 @@ class Config:
         shape, log_mel, _ = SHAPES[self.preset]
         hop = shape.factor * log_mel.hop_length
         return max(1, round(self.seconds * log_mel.sample_rate / hop))
-
-    def lasting(self, corpus: Corpus) -> dict[str, Any]:
-        """Settings that must not change when a run resumes."""
-        free = {"data", "out", "evaluate_every", "keep_last", "dry_run"}
-        kept = {name: value for name, value in asdict(self).items() if name not in free}
-        return {**kept, "data": corpus.fingerprint}
 
 
 def shape_of(
@@ -191,13 +168,8 @@ def main(config: Config) -> list[float]:
     # The losses before and with the discriminator are not comparable.
     last_phase = adversarial_from if adversarial_from < steps else 0
     shape, log_mel, discriminator_config = SHAPES[config.preset]
-    accelerator = new_accelerator(config.precision)
+    accelerator = config.new_accelerator()
     device, rank = accelerator.device, accelerator.process_index
-    if config.batch_size % accelerator.num_processes:
-        raise ValueError(
-            f"--batch-size {config.batch_size} must be a multiple of the number of processes, "
-            f"{accelerator.num_processes}."
-        )
     corpus = read_corpus(config, log_mel.sample_rate)
     sampler = SegmentSampler(
         corpus.train,
@@ -364,9 +336,7 @@ def evaluate(
             made = autoencoder.decode(autoencoder.encode(true)[0])
             errors.setdefault(kind, []).append(F.l1_loss(made, true).item())
     report = {kind: sum(values) / len(values) for kind, values in errors.items()}
-    tracker.numbers({f"held out/{kind}": value for kind, value in report.items()}, step=step)
-    shown = ", ".join(f"{kind} {value:.3g}" for kind, value in report.items())
-    tqdm.write(f"step {step}: {shown}", file=sys.stderr)
+    tracker.held_out(report, step=step)
     return sum(report.values()) / len(report)
 
 
@@ -383,17 +353,6 @@ def scale_of(
     return 1 / max(1e-6, float(torch.cat(batches).double().std()))
 
 
-def read_corpus(config: Config, sample_rate: int) -> Corpus:
-    if config.data:
-        return load_corpora(config.data, sample_rate=sample_rate)
-    if config.preset != "tiny":
-        raise ValueError(
-            f"No training data for the preset {config.preset!r}; pass a folder of audio as --data."
-        )
-    clips = synthetic_clips(num_clips=18, seconds=2.0, sample_rate=sample_rate, seed=0)
-    return Corpus(train=clips[3:], held_out=clips[:3])
-
-
 def cost(config: Config) -> str:
     """The cost of a run with the discriminator."""
     shape, log_mel, discriminator_config = SHAPES[config.preset]
@@ -403,9 +362,7 @@ def cost(config: Config) -> str:
             Discriminator(discriminator_config),
         )
     modules = nn.ModuleList([model, discriminator])
-    for layer in discriminator.modules():
-        if is_parametrized(layer):  # torch 2.9 cannot count operations of weight norm
-            remove_parametrizations(layer, "weight")
+    remove_weight_norms(discriminator)
 
     def loss() -> Tensor:
         true = torch.zeros(1, 1, config.window_frames * shape.factor, log_mel.num_mels)

@@ -16,8 +16,7 @@ compare bands, 128 numbers every 10 ms; only decoding produces a waveform
 with the discriminator, and 1.5 GB; `--dry-run` estimates the cost on GPUs.
 """
 
-import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,7 +24,6 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
 from tqdm import tqdm
 
 from audio_tokenizers.acoustic.frame_codec import (
@@ -36,8 +34,7 @@ from audio_tokenizers.acoustic.frame_codec import (
 )
 from lm_audio.cli.recipe import run_recipe
 from lm_audio.data.batches import seed_of
-from lm_audio.data.corpus import FULL_SCALE, Corpus, Recording, SegmentSampler, load_corpora
-from lm_audio.data.synthetic import synthetic_clips
+from lm_audio.data.corpus import FULL_SCALE, Recording, SegmentSampler
 from lm_audio.training.checkpoints import Checkpoints, check_finite, check_same_settings
 from lm_audio.training.code_usage import code_usage
 from lm_audio.training.discriminators import (
@@ -57,18 +54,16 @@ from lm_audio.training.optimization import (
     linear_weights,
     set_learning_rate,
 )
-from lm_audio.training.processes import Precision, new_accelerator
 from lm_audio.training.settings import check_least
+from lm_audio.training.sound_settings import SoundSettings, read_corpus, remove_weight_norms
 from lm_audio.training.tracking import Tracker
 
 EVALUATED_SECONDS = 4.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(SoundSettings):
     preset: Literal["tiny", "default", "paper"] = "default"
-    data: tuple[Path, ...] = ()
-    """One or more folders of audio; the tiny preset defaults to synthetic sounds."""
     out: Path = Path("runs/codec")
     """Folder for the codec, checkpoints and log; an interrupted run in it resumes."""
     start: Path | None = None
@@ -77,7 +72,6 @@ class Config:
     """What to train; with "decoder" the tokens stay those of --start."""
     steps: int = 4_000
     batch_size: int = 24
-    """Segments per step, over all processes."""
     seconds: float = 1.28
     """Length of a segment in seconds."""
     quantised_from: float = 0.06
@@ -100,21 +94,11 @@ class Config:
     learning_rate: float = 5e-3
     """Peak learning rate."""
     warmup_steps: int = 200
-    max_norm: float = 1.0
-    """Maximum gradient norm; larger gradients are clipped."""
-    average_decay: float = 0.999
-    """Decay of the moving average of the weights, which is what is evaluated and saved."""
     evaluate_every: int = 500
-    """Steps between evaluations, each of which saves a checkpoint."""
-    keep_last: int = 2
-    """Recent checkpoints to keep in addition to the best one."""
-    precision: Precision = "bfloat16"
-    seed: int = 0
-    dry_run: bool = False
-    """Print the estimated memory and time of a run and exit."""
 
     def __post_init__(self) -> None:
-        check_least(self, steps=1, batch_size=1, warmup_steps=0, evaluate_every=1, keep_last=1)
+        super().__post_init__()
+        check_least(self, steps=1, warmup_steps=0)
         if self.learns == "decoder" and self.start is None:
             raise ValueError("--learns decoder needs --start, the run whose tokens it keeps.")
         shares = (self.quantised_from, self.adversarial_from, self.low_share)
@@ -124,12 +108,6 @@ class Config:
                 f"{self.adversarial_from} and low_share={self.low_share}; expected values from 0 "
                 "to 1, and quantised_from below 1."
             )
-
-    def lasting(self, corpus: Corpus) -> dict[str, Any]:
-        """Settings that must not change when a run resumes."""
-        free = {"data", "out", "start", "evaluate_every", "keep_last", "dry_run"}
-        kept = {name: value for name, value in asdict(self).items() if name not in free}
-        return {**kept, "data": corpus.fingerprint}
 
 
 SHAPES = {
@@ -185,13 +163,8 @@ def main(config: Config) -> list[float]:
     # The losses of earlier phases are not comparable, so only the last phase decides the best.
     last_phase = adversarial_from if quantised_from < adversarial_from < steps else quantised_from
     codec_config, discriminator_config = SHAPES[config.preset]
-    accelerator = new_accelerator(config.precision)
+    accelerator = config.new_accelerator()
     device, rank = accelerator.device, accelerator.process_index
-    if config.batch_size % accelerator.num_processes:
-        raise ValueError(
-            f"--batch-size {config.batch_size} must be a multiple of the number of processes, "
-            f"{accelerator.num_processes}."
-        )
 
     torch.manual_seed(config.seed)
     codec = FrameCodec(codec_config).to(device).train()
@@ -366,9 +339,7 @@ def evaluate(
     if codec.has_codebooks:
         usage = code_usage(counts)
         report |= {"share of codes used": usage.used, "perplexity": usage.perplexity}
-    tracker.numbers({f"held out/{name}": value for name, value in report.items()}, step=step)
-    shown = ", ".join(f"{name} {value:.3g}" for name, value in report.items())
-    tqdm.write(f"step {step}: {shown}", file=sys.stderr)
+    tracker.held_out(report, step=step)
     return sum(whole) / len(whole)
 
 
@@ -407,17 +378,6 @@ def draw_num_codebooks(available: int) -> int:
     return min(number, available)
 
 
-def read_corpus(config: Config, sample_rate: int) -> Corpus:
-    if config.data:
-        return load_corpora(config.data, sample_rate=sample_rate)
-    if config.preset != "tiny":
-        raise ValueError(
-            f"No training data for the preset {config.preset!r}; pass a folder of audio as --data."
-        )
-    clips = synthetic_clips(num_clips=18, seconds=2.0, sample_rate=sample_rate, seed=0)
-    return Corpus(train=clips[3:], held_out=clips[:3])
-
-
 def cost(config: Config) -> str:
     """The cost of a run with the discriminator; spectra and quantiser are negligible."""
     codec_config, discriminator_config = SHAPES[config.preset]
@@ -425,9 +385,7 @@ def cost(config: Config) -> str:
         codec, discriminator = FrameCodec(codec_config), Discriminator(discriminator_config)
         num_spectra = int(config.seconds * codec.frame_rate) * codec_config.spectra_per_frame
         modules = nn.ModuleList([codec, discriminator])
-    for layer in discriminator.modules():
-        if is_parametrized(layer):  # torch 2.9 cannot count operations of weight norm
-            remove_parametrizations(layer, "weight")
+    remove_weight_norms(discriminator)
 
     def loss() -> Tensor:
         truth = torch.zeros(1, num_spectra, codec_config.num_bands)

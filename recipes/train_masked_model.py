@@ -17,10 +17,9 @@ the depth and width of the largest BEST-RQ (302 M parameters, because its blocks
 transformer blocks, not Conformers); `--dry-run` estimates its cost on GPUs.
 """
 
-import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -39,8 +38,7 @@ from audio_tokenizers.semantic.masked_prediction import (
 )
 from lm_audio.cli.recipe import run_recipe
 from lm_audio.data.batches import seed_of
-from lm_audio.data.corpus import FULL_SCALE, Corpus, Recording, SegmentSampler, load_corpora
-from lm_audio.data.synthetic import synthetic_clips
+from lm_audio.data.corpus import FULL_SCALE, Recording, SegmentSampler
 from lm_audio.training.checkpoints import Checkpoints, check_finite, check_same_settings
 from lm_audio.training.code_usage import code_usage
 from lm_audio.training.estimate import cost_table, step_cost
@@ -51,23 +49,20 @@ from lm_audio.training.optimization import (
     learning_rate_share,
     set_learning_rate,
 )
-from lm_audio.training.processes import Precision, new_accelerator
 from lm_audio.training.settings import check_least
+from lm_audio.training.sound_settings import SoundSettings, read_corpus
 from lm_audio.training.tracking import Tracker
 
 MEASURED_BATCHES = 16
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(SoundSettings):
     preset: Literal["tiny", "default", "small", "paper"] = "small"
-    data: tuple[Path, ...] = ()
-    """One or more folders of audio; the tiny preset defaults to synthetic sounds."""
     out: Path = Path("runs/masked_model")
     """Folder for the model, checkpoints and log; an interrupted run in it resumes."""
     steps: int = 50_000
     batch_size: int = 16
-    """Segments per step, over all processes."""
     seconds: float = 8.0
     """Length of a segment in seconds."""
     mask_share: float = 0.4
@@ -77,27 +72,11 @@ class Config:
     warmup_steps: int = 1000
     schedule: Schedule = "cosine"
     weight_decay: float = 0.01
-    max_norm: float = 1.0
-    """Maximum gradient norm; larger gradients are clipped."""
-    average_decay: float = 0.999
-    """Decay of the moving average of the weights, which is what is evaluated and saved."""
     evaluate_every: int = 500
-    """Steps between evaluations, each of which saves a checkpoint."""
-    keep_last: int = 2
-    """Recent checkpoints to keep in addition to the best one."""
-    precision: Precision = "bfloat16"
-    seed: int = 0
-    dry_run: bool = False
-    """Print the estimated memory and time of a run and exit."""
 
     def __post_init__(self) -> None:
-        check_least(self, steps=1, batch_size=1, warmup_steps=0, evaluate_every=1, keep_last=1)
-
-    def lasting(self, corpus: Corpus) -> dict[str, Any]:
-        """Settings that must not change when a run resumes."""
-        free = {"data", "out", "evaluate_every", "keep_last", "dry_run"}
-        kept = {name: value for name, value in asdict(self).items() if name not in free}
-        return {**kept, "data": corpus.fingerprint}
+        super().__post_init__()
+        check_least(self, steps=1, warmup_steps=0)
 
 
 MODELS = {
@@ -137,13 +116,8 @@ def main(config: Config) -> list[float]:
         print(cost(config))
         return []
     steps = config.steps
-    accelerator = new_accelerator(config.precision)
+    accelerator = config.new_accelerator()
     device, rank = accelerator.device, accelerator.process_index
-    if config.batch_size % accelerator.num_processes:
-        raise ValueError(
-            f"--batch-size {config.batch_size} must be a multiple of the number of processes, "
-            f"{accelerator.num_processes}."
-        )
 
     torch.manual_seed(config.seed)
     model = MaskedAudioModel(MODELS[config.preset])
@@ -263,21 +237,8 @@ def evaluate(
     prediction.train()
     loss = sum(losses) / len(losses)
     report |= {"loss": loss, "perplexity of targets": code_usage(counts).perplexity}
-    tracker.numbers({f"held out/{name}": value for name, value in report.items()}, step=step)
-    shown = ", ".join(f"{name} {value:.3g}" for name, value in report.items())
-    tqdm.write(f"step {step}: {shown}", file=sys.stderr)
+    tracker.held_out(report, step=step)
     return loss
-
-
-def read_corpus(config: Config, sample_rate: int) -> Corpus:
-    if config.data:
-        return load_corpora(config.data, sample_rate=sample_rate)
-    if config.preset != "tiny":
-        raise ValueError(
-            f"No training data for the preset {config.preset!r}; pass a folder of audio as --data."
-        )
-    clips = synthetic_clips(num_clips=18, seconds=2.0, sample_rate=sample_rate, seed=0)
-    return Corpus(train=clips[3:], held_out=clips[:3])
 
 
 def cost(config: Config) -> str:

@@ -18,14 +18,12 @@ hold `--fidelity` of the variance get a quantiser, so that the model makes token
 analyses a model from `--start`.
 """
 
-import sys
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
 from tqdm import tqdm
 
 from audio_tokenizers.acoustic.rave import (
@@ -46,8 +44,7 @@ from audio_tokenizers.acoustic.rave.latent_analysis import (
 )
 from lm_audio.cli.recipe import run_recipe
 from lm_audio.data.batches import seed_of
-from lm_audio.data.corpus import FULL_SCALE, Corpus, Recording, SegmentSampler, load_corpora
-from lm_audio.data.synthetic import synthetic_clips
+from lm_audio.data.corpus import FULL_SCALE, Corpus, Recording, SegmentSampler
 from lm_audio.training.checkpoints import Checkpoints, check_finite, check_same_settings
 from lm_audio.training.discriminators import (
     adversarial_loss,
@@ -56,8 +53,9 @@ from lm_audio.training.discriminators import (
 )
 from lm_audio.training.estimate import cost_table, step_cost
 from lm_audio.training.optimization import EMA
-from lm_audio.training.processes import Precision, new_accelerator
+from lm_audio.training.processes import Precision
 from lm_audio.training.settings import check_least
+from lm_audio.training.sound_settings import SoundSettings, read_corpus, remove_weight_norms
 from lm_audio.training.tracking import Tracker
 from lm_audio.training.waveform_discriminators import (
     WaveformDiscriminator,
@@ -69,7 +67,7 @@ EVALUATED_SECONDS = 4.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(SoundSettings):
     preset: Literal["tiny", "default", "paper"] = "default"
     variant: Literal["v2", "v2_small", "causal", "discrete", "tiny"] = "v2"
     """Shape of the model."""
@@ -78,15 +76,12 @@ class Config:
     noise_amplitudes: int | None = None
     """Frequencies per band of the noise synthesiser, 0 for none; that of the variant by default."""
     sample_rate: int = 48_000
-    data: tuple[Path, ...] = ()
-    """One or more folders of audio; the tiny preset defaults to synthetic sounds."""
     out: Path = Path("runs/rave")
     """Folder for the codec, checkpoints and log; an interrupted run in it resumes."""
     start: Path | None = None
     """Folder of a model to start from, with its shape."""
     steps: int = 20_000
     batch_size: int = 8
-    """Segments per step, over all processes."""
     seconds: float = 1.37
     """Length of a segment in seconds."""
     adversarial_from: float = 0.6
@@ -106,9 +101,6 @@ class Config:
     learning_rate: float = 1e-3
     """Learning rate of encoder and decoder; that of the discriminator is a tenth."""
     max_norm: float = 10.0
-    """Maximum gradient norm; larger gradients are clipped."""
-    average_decay: float = 0.999
-    """Decay of the moving average of the weights, which is what is evaluated and saved."""
     fidelity: float = FIDELITY
     """Share of the variance of Gaussian latents that tokens describe."""
     num_codebooks: int | None = None
@@ -117,19 +109,11 @@ class Config:
     """Entries of a codebook; those of the variant by default."""
     analysed_seconds: float = 600.0
     """Seconds of training sound to analyse."""
-    evaluate_every: int = 1000
-    """Steps between evaluations, each of which saves a checkpoint."""
-    keep_last: int = 2
-    """Recent checkpoints to keep in addition to the best one."""
     precision: Precision = "float32"
-    seed: int = 0
-    dry_run: bool = False
-    """Print the estimated memory and time of a run and exit."""
 
     def __post_init__(self) -> None:
-        check_least(
-            self, steps=0, batch_size=1, evaluate_every=1, keep_last=1, discriminator_every=2
-        )
+        super().__post_init__()
+        check_least(self, steps=0, discriminator_every=2)
         if self.steps == 0 and self.start is None:
             raise ValueError("--steps 0 only analyses a model; give one as --start.")
         if not 0 <= self.adversarial_from <= 1:
@@ -143,12 +127,6 @@ class Config:
         names = ("capacity", "noise_amplitudes", "num_codebooks", "codebook_size")
         given = {name: getattr(self, name) for name in names}
         return replace(shape, **{name: value for name, value in given.items() if value is not None})
-
-    def lasting(self, corpus: Corpus) -> dict[str, Any]:
-        """Settings that must not change when a run resumes."""
-        free = {"data", "out", "start", "evaluate_every", "keep_last", "dry_run"}
-        kept = {name: value for name, value in asdict(self).items() if name not in free}
-        return {**kept, "data": corpus.fingerprint}
 
 
 DISCRIMINATORS = {
@@ -185,13 +163,8 @@ def main(config: Config) -> list[float]:
         print(cost(config))
         return []
     adversarial_from = round(config.adversarial_from * config.steps)
-    accelerator = new_accelerator(config.precision)
+    accelerator = config.new_accelerator()
     device, rank = accelerator.device, accelerator.process_index
-    if config.batch_size % accelerator.num_processes:
-        raise ValueError(
-            f"--batch-size {config.batch_size} must be a multiple of the number of processes, "
-            f"{accelerator.num_processes}."
-        )
     torch.manual_seed(config.seed)
     codec = RaveCodec(config.shape()).to(device).train()
     if codec.num_channels > 1:
@@ -330,9 +303,7 @@ def evaluate(codec: RaveCodec, clips: list[Recording], tracker: Tracker, *, step
                 tracker.sound(f"held out/{kind}", output.samples[0], codec.sample_rate, step=step)
     codec.train()
     report = {kind: sum(values) / len(values) for kind, values in errors.items()}
-    tracker.numbers({f"held out/{kind}": value for kind, value in report.items()}, step=step)
-    shown = ", ".join(f"{kind} {value:.3g}" for kind, value in report.items())
-    tqdm.write(f"step {step}: {shown}", file=sys.stderr)
+    tracker.held_out(report, step=step)
     return sum(report.values()) / len(report)
 
 
@@ -386,17 +357,6 @@ def take_weights(codec: RaveCodec, source: RaveCodec) -> None:
                 layer._codebook.initted.fill_(True)
 
 
-def read_corpus(config: Config, sample_rate: int) -> Corpus:
-    if config.data:
-        return load_corpora(config.data, sample_rate=sample_rate)
-    if config.preset != "tiny":
-        raise ValueError(
-            f"No training data for the preset {config.preset!r}; pass a folder of audio as --data."
-        )
-    clips = synthetic_clips(num_clips=18, seconds=2.0, sample_rate=sample_rate, seed=0)
-    return Corpus(train=clips[3:], held_out=clips[:3])
-
-
 def cost(config: Config) -> str:
     """The cost of a step that trains the decoder against the discriminator."""
     shape = config.shape()
@@ -404,9 +364,7 @@ def cost(config: Config) -> str:
         codec = RaveCodec(shape, trainable=False)
         discriminator = WaveformDiscriminator(DISCRIMINATORS[config.preset], num_channels=1)
         modules = nn.ModuleList([codec.encoder, codec.decoder, discriminator])
-    for layer in discriminator.modules():
-        if is_parametrized(layer):  # torch 2.9 cannot count operations of weight norm
-            remove_parametrizations(layer, "weight")
+    remove_weight_norms(discriminator)
     num_frames = int(config.seconds * codec.frame_rate)
 
     def loss() -> Tensor:

@@ -41,9 +41,9 @@ from audio_tokenizers.semantic.kmeans_training import KMeansConfig, train_kmeans
 from audio_tokenizers.semantic.masked_model import MaskedAudioModel, tiny
 from audio_tokenizers.semantic.tokenizer import FeatureTokenizer, save_feature_tokenizer
 from lm_audio.cli.recipe import run_recipe
-from lm_audio.data.corpus import FULL_SCALE, Corpus, Recording, load_corpora
-from lm_audio.data.synthetic import synthetic_clips
+from lm_audio.data.corpus import FULL_SCALE, Recording
 from lm_audio.training.code_usage import code_usage
+from lm_audio.training.sound_settings import read_corpus
 
 ROWS_AT_A_TIME = 10_000
 SHORTEST_SECONDS = 0.1  # models of waveforms make no frame of less
@@ -212,17 +212,6 @@ def read_model(config: Config, device: str) -> FeatureExtractor:
         )
     torch.manual_seed(config.seed)
     return MaskedAudioModel(tiny()).to(device).eval()
-
-
-def read_corpus(config: Config, sample_rate: int) -> Corpus:
-    if config.data:
-        return load_corpora(config.data, sample_rate=sample_rate)
-    if config.preset != "tiny":
-        raise ValueError(
-            f"No training data for the preset {config.preset!r}; pass a folder of audio as --data."
-        )
-    clips = synthetic_clips(num_clips=18, seconds=2.0, sample_rate=sample_rate, seed=0)
-    return Corpus(train=clips[3:], held_out=clips[:3])
 
 
 def pieces(clips: list[Recording], config: Config, sample_rate: int) -> Iterator[Tensor]:

@@ -1,11 +1,13 @@
 """Logs a run to tensorboard: numbers, text, audio and spectrograms."""
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from lm_audio.picture import DYNAMIC_RANGE, log_mels
 
@@ -37,6 +39,12 @@ class Tracker:
         if self._writer is not None:
             for name, value in values.items():
                 self._writer.add_scalar(name, value, step)
+
+    def held_out(self, values: Mapping[str, float], *, step: int) -> None:
+        """Logs the results of an evaluation and prints them above the progress bar."""
+        self.numbers({f"held out/{name}": value for name, value in values.items()}, step=step)
+        shown = ", ".join(f"{name} {value:.3g}" for name, value in values.items())
+        tqdm.write(f"step {step}: {shown}", file=sys.stderr)
 
     def sound(self, name: str, samples: Tensor, sample_rate: int, *, step: int) -> None:
         """Logs samples [C, N], mixed to mono, as audio and spectrogram."""
