@@ -3,7 +3,7 @@
 import importlib.util
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -51,6 +51,27 @@ STAGE_SETTINGS: dict[str, dict[str, Any]] = {
     "soundstorm acoustic": {"context_seconds": 0.4, "tokens_per_batch": 800},
 }
 EARLIER_STAGES = {"duet acoustic": ("semantic",), "audiolm fine": ("semantic", "coarse")}
+
+
+@pytest.fixture(scope="session")
+def killed_at() -> Callable[[ModuleType, int], AbstractContextManager[None]]:
+    """Kills a recipe at the end of a step: `with killed_at(recipe, step): recipe.main(...)`."""
+
+    @contextmanager
+    def kill(recipe: ModuleType, last: int) -> Iterator[None]:
+        update = recipe.EMA.update
+
+        def killed(average: Any, step: int) -> None:
+            if step == last:
+                raise KeyboardInterrupt
+            update(average, step)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(recipe.EMA, "update", killed)
+            with pytest.raises(KeyboardInterrupt):
+                yield
+
+    return kill
 
 
 @pytest.fixture(autouse=True)

@@ -268,22 +268,13 @@ def test_a_killed_run_by_adapters_goes_on_with_the_same_losses(
     recipe: ModuleType,
     adapted: tuple[Any, list[float]],
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    killed_at: Callable[..., Any],
 ) -> None:
     config, losses = adapted
     config = replace(config, out=tmp_path)
     last = int(np.random.default_rng().integers(7, STEPS))
-    update = recipe.EMA.update
-
-    def killed(average: Any, step: int) -> None:
-        if step == last:
-            raise KeyboardInterrupt
-        update(average, step)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(recipe.EMA, "update", killed)
-        with pytest.raises(KeyboardInterrupt):
-            recipe.main(config)
+    with killed_at(recipe, last):
+        recipe.main(config)
     rest = recipe.main(config)
     assert rest == losses[-len(rest) :]
     assert len(rest) == STEPS - last // 7 * 7

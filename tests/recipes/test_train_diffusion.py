@@ -78,22 +78,13 @@ def test_samples_are_logged_as_sound_and_losses_by_noise_level(alone: Run) -> No
 
 
 def test_a_run_killed_at_any_step_goes_on_with_the_same_losses(
-    recipe: ModuleType, alone: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    recipe: ModuleType, alone: Run, tmp_path: Path, killed_at: Callable[..., Any]
 ) -> None:
     whole_run, losses = alone
     config = replace(whole_run, out=tmp_path)
     last = int(np.random.default_rng().integers(1, STEPS))
-    update = recipe.EMA.update
-
-    def killed(average: Any, step: int) -> None:
-        if step == last:
-            raise KeyboardInterrupt
-        update(average, step)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(recipe.EMA, "update", killed)
-        with pytest.raises(KeyboardInterrupt):
-            recipe.main(config)
+    with killed_at(recipe, last):
+        recipe.main(config)
     latest = Checkpoints(tmp_path / "checkpoints").latest()
     resumed_at = 0 if latest is None else latest.step
     assert recipe.main(config) == losses[resumed_at:]

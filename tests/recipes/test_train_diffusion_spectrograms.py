@@ -155,22 +155,13 @@ def test_batches_hold_what_the_model_encodes_of_the_crop(
 
 
 def test_a_killed_run_goes_on_with_the_same_losses(
-    recipe: ModuleType, alone: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    recipe: ModuleType, alone: Run, tmp_path: Path, killed_at: Callable[..., Any]
 ) -> None:
     whole_run, losses = alone
     config = replace(whole_run, out=tmp_path)
     last = int(np.random.default_rng().integers(4, STEPS))
-    update = recipe.EMA.update
-
-    def killed(average: Any, step: int) -> None:
-        if step == last:
-            raise KeyboardInterrupt
-        update(average, step)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(recipe.EMA, "update", killed)
-        with pytest.raises(KeyboardInterrupt):
-            recipe.main(config)
+    with killed_at(recipe, last):
+        recipe.main(config)
     latest = Checkpoints(tmp_path / "checkpoints").latest()
     assert latest is not None
     assert recipe.main(config) == losses[latest.step :], f"killed at step {last}"

@@ -75,22 +75,13 @@ def test_the_normalisation_is_that_of_training_sounds(recipe: ModuleType) -> Non
 
 
 def test_a_killed_run_goes_on_with_the_same_losses(
-    recipe: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    recipe: ModuleType, tmp_path: Path, killed_at: Callable[..., Any]
 ) -> None:
     settings: dict[str, Any] = {"steps": 8, "evaluate_every": 3, "adversarial_from": 0.5}
     whole = recipe.main(config(recipe, tmp_path / "whole", **settings))
     last = int(np.random.default_rng().integers(3, 8))
-    update = recipe.EMA.update
-
-    def killed(average: Any, step: int) -> None:
-        if step == last:
-            raise KeyboardInterrupt
-        update(average, step)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(recipe.EMA, "update", killed)
-        with pytest.raises(KeyboardInterrupt):
-            recipe.main(config(recipe, tmp_path / "killed", **settings))
+    with killed_at(recipe, last):
+        recipe.main(config(recipe, tmp_path / "killed", **settings))
     rest = recipe.main(config(recipe, tmp_path / "killed", **settings))
     assert rest == whole[last // 3 * 3 :], f"killed at step {last}"
     one, two = (weights(tmp_path / run) for run in ("whole", "killed"))
