@@ -50,6 +50,8 @@ class DiffusionStage:
         predicts: the quantity that the network outputs.
         window_frames: the maximum number of frames per window.
         overlap_frames: frames of a window that the next one keeps.
+        multiple_of, min_frames: the lengths that the network takes. A clip's last window is filled
+            up with new frames after its end, which are dropped, and a loop with its other end.
         source: an earlier stage; each window gets its values of the same time as a condition.
         sees_known: whether the network was trained with known frames as an input.
         source_of: makes the source's values from conditions, by name, for what its track does not
@@ -66,6 +68,8 @@ class DiffusionStage:
     window_frames: int
     overlap_frames: int
     sampling: Denoising
+    multiple_of: int = 1
+    min_frames: int = 1
     source: Source | None = None
     sees_known: bool = False
     source_of: Callable[[Mapping[str, Any]], Tensor] | None = None
@@ -77,6 +81,11 @@ class DiffusionStage:
             raise ValueError(
                 f"overlap_frames of the {self.name} stage must be from 0 to "
                 f"{self.window_frames - 1}, got {self.overlap_frames}."
+            )
+        if self.window_frames != self.filled(self.window_frames):
+            raise ValueError(
+                f"window_frames of the {self.name} stage must be a multiple of {self.multiple_of} "
+                f"and at least {self.min_frames}, got {self.window_frames}."
             )
         if self.predicts == "epsilon" and self.schedule.starts_without_signal:
             raise ValueError(
@@ -120,6 +129,11 @@ class DiffusionStage:
         self.schedule.levels(_denoising(track).steps)
         track.embed(self.conditioners)
 
+    def filled(self, num_frames: int) -> int:
+        """The least number of frames that the network takes and that covers these."""
+        most = max(num_frames, self.min_frames)
+        return -(-most // self.multiple_of) * self.multiple_of
+
     def span(self, track: Track) -> tuple[int, int]:
         """The frames of the next window of a track; a loop has one only."""
         start = track.window_start(self.window_frames, self.overlap_frames)
@@ -137,6 +151,8 @@ class DiffusionStage:
     def window(self, track: Track) -> "Window":
         """The next window of a track, at its first level."""
         start, stop = self.span(track)
+        filled = self.filled(stop - start)
+        length = stop - start if track.loop else filled
         denoising = _denoising(track)
         levels = self.schedule.levels(denoising.steps)
         varied = track.variation
@@ -145,24 +161,28 @@ class DiffusionStage:
 
         def noise(step: str) -> Tensor:
             stream = f"{self.name}/{track.candidate}/{step}"
-            made = gaussians(track.seed, stream, start, stop - start, self.makes.width)
+            made = gaussians(track.seed, stream, start, length, self.makes.width)
             return made.to(self.device)
 
+        behind = (0, length - (stop - start))
         values = track.values[:, start:stop].to(self.device)
+        values = nn.functional.pad(values, behind, value=torch.nan)
         first = noise("start")
         if varied is None:
             x = first * (levels.alpha[0] ** 2 + levels.sigma[0] ** 2) ** 0.5
         else:
-            original = varied.values[:, start:stop].to(self.device)
+            original = nn.functional.pad(varied.values[:, start:stop].to(self.device), behind)
             x = levels.alpha[0] * original + levels.sigma[0] * first
         return Window(
             track=track,
             start=start,
+            stop=stop,
+            filled=filled,
             levels=levels,
             values=values.nan_to_num(),
             known=is_known(values),
             noise=first,
-            rows=self._rows(track, start, stop),
+            rows=self._rows(track, start, start + length),
             steps=solve(denoising, x, levels, fresh=lambda i: noise(str(i))),
         )
 
@@ -265,6 +285,8 @@ class Window:
     """Frames of a track that are being denoised.
 
     Args:
+        start, stop: the frames of the track; x has more if the network needs them.
+        filled: frames per pass of the network.
         values, known: [D, T], 0 if unknown, and the mask [T] of known frames.
         noise: [D, T], added to the known frames.
         x, level: the noisy latents [D, T] to evaluate next, and their level.
@@ -272,6 +294,8 @@ class Window:
 
     track: Track
     start: int
+    stop: int
+    filled: int
     levels: Levels
     values: Tensor
     known: Tensor
@@ -319,10 +343,32 @@ class Window:
         return total
 
     @property
-    def shift(self) -> int:
-        """How far to roll a loop, so that its joint is elsewhere in each pass of the network."""
+    def seen(self) -> Tensor | None:
+        """The indices of the frames of a loop that the next pass of the network gets; else None.
+
+        A loop is rolled, so that its joint is elsewhere in each pass, and goes on at both ends.
+        """
+        if not self.track.loop:
+            return None
         T = self.x.shape[1]
-        return round(self.level * T * _GOLDEN) % T if self.track.loop else 0
+        shift = round(self.level * T * _GOLDEN) % T
+        return (torch.arange(self.filled, device=self.x.device) - self._before - shift) % T
+
+    def unseen(self, output: Tensor) -> Tensor:
+        """A pass's output [D, filled] in the order of x."""
+        seen = self.seen
+        if seen is None:
+            return output
+        T = self.x.shape[1]
+        inner = slice(self._before, self._before + T)
+        ordered = torch.empty_like(output[:, inner])
+        ordered[:, seen[inner]] = output[:, inner]
+        return ordered
+
+    @property
+    def _before(self) -> int:
+        """Frames of a loop that a pass gets before all of them."""
+        return (self.filled - self.x.shape[1]) // 2
 
     def take(self, x: Tensor, level: int) -> None:
         """Accepts latents from the solver and replaces the known frames."""
@@ -390,18 +436,17 @@ class DiffusionBatch:
         return guided
 
     def _evaluate(self, jobs: Sequence[tuple[Window, Row]]) -> Iterable[Tensor]:
-        x = torch.stack([window.x.roll(window.shift, dims=1) for window, _ in jobs])
+        x = torch.stack([_seen(window, window.x) for window, _ in jobs])
         levels = [window.levels.time[window.level] for window, _ in jobs]
         times = torch.tensor(levels, device=x.device)
         given = {"known": _known([window for window, _ in jobs])} if self._stage.sees_known else {}
-        conditions = joined([_rolled(row.fused, window.shift) for window, row in jobs])
+        conditions = joined([_turned(row.fused, window.seen) for window, row in jobs])
         outputs = self._stage.network(x, times, conditions, **given).float()
-        shifts = [window.shift for window, _ in jobs]
-        return [row.roll(-shift, dims=1) for row, shift in zip(outputs, shifts, strict=True)]
+        return [window.unseen(row) for (window, _), row in zip(jobs, outputs, strict=True)]
 
     def _report(self, window: Window) -> None:
         """Writes a finished window to its track; until then, only progress."""
-        track, stop = window.track, window.start + window.x.shape[1]
+        track, stop = window.track, window.stop
         if not window.done:
             share = window.level / window.levels.num_steps
             track.in_work = share * (stop - track.num_done)
@@ -412,7 +457,7 @@ class DiffusionBatch:
                 "steps, a lower guidance scale or another solver."
             )
         track.in_work = 0.0
-        values = window.x.to(track.values.device)
+        values = window.x[:, : stop - window.start].to(track.values.device)
         behind = leading(is_known(track.values[:, stop:]))  # given frames
         track.learn(values, start=window.start, num_done=stop + behind)
         self.remove(track)
@@ -424,16 +469,21 @@ def _denoising(track: Track) -> Denoising:
     return track.sampling
 
 
-def _rolled(condition: Fused, shift: int) -> Fused:
-    """Conditions whose sum [1, T, D] is rolled along with the frames."""
-    if not shift or condition.sum is None or condition.sum.shape[1] == 1:
+def _turned(condition: Fused, seen: Tensor | None) -> Fused:
+    """Conditions whose sum [1, T, D] is in the order of a loop's frames."""
+    if seen is None or condition.sum is None or condition.sum.shape[1] == 1:
         return condition
-    return replace(condition, sum=condition.sum.roll(shift, dims=1))
+    return replace(condition, sum=condition.sum[:, seen])
 
 
-def _known(windows: Sequence["Window"]) -> Known:
-    """The known frames of B windows of equal length, rolled along with the noisy ones."""
+def _seen(window: Window, values: Tensor) -> Tensor:
+    """Values [..., T] of a window in the order in which the network sees them."""
+    return values if window.seen is None else values[..., window.seen]
+
+
+def _known(windows: Sequence[Window]) -> Known:
+    """The known frames of B windows of equal length, in the order of the noisy ones."""
     return Known(
-        values=torch.stack([window.values.roll(window.shift, dims=1) for window in windows]),
-        mask=torch.stack([window.known.roll(window.shift) for window in windows]),
+        values=torch.stack([_seen(window, window.values) for window in windows]),
+        mask=torch.stack([_seen(window, window.known) for window in windows]),
     )
