@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from lm_audio.conditioners.fuser import Conditioners
 from lm_audio.conditioners.tokens import AlignedTokens
+from lm_audio.generation.interpolation import slerp
 from lm_audio.generation.noise_schedule import Levels, NoiseSchedule, Predicts, estimate
 from lm_audio.generation.solvers import Steps, solve
 from lm_audio.generation.step import guidance_rows
@@ -165,14 +166,20 @@ class DiffusionStage:
             return made.to(self.device)
 
         behind = (0, length - (stop - start))
+
+        def noised(original: Tensor, noise: Tensor) -> Tensor:
+            span = nn.functional.pad(original[:, start:stop].to(self.device), behind)
+            return levels.alpha[0] * span + levels.sigma[0] * noise
+
         values = track.values[:, start:stop].to(self.device)
         values = nn.functional.pad(values, behind, value=torch.nan)
         first = noise("start")
         if varied is None:
             x = first * (levels.alpha[0] ** 2 + levels.sigma[0] ** 2) ** 0.5
         else:
-            original = nn.functional.pad(varied.values[:, start:stop].to(self.device), behind)
-            x = levels.alpha[0] * original + levels.sigma[0] * first
+            x = noised(varied.values, first)
+            if varied.towards is not None:
+                x = slerp(x, noised(varied.towards, noise("towards")), varied.share)
         return Window(
             track=track,
             start=start,

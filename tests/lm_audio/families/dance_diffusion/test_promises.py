@@ -9,7 +9,9 @@ from torch import Tensor
 
 import lm_audio
 from audio_tokenizers.audio_files import read_audio
+from audio_tokenizers.audio_writer import write_audio
 from lm_audio.cli import main
+from lm_audio.origin import command, read_origin
 from lm_audio.pipeline import AudioPipeline
 from lm_audio.sampling import Denoising
 
@@ -106,6 +108,31 @@ def test_the_command_line_makes_the_same_clip_without_a_prompt(
     main(["generate", *options, "-o", str(out), "-q"])
     model.generate(duration=0.1, seed=5, sampling=SAMPLING).save(tmp_path / "python.wav")
     assert torch.equal(*(read_audio(path).samples for path in (out, tmp_path / "python.wav")))
+
+
+def test_the_command_line_goes_between_two_sounds(
+    model: AudioPipeline, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = [tmp_path / "a.wav", tmp_path / "b.wav"]
+    for path, sound in zip(paths, (tone(0.1), tone(0.1).flip(1) * 0.5), strict=True):
+        write_audio(path, sound, RATE)
+    out = tmp_path / "line.wav"
+    options = ["--strength", "0.6", "--share", "0.3", "--seed", "5", "--steps", "3", "--raw"]
+    options += ["--solver", "v-ddim", "--eta", "0.5", "--model", str(folder)]
+    main(["vary", str(paths[0]), "--towards", str(paths[1]), *options, "-o", str(out), "-q"])
+    sampling = Denoising(steps=3, solver="ddim", eta=0.5, guidance_scale=1.0)
+    made = model.vary(
+        paths[0], towards=paths[1], strength=0.6, share=0.3, seed=5, sampling=sampling, raw=True
+    )
+    made.save(tmp_path / "python.wav")
+    assert torch.equal(*(read_audio(path).samples for path in (out, tmp_path / "python.wav")))
+    for path in (out, tmp_path / "python.wav"):
+        words = str(command(read_origin(path)))
+        for part in (f"--towards {paths[1]}", "--share 0.3", "--eta 0.5", "--solver ddim"):
+            assert part in words
+    with pytest.raises(SystemExit):
+        main(["vary", str(paths[0]), "--share", "0.3", "--model", str(folder)])
+    assert "--share has no effect without --towards" in capsys.readouterr().err
 
 
 def test_a_prompt_is_refused(model: AudioPipeline) -> None:
