@@ -1,4 +1,4 @@
-"""The optional CPU kernels of kernels.cpp, compiled once per machine.
+"""The optional CPU kernels of kernels.cpp and attention.cpp, compiled once per machine.
 
 Without a compiler, torch's slower operators are used. Without AVX-512 they are faster than the
 kernels, so they are used, too. `LM_AUDIO_KERNELS=0` in the environment disables the kernels.
@@ -24,7 +24,7 @@ from audio_tokenizers.atomic import replacing
 
 logger = logging.getLogger(__name__)
 
-SOURCE = Path(__file__).with_name("kernels.cpp")
+SOURCES = [Path(__file__).with_name(name) for name in ("kernels.cpp", "attention.cpp")]
 PANEL = 64
 """The number of outputs per panel of weights; the last panel is padded with zeros."""
 HEAD_WIDTHS = range(16, 129, 16)
@@ -61,6 +61,11 @@ def available() -> bool:
 def multiplies_bytes() -> bool:
     """Whether there is an int8 kernel, which needs a CPU with AVX-512 VNNI."""
     return available() and hasattr(torch.ops.lm_audio, "linear_int8")
+
+
+def attends() -> bool:
+    """Whether there is an attention kernel, which needs a CPU that multiplies bfloat16."""
+    return available() and hasattr(torch.ops.lm_audio, "attend")
 
 
 def panels(weight: Tensor) -> Tensor:
@@ -129,7 +134,8 @@ def compile_into(folder: str) -> None:
     from torch.utils.cpp_extension import load
 
     # Not linked to OpenMP: uses torch's copy and shares its threads.
-    load(_NAME, [str(SOURCE)], extra_cflags=_FLAGS, build_directory=folder, is_python_module=False)
+    sources = [str(path) for path in SOURCES]
+    load(_NAME, sources, extra_cflags=_FLAGS, build_directory=folder, is_python_module=False)
 
 
 def _error(output: str) -> str:
@@ -161,7 +167,7 @@ def _cache_folder() -> Path:
 def _key() -> str:
     """A cache key of everything that the compiled file depends on."""
     parts = [
-        SOURCE.read_text(),
+        *(path.read_text() for path in SOURCES),
         *_FLAGS,
         torch.__version__,
         sys.platform,
