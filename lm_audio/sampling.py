@@ -22,19 +22,13 @@ _UNIFORM_BITS = 24  # precision of a float32 in [0, 1)
 MOST = 10**6  # tokens or frames, so that no tensor of them can overflow
 _BLOCK = 256  # steps per block of random numbers
 Solver = Literal[
-    "ddim", "dpm++2m", "dpm++2s-ancestral", "ipndm", "lms", "euler", "heun", "ping-pong"
-]
+    "ddim", "dpm++2m", "dpm++2m-sde", "dpm++2s-ancestral", "ipndm", "lms", "euler", "heun",
+    "ping-pong",
+]  # fmt: skip
 SolverAlias = Literal[
-    "v-ddim",
-    "v-ddpm",
-    "v-iplms",
-    "k-euler",
-    "k-euler-ancestral",
-    "k-heun",
-    "k-lms",
-    "k-dpmpp-2m",
-    "k-dpmpp-2s-ancestral",
-]
+    "v-ddim", "v-ddpm", "v-iplms", "k-euler", "k-euler-ancestral", "k-heun", "k-lms",
+    "k-dpmpp-2m", "k-dpmpp-2m-sde", "k-dpmpp-2s-ancestral",
+]  # fmt: skip
 """Names in other programs, for the same formula."""
 _ALIASES: dict[str, tuple[Solver, float | None]] = {  # with the eta that a name implies
     "v-ddim": ("ddim", None),
@@ -45,6 +39,7 @@ _ALIASES: dict[str, tuple[Solver, float | None]] = {  # with the eta that a name
     "k-heun": ("heun", None),
     "k-lms": ("lms", None),
     "k-dpmpp-2m": ("dpm++2m", None),
+    "k-dpmpp-2m-sde": ("dpm++2m-sde", None),
     "k-dpmpp-2s-ancestral": ("dpm++2s-ancestral", None),
 }
 _NEAREST: dict[str, Solver] = {  # to solvers of other programs that we lack
@@ -54,9 +49,8 @@ _NEAREST: dict[str, Solver] = {  # to solvers of other programs that we lack
     "k-dpm-2-ancestral": "dpm++2s-ancestral",
     "k-dpm-fast": "dpm++2m",
     "k-dpm-adaptive": "dpm++2m",
-    "k-dpmpp-sde": "dpm++2s-ancestral",
-    "k-dpmpp-2m-sde": "dpm++2s-ancestral",
-    "k-dpmpp-3m-sde": "dpm++2s-ancestral",
+    "k-dpmpp-sde": "dpm++2m-sde",
+    "k-dpmpp-3m-sde": "dpm++2m-sde",
 }
 MaskSchedule = Literal["cosine", "linear"]
 
@@ -111,9 +105,9 @@ class Denoising:
 
     Args:
         steps: number of steps from noise to signal; more steps are slower and more accurate.
-        solver: ddim, dpm++2m, dpm++2s-ancestral and heun (two network passes per step), ipndm, lms,
-            euler, or ping-pong, for models distilled to few steps. A `SolverAlias` becomes one of
-            these.
+        solver: ddim, dpm++2m, dpm++2m-sde (adds new noise in each step), dpm++2s-ancestral (that,
+            too) and heun (two network passes per step), ipndm, lms, euler, or ping-pong, for models
+            distilled to few steps. A `SolverAlias` becomes one of these.
         guidance_scale, guidance_schedule: as for `Sampling`.
         guidance_interval: the part of the run with guidance, from 0 (noise) to 1 (signal); steps
             outside it are cheaper.

@@ -94,7 +94,8 @@ class SamplingOptions:
     """Number of denoising steps, or of decoding steps per codebook for masked models such as
     MAGNeT; more steps take longer and usually sound better."""
     solver: Annotated[str | None, Arg("NAME")] = None
-    """Denoising solver: ddim, dpm++2m, dpm++2s-ancestral, ipndm, lms, euler, heun or ping-pong."""
+    """Denoising solver: ddim, dpm++2m, dpm++2m-sde, dpm++2s-ancestral, ipndm, lms, euler, heun or
+    ping-pong."""
     eta: Annotated[float | None, Arg("X", at_least=0, at_most=1)] = None
     """Share of new noise in each step of the ddim solver, from 0 to 1."""
 
