@@ -10,7 +10,7 @@ Shapes: B batch, D latent width, T frames of a window.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -18,9 +18,17 @@ from torch import Tensor, nn
 
 from lm_audio.conditioners.fuser import Conditioners
 from lm_audio.conditioners.tokens import AlignedTokens
+from lm_audio.generation.denoising_window import (
+    Row,
+    Window,
+    denoising_of,
+    in_order,
+    known_frames,
+    turned,
+)
 from lm_audio.generation.interpolation import slerp
-from lm_audio.generation.noise_schedule import Levels, NoiseSchedule, Predicts, estimate
-from lm_audio.generation.solvers import Steps, solve
+from lm_audio.generation.noise_schedule import NoiseSchedule, Predicts, estimate
+from lm_audio.generation.solvers import solve
 from lm_audio.generation.step import guidance_rows
 from lm_audio.generation.track import (
     Source,
@@ -32,11 +40,9 @@ from lm_audio.generation.track import (
     own_conditions,
     source_span,
 )
-from lm_audio.networks.condition import Condition, Fused, Known, joined
+from lm_audio.networks.condition import Condition, joined
 from lm_audio.sampling import Denoising, gaussians
 from lm_audio.signals import Signal
-
-_GOLDEN = (5**0.5 - 1) / 2  # its multiples are spread evenly
 
 Network = Callable[..., Tensor]
 """Maps noisy latents [B, D, T], times [B] and a `Fused` to an output [B, D, T]. One that sees
@@ -133,7 +139,7 @@ class DiffusionStage:
     @torch.inference_mode()
     def check(self, track: Track) -> None:
         """Raises ValueError for too many steps or conditions that cannot be embedded."""
-        self.schedule.levels(_denoising(track).steps)
+        self.schedule.levels(denoising_of(track).steps)
         track.embed(self.conditioners)
 
     def filled(self, num_frames: int) -> int:
@@ -160,7 +166,7 @@ class DiffusionStage:
         start, stop = self.span(track)
         filled = self.filled(stop - start)
         length = stop - start if track.loop else filled
-        denoising = _denoising(track)
+        denoising = denoising_of(track)
         levels = self.schedule.levels(denoising.steps)
         varied = track.variation
         if varied is not None:
@@ -213,7 +219,7 @@ class DiffusionStage:
         ]
         now, _ = track.part_at(track.num_done, self.makes.rate)
         rows = []
-        for dropped, weights in guidance_rows(_denoising(track), given, seconds):
+        for dropped, weights in guidance_rows(denoising_of(track), given, seconds):
             shares = {now: 1.0}
             if track.blend is not None and "text" not in dropped:
                 shares = dict(enumerate(track.blend.shares))
@@ -232,7 +238,7 @@ class DiffusionStage:
 
     def _guides_source(self, track: Track, given: Sequence[str]) -> bool:
         """Whether guidance drops the source's values, too."""
-        if isinstance(_denoising(track).guidance_scale, Mapping):
+        if isinstance(denoising_of(track).guidance_scale, Mapping):
             return True
         is_given = track.source is not None and track.source.num_given > 0
         return self.source_of is not None and (bool(given) or is_given)
@@ -285,117 +291,6 @@ class DiffusionStage:
         if (aligned := aligned_tokens(self.conditioners, self.source)) is not None:
             return 0, min(source.num_frames, aligned.num_source_needed(stop - 1))
         return source_span(track, self.makes.rate, start, stop)
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Row:
-    """One branch of guidance: its conditions, B = 1, and its weight [T] in the output.
-
-    Args:
-        share: of the prompt in its branch; 1 without a blend.
-    """
-
-    fused: Fused
-    weights: Tensor
-    share: float = 1.0
-
-
-@dataclass(kw_only=True, eq=False)
-class Window:
-    """Frames of a track that are being denoised.
-
-    Args:
-        start, stop: the frames of the track; x has more if the network needs them.
-        filled: frames per pass of the network.
-        values, known: [D, T], 0 if unknown, and the mask [T] of known frames.
-        noise: [D, T], added to the known frames.
-        x, level: the noisy latents [D, T] to evaluate next, and their level.
-    """
-
-    track: Track
-    start: int
-    stop: int
-    filled: int
-    levels: Levels
-    values: Tensor
-    known: Tensor
-    noise: Tensor
-    rows: list[Row]
-    steps: Steps
-
-    def __post_init__(self) -> None:
-        self.take(*next(self.steps))
-
-    @property
-    def done(self) -> bool:
-        return self.level == self.levels.num_steps
-
-    @property
-    def active(self) -> list[Row]:
-        """The branches to evaluate next: outside the interval of guidance, that of the prompts."""
-        low, high = _denoising(self.track).guidance_interval
-        is_guided = low <= self.level / self.levels.num_steps < high
-        return self.rows if is_guided else self.rows[-self._num_prompts :]
-
-    @property
-    def _num_prompts(self) -> int:
-        """The rows of the branch with all prompts, the last one."""
-        blend = self.track.blend
-        return 1 if blend is None else len(blend.shares)
-
-    def guided(self, outputs: Sequence[Tensor]) -> Tensor:
-        """The output [D, T] that the active branches add up to."""
-        first, *others = (
-            row.share * output
-            for row, output in zip(
-                self.rows[-self._num_prompts :], outputs[-self._num_prompts :], strict=True
-            )
-        )
-        prompted = sum(others, start=first)
-        if len(outputs) < len(self.rows):
-            return prompted
-        total = torch.zeros_like(self.x)
-        for row, output in zip(self.rows, outputs, strict=True):
-            total = total + row.weights * output
-        share = _denoising(self.track).guidance_rescale
-        if share and len(outputs) > self._num_prompts:
-            total = total * (1 - share + share * prompted.std() / total.std().clamp(min=1e-8))
-        return total
-
-    @property
-    def seen(self) -> Tensor | None:
-        """The indices of the frames of a loop that the next pass of the network gets; else None.
-
-        A loop is rolled, so that its joint is elsewhere in each pass, and goes on at both ends.
-        """
-        if not self.track.loop:
-            return None
-        T = self.x.shape[1]
-        shift = round(self.level * T * _GOLDEN) % T
-        return (torch.arange(self.filled, device=self.x.device) - self._before - shift) % T
-
-    def unseen(self, output: Tensor) -> Tensor:
-        """A pass's output [D, filled] in the order of x."""
-        seen = self.seen
-        if seen is None:
-            return output
-        T = self.x.shape[1]
-        inner = slice(self._before, self._before + T)
-        ordered = torch.empty_like(output[:, inner])
-        ordered[:, seen[inner]] = output[:, inner]
-        return ordered
-
-    @property
-    def _before(self) -> int:
-        """Frames of a loop that a pass gets before all of them."""
-        return (self.filled - self.x.shape[1]) // 2
-
-    def take(self, x: Tensor, level: int) -> None:
-        """Accepts latents from the solver and replaces the known frames."""
-        alpha, sigma = self.levels.alpha[level], self.levels.sigma[level]
-        at_end = level == self.levels.num_steps
-        known = self.values if at_end else alpha * self.values + sigma * self.noise
-        self.x, self.level = torch.where(self.known, known, x), level
 
 
 class DiffusionBatch:
@@ -456,13 +351,17 @@ class DiffusionBatch:
         return guided
 
     def _evaluate(self, jobs: Sequence[tuple[Window, Row]]) -> Iterable[Tensor]:
-        x = torch.stack([_seen(window, window.x) for window, _ in jobs])
+        x = torch.stack([in_order(window, window.x) for window, _ in jobs])
         levels = [window.levels.time[window.level] for window, _ in jobs]
         times = torch.tensor(levels, device=x.device)
-        given = {"known": _known([window for window, _ in jobs])} if self._stage.sees_known else {}
-        conditions = joined([_turned(row.fused, window.seen) for window, row in jobs])
+        given = (
+            {"known": known_frames([window for window, _ in jobs])}
+            if self._stage.sees_known
+            else {}
+        )
+        conditions = joined([turned(row.fused, window.order) for window, row in jobs])
         outputs = self._stage.network(x, times, conditions, **given).float()
-        return [window.unseen(row) for (window, _), row in zip(jobs, outputs, strict=True)]
+        return [window.restored(row) for (window, _), row in zip(jobs, outputs, strict=True)]
 
     def _report(self, window: Window) -> None:
         """Writes a finished window to its track; until then, only progress."""
@@ -482,28 +381,3 @@ class DiffusionBatch:
         track.learn(values, start=window.start, num_done=stop + behind)
         self.remove(track)
         self.add(track)
-
-
-def _denoising(track: Track) -> Denoising:
-    assert isinstance(track.sampling, Denoising)
-    return track.sampling
-
-
-def _turned(condition: Fused, seen: Tensor | None) -> Fused:
-    """Conditions whose sum [1, T, D] is in the order of a loop's frames."""
-    if seen is None or condition.sum is None or condition.sum.shape[1] == 1:
-        return condition
-    return replace(condition, sum=condition.sum[:, seen])
-
-
-def _seen(window: Window, values: Tensor) -> Tensor:
-    """Values [..., T] of a window in the order in which the network sees them."""
-    return values if window.seen is None else values[..., window.seen]
-
-
-def _known(windows: Sequence[Window]) -> Known:
-    """The known frames of B windows of equal length, in the order of the noisy ones."""
-    return Known(
-        values=torch.stack([_seen(window, window.values) for window in windows]),
-        mask=torch.stack([_seen(window, window.known) for window in windows]),
-    )
