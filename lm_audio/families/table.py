@@ -3,8 +3,9 @@
 from lm_audio.families.audiocraft.family import FAMILY as AUDIOCRAFT
 from lm_audio.families.audioldm.family import FAMILY as AUDIOLDM
 from lm_audio.families.bark.family import FAMILY as BARK
+from lm_audio.families.dance_diffusion.family import FAMILY as DANCE_DIFFUSION
 from lm_audio.families.duet.family import FAMILY as DUET
 
-FAMILIES = (DUET, AUDIOCRAFT, BARK, AUDIOLDM)
+FAMILIES = (DUET, AUDIOCRAFT, BARK, AUDIOLDM, DANCE_DIFFUSION)
 MODELS = tuple(model for family in FAMILIES for model in family.models)
 FORMATS = {one.name: one for family in FAMILIES for one in family.formats}
