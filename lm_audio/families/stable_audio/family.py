@@ -1,0 +1,54 @@
+"""The published models of Stable Audio, in the layouts of diffusers and stable-audio-tools."""
+
+from typing import TYPE_CHECKING
+
+from lm_audio.families.family import (
+    DIFFUSERS_FILES,
+    Ability,
+    Checkpoint,
+    Family,
+    Format,
+    LoadSettings,
+    ModelInfo,
+)
+
+if TYPE_CHECKING:
+    from lm_audio.model import Model
+
+LICENCE = "Stability AI Community, gated"
+_ABILITIES: tuple[Ability, ...] = ("text", "continue", "inpaint", "vary", "loop")
+
+
+def _info(source: str, num_parameters: int) -> ModelInfo:
+    return ModelInfo(
+        name=source.rpartition("/")[2],
+        source=source,
+        num_parameters=num_parameters,
+        licence=LICENCE,
+        sample_rate=44_100,
+        num_channels=2,
+        abilities=_ABILITIES,
+    )
+
+
+def _load(checkpoint: Checkpoint, settings: LoadSettings) -> "Model":
+    from lm_audio.families.stable_audio.reading import read_stable_audio
+    from lm_audio.families.stable_audio.stages import stable_audio
+    from lm_audio.saving.folder import DTYPES
+
+    return stable_audio(
+        read_stable_audio(checkpoint.folder, device=settings.device, dtype=DTYPES[settings.dtype])
+    )
+
+
+FAMILY = Family(
+    models=(_info("stabilityai/stable-audio-open-1.0", 1_056_939_136),),
+    formats=(
+        Format(
+            name="stable-audio",
+            pipelines=("StableAudioPipeline",),
+            files=DIFFUSERS_FILES,
+            load=_load,
+        ),
+    ),
+)
