@@ -1,5 +1,6 @@
 """The published models of Stable Audio, in the layouts of diffusers and stable-audio-tools."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lm_audio.families.family import (
@@ -41,14 +42,45 @@ def _load(checkpoint: Checkpoint, settings: LoadSettings) -> "Model":
     )
 
 
+def _load_tools(checkpoint: Checkpoint, settings: LoadSettings) -> "Model":
+    from lm_audio.families.stable_audio.stages import stable_audio
+    from lm_audio.families.stable_audio.tools_layout import read_tools_layout
+    from lm_audio.saving.folder import DTYPES
+
+    return stable_audio(
+        read_tools_layout(
+            checkpoint.folder,
+            text_encoder=settings.text_encoder,
+            device=settings.device,
+            dtype=DTYPES[settings.dtype],
+        )
+    )
+
+
+def _holds_tools(folder: Path) -> bool:
+    from lm_audio.families.stable_audio.tools_layout import holds_tools_layout
+
+    return holds_tools_layout(folder)
+
+
 FAMILY = Family(
-    models=(_info("stabilityai/stable-audio-open-1.0", 1_056_939_136),),
+    models=(
+        _info("stabilityai/stable-audio-open-1.0", 1_056_939_136),
+        _info("stabilityai/stable-audio-open-small", 340_928_640),
+    ),
     formats=(
         Format(
             name="stable-audio",
             pipelines=("StableAudioPipeline",),
             files=DIFFUSERS_FILES,
             load=_load,
+        ),
+        Format(
+            name="stable-audio-tools",
+            holds=_holds_tools,
+            files=(("model_config.json", "model.safetensors"), ("model.ckpt",)),
+            load=_load_tools,
+            lacks_text_encoder=True,
         ),
     ),
 )

@@ -27,8 +27,8 @@ from lm_audio.saving.spectrograms import without_weight_norm
 
 PIPELINE = "StableAudioPipeline"
 """The name of the pipeline in model_index.json."""
-_SAMPLING = Denoising(steps=100, solver="dpm++2m-sde", guidance_scale=7.0)
-_MOST_TEXT = 128  # tokens, if the tokenizer states no limit
+SAMPLING = Denoising(steps=100, solver="dpm++2m-sde", guidance_scale=7.0)
+MOST_TEXT = 128  # tokens, if the tokenizer states no limit
 _NUMBERS = {"seconds_start": "start_number_conditioner", "seconds_total": "end_number_conditioner"}
 
 
@@ -70,7 +70,7 @@ def read_stable_audio(
         numbers=numbers,
         predicts=predicts,
         schedule=schedule,
-        sampling=_SAMPLING,
+        sampling=SAMPLING,
         window_frames=read_config(folder / "transformer" / "config.json", _window),
         renderer=WaveformLatentRenderer(autoencoder=vae),
         licence=stated_licence(folder),
@@ -103,7 +103,7 @@ def check_parts(
 def usual_limit(tokenizer: T5TextTokenizer) -> int:
     """The most tokens of a text; tokenizers without a limit state 10 ** 30."""
     most = int(tokenizer._tokenizer.model_max_length)
-    return most if most < 10**6 else _MOST_TEXT
+    return most if most < 10**6 else MOST_TEXT
 
 
 def _t5(folder: Path) -> T5Encoder:
