@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lm_audio.networks.attention import merge_heads, split_heads
-from lm_audio.networks.positions import Waves, rotate, rotation
+from lm_audio.networks.positions import Waves, partly_rotated, rotation
 
 HeadNorm = Literal["none", "layer", "rms"]
 _HEAD_EPS = 1e-6
@@ -237,7 +237,7 @@ class Attention(nn.Module):
             q = self.query_norm(split_heads(query, self.num_heads))
             k = self.key_norm(split_heads(key, self.num_key_heads))
             if turn is not None:
-                q, k = _partly_rotated(q, turn), _partly_rotated(k, turn)
+                q, k = partly_rotated(q, turn), partly_rotated(k, turn)
             found = F.scaled_dot_product_attention(q, self._repeated(k), v)
             total = found if total is None else total - found
         assert total is not None
@@ -276,9 +276,3 @@ def _head_norm(config: AudioDiTConfig) -> nn.Module:
     if config.head_norm == "layer":
         return nn.LayerNorm(config.head_dim, eps=_HEAD_EPS)
     return RMSNorm(config.head_dim) if config.head_norm == "rms" else nn.Identity()
-
-
-def _partly_rotated(x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
-    """Rotates the first half of each head of x [B, H, S, D], in float32."""
-    half = x.shape[-1] // 2
-    return torch.cat([rotate(x[..., :half].float(), turn).to(x.dtype), x[..., half:]], dim=-1)

@@ -74,6 +74,9 @@ class OobleckConfig:
 class Oobleck(nn.Module):
     """Sound to latents and back."""
 
+    block_seconds = 0.25
+    """Of a stream."""
+
     def __init__(self, config: OobleckConfig) -> None:
         super().__init__()
         self.config = config

@@ -36,6 +36,12 @@ def rotate(x: Tensor, by: tuple[Tensor, Tensor]) -> Tensor:
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
 
 
+def partly_rotated(x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
+    """Rotates the first half of each head of x [B, H, S, D], in float32."""
+    half = x.shape[-1] // 2
+    return torch.cat([rotate(x[..., :half].float(), turn).to(x.dtype), x[..., half:]], dim=-1)
+
+
 class Waves(nn.Module):
     """Cosines, then sines, of numbers [B]: [B, 2 * num_waves], float32.
 

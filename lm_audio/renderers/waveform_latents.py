@@ -17,17 +17,22 @@ from torch import Tensor, nn
 
 from audio_tokenizers.acoustic.stream_layers import StreamLayer
 from audio_tokenizers.identity import hash_model
-from lm_audio.renderers.blocks import BlockStream, block_frames, render_whole
+from lm_audio.renderers.blocks import BlockStream, render_whole
 from lm_audio.renderers.latent import LATENTS
 from lm_audio.signals import Signal
 
-_ENCODED_SECONDS = 2.0  # per step of the encoder
+_ENCODED_SECONDS = 2.0  # per step of the encoder, at least
 
 
 class WaveformAutoencoder(Protocol):
-    """Its config states `num_channels`, `sample_rate`, `hop_length` and `latent_width`."""
+    """Its config states `num_channels`, `sample_rate`, `hop_length` and `latent_width`.
+
+    Args:
+        block_seconds: decoded in each step of a stream.
+    """
 
     config: Any
+    block_seconds: float
 
     def encoder_stream(self) -> StreamLayer:
         """From samples [B, C, N] to the means of the latents, perhaps with more channels."""
@@ -108,7 +113,8 @@ class WaveformLatentEncoder:
             )
         hop, width = renderer.hop_length, renderer.signal.width
         samples = F.pad(samples, (0, -samples.shape[1] % hop)).to(renderer.dtype)
-        size = max(1, round(_ENCODED_SECONDS * renderer.sample_rate / hop)) * hop
+        seconds = max(_ENCODED_SECONDS, renderer.autoencoder.block_seconds)
+        size = max(1, round(seconds * renderer.sample_rate / hop)) * hop
         pieces = samples[None].split(size, dim=2) if samples.shape[1] else ()
         stream = renderer.autoencoder.encoder_stream()
         made = [
@@ -125,7 +131,8 @@ class WaveformLatentStream(BlockStream):
     """Renders latents in a stream."""
 
     def __init__(self, renderer: WaveformLatentRenderer) -> None:
-        frames = block_frames(float(renderer.signal.rate))
+        seconds = renderer.autoencoder.block_seconds
+        frames = max(1, round(seconds * float(renderer.signal.rate)))
         super().__init__(renderer, _Decoder(renderer), block_frames=frames)
         self._dtype = renderer.dtype
 

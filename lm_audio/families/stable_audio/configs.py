@@ -10,6 +10,8 @@ from typing import Any
 from lm_audio.generation.noise_schedule import NoiseSchedule, Predicts
 from lm_audio.networks.audio_dit import AudioDiTConfig
 from lm_audio.networks.oobleck import OobleckConfig
+from lm_audio.networks.same import SameConfig
+from lm_audio.sampling import Denoising
 from lm_audio.saving.part_folder import check_fixed
 
 Config = Mapping[str, Any]
@@ -21,6 +23,18 @@ _COSINE_FIXED: Config = {
     "sigma_schedule": "exponential",
     "prediction_type": "v_prediction",
     "final_sigmas_type": "zero",
+}
+
+_FLOW_FIXED: Config = {
+    "_class_name": "FlowMatchEulerDiscreteScheduler",
+    "num_train_timesteps": 1,  # the network's time is sigma
+    "shift": 1.0,
+    "use_dynamic_shifting": False,
+    "shift_terminal": None,
+    "invert_sigmas": False,
+    "use_karras_sigmas": False,
+    "use_exponential_sigmas": False,
+    "use_beta_sigmas": False,
 }
 
 
@@ -80,6 +94,40 @@ def oobleck_config(config: Config) -> OobleckConfig:
         latent_width=config["decoder_input_channels"],
         code_width=config["encoder_hidden_size"],
     )
+
+
+def same_config(config: Config) -> SameConfig:
+    """Of AutoencoderSAME."""
+    rates = tuple(config["encoder_strides"])
+
+    def each(name: str) -> tuple[int, ...]:
+        values = tuple(config[name])
+        return values * len(rates) if len(values) == 1 else values
+
+    return SameConfig(
+        num_channels=config["audio_channels"],
+        sample_rate=config["sampling_rate"],
+        patch=config["patch_size"],
+        width=config["encoder_channels"],
+        multiples=tuple(config["encoder_c_mults"]),
+        rates=rates,
+        depths=tuple(config["encoder_transformer_depths"]),
+        latent_width=config["latent_dim"],
+        head_dim=config["dim_heads"],
+        hidden_ratio=config["ff_mult"],
+        reach=config["sliding_window"],
+        differential=config["use_differential_attention"],
+        encoder_sines=each("encoder_sinusoidal_blocks"),
+        decoder_sines=each("decoder_sinusoidal_blocks"),
+    )
+
+
+def flow_schedule_of(config: Config) -> tuple[NoiseSchedule, Denoising]:
+    """Of FlowMatchEulerDiscreteScheduler; stochastic for models distilled to few steps."""
+    check_fixed(config, _FLOW_FIXED)
+    few = Denoising(steps=8, solver="ping-pong", guidance_scale=1.0)
+    many = Denoising(steps=50, solver="euler", guidance_scale=7.0)
+    return log_ratio_schedule(6.2, -2.0), few if config.get("stochastic_sampling") else many
 
 
 def cosine_schedule_of(config: Config) -> tuple[NoiseSchedule, Predicts]:

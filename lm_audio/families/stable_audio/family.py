@@ -42,6 +42,16 @@ def _load(checkpoint: Checkpoint, settings: LoadSettings) -> "Model":
     )
 
 
+def _load_third(checkpoint: Checkpoint, settings: LoadSettings) -> "Model":
+    from lm_audio.families.stable_audio.stable_audio_3 import read_stable_audio_3
+    from lm_audio.families.stable_audio.stages import stable_audio
+    from lm_audio.saving.folder import DTYPES
+
+    return stable_audio(
+        read_stable_audio_3(checkpoint.folder, device=settings.device, dtype=DTYPES[settings.dtype])
+    )
+
+
 def _load_tools(checkpoint: Checkpoint, settings: LoadSettings) -> "Model":
     from lm_audio.families.stable_audio.stages import stable_audio
     from lm_audio.families.stable_audio.tools_layout import read_tools_layout
@@ -74,6 +84,12 @@ FAMILY = Family(
             pipelines=("StableAudioPipeline",),
             files=DIFFUSERS_FILES,
             load=_load,
+        ),
+        Format(
+            name="stable-audio-3",
+            pipelines=("StableAudio3Pipeline",),
+            files=DIFFUSERS_FILES,
+            load=_load_third,
         ),
         Format(
             name="stable-audio-tools",

@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lm_audio.conditioners.text import TextConditioner
 from lm_audio.networks.audio_dit import AudioDiT
 from lm_audio.networks.condition import Condition, Fused, Known
 
@@ -67,16 +66,9 @@ class AudioNetwork(nn.Module):
         return torch.cat([words, *numbers], dim=1) * given
 
 
-class TextOrEmpty(TextConditioner):
-    """A text condition whose null is the empty text."""
-
-    def forward(self, values: Sequence[str | None]) -> Condition:
-        return super().forward(["" if value is None else value for value in values])
-
-
 def _inputs(known: Known | None) -> Tensor | None:
-    """The mask and the values of known frames [B, 1 + D, T]; None if there are none."""
-    if known is None or not bool(known.mask.any()):
+    """The mask and the values of known frames [B, 1 + D, T], zeros where nothing is known."""
+    if known is None:
         return None
     mask = known.mask[:, None].to(known.values.dtype)
     return torch.cat([mask, known.values * mask], dim=1)

@@ -1,5 +1,6 @@
 """Reads Stable Audio Open in diffusers' layout: a folder with one subfolder per part."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from lm_audio.families.stable_audio.network import AudioNetwork
 from lm_audio.families.stable_audio.stages import StableAudioParts
 from lm_audio.networks.audio_dit import AudioDiT
 from lm_audio.networks.oobleck import Oobleck
+from lm_audio.networks.same import Same
 from lm_audio.renderers.waveform_latents import WaveformLatentRenderer
 from lm_audio.sampling import Denoising
 from lm_audio.saving.files import folder_of, read_json, read_weights, stated_licence
@@ -26,7 +28,6 @@ from lm_audio.saving.part_folder import Config, fill, read_config, read_network
 from lm_audio.saving.spectrograms import without_weight_norm
 
 PIPELINE = "StableAudioPipeline"
-"""The name of the pipeline in model_index.json."""
 SAMPLING = Denoising(steps=100, solver="dpm++2m-sde", guidance_scale=7.0)
 MOST_TEXT = 128  # tokens, if the tokenizer states no limit
 _NUMBERS = {"seconds_start": "start_number_conditioner", "seconds_total": "end_number_conditioner"}
@@ -43,10 +44,7 @@ def read_stable_audio(
     On a CPU the transformer and the autoencoder are mapped: in float32, their weights occupy no
     memory twice.
     """
-    folder = folder_of(source)
-    name = read_json(folder / "model_index.json").get("_class_name")
-    if name != PIPELINE:
-        raise ValueError(f"Expected {PIPELINE} in the model_index.json of {folder}, got {name}.")
+    folder = folder_with(source, PIPELINE)
     mapped = torch.device(device).type == "cpu" and dtype in (torch.float32, torch.bfloat16)
     given: dict[str, Any] = {"mapped": mapped, "dtype": dtype}
     dit, _ = read_network(
@@ -78,11 +76,20 @@ def read_stable_audio(
     return parts if mapped else parts.to(device, dtype)
 
 
+def folder_with(source: str | Path, pipeline: str) -> Path:
+    """The source as a folder whose model_index.json names this pipeline."""
+    folder = folder_of(source)
+    name = read_json(folder / "model_index.json").get("_class_name")
+    if name != pipeline:
+        raise ValueError(f"Expected {pipeline} in the model_index.json of {folder}, got {name}.")
+    return folder
+
+
 def check_parts(
     network: AudioNetwork,
     text: TextConditioner,
-    numbers: dict[str, ScaledNumber],
-    vae: Oobleck,
+    numbers: Mapping[str, ScaledNumber],
+    vae: Oobleck | Same,
     *,
     source: Path,
 ) -> None:

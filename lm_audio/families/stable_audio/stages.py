@@ -13,6 +13,7 @@ from torch import nn
 
 from lm_audio.conditioners.fuser import Conditioners
 from lm_audio.conditioners.text import T5Encoder, TextConditioner
+from lm_audio.families.stable_audio.gemma import GemmaEncoder
 from lm_audio.families.stable_audio.network import TEXT, AudioNetwork
 from lm_audio.generation.diffusion_stage import DiffusionStage, Timing
 from lm_audio.generation.noise_schedule import NoiseSchedule, Predicts
@@ -56,7 +57,7 @@ class StableAudioParts:
         self.renderer.autoencoder.to(device, dtype if is_bfloat16 else torch.float32)
         for conditioner in (self.text, *self.numbers.values()):
             conditioner.to(device)
-        if isinstance(self.text.encoder, T5Encoder):
+        if isinstance(self.text.encoder, T5Encoder | GemmaEncoder):
             self.text.encoder.to(device)
         return self
 

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from diffusers import AutoencoderOobleck, StableAudioDiTModel, StableAudioProjectionModel
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from torch import nn
 from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
+
+from tests.lm_audio.families.stable_audio.random_weights import randomise
 
 Make = Callable[..., dict[str, Any]]
 Write = Callable[..., Path]
@@ -32,17 +32,6 @@ def word_tokenizer(*, limit: int = 8) -> PreTrainedTokenizerFast:
         unk_token="<unk>",
         model_max_length=limit,
     )
-
-
-def randomise(module: nn.Module) -> None:
-    """Weights with which signals keep their size, and parts are not symmetric."""
-    torch.manual_seed(0)
-    for name, weight in module.named_parameters():
-        is_scale = name.endswith(("gamma", "weight_g"))
-        is_scale = is_scale or ("norm" in name and name.endswith("weight"))
-        width = weight[0].numel() if weight.dim() > 1 else 4
-        spread = 0.2 if is_scale or name.endswith((".alpha", ".beta")) else 0.8 * width**-0.5
-        nn.init.normal_(weight, 0.7 * is_scale, spread)
 
 
 def small_t5() -> T5EncoderModel:

@@ -6,11 +6,12 @@ from typing import Any
 import pytest
 import torch
 from diffusers import StableAudio3DiTModel, StableAudioDiTModel
-from torch import Tensor, nn
+from torch import Tensor
 
 from lm_audio.families.stable_audio.configs import first_dit_config, third_dit_config
 from lm_audio.families.stable_audio.names import first_dit_names, third_dit_names
 from lm_audio.networks.audio_dit import AudioDiT, AudioDiTConfig
+from tests.lm_audio.families.stable_audio.random_weights import randomise
 
 FIRST: dict[str, dict[str, Any]] = {
     "as published": {},
@@ -31,14 +32,6 @@ THIRD: dict[str, dict[str, Any]] = {
     "another hidden width": {"ff_mult": 2.5, "depth": 1},
     "other inputs": {"cond_token_dim": 12, "global_cond_dim": 5, "timestep_features_dim": 10},
 }
-
-
-def randomise(module: nn.Module) -> None:
-    torch.manual_seed(0)
-    for name, weight in module.named_parameters():
-        is_scale = ("norm" in name and name.endswith("weight")) or name.endswith("gamma")
-        width = weight[0].numel() if weight.dim() > 1 else 4
-        nn.init.normal_(weight, float(is_scale), 0.3 if is_scale else 0.8 * width**-0.5)
 
 
 def first(**overrides: Any) -> StableAudioDiTModel:

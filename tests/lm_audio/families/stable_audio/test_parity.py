@@ -59,17 +59,19 @@ def test_a_clip_is_that_of_diffusers(
     parts: dict[str, Any], folder: Path, negative: str | None, num_frames: int, scale: float
 ) -> None:
     model = lm_audio.load(folder)
-    clip = model.generate(
-        PROMPT,
-        duration=num_frames * HOP / RATE,
-        seed=3,
-        negative=negative if scale > 1 else None,
-        sampling=Denoising(steps=6, solver="dpm++2m-sde", guidance_scale=scale),
-        raw=True,
-    )
+    given: dict[str, Any] = {
+        "duration": num_frames * HOP / RATE,
+        "seed": 3,
+        "negative": negative if scale > 1 else None,
+        "sampling": Denoising(steps=6, solver="dpm++2m-sde", guidance_scale=scale),
+        "raw": True,
+    }
+    clip = model.generate(PROMPT, **given)
     expected = their_clip(parts, negative=negative, steps=6, scale=scale, num_frames=num_frames)
     assert expected.abs().max() > 0.1
     torch.testing.assert_close(clip.samples, expected, atol=CLIP_ATOL, rtol=0)
+    other = model.generate("wind", **given).samples
+    assert (other - expected).abs().max() > 0.05  # prompts are heard
 
 
 CONFIGURATIONS: dict[str, dict[str, Any]] = {
