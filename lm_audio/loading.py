@@ -152,7 +152,8 @@ def _format(folder: Path, source: object) -> str:
             return one.name
     raise ValueError(
         f"Found no model in {source}; expected the files of an lm-audio model, or of MusicGen, "
-        "AudioGen, Bark or AudioLDM as transformers, diffusers or their authors publish them."
+        "AudioGen, Bark, AudioLDM or Riffusion as transformers, diffusers or their authors publish "
+        "them."
     )
 
 
