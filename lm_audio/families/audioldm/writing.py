@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from audio_tokenizers.atomic import replacing_folder
 from lm_audio.families.audioldm.audio_language import AudioLanguage
-from lm_audio.families.audioldm.configs import unet_config
 from lm_audio.families.audioldm.reading import AUDIO_ENCODER
 from lm_audio.saving.part_folder import read_config
+from lm_audio.saving.unets import unet_config
 
 TEXT_PARTS = ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2", "feature_extractor")
 SOUND_PARTS = ("unet", "scheduler", "vae", "vocoder", "model_index.json", "README.md")

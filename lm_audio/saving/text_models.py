@@ -1,0 +1,62 @@
+"""Text encoders and tokenizers of transformers, as parts of a folder in diffusers' layout."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from audio_tokenizers.weights import MappedFile, load_transformers
+from lm_audio.saving.part_folder import Release, nothing
+
+_MOST_TEXT = 512  # tokens, if the tokenizer states no limit
+
+
+def load_text_model(cls: Any, path: Path, *, kind: str, ignored: tuple[str, ...] = ()) -> Any:
+    """A model of transformers, from safetensors."""
+    skipped = ["position_ids", "relative_position_index", *ignored]
+    tolerant = type(cls.__name__, (cls,), {"_keys_to_ignore_on_load_unexpected": skipped})
+    if not (path / "config.json").is_file():
+        raise ValueError(f"{path / 'config.json'} is missing. Download the whole model.")
+    try:
+        return load_transformers(tolerant, path, kind=kind)
+    except OSError as error:
+        raise ValueError(
+            f"Could not read {path}: its weights must be in model.safetensors. Download them."
+        ) from error
+
+
+def load_tokenizer(path: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(path), trust_remote_code=False)
+    except (OSError, ValueError, TypeError, ImportError, KeyError) as error:
+        raise ValueError(
+            f"Could not read a tokenizer from {path}. Download the whole model."
+        ) from error
+    if not set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens):
+        raise ValueError(f"The tokenizer in {path} is empty. Download the whole model.")
+    return tokenizer
+
+
+def token_limit(tokenizer: Any) -> int:
+    """The most tokens of a text; tokenizers without a limit state 10 ** 30."""
+    most = int(tokenizer.model_max_length)
+    return most if most < 10**6 else _MOST_TEXT
+
+
+def map_weights(model: nn.Module, folder: Path) -> Release:
+    """Replaces the weights of a model by those of the file that it was read from."""
+    path = folder / "model.safetensors"
+    if not path.is_file():  # in shards
+        return nothing
+    file = MappedFile(path)
+    for name, weight in model.named_parameters():
+        stored = file.tensors.get(name)
+        if stored is None or stored.dtype != weight.dtype or stored.shape != weight.shape:
+            continue
+        if torch.equal(stored, weight):  # unless this version of transformers converts it
+            weight.data = stored
+        file.release()
+    return file.release
