@@ -21,7 +21,7 @@ _UNIT_BITS = 40  # the likeliest token weighs 2 ** 40; 2 ** 20 of them fit an in
 _UNIFORM_BITS = 24  # precision of a float32 in [0, 1)
 MOST = 10**6  # tokens or frames, so that no tensor of them can overflow
 _BLOCK = 256  # steps per block of random numbers
-Solver = Literal["ddim", "dpm++2m", "ipndm", "euler", "heun", "ping-pong"]
+Solver = Literal["ddim", "dpm++2m", "dpm++2m-sde", "ipndm", "euler", "heun", "ping-pong"]
 MaskSchedule = Literal["cosine", "linear"]
 
 
@@ -75,8 +75,8 @@ class Denoising:
 
     Args:
         steps: number of steps from noise to signal; more steps are slower and more accurate.
-        solver: ddim, dpm++2m, ipndm, euler, heun (two network passes per step), or ping-pong, for
-            models distilled to few steps.
+        solver: ddim, dpm++2m, dpm++2m-sde (adds new noise in each step), ipndm, euler, heun (two
+            network passes per step), or ping-pong, for models distilled to few steps.
         guidance_scale, guidance_schedule: as for `Sampling`.
         guidance_interval: the part of the run with guidance, from 0 (noise) to 1 (signal); steps
             outside it are cheaper.

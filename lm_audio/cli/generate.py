@@ -89,7 +89,7 @@ class SamplingOptions:
     """Number of denoising steps, or of decoding steps per codebook for masked models such as
     MAGNeT; more steps take longer and usually sound better."""
     solver: Annotated[str | None, Arg("NAME")] = None
-    """Solver for the denoising steps: ddim, dpm++2m, ipndm, euler, heun or ping-pong."""
+    """Denoising solver: ddim, dpm++2m, dpm++2m-sde, ipndm, euler, heun or ping-pong."""
 
     def of(self, model: "AudioPipeline") -> "dict[str, AnySampling]":
         """The changed settings of each stage, by name."""

@@ -64,6 +64,7 @@ def make_tracks(
             is_vector=stage.makes.kind == "vector",
             variation=_variation(stage, request, varied, values.shape[1]),
             loop=request.loop,
+            seconds=num_samples / renderer.sample_rate,
         )
         stage.check(tracks[stage.name])
     return tracks

@@ -10,8 +10,8 @@ Shapes: B batch, D latent width, T frames of a window.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +41,9 @@ Network = Callable[..., Tensor]
 """Maps noisy latents [B, D, T], times [B] and a `Fused` to an output [B, D, T]. One that sees
 known frames also takes `known`, a `Known`."""
 
+Timing = Literal["start", "total"]
+"""In seconds: where a window starts, and how long the whole clip is."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class DiffusionStage:
@@ -55,6 +58,7 @@ class DiffusionStage:
         source_of: makes the source's values from conditions, by name, for what its track does not
             have: negative prompts and the later parts of a story. Without it, guidance keeps the
             source.
+        timing: conditions, by name, that the stage itself gives. Guidance keeps them.
     """
 
     name: str
@@ -69,6 +73,7 @@ class DiffusionStage:
     source: Source | None = None
     sees_known: bool = False
     source_of: Callable[[Mapping[str, Any]], Tensor] | None = None
+    timing: Mapping[str, Timing] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.makes.kind != "latents":
@@ -87,7 +92,8 @@ class DiffusionStage:
     @property
     def conditions(self) -> tuple[str, ...]:
         """The names of the conditions that users may give."""
-        return own_conditions(self.conditioners, self.source)
+        own = own_conditions(self.conditioners, self.source)
+        return tuple(name for name in own if name not in self.timing)
 
     @property
     def deduplicated(self) -> bool:
@@ -209,6 +215,8 @@ class DiffusionStage:
     ) -> Condition | Tensor:
         """A condition in a part of the story or of the blend; all of a blend share a source."""
         conditioner = self.conditioners[name]
+        if (timing := self.timing.get(name)) is not None:
+            return conditioner([self._seconds(track, timing)])
         if self.source is None or name != self.source.condition:
             return track.condition(self.conditioners, name, dropped=dropped, part=part)
         later = track.story is not None and part > 0
@@ -220,6 +228,11 @@ class DiffusionStage:
             return conditioner([values])
         start, stop = self.span(track)
         return conditioner([values], frames=torch.arange(start, stop, device=self.device))
+
+    def _seconds(self, track: Track, timing: Timing) -> float:
+        if timing == "start":
+            return float(self.span(track)[0] / self.makes.rate)
+        return track.seconds or float(track.num_frames / self.makes.rate)
 
     def _replaced(self, track: Track, *, dropped: bool, part: int) -> Tensor | None:
         """The values in place of the source's, for conditions that its track does not have."""

@@ -41,6 +41,8 @@ def solve(denoising: Denoising, x: Tensor, levels: Levels, *, fresh: Fresh) -> S
             return euler(x, levels)
         case "dpm++2m":
             return dpmpp_2m(x, levels)
+        case "dpm++2m-sde":
+            return dpmpp_2m_sde(x, levels, fresh=fresh)
         case "ipndm":
             return ipndm(x, levels)
         case "heun":
@@ -84,6 +86,26 @@ def dpmpp_2m(x: Tensor, levels: Levels) -> Steps:
         if x0_before is not None and next_sigma > 0:
             x0 = x0 + 0.5 * (h / h_before) * (x0 - x0_before)
         x = (next_sigma / sigma) * now.x - next_alpha * math.expm1(-h) * x0
+        x0_before, h_before = now.x0, h
+    yield x, levels.num_steps
+
+
+def dpmpp_2m_sde(x: Tensor, levels: Levels, *, fresh: Fresh) -> Steps:
+    """CosineDPMSolverMultistepScheduler, and DPMSolverMultistepScheduler with sde-dpmsolver++.
+
+    DPM-Solver++ of order 2 for the equation with noise; order 1 at a clean end.
+    """
+    x0_before: Tensor | None = None
+    h_before = 0.0
+    for i, ((alpha, sigma), (next_alpha, next_sigma)) in enumerate(_pairs(levels)):
+        now = yield x, i
+        h = _log_ratio(next_alpha, next_sigma) - _log_ratio(alpha, sigma)
+        x0, share = now.x0, -math.expm1(-2 * h)  # of the variance that is new
+        if x0_before is not None and next_sigma > 0:
+            x0 = x0 + 0.5 * (h / h_before) * (x0 - x0_before)
+        x = (next_sigma / sigma * math.exp(-h)) * now.x + (next_alpha * share) * x0
+        if next_sigma:
+            x = x + next_sigma * math.sqrt(share) * fresh(i)
         x0_before, h_before = now.x0, h
     yield x, levels.num_steps
 

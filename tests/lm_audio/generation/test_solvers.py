@@ -12,6 +12,7 @@ import diffusers
 import numpy as np
 import pytest
 import torch
+from diffusers.pipelines.stable_audio_3.pipeline_stable_audio_3 import logsnr_sigma_schedule
 from torch import Tensor
 
 from lm_audio.generation.noise_schedule import Levels, NoiseSchedule, Predicts, estimate
@@ -249,6 +250,65 @@ def test_ping_pong_equals_diffusers_given_the_same_noise(num_steps: int) -> None
     assert_same(run(steps, levels, "flow"), wanted)
 
 
+def drawn() -> Any:
+    """New noise for each step."""
+    generator = torch.Generator().manual_seed(3)
+    return lambda *_: torch.randn(NOISE.shape, generator=generator)
+
+
+@pytest.mark.parametrize("num_steps", [2, 7, 20, 100])
+@pytest.mark.parametrize("ratios", [(500.0, 0.3), (80.0, 0.01)])
+def test_the_schedule_and_the_solver_of_stable_audio_equal_diffusers(
+    monkeypatch: pytest.MonkeyPatch,
+    cosine_scheduler: Any,
+    num_steps: int,
+    ratios: tuple[float, float],
+) -> None:
+    module = sys.modules[cosine_scheduler.__module__]
+    monkeypatch.setattr(module, "torch", In64Bits(torch))
+    scheduler = prepared(
+        cosine_scheduler(sigma_max=ratios[0], sigma_min=ratios[1], final_sigmas_type="zero"),
+        num_steps,
+    )
+    scheduler.noise_sampler = drawn()
+    levels = NoiseSchedule(kind="angle", spacing="exponential", ratios=ratios).levels(num_steps)
+    torch.testing.assert_close(torch.tensor(levels.time), scheduler.timesteps, atol=1e-12, rtol=0)
+    x = NOISE * scheduler.init_noise_sigma
+    for i, t in enumerate(scheduler.timesteps):
+        output = network(scheduler.scale_model_input(x, t), i)
+        x = scheduler.step(output, t, x).prev_sample
+    steps = solve(Denoising(solver="dpm++2m-sde"), NOISE, levels, fresh=drawn())
+    assert_same(run(steps, levels, "v"), x)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("num_steps", [1, 7, 20])
+def test_dpm_solver_with_noise_equals_diffusers(kind: Any, num_steps: int) -> None:
+    scheduler = diffusers.DPMSolverMultistepScheduler(
+        **config(kind, timestep_spacing="trailing"),
+        algorithm_type="sde-dpmsolver++",
+        final_sigmas_type="zero",
+        lower_order_final=False,
+    )
+    wanted = expected(prepared(scheduler, num_steps), generator=torch.Generator().manual_seed(3))
+    levels = NoiseSchedule(kind=kind, **TRAINED).levels(num_steps)
+    steps = solve(Denoising(solver="dpm++2m-sde"), NOISE, levels, fresh=drawn())
+    assert_same(run(steps, levels, "epsilon"), wanted)
+
+
+@pytest.mark.parametrize("num_steps", [1, 2, 8, 100])
+def test_the_exponential_spacing_of_a_flow_equals_diffusers(num_steps: int) -> None:
+    sigmas = logsnr_sigma_schedule(num_steps, logsnr_min=-6.2, logsnr_max=2.0)
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(stochastic_sampling=True)
+    prepared(scheduler, None, sigmas=sigmas)  # type: ignore[arg-type]
+    ratios = (math.exp(6.2), math.exp(-2.0))
+    levels = NoiseSchedule(kind="flow", spacing="exponential", ratios=ratios).levels(num_steps)
+    torch.testing.assert_close(torch.tensor(levels.sigma), scheduler.sigmas, atol=1e-12, rtol=0)
+    wanted = expected(scheduler, generator=torch.Generator().manual_seed(3))
+    steps = solve(Denoising(solver="ping-pong"), NOISE, levels, fresh=drawn())
+    assert_same(run(steps, levels, "flow"), wanted)
+
+
 @pytest.mark.parametrize("solver", ["ddim", "euler", "dpm++2m", "heun", "ipndm"])
 def test_a_flow_that_starts_without_signal_stays_finite(solver: Any) -> None:
     levels = NoiseSchedule(kind="flow").levels(6)
@@ -280,6 +340,16 @@ def test_all_predictions_of_one_signal_give_that_signal_and_its_noise() -> None:
         ({"kind": "linear", "beta_start": 0.1, "beta_end": 0.01}, "beta_end < 1, got 0.1 and 0.01"),
         ({"kind": "cosine", "shift": 3.0}, "shift must be .* got 3.0 for cosine"),
         ({"kind": "flow", "shift": 0.0}, "shift must be above 0 .* got 0.0 for flow"),
+        ({"kind": "flow", "spacing": "exponential"}, "Exponential spacing needs ratios"),
+        ({"kind": "angle", "ratios": (500.0, 0.3)}, "Exponential spacing needs ratios"),
+        (
+            {"kind": "cosine", "spacing": "exponential", "ratios": (500.0, 0.3)},
+            "needs ratios and a flow or angle schedule",
+        ),
+        (
+            {"kind": "angle", "spacing": "exponential", "ratios": (0.3, 500.0)},
+            r"ratios must fall and be above 0, got \(0.3, 500.0\)",
+        ),
     ],
 )
 def test_wrong_schedules_are_refused(wrong: dict[str, Any], message: str) -> None:
