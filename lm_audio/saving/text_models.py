@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from audio_tokenizers.hub import hub_access
 from audio_tokenizers.weights import MappedFile, load_transformers
 from lm_audio.saving.part_folder import Release, nothing
 
@@ -26,11 +27,13 @@ def load_text_model(cls: Any, path: Path, *, kind: str, ignored: tuple[str, ...]
         ) from error
 
 
-def load_tokenizer(path: Path) -> Any:
+def load_tokenizer(path: str | Path) -> Any:
+    """The tokenizer of a folder or hub id."""
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(path), trust_remote_code=False)
+        with hub_access(path):
+            tokenizer = AutoTokenizer.from_pretrained(str(path), trust_remote_code=False)
     except (OSError, ValueError, TypeError, ImportError, KeyError) as error:
         raise ValueError(
             f"Could not read a tokenizer from {path}. Download the whole model."
