@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lm_audio.families.make_an_audio.text import TextTokens
+from lm_audio.families.make_an_audio.prompts import START, VIDEO, Film
+from lm_audio.families.make_an_audio.text import TEXT, TextTokens
 from lm_audio.networks.blocks2d import Context
 from lm_audio.networks.condition import Condition, Fused, Known, stack
 from lm_audio.networks.unet2d import UNet2d
@@ -28,13 +29,21 @@ class SpectrogramUNet(nn.Module):
 
     Args:
         text: encodes the empty text.
+        film: gives the tokens of a film at a time; None for a model that takes none.
     """
 
-    def __init__(self, unet: UNet2d, *, renderer: LatentRenderer, text: TextTokens) -> None:
+    def __init__(
+        self,
+        unet: UNet2d,
+        *,
+        renderer: LatentRenderer,
+        text: TextTokens,
+        film: Film | None = None,
+    ) -> None:
         super().__init__()
         self.unet = unet
         self._renderer = renderer
-        self._text = (text,)  # a tuple, since its weights are not this network's
+        self._text, self._film = (text,), (film,)  # tuples, since their weights are not its own
         self._surroundings = Surroundings(renderer)
 
     @property
@@ -51,15 +60,24 @@ class SpectrogramUNet(nn.Module):
             mask = torch.where(known.mask, -1.0, 1.0).to(weight)[:, None, None]
             mask = mask.expand(-1, 1, *grid.shape[2:])
             grid = torch.cat([grid, around, mask], dim=1)
-        made: Tensor = self.unet(grid, times, (self._context(fused.named),))
+        seconds = float(x.shape[2] / self._renderer.signal.rate)
+        context = self._context(fused.named, seconds=seconds)
+        made: Tensor = self.unet(grid, times, (context,))
         return self._renderer.from_grid(made).float()
 
-    def _context(self, named: Mapping[str, Condition]) -> Context:
+    def _context(self, named: Mapping[str, Condition], *, seconds: float) -> Context:
+        """The tokens of all prompts of windows of this length, or of the empty text."""
         rows = []
-        for b in range(len(next(iter(named.values())).mask)):
-            given = [one.embeddings[b, one.mask[b]] for one in named.values()]
-            row = torch.cat([part for part in given if len(part)] or [self._text[0].empty])
-            rows.append(row.to(self.unet.conv_in.weight))
+        for b in range(len(named[TEXT].mask)):
+            given = {name: one.embeddings[b, one.mask[b]] for name, one in named.items()}
+            start = given.pop(START, None)
+            if len(given.get(VIDEO, ())):
+                film = self._film[0]
+                assert film is not None
+                assert start is not None
+                given[VIDEO] = film.tokens_at(given[VIDEO], float(start) + seconds / 2)
+            found = [part for part in given.values() if len(part)] or [self._text[0].empty]
+            rows.append(torch.cat(found).to(self.unet.conv_in.weight))
         made = stack(rows)
         return Context(tokens=made.embeddings, mask=None if bool(made.mask.all()) else made.mask)
 

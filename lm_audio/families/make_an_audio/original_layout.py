@@ -5,6 +5,7 @@ bigvgan/                     best_netG.pt and args.yml: the vocoder
 txt2audio_args.yaml          the settings, from the repository; without it, those of maa1_full.ckpt
 CLAP/CLAP_weights_2022.pth   the text encoder, for a checkpoint without one
 tokenizer/                   of BERT; without it, from the hub
+image_encoder/, audio_encoder/   ours: a CLIP and a CLAP with maps, for pictures and sounds
 """
 
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from audio_tokenizers.weights import check_weights, unfilled
 from lm_audio.families.make_an_audio.parts import LOG_MEL, MakeAnAudioParts
+from lm_audio.families.make_an_audio.reading import read_prompts
 from lm_audio.families.make_an_audio.text import ClapTextEncoder, TextTokens
 from lm_audio.generation.noise_schedule import NoiseSchedule
 from lm_audio.networks.autoencoder2d import Autoencoder2d, Autoencoder2dConfig
@@ -109,6 +111,7 @@ def read_original(folder: Path, *, tokenizer: str | Path = TOKENIZER) -> MakeAnA
                 mel_first=True,
             ),
             text=text,
+            prompts=read_prompts(folder),
             licence=stated_licence(folder),
         )
     except ValueError as error:

@@ -1,10 +1,12 @@
 """The parts of a Make-An-Audio, from any layout."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
+from lm_audio.families.make_an_audio.prompts import Prompt
 from lm_audio.families.make_an_audio.text import TextTokens
 from lm_audio.generation.noise_schedule import NoiseSchedule, Predicts
 from lm_audio.networks.unet2d import UNet2d
@@ -23,6 +25,7 @@ class MakeAnAudioParts:
 
     Args:
         unet: with 4 input channels, or 9 for inpainting.
+        prompts: those other than text, by name.
     """
 
     unet: UNet2d
@@ -30,6 +33,7 @@ class MakeAnAudioParts:
     schedule: NoiseSchedule
     renderer: LatentRenderer
     text: TextTokens
+    prompts: Mapping[str, Prompt] = field(default_factory=dict)
     licence: str | None = None
 
     def __post_init__(self) -> None:
@@ -48,19 +52,28 @@ class MakeAnAudioParts:
                     f"The unet attends to tokens of width {one.width}, and the text_encoder makes "
                     f"{self.text.dim}."
                 )
+        for name, prompt in self.prompts.items():
+            if prompt.map.config.width != self.text.dim:
+                raise ValueError(
+                    f"The map of the {name} makes tokens of width {prompt.map.config.width}, and "
+                    f"the text_encoder {self.text.dim}."
+                )
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> "MakeAnAudioParts":
         """Moves all parts; the U-Net changes its precision.
 
         So do, for bfloat16, the autoencoder and the vocoder; text stays in float32.
         """
-        self.unet.to(device, dtype)
+        images: list[Any] = [self.unet, self.renderer.autoencoder]
         sound: list[Any] = [self.renderer.autoencoder, self.renderer.vocoder]
+        self.unet.to(device, dtype)
         for network in sound:
             network.to(device, dtype if dtype == torch.bfloat16 else torch.float32)
         self.text.to(device)
         self.text.encoder.to(device)
+        for prompt in self.prompts.values():
+            prompt.to(device)
         if torch.device(device).type == "cpu":
-            for image_network in (self.unet, sound[0]):
-                image_network.to(memory_format=torch.channels_last)
+            for network in images:
+                network.to(memory_format=torch.channels_last)
         return self

@@ -19,6 +19,8 @@ from lm_audio.conditioners.pretrained_text import checked_text, token_ids
 from lm_audio.networks.condition import Condition, stack
 from lm_audio.saving.part_folder import Release, nothing
 
+TEXT = "text"
+"""The name of the condition."""
 NUM_TOKENS = 77
 
 

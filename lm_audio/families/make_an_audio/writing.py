@@ -6,17 +6,26 @@ from typing import Any
 
 from audio_tokenizers.atomic import replacing_folder
 from lm_audio.families.make_an_audio.parts import MakeAnAudioParts
-from lm_audio.families.make_an_audio.reading import PIPELINE
+from lm_audio.families.make_an_audio.reading import PICTURES, PIPELINE, SOUNDS
 from lm_audio.families.make_an_audio.text import TextTokens
-from lm_audio.saving.part_folder import write_network
+from lm_audio.saving.part_folder import link_copy, write_network
 from lm_audio.saving.spectrograms import write_renderer
 from lm_audio.saving.unets import schedule_settings, unet_settings
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
-def write_make_an_audio(parts: MakeAnAudioParts, folder: str | Path) -> None:
-    """Writes a folder that `lm_audio.load` reads, whole or not at all."""
+def write_make_an_audio(
+    parts: MakeAnAudioParts, folder: str | Path, *, source: Path | None = None
+) -> None:
+    """Writes a folder that `lm_audio.load` reads, whole or not at all.
+
+    Args:
+        source: the folder that the parts were read from, if they take more prompts than text. Its
+            encoders of pictures and sounds are linked where possible.
+    """
+    if parts.prompts and source is None:
+        raise ValueError("The model takes pictures or sounds. Give the folder that it is from.")
     with replacing_folder(Path(folder)) as new:
         write_network(
             new / "unet", parts.unet.state_dict(), unet_settings(parts.unet.config), file=WEIGHTS
@@ -26,6 +35,9 @@ def write_make_an_audio(parts: MakeAnAudioParts, folder: str | Path) -> None:
         _write(new / "scheduler" / "scheduler_config.json", scheduler)
         write_renderer(parts.renderer, new / "vae", new / "vocoder")
         _write_text(new, parts.text)
+        for name in (PICTURES, SOUNDS):
+            if source is not None and (source / name).is_dir():
+                link_copy(source / name, new / name)
         _write(new / "model_index.json", {"_class_name": PIPELINE})
         if parts.licence is not None:
             (new / "README.md").write_text(f"---\nlicense: {parts.licence}\n---\n")

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 from transformers.models.qwen2_5_omni.configuration_qwen2_5_omni import Qwen2_5OmniBigVGANConfig
 from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import Qwen2_5OmniToken2WavBigVGANModel
+
+from lm_audio.sampling import gaussians
 
 Parts = dict[str, Any]
 Make = Callable[..., Parts]
@@ -79,6 +81,26 @@ def vocode(voice: Qwen2_5OmniToken2WavBigVGANModel, mel: Tensor) -> Tensor:
         x = up(x)
         x = sum(block(x) for block in voice.resblocks[i * count : (i + 1) * count]) / count
     return voice.conv_post(voice.activation_post(x)).tanh()[:, 0]
+
+
+@torch.no_grad()
+def naive_clip(
+    parts: Parts, prompts: Sequence[str | Tensor], *, steps: int, seed: int, num_frames: int
+) -> Tensor:
+    """A clip by DDIM, as the original's scripts make it.
+
+    Args:
+        prompts: texts or tokens [1, L, D]: the negative one, and that of the clip.
+    """
+    unet, vae, scheduler = parts["unet"], parts["vae"], parts["scheduler"]
+    tokens = [parts["text_encoder"](x) if isinstance(x, str) else x for x in prompts]
+    x = gaussians(seed, "diffusion/0/start", 0, num_frames, 16).view(1, 4, 4, num_frames)
+    scheduler.set_timesteps(steps)
+    for time in scheduler.timesteps:
+        free, led = (unet(x, time, encoder_hidden_states=one).sample for one in tokens)
+        x = scheduler.step(free + 3.0 * (led - free), time, x).prev_sample
+    mel = vae.decode(x / vae.config.scaling_factor).sample[:, 0]
+    return vocode(parts["vocoder"], mel)[:, : num_frames * 32]
 
 
 def randomise(module: nn.Module) -> None:
@@ -344,9 +366,9 @@ def write_original_parts() -> Write:
 
 
 @pytest.fixture(scope="session")
-def sound_of() -> Callable[[Any, Tensor], Tensor]:
-    """The sound of spectrograms, as `vocode`."""
-    return vocode
+def their_clip() -> Callable[..., Tensor]:
+    """A clip by the libraries' classes, as `naive_clip`."""
+    return naive_clip
 
 
 @pytest.fixture(scope="session")
