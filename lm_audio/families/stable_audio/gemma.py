@@ -41,7 +41,7 @@ class GemmaEncoder:
         try:
             with hub_access(tokenizer):
                 tokens = AutoTokenizer.from_pretrained(str(tokenizer), trust_remote_code=False)
-        except (OSError, ValueError, TypeError, ImportError, KeyError) as error:
+        except Exception as error:  # the tokenizers library raises plain ones
             raise ValueError(
                 f"Could not read a tokenizer from {tokenizer}. Download the whole model."
             ) from error
