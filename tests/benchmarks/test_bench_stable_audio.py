@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.slow
 def test_clips_are_compared_and_written(tmp_path: Path) -> None:
     output = tmp_path / "stable_audio.md"
-    shape = ["--preset", "tiny", "--steps", "2", "--duration", "0.2", "--threads", "1"]
+    shape = ["--preset", "tiny", "--steps", "4", "--duration", "1.4", "--threads", "1"]
     command = [sys.executable, "benchmarks/bench_stable_audio.py", *shape, "--output", str(output)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]

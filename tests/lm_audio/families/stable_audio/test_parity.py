@@ -108,7 +108,7 @@ def test_the_published_settings_are_the_default(folder: Path) -> None:
     assert model.sample_rate == RATE
     (stage,) = model.model.stages
     assert stage.sampling == Denoising(steps=100, solver="dpm++2m-sde", guidance_scale=7.0)
-    assert model.model.card.licence == "other"
+    assert model.model.card.licence == "stable-audio-community"
 
 
 @torch.no_grad()
