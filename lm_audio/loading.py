@@ -152,8 +152,8 @@ def _format(folder: Path, source: object) -> str:
         return held.name
     raise ValueError(
         f"Found no model in {source}; expected the files of an lm-audio model, or of MusicGen, "
-        "AudioGen, Bark, AudioLDM or Stable Audio as transformers, diffusers or their authors "
-        "publish them."
+        "AudioGen, Bark, AudioLDM, Riffusion, Dance Diffusion or Stable Audio as transformers, "
+        "diffusers or their authors publish them."
     )
 
 

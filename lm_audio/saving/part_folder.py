@@ -1,6 +1,8 @@
 """Reads and writes a network of ours as a folder in diffusers' or transformers' layout."""
 
 import json
+import os
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -121,3 +123,19 @@ def weights_of(folder: Path, *, mapped: bool) -> tuple[Mapping[str, Tensor], Rel
             file = MappedFile(folder / name)
             return file.tensors, file.release
     return read_weights(folder), nothing
+
+
+def link_copy(source: Path, target: Path) -> None:
+    """Copies a file or a folder; files on the same disk are hard links, as weights are large."""
+    if source.is_dir():
+        shutil.copytree(source, target, copy_function=_link)
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _link(source, target)
+
+
+def _link(source: str | Path, target: str | Path) -> None:
+    try:
+        os.link(Path(source).resolve(), target)
+    except OSError:
+        shutil.copyfile(source, target)

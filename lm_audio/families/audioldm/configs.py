@@ -3,122 +3,16 @@
 A setting that our networks lack, with a value that would change the result, is an error.
 """
 
-from collections.abc import Sequence
-
 from lm_audio.families.audioldm.audio_language import ProjectionConfig
 from lm_audio.families.audioldm.gpt2 import Gpt2Config
-from lm_audio.generation.noise_schedule import NoiseSchedule, Predicts
-from lm_audio.networks.unet2d import Attends, UNet2dConfig
 from lm_audio.saving.part_folder import Config, check_fixed
-from lm_audio.saving.spectrograms import attending
 
-# Settings of the U-Net with the only values that we support.
-_UNET_FIXED: Config = {
-    "act_fn": "silu",
-    "conv_in_kernel": 3,
-    "conv_out_kernel": 3,
-    "downsample_padding": 1,
-    "dual_cross_attention": False,
-    "mid_block_only_cross_attention": None,
-    "mid_block_scale_factor": 1,
-    "mid_block_type": "UNetMidBlock2DCrossAttn",
-    "num_attention_heads": None,
-    "num_class_embeds": None,
-    "only_cross_attention": False,
-    "resnet_time_scale_shift": "default",
-    "time_cond_proj_dim": None,
-    "time_embedding_act_fn": None,
-    "time_embedding_dim": None,
-    "time_embedding_type": "positional",
-    "timestep_post_act": None,
-    "upcast_attention": False,
-}
-_SCHEDULER_FIXED: Config = {
-    "clip_sample": False,
-    "rescale_betas_zero_snr": False,
-    "thresholding": False,
-    "trained_betas": None,
-}
 _GPT2_FIXED: Config = {
     "activation_function": "gelu_new",
     "add_cross_attention": False,
     "scale_attn_by_inverse_layer_idx": False,
     "scale_attn_weights": True,
 }
-_PREDICTS: dict[str, Predicts] = {"epsilon": "epsilon", "v_prediction": "v", "sample": "x0"}
-
-
-def unet_config(config: Config) -> UNet2dConfig:
-    """Of AudioLDM2UNet2DConditionModel or UNet2DConditionModel."""
-    check_fixed(config, _UNET_FIXED)
-    widths = tuple(config["block_out_channels"])
-    levels = len(widths)
-    down, up = config["down_block_types"], config["up_block_types"]
-    attends_at = [attending(name, "CrossAttnDownBlock2D", "DownBlock2D") for name in down]
-    if attends_at != [attending(x, "CrossAttnUpBlock2D", "UpBlock2D") for x in up][::-1]:
-        raise ValueError(f"The blocks {list(down)} and {list(up)} do not mirror each other.")
-    attends = _attends(config, levels)
-    kind = config.get("class_embed_type")
-    if kind not in (None, "projection", "simple_projection"):
-        raise ValueError(f"class_embed_type is {kind!r}; expected projection or simple_projection.")
-    return UNet2dConfig(
-        in_channels=config["in_channels"],
-        out_channels=config["out_channels"],
-        widths=widths,
-        attends=tuple(one if yes else () for one, yes in zip(attends, attends_at, strict=True)),
-        middle=attends[-1],
-        num_blocks=_each(config.get("layers_per_block", 2), levels),
-        num_layers=_each(config.get("transformer_layers_per_block", 1), levels),
-        # diffusers calls the number of heads their width.
-        num_heads=_each(config.get("attention_head_dim", 8), levels),
-        num_groups=config.get("norm_num_groups", 32),
-        eps=config.get("norm_eps", 1e-5),
-        linear=config.get("use_linear_projection", False),
-        vector_width=config["projection_class_embeddings_input_dim"] if kind else 0,
-        hidden_vector=kind == "projection",
-        concatenated=config.get("class_embeddings_concat", False),
-        cosine_first=config.get("flip_sin_to_cos", True),
-        shift=config.get("freq_shift", 0),
-    )
-
-
-def _attends(config: Config, levels: int) -> list[tuple[Attends, ...]]:
-    """The transformers after each block: AudioLDM 2 picks contexts by place, not by width."""
-    if config["_class_name"] != "AudioLDM2UNet2DConditionModel":
-        # Without a context, attention to one of the block's own width is self-attention.
-        return [(Attends(),)] * levels
-    widths = config["cross_attention_dim"]
-    listed = widths if isinstance(widths, list | tuple) else [widths] * levels
-    if len(listed) != levels:
-        raise ValueError(f"cross_attention_dim has {len(listed)} entries for {levels} levels.")
-    made = []
-    for level in listed:
-        several = level if isinstance(level, list | tuple) else [level]
-        made.append(tuple(Attends(width=x, context=int(i > 1)) for i, x in enumerate(several)))
-    return made
-
-
-def schedule_of(config: Config) -> tuple[NoiseSchedule, Predicts]:
-    """Of any scheduler with betas, such as DDIMScheduler: the solver is the user's choice."""
-    check_fixed(config, _SCHEDULER_FIXED)
-    kinds = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine"}
-    kind, predicts = config["beta_schedule"], config.get("prediction_type", "epsilon")
-    for name, value, choices in (
-        ("beta_schedule", kind, kinds),
-        ("prediction_type", predicts, _PREDICTS),
-    ):
-        if value not in choices:
-            raise ValueError(f"{name} is {value!r}; expected one of {', '.join(choices)}.")
-    schedule = NoiseSchedule(
-        kind=kinds[kind],  # type: ignore[arg-type]
-        spacing=config.get("timestep_spacing", "leading"),
-        num_train_steps=config.get("num_train_timesteps", 1000),
-        beta_start=config["beta_start"],
-        beta_end=config["beta_end"],
-        offset=config.get("steps_offset", 0),
-        ends_clean=config.get("set_alpha_to_one", True),
-    )
-    return schedule, _PREDICTS[predicts]
 
 
 def gpt2_config(config: Config) -> Gpt2Config:
@@ -149,7 +43,3 @@ def projection_config(config: Config) -> ProjectionConfig:
         dim=config["langauge_model_dim"],  # spelled like this in the files
         num_positions=config["max_seq_length"] if positions else 0,
     )
-
-
-def _each(value: int | Sequence[int], count: int) -> tuple[int, ...]:
-    return tuple(value) if isinstance(value, list | tuple) else (value,) * count  # type: ignore[return-value]

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from audio_tokenizers.text import T5TextTokenizer
-from audio_tokenizers.weights import MappedFile, check_weights, load_transformers, unfilled
+from audio_tokenizers.weights import MappedFile, check_weights, unfilled
 from lm_audio.conditioners.text import T5Encoder
 from lm_audio.families.audioldm.audio_encoder import load_audio_encoder
 from lm_audio.families.audioldm.audio_language import AudioLanguage, Projection
@@ -16,8 +16,6 @@ from lm_audio.families.audioldm.configs import (
     gpt2_config,
     num_vectors_of,
     projection_config,
-    schedule_of,
-    unet_config,
 )
 from lm_audio.families.audioldm.gpt2 import Gpt2
 from lm_audio.families.audioldm.parts import AudioLdmParts
@@ -27,13 +25,19 @@ from lm_audio.renderers.latent import LatentRenderer
 from lm_audio.saving.files import folder_of, read_json, stated_licence
 from lm_audio.saving.part_folder import Config, Module, nothing, read_config, read_network
 from lm_audio.saving.spectrograms import USUAL_WINDOW, read_renderer
+from lm_audio.saving.text_models import (
+    load_text_model,
+    load_tokenizer,
+    map_weights,
+    token_limit,
+)
+from lm_audio.saving.unets import schedule_of, unet_config
 
 FIRST, SECOND = "AudioLDMPipeline", "AudioLDM2Pipeline"
 """The names of the pipelines in model_index.json."""
 AUDIO_ENCODER = "audio_encoder"
 """The subfolder of the encoder of audio, which diffusers' pipeline does not have."""
 _GUIDANCE = {FIRST: 2.5, SECOND: 3.5}
-_MOST_TEXT = 512  # tokens, if the tokenizer states no limit
 
 
 def read_audioldm(
@@ -119,16 +123,16 @@ class _Reader:
         path, extractor = self._folder / "text_encoder", self._folder / "feature_extractor"
         whole = read_json(path / "config.json").get("model_type") == "clap"
         cls = ClapModel if whole else ClapTextModelWithProjection
-        model = _load(cls, path, kind="clap" if whole else "clap_text_model")
+        model = load_text_model(cls, path, kind="clap" if whole else "clap_text_model")
         config = model.config.text_config if whole else model.config
-        tokenizer = _tokenizer(self._folder / "tokenizer")
+        tokenizer = load_tokenizer(self._folder / "tokenizer")
         # RoBERTa's first position is the one after the padding's.
         most = config.max_position_embeddings - config.pad_token_id - 1
         text = ClapText(
             model,
             tokenizer,
-            max_length=min(_limit(tokenizer), most),
-            release=_map(model, path) if self._mapped else nothing,
+            max_length=min(token_limit(tokenizer), most),
+            release=map_weights(model, path) if self._mapped else nothing,
         )
         if not whole or not extractor.is_dir():
             return text, None
@@ -161,17 +165,19 @@ class _Reader:
         if self._mapped and (path / "model.safetensors").is_file():
             model, release = _mapped_t5(path)
         else:
-            model = _load(T5EncoderModel, path, kind="t5", ignored=("decoder", "lm_head"))
+            model = load_text_model(T5EncoderModel, path, kind="t5", ignored=("decoder", "lm_head"))
             release = nothing
         tokens = T5TextTokenizer.load(self._folder / "tokenizer_2")
-        return MappedT5(model, tokens, max_length=_limit(tokens._tokenizer), release=release)
+        return MappedT5(model, tokens, max_length=token_limit(tokens._tokenizer), release=release)
 
     def _speech(self, num_positions: int) -> Speech:
         from transformers import VitsModel
 
-        tokenizer = _tokenizer(self._folder / "tokenizer_2")
-        encoder = _load(VitsModel, self._folder / "text_encoder_2", kind="vits").text_encoder
-        return Speech(encoder, tokenizer, length=num_positions or _limit(tokenizer))
+        tokenizer = load_tokenizer(self._folder / "tokenizer_2")
+        encoder = load_text_model(
+            VitsModel, self._folder / "text_encoder_2", kind="vits"
+        ).text_encoder
+        return Speech(encoder, tokenizer, length=num_positions or token_limit(tokenizer))
 
 
 def _mapped_t5(path: Path) -> tuple[Any, Release]:
@@ -195,22 +201,6 @@ def _mapped_t5(path: Path) -> tuple[Any, Release]:
     for block in model.encoder.block:  # one at a time is in memory
         block.register_forward_hook(lambda *_: file.release())
     return model, file.release
-
-
-def _map(model: nn.Module, folder: Path) -> Release:
-    """Replaces the weights of a model by those of the file that it was read from."""
-    path = folder / "model.safetensors"
-    if not path.is_file():  # in shards
-        return nothing
-    file = MappedFile(path)
-    for name, weight in model.named_parameters():
-        stored = file.tensors.get(name)
-        if stored is None or stored.dtype != weight.dtype or stored.shape != weight.shape:
-            continue
-        if torch.equal(stored, weight):  # unless this version of transformers converts it
-            weight.data = stored
-        file.release()
-    return file.release
 
 
 def _check(parts: AudioLdmParts, folder: Path) -> None:
@@ -253,37 +243,3 @@ def _gpt2_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     unused = ("wte.", "lm_head.")
     masks = (".attn.bias", ".attn.masked_bias")
     return {n: w for n, w in bare.items() if not n.startswith(unused) and not n.endswith(masks)}
-
-
-def _load(cls: Any, path: Path, *, kind: str, ignored: tuple[str, ...] = ()) -> Any:
-    """A model of transformers, from safetensors."""
-    skipped = ["position_ids", "relative_position_index", *ignored]
-    tolerant = type(cls.__name__, (cls,), {"_keys_to_ignore_on_load_unexpected": skipped})
-    if not (path / "config.json").is_file():
-        raise ValueError(f"{path / 'config.json'} is missing. Download the whole model.")
-    try:
-        return load_transformers(tolerant, path, kind=kind)
-    except OSError as error:
-        raise ValueError(
-            f"Could not read {path}: its weights must be in model.safetensors. Download them."
-        ) from error
-
-
-def _tokenizer(path: Path) -> Any:
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(str(path), trust_remote_code=False)
-    except (OSError, ValueError, TypeError, ImportError, KeyError) as error:
-        raise ValueError(
-            f"Could not read a tokenizer from {path}. Download the whole model."
-        ) from error
-    if not set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens):
-        raise ValueError(f"The tokenizer in {path} is empty. Download the whole model.")
-    return tokenizer
-
-
-def _limit(tokenizer: Any) -> int:
-    """The most tokens of a text; tokenizers without a limit state 10 ** 30."""
-    most = int(tokenizer.model_max_length)
-    return most if most < 10**6 else _MOST_TEXT

@@ -6,7 +6,6 @@ that is missing or dropped is the empty text, as in training.
 Shapes: B batch, L tokens, D width.
 """
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from audio_tokenizers.resampling import resample
 from audio_tokenizers.text import T5TextTokenizer
 from lm_audio.conditioners.condition import Null
+from lm_audio.conditioners.pretrained_text import checked_text, token_ids
 from lm_audio.conditioners.text import T5Encoder
 from lm_audio.networks.condition import Condition, stack
 
@@ -47,7 +47,7 @@ class ClapText:
     @torch.no_grad()
     def encode(self, text: str) -> Tensor:
         """Embeds a text: [1, D]."""
-        tokens = tokens_of(self.tokenizer, text, self.max_length)
+        tokens = token_ids(self.tokenizer, text, self.max_length)
         tokens = tokens.to(self.model.device)
         if hasattr(self.model, "get_text_features"):
             found = self.model.get_text_features(tokens, attention_mask=torch.ones_like(tokens))
@@ -100,7 +100,7 @@ class Speech:
     def encode(self, text: str) -> tuple[Tensor, Tensor]:
         """Embeds a transcription: [L, D] and the mask [L], False on padding."""
         try:
-            tokens = tokens_of(self.tokenizer, text, self.length)[0]
+            tokens = token_ids(self.tokenizer, text, self.length)[0]
         except ImportError as error:
             raise ValueError(
                 "This model reads phonemes, which needs the package phonemizer and espeak-ng. "
@@ -133,7 +133,7 @@ class Text(nn.Module):
         """Embeds B texts; None is the empty text."""
         rows = []
         for value in values:
-            text = checked(value)
+            text = checked_text(value)
             parts = [self.clap.encode(text), *self.t5.encode([text])]
             rows.append(torch.cat([F.pad(x, (0, self.dim - x.shape[1])) for x in parts]))
         return stack(rows)
@@ -154,7 +154,7 @@ class Description(nn.Module):
 
     def forward(self, values: Sequence[str | None]) -> Condition:
         """Embeds B texts; None is the empty text."""
-        return stack([self.clap.encode(checked(value)) for value in values])
+        return stack([self.clap.encode(checked_text(value)) for value in values])
 
 
 class Transcription(nn.Module):
@@ -169,7 +169,9 @@ class Transcription(nn.Module):
     def forward(self, values: Sequence[str | None]) -> Condition:
         rows, masks = [], []
         for value in values:
-            row, mask = self.speech.encode(checked(value)) if value is not None else self.silence
+            row, mask = (
+                self.speech.encode(checked_text(value)) if value is not None else self.silence
+            )
             rows.append(row)
             masks.append(mask)
         return Condition(embeddings=torch.stack(rows), mask=torch.stack(masks))
@@ -215,23 +217,3 @@ class ClapScorer:
         vectors = found if isinstance(found, Tensor) else found.pooler_output
         sound = F.normalize(vectors.float(), dim=-1).mean(dim=0).cpu()
         return float(sound @ self.clap.encode(text)[0].cpu())
-
-
-def checked(value: object) -> str:
-    if not isinstance(value, str | None):
-        raise ValueError(f"A text prompt must be a string, or None, got {value!r}.")
-    return value or ""
-
-
-def tokens_of(tokenizer: Any, text: str, max_length: int) -> Tensor:
-    """The tokens [1, L] of a text by a tokenizer of transformers."""
-    whole = tokenizer(text, return_tensors="pt", verbose=False).input_ids
-    if whole.shape[1] <= max_length:
-        return whole.long()
-    warnings.warn(
-        f"A text of {whole.shape[1]} tokens is truncated to {max_length}, the limit of its "
-        "encoder.",
-        stacklevel=2,
-    )
-    cut = tokenizer(text, return_tensors="pt", truncation=True, max_length=max_length)
-    return cut.input_ids.long()
