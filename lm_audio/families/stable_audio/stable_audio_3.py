@@ -64,7 +64,9 @@ def read_stable_audio_3(
     schedule, sampling = read_config(
         folder / "scheduler" / "scheduler_config.json", flow_schedule_of
     )
-    encoder = _encoder(folder)
+    encoder = GemmaEncoder.load(
+        folder / "text_encoder", folder / "tokenizer", max_length=_MOST_TEXT
+    )
     numbers = {TOTAL: _duration(folder / "duration_embedder")}
     text = TextConditioner(encoder, encoder.dim, null="none", project=False)
     network = AudioNetwork(
@@ -88,13 +90,6 @@ def read_stable_audio_3(
         licence=stated_licence(folder),
     )
     return parts if mapped else parts.to(device, dtype)
-
-
-def _encoder(folder: Path) -> GemmaEncoder:
-    for part in ("text_encoder", "tokenizer"):
-        if not (folder / part).is_dir():
-            raise ValueError(f"{folder / part} is missing. Download the whole model.")
-    return GemmaEncoder.load(folder / "text_encoder", folder / "tokenizer", max_length=_MOST_TEXT)
 
 
 def _duration(folder: Path) -> ScaledNumber:
