@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -17,7 +16,7 @@ from lm_audio.families.stable_audio.configs import (
 )
 from lm_audio.families.stable_audio.names import first_dit_names, number_names, under
 from lm_audio.families.stable_audio.network import AudioNetwork
-from lm_audio.families.stable_audio.stages import StableAudioParts
+from lm_audio.families.stable_audio.stages import StableAudioParts, autoencoder_dtype
 from lm_audio.networks.audio_dit import AudioDiT
 from lm_audio.networks.oobleck import Oobleck
 from lm_audio.networks.same import Same
@@ -46,12 +45,21 @@ def read_stable_audio(
     """
     folder = folder_with(source, PIPELINE)
     mapped = torch.device(device).type == "cpu" and dtype in (torch.float32, torch.bfloat16)
-    given: dict[str, Any] = {"mapped": mapped, "dtype": dtype}
     dit, _ = read_network(
-        folder / "transformer", AudioDiT, first_dit_config, rename=first_dit_names, **given
+        folder / "transformer",
+        AudioDiT,
+        first_dit_config,
+        rename=first_dit_names,
+        mapped=mapped,
+        dtype=dtype,
     )
     vae, _ = read_network(
-        folder / "vae", Oobleck, oobleck_config, rename=without_weight_norm, **given
+        folder / "vae",
+        Oobleck,
+        oobleck_config,
+        rename=without_weight_norm,
+        mapped=mapped,
+        dtype=autoencoder_dtype(dtype, device),
     )
     schedule, predicts = read_config(
         folder / "scheduler" / "scheduler_config.json", cosine_schedule_of
