@@ -20,7 +20,7 @@ from lm_audio.families.stable_audio.names import (
 )
 from lm_audio.families.stable_audio.network import AudioNetwork
 from lm_audio.families.stable_audio.reading import check_parts
-from lm_audio.families.stable_audio.stages import StableAudioParts
+from lm_audio.families.stable_audio.stages import StableAudioParts, autoencoder_dtype
 from lm_audio.families.stable_audio.tools_configs import (
     ToolsConditions,
     conditions_of,
@@ -78,8 +78,8 @@ def read_tools_layout(
     mapped = torch.device(device).type == "cpu" and dtype in (torch.float32, torch.bfloat16)
     release = _fill(folder, dit, vae, text, numbers, mapped=mapped)
     if mapped:
-        for module in (dit, vae):
-            convert_mapped(module, dtype, release)
+        convert_mapped(dit, dtype, release)
+        convert_mapped(vae, autoencoder_dtype(dtype, device), release)
     network = AudioNetwork(
         dit,
         num_tokens=conditions.max_length,

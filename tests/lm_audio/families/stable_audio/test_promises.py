@@ -1,6 +1,7 @@
 """What every family promises: the same clip in any company, exact lengths, kept prompts."""
 
 import itertools
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -182,3 +183,21 @@ def test_settings_that_make_no_sense_are_refused(model: AudioPipeline) -> None:
         Denoising(solver="dpm++2m-sde", eta=0.5)
     with pytest.warns(UserWarning, match="truncated to 8, the limit of its encoder"):
         clip(model, "rain " * 20)
+
+
+@pytest.mark.slow
+def test_ten_minutes_take_constant_memory(
+    make_parts: Any, write_parts: Any, tmp_path: Path
+) -> None:
+    model = lm_audio.load(write_parts(make_parts(transformer={"sample_size": 1024}), tmp_path))
+    quick = Denoising(steps=1, guidance_scale=1.0)
+    num_samples, after_a_minute, total = 0, 0, torch.zeros(())
+    for piece in model.stream("rain", duration=600.0, seed=1, sampling=quick):
+        num_samples += piece.shape[1]
+        total += piece.square().sum()
+        if not after_a_minute and num_samples > 60 * RATE:
+            after_a_minute = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert num_samples == 600 * RATE
+    assert total.isfinite()
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - after_a_minute
+    assert grown < 20 * 1024  # kB
