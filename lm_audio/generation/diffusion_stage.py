@@ -9,7 +9,7 @@ each row is a separate network pass, because the bits of a larger pass depend on
 Shapes: B batch, D latent width, T frames of a window.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from lm_audio.conditioners.fuser import Conditioners
 from lm_audio.conditioners.tokens import AlignedTokens
+from lm_audio.generation.blend import slerp
 from lm_audio.generation.noise_schedule import Levels, NoiseSchedule, Predicts, estimate
 from lm_audio.generation.solvers import Steps, solve
 from lm_audio.generation.step import guidance_rows
@@ -31,7 +32,7 @@ from lm_audio.generation.track import (
     own_conditions,
     source_span,
 )
-from lm_audio.networks.condition import Condition, Fused, Known, joined
+from lm_audio.networks.condition import Condition, Fused, Known, between, joined
 from lm_audio.sampling import Denoising, gaussians
 from lm_audio.signals import Signal
 
@@ -141,12 +142,14 @@ class DiffusionStage:
         levels = self.schedule.levels(denoising.steps)
         varied = track.variation
         if varied is not None:
-            levels = levels.last(max(1, round(varied.strength * denoising.steps)))
+            strength = varied.strength
+            if track.story is not None:
+                now = self._moment(track, stop)
+                strength = track.story.between(lambda turn: turn.strength, strength, now)
+            levels = levels.last(max(1, round(strength * denoising.steps)))
 
         def noise(step: str) -> Tensor:
-            stream = f"{self.name}/{track.candidate}/{step}"
-            made = gaussians(track.seed, stream, start, stop - start, self.makes.width)
-            return made.to(self.device)
+            return self._noise(track, step, start, stop).to(self.device)
 
         values = track.values[:, start:stop].to(self.device)
         first = noise("start")
@@ -166,10 +169,36 @@ class DiffusionStage:
             steps=solve(denoising, x, levels, fresh=lambda i: noise(str(i))),
         )
 
+    def _noise(self, track: Track, step: str, start: int, stop: int) -> Tensor:
+        """Noise [D, T] for a step, of the seed of the story's part; it turns in transitions."""
+        stream = f"{self.name}/{track.candidate}/{step}"
+
+        def of(seed: int) -> Tensor:
+            return gaussians(seed, stream, start, stop - start, self.makes.width)
+
+        story = track.story
+        if story is None or all(turn.seed is None for turn in story.turns):
+            return of(track.seed)
+        seeds = [track.seed if turn.seed is None else turn.seed for turn in story.turns]
+        seeds.append(seeds[-1])
+        moments = [track.moment(frame, self.makes.rate) for frame in range(start, stop)]
+        pairs = [(seeds[part], seeds[part + 1]) for part, _ in moments]
+        made = {seed: of(seed) for pair in pairs for seed in pair}
+        before, after = (
+            torch.stack([made[pair[k]][:, i] for i, pair in enumerate(pairs)], dim=1)
+            for k in range(2)
+        )
+        return slerp(before, after, torch.tensor([share for _, share in moments]))
+
+    def _moment(self, track: Track, stop: int) -> tuple[int, float]:
+        """The story's part in the middle of the new frames of a window."""
+        return track.moment((track.num_done + stop) // 2, self.makes.rate)
+
     def _rows(self, track: Track, start: int, stop: int) -> list["Row"]:
         """The branches of guidance, each of them once for each prompt of a blend that it has.
 
-        Their weights follow the time since the end of the audio prompt.
+        Between two parts of a story there is one prompt, or a blend if their lengths differ. The
+        weights follow the time since the end of the audio prompt.
         """
         asked = track.conditions.keys() | track.negative.keys()
         given = [name for name in self.conditioners.fuse if name in asked]
@@ -178,24 +207,32 @@ class DiffusionStage:
         seconds = [
             float(max(0, frame - track.num_given) / self.makes.rate) for frame in range(start, stop)
         ]
-        now, _ = track.part_at(track.num_done, self.makes.rate)
+        now, turned = self._moment(track, stop)
         rows = []
-        for dropped, weights in guidance_rows(_denoising(track), given, seconds):
+        for branch, (dropped, weights) in enumerate(
+            guidance_rows(_denoising(track), given, seconds)
+        ):
             shares = {now: 1.0}
-            if track.blend is not None and "text" not in dropped:
+            if "text" not in dropped and track.blend is not None:
                 shares = dict(enumerate(track.blend.shares))
-            for part, share in shares.items():
-                conditions = {
-                    name: self._condition(track, name, dropped=name in dropped, part=part)
-                    for name in self.conditioners.fuse
-                }
-                row = Row(
-                    fused=self.conditioners.fused(conditions),
-                    weights=share * torch.tensor(weights, device=self.device),
-                    share=share,
-                )
-                rows.append(row)
+            elif "text" not in dropped and turned:
+                shares = {now: 1 - turned, now + 1: turned}
+            fused = [(self._fused(track, dropped, part), share) for part, share in shares.items()]
+            if len(fused) == 2 and track.blend is None:
+                mixed = between(fused[0][0], fused[1][0], turned)
+                fused = fused if mixed is None else [(mixed, 1.0)]
+            for one, share in fused:
+                scaled = share * torch.tensor(weights, device=self.device)
+                rows.append(Row(fused=one, weights=scaled, share=share, branch=branch))
         return rows
+
+    def _fused(self, track: Track, dropped: Collection[str], part: int) -> Fused:
+        """The conditions of a branch in a part of the story or of the blend."""
+        conditions = {
+            name: self._condition(track, name, dropped=name in dropped, part=part)
+            for name in self.conditioners.fuse
+        }
+        return self.conditioners.fused(conditions)
 
     def _guides_source(self, track: Track, given: Sequence[str]) -> bool:
         """Whether guidance drops the source's values, too."""
@@ -253,11 +290,13 @@ class Row:
 
     Args:
         share: of the prompt in its branch; 1 without a blend.
+        branch: the index of the branch.
     """
 
     fused: Fused
     weights: Tensor
     share: float = 1.0
+    branch: int = 0
 
 
 @dataclass(kw_only=True, eq=False)
@@ -296,8 +335,7 @@ class Window:
     @property
     def _num_prompts(self) -> int:
         """The rows of the branch with all prompts, the last one."""
-        blend = self.track.blend
-        return 1 if blend is None else len(blend.shares)
+        return sum(row.branch == self.rows[-1].branch for row in self.rows)
 
     def guided(self, outputs: Sequence[Tensor]) -> Tensor:
         """The output [D, T] that the active branches add up to."""

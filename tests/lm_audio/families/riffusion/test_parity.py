@@ -247,3 +247,24 @@ def test_an_inpainted_span_is_that_of_diffusers(
     found = made.values.view(4, ROWS, 12)
     torch.testing.assert_close(found[..., 4:9], expected[0][..., 4:9], atol=CLIP_ATOL, rtol=0)
     assert torch.equal(found[..., :4], known.view(4, ROWS, 12)[..., :4])
+
+
+def test_a_moment_between_two_prompts_is_that_of_riffusion(
+    parts: dict[str, Any], folder: Path
+) -> None:
+    """Half way: the mean of the texts' embeddings, and noise on the arc, here for each frame."""
+    model = lm_audio.load(folder)
+    given: Any = [(0.0, PROMPT, {"seed": 3}), (0.24, "rain on tin", {"over": 0.24, "seed": 4})]
+    sampling = Denoising(steps=5, solver="ddim", guidance_scale=7.0)
+    clip = model.generate(given, duration=0.24, seed=9, negative=NEGATIVE, sampling=sampling)
+    pipeline = reference(StableDiffusionPipeline, parts)
+    texts = [pipeline.encode_prompt(x, "cpu", 1, False)[0] for x in (PROMPT, "rain on tin")]
+    a, b = (noise(seed, 12)[0].flatten(0, 1).double() for seed in (3, 4))
+    angle = torch.acos((a * b).sum(dim=0) / a.norm(dim=0) / b.norm(dim=0))
+    share = torch.arange(12) / 12
+    arc = ((1 - share) * angle).sin() * a + (share * angle).sin() * b
+    latents = (arc / angle.sin()).float().view(1, 4, ROWS, 12)
+    settings: dict[str, Any] = {"prompt": None, "prompt_embeds": (texts[0] + texts[1]) / 2}
+    expected = images(parts, 12, latents=latents, **settings)
+    found = model.renderer.to_image(clip.stage_values["diffusion"])  # type: ignore[attr-defined]
+    torch.testing.assert_close(found, expected, atol=CLIP_ATOL, rtol=0)
