@@ -60,13 +60,13 @@ class MelodyConditioner(nn.Module):
 
     def read(self, value: Any) -> tuple[Tensor, int]:
         """The samples [1, N] of a melody and their rate, as values of their own."""
-        return self._samples(value)[None], self.sample_rate
+        return read_recording(value, sample_rate=self.sample_rate), self.sample_rate
 
     def _embed(self, value: Any | None, start: float) -> Tensor:
         chroma = torch.zeros(1, self.num_classes)
         chroma[:, 0] = 1
         if value is not None:
-            samples = self._samples(value)
+            samples = read_recording(value, sample_rate=self.sample_rate)[0]
             samples = samples.roll(-(round(start * self.sample_rate) % len(samples)))
             chroma = strongest_classes(
                 samples[: self._most_samples],
@@ -78,25 +78,30 @@ class MelodyConditioner(nn.Module):
         chroma = chroma.repeat(repeats, 1)[: self.num_frames]
         return self.projection(chroma.to(self.projection.weight))  # [F, D]
 
-    def _samples(self, value: Any) -> Tensor:
-        """The samples [N] of a melody."""
-        if isinstance(value, str | Path):
-            return read_audio(value, sample_rate=self.sample_rate, num_channels=1).samples[0]
-        samples, rate = (
-            (value.samples, value.sample_rate) if isinstance(value, Clip) else _pair(value)
-        )
-        mono = samples.detach().cpu().float().mean(dim=0, keepdim=True)
-        return resample(mono, rate, self.sample_rate)[0]
+
+def read_recording(value: Any, *, sample_rate: int, what: str = "A melody") -> Tensor:
+    """The samples [1, N] of a path, a clip, or samples [C, N] with their rate.
+
+    Args:
+        what: names the value in errors.
+    """
+    if isinstance(value, str | Path):
+        return read_audio(value, sample_rate=sample_rate, num_channels=1).samples
+    samples, rate = (
+        (value.samples, value.sample_rate) if isinstance(value, Clip) else _pair(value, what)
+    )
+    mono = samples.detach().cpu().float().mean(dim=0, keepdim=True)
+    return resample(mono, rate, sample_rate)
 
 
-def _pair(value: Any) -> tuple[Tensor, int]:
+def _pair(value: Any, what: str) -> tuple[Tensor, int]:
     is_pair = isinstance(value, list | tuple) and len(value) == 2
     if not (is_pair and isinstance(value[0], Tensor) and isinstance(value[1], int)):
         raise ValueError(
-            "A melody must be a path, a Clip, or samples [C, N] with their sample rate, got "
+            f"{what} must be a path, a Clip, or samples [C, N] with their sample rate, got "
             f"{type(value).__name__}."
         )
     samples, rate = value
     if samples.ndim != 2 or not samples.numel() or not samples.isfinite().all():
-        raise ValueError(f"A melody must have finite samples [C, N], got {list(samples.shape)}.")
+        raise ValueError(f"{what} must have finite samples [C, N], got {list(samples.shape)}.")
     return samples, rate

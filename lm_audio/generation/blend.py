@@ -1,19 +1,11 @@
-"""Blends: several prompts at once, each with a weight; and noise between two seeds.
-
-Shapes: D latent width, T frames.
-"""
+"""Blends: several prompts at once, each with a weight."""
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from lm_audio.generation.story import numbered
-
-_PARALLEL = 0.9995  # the cosine beyond which an arc is as good as a line
 
 
 @dataclass(frozen=True)
@@ -73,14 +65,3 @@ def as_blend(value: Any) -> Blend:
 def is_blend(value: Any) -> bool:
     """Whether a value is a blend, or maps something to weights."""
     return isinstance(value, Blend | Mapping)
-
-
-def slerp(a: Tensor, b: Tensor, share: Tensor) -> Tensor:
-    """Noise on the arc from a to b, both [D, T], at a share [T] of its angle, frame by frame.
-
-    A line would pass through noise of lower power.
-    """
-    cosine = (a * b).sum(dim=0) / (a.norm(dim=0) * b.norm(dim=0)).clamp(min=1e-12)
-    angle = cosine.clamp(-1, 1).acos()
-    near, far = (((1 - share) * angle).sin() / angle.sin(), (share * angle).sin() / angle.sin())
-    return torch.where(cosine.abs() > _PARALLEL, torch.lerp(a, b, share), near * a + far * b)

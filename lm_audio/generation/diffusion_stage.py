@@ -10,17 +10,25 @@ Shapes: B batch, D latent width, T frames of a window.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from lm_audio.conditioners.fuser import Conditioners
 from lm_audio.conditioners.tokens import AlignedTokens
-from lm_audio.generation.blend import slerp
-from lm_audio.generation.noise_schedule import Levels, NoiseSchedule, Predicts, estimate
-from lm_audio.generation.solvers import Steps, solve
+from lm_audio.generation.denoising_window import (
+    Row,
+    Window,
+    denoising_of,
+    in_order,
+    known_frames,
+    turned,
+)
+from lm_audio.generation.interpolation import slerp, slerp_frames
+from lm_audio.generation.noise_schedule import NoiseSchedule, Predicts, estimate
+from lm_audio.generation.solvers import solve
 from lm_audio.generation.step import guidance_rows
 from lm_audio.generation.track import (
     Source,
@@ -32,15 +40,16 @@ from lm_audio.generation.track import (
     own_conditions,
     source_span,
 )
-from lm_audio.networks.condition import Condition, Fused, Known, between, joined
+from lm_audio.networks.condition import Condition, Fused, between, joined
 from lm_audio.sampling import Denoising, gaussians
 from lm_audio.signals import Signal
-
-_GOLDEN = (5**0.5 - 1) / 2  # its multiples are spread evenly
 
 Network = Callable[..., Tensor]
 """Maps noisy latents [B, D, T], times [B] and a `Fused` to an output [B, D, T]. One that sees
 known frames also takes `known`, a `Known`."""
+
+Timing = Literal["start", "total"]
+"""In seconds: where a window starts, and how long the whole clip is."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -51,11 +60,14 @@ class DiffusionStage:
         predicts: the quantity that the network outputs.
         window_frames: the maximum number of frames per window.
         overlap_frames: frames of a window that the next one keeps.
+        multiple_of, min_frames: the lengths that the network takes. A clip's last window is filled
+            up with new frames after its end, which are dropped, and a loop with its other end.
         source: an earlier stage; each window gets its values of the same time as a condition.
         sees_known: whether the network was trained with known frames as an input.
         source_of: makes the source's values from conditions, by name, for what its track does not
             have: negative prompts and the later parts of a story. Without it, guidance keeps the
             source.
+        timing: conditions, by name, that the stage itself gives. Guidance keeps them.
     """
 
     name: str
@@ -67,9 +79,12 @@ class DiffusionStage:
     window_frames: int
     overlap_frames: int
     sampling: Denoising
+    multiple_of: int = 1
+    min_frames: int = 1
     source: Source | None = None
     sees_known: bool = False
     source_of: Callable[[Mapping[str, Any]], Tensor] | None = None
+    timing: Mapping[str, Timing] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.makes.kind != "latents":
@@ -78,6 +93,11 @@ class DiffusionStage:
             raise ValueError(
                 f"overlap_frames of the {self.name} stage must be from 0 to "
                 f"{self.window_frames - 1}, got {self.overlap_frames}."
+            )
+        if self.window_frames != self.filled(self.window_frames):
+            raise ValueError(
+                f"window_frames of the {self.name} stage must be a multiple of {self.multiple_of} "
+                f"and at least {self.min_frames}, got {self.window_frames}."
             )
         if self.predicts == "epsilon" and self.schedule.starts_without_signal:
             raise ValueError(
@@ -88,7 +108,8 @@ class DiffusionStage:
     @property
     def conditions(self) -> tuple[str, ...]:
         """The names of the conditions that users may give."""
-        return own_conditions(self.conditioners, self.source)
+        own = own_conditions(self.conditioners, self.source)
+        return tuple(name for name in own if name not in self.timing)
 
     @property
     def deduplicated(self) -> bool:
@@ -118,8 +139,13 @@ class DiffusionStage:
     @torch.inference_mode()
     def check(self, track: Track) -> None:
         """Raises ValueError for too many steps or conditions that cannot be embedded."""
-        self.schedule.levels(_denoising(track).steps)
+        self.schedule.levels(denoising_of(track).steps)
         track.embed(self.conditioners)
+
+    def filled(self, num_frames: int) -> int:
+        """The least number of frames that the network takes and that covers these."""
+        most = max(num_frames, self.min_frames)
+        return -(-most // self.multiple_of) * self.multiple_of
 
     def span(self, track: Track) -> tuple[int, int]:
         """The frames of the next window of a track; a loop has one only."""
@@ -138,61 +164,72 @@ class DiffusionStage:
     def window(self, track: Track) -> "Window":
         """The next window of a track, at its first level."""
         start, stop = self.span(track)
-        denoising = _denoising(track)
+        filled = self.filled(stop - start)
+        length = stop - start if track.loop else filled
+        denoising = denoising_of(track)
         levels = self.schedule.levels(denoising.steps)
         varied = track.variation
         if varied is not None:
             strength = varied.strength
             if track.story is not None:
-                now = self._moment(track, stop)
+                now = self._moment(track)
                 strength = track.story.between(lambda turn: turn.strength, strength, now)
             levels = levels.last(max(1, round(strength * denoising.steps)))
 
         def noise(step: str) -> Tensor:
-            return self._noise(track, step, start, stop).to(self.device)
+            return self._noise(track, step, start, length).to(self.device)
+
+        behind = (0, length - (stop - start))
+
+        def noised(original: Tensor, noise: Tensor) -> Tensor:
+            span = nn.functional.pad(original[:, start:stop].to(self.device), behind)
+            return levels.alpha[0] * span + levels.sigma[0] * noise
 
         values = track.values[:, start:stop].to(self.device)
+        values = nn.functional.pad(values, behind, value=torch.nan)
         first = noise("start")
         if varied is None:
             x = first * (levels.alpha[0] ** 2 + levels.sigma[0] ** 2) ** 0.5
         else:
-            original = varied.values[:, start:stop].to(self.device)
-            x = levels.alpha[0] * original + levels.sigma[0] * first
+            x = noised(varied.values, first)
+            if varied.towards is not None:
+                x = slerp(x, noised(varied.towards, noise("towards")), varied.share)
         return Window(
             track=track,
             start=start,
+            stop=stop,
+            filled=filled,
             levels=levels,
             values=values.nan_to_num(),
             known=is_known(values),
             noise=first,
-            rows=self._rows(track, start, stop),
+            rows=self._rows(track, start, start + length),
             steps=solve(denoising, x, levels, fresh=lambda i: noise(str(i))),
         )
 
-    def _noise(self, track: Track, step: str, start: int, stop: int) -> Tensor:
-        """Noise [D, T] for a step, of the seed of the story's part; it turns in transitions."""
+    def _noise(self, track: Track, step: str, start: int, length: int) -> Tensor:
+        """Noise [D, length] for a step, of the seeds of the story's parts if they have some."""
         stream = f"{self.name}/{track.candidate}/{step}"
 
         def of(seed: int) -> Tensor:
-            return gaussians(seed, stream, start, stop - start, self.makes.width)
+            return gaussians(seed, stream, start, length, self.makes.width)
 
         story = track.story
         if story is None or all(turn.seed is None for turn in story.turns):
             return of(track.seed)
         seeds = [track.seed if turn.seed is None else turn.seed for turn in story.turns]
-        seeds.append(seeds[-1])
-        moments = [track.moment(frame, self.makes.rate) for frame in range(start, stop)]
-        pairs = [(seeds[part], seeds[part + 1]) for part, _ in moments]
+        moments = [track.moment(frame, self.makes.rate) for frame in range(start, start + length)]
+        pairs = [(seeds[part], seeds[min(part + 1, len(seeds) - 1)]) for part, _ in moments]
         made = {seed: of(seed) for pair in pairs for seed in pair}
         before, after = (
             torch.stack([made[pair[k]][:, i] for i, pair in enumerate(pairs)], dim=1)
             for k in range(2)
         )
-        return slerp(before, after, torch.tensor([share for _, share in moments]))
+        return slerp_frames(before, after, torch.tensor([share for _, share in moments]))
 
-    def _moment(self, track: Track, stop: int) -> tuple[int, float]:
-        """The story's part in the middle of the new frames of a window."""
-        return track.moment((track.num_done + stop) // 2, self.makes.rate)
+    def _moment(self, track: Track) -> tuple[int, float]:
+        """The story's part in the middle of the new frames of the next window."""
+        return track.moment((track.num_done + self.span(track)[1]) // 2, self.makes.rate)
 
     def _rows(self, track: Track, start: int, stop: int) -> list["Row"]:
         """The branches of guidance, each of them once for each prompt of a blend that it has.
@@ -207,19 +244,18 @@ class DiffusionStage:
         seconds = [
             float(max(0, frame - track.num_given) / self.makes.rate) for frame in range(start, stop)
         ]
-        now, turned = self._moment(track, stop)
+        now, ahead = self._moment(track)
         rows = []
-        for branch, (dropped, weights) in enumerate(
-            guidance_rows(_denoising(track), given, seconds)
-        ):
+        branches = guidance_rows(denoising_of(track), given, seconds)
+        for branch, (dropped, weights) in enumerate(branches):
             shares = {now: 1.0}
             if "text" not in dropped and track.blend is not None:
                 shares = dict(enumerate(track.blend.shares))
-            elif "text" not in dropped and turned:
-                shares = {now: 1 - turned, now + 1: turned}
+            elif "text" not in dropped and ahead:
+                shares = {now: 1 - ahead, now + 1: ahead}
             fused = [(self._fused(track, dropped, part), share) for part, share in shares.items()]
-            if len(fused) == 2 and track.blend is None:
-                mixed = between(fused[0][0], fused[1][0], turned)
+            if ahead and len(fused) == 2:
+                mixed = between(fused[0][0], fused[1][0], ahead)
                 fused = fused if mixed is None else [(mixed, 1.0)]
             for one, share in fused:
                 scaled = share * torch.tensor(weights, device=self.device)
@@ -236,7 +272,7 @@ class DiffusionStage:
 
     def _guides_source(self, track: Track, given: Sequence[str]) -> bool:
         """Whether guidance drops the source's values, too."""
-        if isinstance(_denoising(track).guidance_scale, Mapping):
+        if isinstance(denoising_of(track).guidance_scale, Mapping):
             return True
         is_given = track.source is not None and track.source.num_given > 0
         return self.source_of is not None and (bool(given) or is_given)
@@ -246,6 +282,8 @@ class DiffusionStage:
     ) -> Condition | Tensor:
         """A condition in a part of the story or of the blend; all of a blend share a source."""
         conditioner = self.conditioners[name]
+        if (timing := self.timing.get(name)) is not None:
+            return conditioner([self._seconds(track, timing)])
         if self.source is None or name != self.source.condition:
             return track.condition(self.conditioners, name, dropped=dropped, part=part)
         later = track.story is not None and part > 0
@@ -257,6 +295,11 @@ class DiffusionStage:
             return conditioner([values])
         start, stop = self.span(track)
         return conditioner([values], frames=torch.arange(start, stop, device=self.device))
+
+    def _seconds(self, track: Track, timing: Timing) -> float:
+        if timing == "start":
+            return float(self.span(track)[0] / self.makes.rate)
+        return track.seconds or float(track.num_frames / self.makes.rate)
 
     def _replaced(self, track: Track, *, dropped: bool, part: int) -> Tensor | None:
         """The values in place of the source's, for conditions that its track does not have."""
@@ -282,92 +325,6 @@ class DiffusionStage:
         if (aligned := aligned_tokens(self.conditioners, self.source)) is not None:
             return 0, min(source.num_frames, aligned.num_source_needed(stop - 1))
         return source_span(track, self.makes.rate, start, stop)
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Row:
-    """One branch of guidance: its conditions, B = 1, and its weight [T] in the output.
-
-    Args:
-        share: of the prompt in its branch; 1 without a blend.
-        branch: the index of the branch.
-    """
-
-    fused: Fused
-    weights: Tensor
-    share: float = 1.0
-    branch: int = 0
-
-
-@dataclass(kw_only=True, eq=False)
-class Window:
-    """Frames of a track that are being denoised.
-
-    Args:
-        values, known: [D, T], 0 if unknown, and the mask [T] of known frames.
-        noise: [D, T], added to the known frames.
-        x, level: the noisy latents [D, T] to evaluate next, and their level.
-    """
-
-    track: Track
-    start: int
-    levels: Levels
-    values: Tensor
-    known: Tensor
-    noise: Tensor
-    rows: list[Row]
-    steps: Steps
-
-    def __post_init__(self) -> None:
-        self.take(*next(self.steps))
-
-    @property
-    def done(self) -> bool:
-        return self.level == self.levels.num_steps
-
-    @property
-    def active(self) -> list[Row]:
-        """The branches to evaluate next: outside the interval of guidance, that of the prompts."""
-        low, high = _denoising(self.track).guidance_interval
-        is_guided = low <= self.level / self.levels.num_steps < high
-        return self.rows if is_guided else self.rows[-self._num_prompts :]
-
-    @property
-    def _num_prompts(self) -> int:
-        """The rows of the branch with all prompts, the last one."""
-        return sum(row.branch == self.rows[-1].branch for row in self.rows)
-
-    def guided(self, outputs: Sequence[Tensor]) -> Tensor:
-        """The output [D, T] that the active branches add up to."""
-        first, *others = (
-            row.share * output
-            for row, output in zip(
-                self.rows[-self._num_prompts :], outputs[-self._num_prompts :], strict=True
-            )
-        )
-        prompted = sum(others, start=first)
-        if len(outputs) < len(self.rows):
-            return prompted
-        total = torch.zeros_like(self.x)
-        for row, output in zip(self.rows, outputs, strict=True):
-            total = total + row.weights * output
-        share = _denoising(self.track).guidance_rescale
-        if share and len(outputs) > self._num_prompts:
-            total = total * (1 - share + share * prompted.std() / total.std().clamp(min=1e-8))
-        return total
-
-    @property
-    def shift(self) -> int:
-        """How far to roll a loop, so that its joint is elsewhere in each pass of the network."""
-        T = self.x.shape[1]
-        return round(self.level * T * _GOLDEN) % T if self.track.loop else 0
-
-    def take(self, x: Tensor, level: int) -> None:
-        """Accepts latents from the solver and replaces the known frames."""
-        alpha, sigma = self.levels.alpha[level], self.levels.sigma[level]
-        at_end = level == self.levels.num_steps
-        known = self.values if at_end else alpha * self.values + sigma * self.noise
-        self.x, self.level = torch.where(self.known, known, x), level
 
 
 class DiffusionBatch:
@@ -428,18 +385,21 @@ class DiffusionBatch:
         return guided
 
     def _evaluate(self, jobs: Sequence[tuple[Window, Row]]) -> Iterable[Tensor]:
-        x = torch.stack([window.x.roll(window.shift, dims=1) for window, _ in jobs])
+        x = torch.stack([in_order(window, window.x) for window, _ in jobs])
         levels = [window.levels.time[window.level] for window, _ in jobs]
         times = torch.tensor(levels, device=x.device)
-        given = {"known": _known([window for window, _ in jobs])} if self._stage.sees_known else {}
-        conditions = joined([_rolled(row.fused, window.shift) for window, row in jobs])
+        given = (
+            {"known": known_frames([window for window, _ in jobs])}
+            if self._stage.sees_known
+            else {}
+        )
+        conditions = joined([turned(row.fused, window.order) for window, row in jobs])
         outputs = self._stage.network(x, times, conditions, **given).float()
-        shifts = [window.shift for window, _ in jobs]
-        return [row.roll(-shift, dims=1) for row, shift in zip(outputs, shifts, strict=True)]
+        return [window.restored(row) for (window, _), row in zip(jobs, outputs, strict=True)]
 
     def _report(self, window: Window) -> None:
         """Writes a finished window to its track; until then, only progress."""
-        track, stop = window.track, window.start + window.x.shape[1]
+        track, stop = window.track, window.stop
         if not window.done:
             share = window.level / window.levels.num_steps
             track.in_work = share * (stop - track.num_done)
@@ -450,28 +410,8 @@ class DiffusionBatch:
                 "steps, a lower guidance scale or another solver."
             )
         track.in_work = 0.0
-        values = window.x.to(track.values.device)
+        values = window.x[:, : stop - window.start].to(track.values.device)
         behind = leading(is_known(track.values[:, stop:]))  # given frames
         track.learn(values, start=window.start, num_done=stop + behind)
         self.remove(track)
         self.add(track)
-
-
-def _denoising(track: Track) -> Denoising:
-    assert isinstance(track.sampling, Denoising)
-    return track.sampling
-
-
-def _rolled(condition: Fused, shift: int) -> Fused:
-    """Conditions whose sum [1, T, D] is rolled along with the frames."""
-    if not shift or condition.sum is None or condition.sum.shape[1] == 1:
-        return condition
-    return replace(condition, sum=condition.sum.roll(shift, dims=1))
-
-
-def _known(windows: Sequence["Window"]) -> Known:
-    """The known frames of B windows of equal length, rolled along with the noisy ones."""
-    return Known(
-        values=torch.stack([window.values.roll(window.shift, dims=1) for window in windows]),
-        mask=torch.stack([window.known.roll(window.shift) for window in windows]),
-    )

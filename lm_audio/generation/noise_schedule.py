@@ -14,8 +14,8 @@ from typing import Literal, get_args
 import numpy as np
 from torch import Tensor
 
-Kind = Literal["linear", "scaled_linear", "cosine", "flow", "crash"]
-Spacing = Literal["leading", "trailing", "linspace", "karras"]
+Kind = Literal["linear", "scaled_linear", "cosine", "flow", "crash", "angle"]
+Spacing = Literal["leading", "trailing", "linspace", "karras", "exponential"]
 Predicts = Literal["epsilon", "v", "x0", "flow"]
 
 _KARRAS_RHO = 7.0
@@ -89,14 +89,18 @@ class NoiseSchedule:
     Args:
         kind: linear and scaled_linear: betas increase linearly, or as the square of a linear ramp;
             cosine: squared-cosine alphas; flow: alpha = 1 - t, sigma = t; crash: sigma =
-            sin(pi t / 2) ** 2 (Dance Diffusion). The network's time is the index of the training
-            step for the first three, sigma for flow, and 2 / pi times the angle of (alpha, sigma)
-            for crash.
-        spacing: of the training steps in a run; karras spaces sigma / alpha instead. Ignored by
-            flow and crash, where t decreases linearly.
+            sin(pi t / 2) ** 2 (Dance Diffusion); angle: sigma = sin(pi t / 2) (Stable Audio). The
+            network's time is the index of the training step for the first three, sigma for flow,
+            and 2 / pi times the angle of (alpha, sigma) for crash and angle.
+        spacing: of the training steps in a run; karras spaces sigma / alpha instead, and
+            exponential its logarithm. In flow, crash and angle schedules t decreases linearly
+            unless the spacing is exponential.
         offset: added to the training steps of leading spacing.
         ends_clean: the run ends without noise; otherwise at the level of the first training step.
         shift: of a flow schedule; values above 1 spend more steps at high noise.
+        ratios: the largest and the smallest sigma / alpha of exponential spacing. A run of an angle
+            schedule starts with the largest, visits the smallest and ends without noise; one of a
+            flow schedule starts without signal and ends without noise in their place.
     """
 
     kind: Kind
@@ -107,6 +111,7 @@ class NoiseSchedule:
     offset: int = 0
     ends_clean: bool = True
     shift: float = 1.0
+    ratios: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         for name, value, choices in (
@@ -125,16 +130,32 @@ class NoiseSchedule:
                 "shift must be above 0 for a flow schedule and 1 for others, got "
                 f"{self.shift} for {self.kind}."
             )
+        if (self.spacing == "exponential") != (self.ratios is not None) or (
+            self.ratios is not None and self.kind not in ("flow", "angle")
+        ):
+            raise ValueError(
+                "Exponential spacing needs ratios and a flow or angle schedule, and other spacings "
+                f"take none, got {self.spacing}, {self.kind} and {self.ratios}."
+            )
+        if self.ratios is not None:
+            object.__setattr__(self, "ratios", tuple(self.ratios))  # config.json has a list
+            if not 0 < self.ratios[1] < self.ratios[0] < math.inf:
+                raise ValueError(f"ratios must fall and be above 0, got {self.ratios}.")
+
+    @property
+    def is_continuous(self) -> bool:
+        """Whether the network's time is continuous, not the index of a training step."""
+        return self.kind in ("flow", "crash", "angle")
 
     @property
     def starts_without_signal(self) -> bool:
         """Whether alpha is exactly 0 at the first level."""
-        return self.kind in ("flow", "crash")
+        return self.is_continuous and (self.kind != "angle" or self.ratios is None)
 
     def levels(self, num_steps: int) -> Levels:
         """The levels of a run of this many steps."""
-        if self.starts_without_signal:
-            return _continuous(self.kind, num_steps, self.shift)
+        if self.is_continuous:
+            return self._continuous(num_steps)
         if num_steps > self.num_train_steps:
             raise ValueError(
                 f"steps must be at most {self.num_train_steps} for this model, got {num_steps}."
@@ -152,6 +173,24 @@ class NoiseSchedule:
             time=tuple(time.tolist()),
         )
 
+    def _continuous(self, num_steps: int) -> Levels:
+        t = np.linspace(1, 0, num_steps + 1)
+        if self.ratios is not None:
+            high, low = np.log(self.ratios)
+            if self.kind == "flow":
+                spaced = np.exp(np.linspace(high, low, num_steps + 1)[1:-1])
+                t[1:-1] = spaced / (1 + spaced)
+            else:
+                spaced = np.exp(np.linspace(high, low, num_steps))
+                t[:-1] = np.arctan(spaced) / math.pi * 2
+        alpha, sigma, time = _levels_at(self.kind, t, self.shift)
+        return Levels(
+            alpha=tuple(alpha.tolist()),
+            sigma=tuple(sigma.tolist()),
+            time=tuple(time[:-1].tolist()),
+            straight=self.kind == "flow",
+        )
+
     def at(self, share: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Levels for training: alpha, sigma and the network's time.
 
@@ -159,7 +198,7 @@ class NoiseSchedule:
             share: from 0, almost no noise, to below 1; uniform shares are uniform training steps,
                 or a uniform t.
         """
-        if self.starts_without_signal:
+        if self.is_continuous:
             return _levels_at(self.kind, share, self.shift)
         steps = (share * self.num_train_steps).astype(np.int64)
         signal = self._signal()[steps]
@@ -190,23 +229,16 @@ class NoiseSchedule:
         return np.minimum(steps, N - 1).astype(np.int64)
 
 
-def _continuous(kind: Kind, num_steps: int, shift: float) -> Levels:
-    alpha, sigma, time = _levels_at(kind, np.linspace(1, 0, num_steps + 1), shift)
-    return Levels(
-        alpha=tuple(alpha.tolist()),
-        sigma=tuple(sigma.tolist()),
-        time=tuple(time[:-1].tolist()),
-        straight=kind == "flow",
-    )
-
-
 def _levels_at(
     kind: Kind, t: np.ndarray, shift: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """alpha, sigma and the network's time of a flow or crash schedule at t from 0 to 1."""
+    """alpha, sigma and the network's time of a continuous schedule at t from 0 to 1."""
     if kind == "flow":
         sigma = shift * t / (1 + (shift - 1) * t)
         return 1 - sigma, sigma, sigma
+    if kind == "angle":
+        alpha = np.where(t == 1, 0.0, np.cos(t * math.pi / 2))
+        return alpha, np.sin(t * math.pi / 2), t
     sigma = np.sin(t * math.pi / 2) ** 2
     alpha = np.sqrt(1 - sigma**2)
     return alpha, sigma, np.arctan2(sigma, alpha) / math.pi * 2

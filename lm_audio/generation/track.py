@@ -41,10 +41,14 @@ class Variation:
 
     Args:
         strength: the share of the denoising steps that change it; 1 keeps almost nothing.
+        towards: other audio, as values [D, T], to mix in; None for none.
+        share: of the other audio, from 0 to 1.
     """
 
     values: Tensor
     strength: float
+    towards: Tensor | None = None
+    share: float = 0.0
 
 
 @dataclass(eq=False, kw_only=True)
@@ -65,6 +69,7 @@ class Track:
         variation: the values of other audio, to vary; None to start from noise alone.
         loop: whether the last frame is followed by the first.
         is_vector: whether the values describe the whole item, not its frames.
+        seconds: the duration, prompt included; by default that of the frames.
         candidate: distinguishes tracks that differ only in their random numbers.
         known: [T], the given frames.
         num_given: the number of given frames at the start.
@@ -85,6 +90,7 @@ class Track:
     variation: "Variation | None" = None
     loop: bool = False
     is_vector: bool = False
+    seconds: float | None = None
     candidate: int = 0
     known: Tensor = field(init=False)
     num_done: int = field(init=False)

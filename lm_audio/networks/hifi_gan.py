@@ -28,14 +28,13 @@ _LAST_SLOPE = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
-class HifiGanConfig:
-    """The shape of a vocoder.
+class VocoderConfig:
+    """The shape of a vocoder of transposed convolutions.
 
     Args:
         width: channels before the first step, halved by each.
         rates, kernels: of the transposed convolutions; the product of the rates is the hop length.
         block_kernels, block_dilations: of the residual blocks after each of them.
-        normalize: subtract `mean` from the mel bands and divide them by `scale`.
     """
 
     num_mels: int
@@ -45,8 +44,6 @@ class HifiGanConfig:
     kernels: tuple[int, ...]
     block_kernels: tuple[int, ...]
     block_dilations: tuple[tuple[int, ...], ...]
-    slope: float = 0.1
-    normalize: bool = True
 
     def __post_init__(self) -> None:
         if len(self.rates) != len(self.kernels):
@@ -63,14 +60,26 @@ class HifiGanConfig:
         return prod(self.rates)
 
 
+@dataclass(frozen=True, kw_only=True)
+class HifiGanConfig(VocoderConfig):
+    """The shape of a HiFi-GAN.
+
+    Args:
+        normalize: subtract `mean` from the mel bands and divide them by `scale`.
+    """
+
+    slope: float = 0.1
+    normalize: bool = True
+
+
 class HifiGanBlock(nn.Module):
     """Pairs of convolutions, the first of each dilated, each pair with a shortcut."""
 
     def __init__(self, width: int, kernel: int, dilations: tuple[int, ...], slope: float) -> None:
         super().__init__()
         self.slope = slope
-        self.convs1 = nn.ModuleList(_conv(width, width, kernel, d) for d in dilations)
-        self.convs2 = nn.ModuleList(_conv(width, width, kernel) for _ in dilations)
+        self.convs1 = nn.ModuleList(same_conv(width, width, kernel, d) for d in dilations)
+        self.convs2 = nn.ModuleList(same_conv(width, width, kernel) for _ in dilations)
 
     def forward(self, x: Tensor) -> Tensor:
         for first, second in zip(self.convs1, self.convs2, strict=True):
@@ -89,7 +98,7 @@ class HifiGan(nn.Module):
         super().__init__()
         self.config = config
         width = config.width
-        self.conv_pre = _conv(config.num_mels, width, 7)
+        self.conv_pre = same_conv(config.num_mels, width, 7)
         self.upsampler, self.resblocks = nn.ModuleList(), nn.ModuleList()
         for rate, kernel in zip(config.rates, config.kernels, strict=True):
             padding = (kernel - rate) // 2
@@ -99,7 +108,7 @@ class HifiGan(nn.Module):
             width //= 2
             for size, dilations in zip(config.block_kernels, config.block_dilations, strict=True):
                 self.resblocks.append(HifiGanBlock(width, size, dilations, config.slope))
-        self.conv_post = _conv(width, 1, 7)
+        self.conv_post = same_conv(width, 1, 7)
         self.register_buffer("mean", torch.zeros(config.num_mels))
         self.register_buffer("scale", torch.ones(config.num_mels))
 
@@ -129,7 +138,7 @@ class HifiGanStream:
         self._model = model
         config = model.config
         per_step = len(config.block_kernels)
-        layers: list[StreamLayer] = [_streamed(model.conv_pre)]
+        layers: list[StreamLayer] = [streamed_conv(model.conv_pre)]
         for i, upsample in enumerate(model.upsampler):
             assert isinstance(upsample, nn.ConvTranspose1d)
             trim = int(upsample.padding[0])
@@ -137,8 +146,8 @@ class HifiGanStream:
             layers.append(TransposedConvStream(upsample, trim=(trim, trim)))
             blocks = model.resblocks[i * per_step : (i + 1) * per_step]
             layers.append(SumStream([_streamed_block(block) for block in blocks]))  # type: ignore[arg-type]
-            layers.append(PointwiseStream(partial(_share, count=per_step)))
-        layers += [_slope(_LAST_SLOPE), _streamed(model.conv_post), PointwiseStream(torch.tanh)]
+            layers.append(PointwiseStream(partial(share, count=per_step)))
+        layers += [_slope(_LAST_SLOPE), streamed_conv(model.conv_post), PointwiseStream(torch.tanh)]
         self._layers = ChainStream(layers)
 
     def step(self, mel: Tensor, *, last: bool) -> Tensor:
@@ -151,7 +160,9 @@ def _streamed_block(block: HifiGanBlock) -> StreamLayer:
     return ChainStream(
         SumStream(
             [
-                ChainStream([_slope(slope), _streamed(first), _slope(slope), _streamed(second)]),
+                ChainStream(
+                    [_slope(slope), streamed_conv(first), _slope(slope), streamed_conv(second)]
+                ),
                 PointwiseStream(nn.Identity()),
             ]
         )
@@ -159,7 +170,8 @@ def _streamed_block(block: HifiGanBlock) -> StreamLayer:
     )
 
 
-def _streamed(conv: nn.Module) -> ConvStream:
+def streamed_conv(conv: nn.Module) -> ConvStream:
+    """Streams a convolution that keeps the length."""
     assert isinstance(conv, nn.Conv1d)
     padding = int(conv.padding[0])
     return ConvStream(conv, padding=(padding, padding), mode="constant", whole_strides=False)
@@ -170,10 +182,14 @@ def _slope(slope: float) -> PointwiseStream:
     return PointwiseStream(function)
 
 
-def _share(x: Tensor, *, count: int) -> Tensor:
+def share(x: Tensor, *, count: int) -> Tensor:
+    """The mean, from the sum of as many."""
     return x / count
 
 
-def _conv(width: int, out_width: int, kernel: int, dilation: int = 1) -> nn.Conv1d:
+def same_conv(
+    width: int, out_width: int, kernel: int, dilation: int = 1, *, bias: bool = True
+) -> nn.Conv1d:
+    """A convolution that keeps the length, if its kernel is odd."""
     padding = (kernel - 1) * dilation // 2
-    return nn.Conv1d(width, out_width, kernel, dilation=dilation, padding=padding)
+    return nn.Conv1d(width, out_width, kernel, dilation=dilation, padding=padding, bias=bias)

@@ -66,7 +66,8 @@ class LatentRenderer:
     """Latents to samples.
 
     Args:
-        autoencoder: of images [1, 1, T, M] of spectrograms.
+        autoencoder: of images of spectrograms, [1, 1, T, M].
+        mel_first: the images are [1, 1, M, T].
         scale: the stored latents are the autoencoder's times this.
         window_frames: latent frames that the autoencoder sees at once.
         overlap_frames: frames that are cross-faded with the window before.
@@ -79,6 +80,7 @@ class LatentRenderer:
     window_frames: int
     overlap_frames: int
     log_mel: LogMel | None = None
+    mel_first: bool = False
 
     def __post_init__(self) -> None:
         factor, num_mels = self._shape.factor, self._voice.num_mels
@@ -126,7 +128,7 @@ class LatentRenderer:
     @cached_property
     def identity(self) -> str:
         settings = f"{self._shape}{self._voice}{self.scale}{self.window_frames}"
-        settings += f"{self.overlap_frames}{self.log_mel}"
+        settings += f"{self.overlap_frames}{self.log_mel}{'mel first' * self.mel_first}"
         weights = {
             f"{name}.{key}": weight
             for name, module in (("autoencoder", self.autoencoder), ("vocoder", self.vocoder))
@@ -158,16 +160,26 @@ class LatentRenderer:
     def to_mel(self, values: Tensor) -> Tensor:
         """The spectrogram [M, T * factor] of latents [D, T], at most one window."""
         weight = next(self.autoencoder.parameters())
-        grid = values.to(weight).unflatten(0, (-1, self.num_columns)).transpose(1, 2)[None]
         autoencoder: Spectrograms = self.autoencoder  # type: ignore[assignment]
-        return autoencoder.decode(grid / self.scale)[0, 0].T.float()
+        image = autoencoder.decode(self.to_grid(values[None].to(weight)) / self.scale)[0, 0]
+        return (image if self.mel_first else image.T).float()
 
     def from_mel(self, mel: Tensor) -> Tensor:
         """Latents [D, T] of a spectrogram [M, T * factor], at most one window."""
         weight = next(self.autoencoder.parameters())
         autoencoder: Spectrograms = self.autoencoder  # type: ignore[assignment]
-        mean, _ = autoencoder.encode(mel.T[None, None].to(weight))  # [1, channels, T, columns]
-        return (mean[0].float() * self.scale).transpose(1, 2).flatten(0, 1)
+        image = mel if self.mel_first else mel.T
+        mean, _ = autoencoder.encode(image[None, None].to(weight))
+        return self.from_grid(mean.float() * self.scale)[0]
+
+    def to_grid(self, values: Tensor) -> Tensor:
+        """Latents [B, D, T] as the autoencoder's images [B, channels, T, columns], or mel first."""
+        grid = values.unflatten(1, (-1, self.num_columns))
+        return grid if self.mel_first else grid.transpose(2, 3)
+
+    def from_grid(self, grid: Tensor) -> Tensor:
+        """The inverse of `to_grid`."""
+        return (grid if self.mel_first else grid.transpose(2, 3)).flatten(1, 2)
 
 
 class LatentEncoder:

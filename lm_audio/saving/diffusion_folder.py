@@ -44,7 +44,7 @@ _STORED = {"window_frames": "context", "overlap_frames": "keep"}  # fields with 
 
 def describe_diffusion(stage: DiffusionStage) -> dict[str, Any]:
     """The fields of a stage, except its network and weights, for JSON."""
-    if type(stage.network) is not DiT or stage.source_of is not None:
+    if type(stage.network) is not DiT or stage.source_of is not None or stage.timing:
         raise ValueError(
             f"The network of the {stage.name} stage is a {type(stage.network).__name__}, which "
             "cannot be saved. Use the checkpoint that it was loaded from."

@@ -12,19 +12,11 @@ import torch
 
 from audio_tokenizers.acoustic.registry import save_codec
 from audio_tokenizers.protocol import AcousticTokenizer, LatentCodec
-from lm_audio.networks.autoencoder2d import Autoencoder2d
-from lm_audio.networks.hifi_gan import HifiGan
 from lm_audio.renderers.codec import CodecRenderer
 from lm_audio.renderers.codec_latents import LATENTS, CodecLatentRenderer
 from lm_audio.renderers.latent import LatentRenderer
 from lm_audio.renderers.protocol import Renderer
-from lm_audio.saving.spectrograms import (
-    log_mel_of,
-    overlap_of,
-    read_renderer,
-    write_autoencoder,
-    write_vocoder,
-)
+from lm_audio.saving.spectrograms import check_storable, read_renderer, write_renderer
 
 CODEC, AUTOENCODER, VOCODER = "codec", "autoencoder", "vocoder"
 """The folders of the networks."""
@@ -49,7 +41,8 @@ def describe_renderer(renderer: Renderer) -> dict[str, Any]:
             "deviation": renderer.deviation.tolist(),
         }
     if isinstance(renderer, LatentRenderer):
-        return _describe_spectrograms(renderer)
+        check_storable(renderer)  # the settings are in the folders of the networks
+        return {"takes": _SPECTROGRAMS}
     raise ValueError(
         "Only a CodecRenderer, a CodecLatentRenderer or a LatentRenderer can be saved, got "
         f"{type(renderer).__name__}."
@@ -63,16 +56,7 @@ def save_renderer(renderer: Renderer, folder: Path, *, half: bool) -> None:
         half: store a codec as float16 if that is exact.
     """
     if isinstance(renderer, LatentRenderer):
-        assert isinstance(renderer.autoencoder, Autoencoder2d)
-        assert isinstance(renderer.vocoder, HifiGan)
-        write_autoencoder(
-            folder / AUTOENCODER,
-            renderer.autoencoder,
-            scale=renderer.scale,
-            log_mel=log_mel_of(renderer.vocoder.config),
-            window_frames=renderer.window_frames,
-        )
-        write_vocoder(folder / VOCODER, renderer.vocoder)
+        write_renderer(renderer, folder / AUTOENCODER, folder / VOCODER)
     else:
         save_codec(renderer.codec, folder / CODEC, half=half)  # type: ignore[attr-defined]
 
@@ -110,20 +94,3 @@ def build_renderer(description: Mapping[str, Any], codec: AcousticTokenizer) -> 
         deviation=torch.tensor(description["deviation"], dtype=torch.float32),
         quantize=description["quantize"],
     )
-
-
-def _describe_spectrograms(renderer: LatentRenderer) -> dict[str, Any]:
-    """The settings are in the folders of the networks."""
-    networks = renderer.autoencoder, renderer.vocoder
-    if not isinstance(networks[0], Autoencoder2d) or not isinstance(networks[1], HifiGan):
-        raise ValueError(
-            "Only a LatentRenderer of an Autoencoder2d and a HifiGan can be saved, got a "
-            f"{type(networks[0]).__name__} and a {type(networks[1]).__name__}."
-        )
-    usual = log_mel_of(networks[1].config), overlap_of(renderer.window_frames)
-    if (renderer.log_mel, renderer.overlap_frames) != usual:
-        raise ValueError(
-            "Only a LatentRenderer with AudioLDM's spectrograms and windows that overlap by an "
-            "eighth can be saved."
-        )
-    return {"takes": _SPECTROGRAMS}

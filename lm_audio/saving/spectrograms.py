@@ -1,7 +1,8 @@
 """Autoencoders of spectrograms and vocoders, in the layouts of diffusers and transformers.
 
 An autoencoder is a folder of diffusers' AutoencoderKL, a vocoder one of transformers'
-SpeechT5HifiGan. Those that recipes wrote have a file more, which other libraries ignore:
+SpeechT5HifiGan, or a BigVGAN. Autoencoders that we wrote have a file more, which other libraries
+ignore and one that goes with a BigVGAN needs:
 
 spectrogram.json   how the spectrograms of an autoencoder are made, and the length of its windows
 """
@@ -15,9 +16,16 @@ import torch
 from torch import Tensor
 
 from lm_audio.networks.autoencoder2d import Autoencoder2d, Autoencoder2dConfig
+from lm_audio.networks.big_vgan import BigVgan
 from lm_audio.networks.hifi_gan import HifiGan, HifiGanConfig
 from lm_audio.renderers.latent import LatentRenderer
 from lm_audio.renderers.log_mel import LogMel, usual_log_mel
+from lm_audio.saving.big_vgan import (
+    MODEL_TYPE,
+    big_vgan_config,
+    big_vgan_settings,
+    without_filters,
+)
 from lm_audio.saving.files import folder_of, read_json
 from lm_audio.saving.part_folder import Config, check_fixed, read_network, write_network
 
@@ -61,21 +69,23 @@ def read_renderer(
     network, _ = read_network(
         autoencoder, Autoencoder2d, autoencoder_config, rename=current_names, **given
     )
-    voice, _ = read_network(vocoder, HifiGan, vocoder_config, rename=without_weight_norm, **given)
-    log_mel = log_mel_of(voice.config)
+    voice = _read_vocoder(vocoder, **given)
     stated = read_json(autoencoder / _SPECTROGRAM)
-    if stated:
-        try:
-            made, window_frames = LogMel(**stated["log_mel"]), int(stated["window_frames"])
-        except (LookupError, TypeError, ValueError):
-            path = autoencoder / _SPECTROGRAM
-            raise ValueError(f"{path} is damaged. Write the autoencoder again.") from None
-        if made != log_mel:
-            raise ValueError(
-                f"The autoencoder in {autoencoder} has spectrograms of {_described(made)}, but the "
-                f"vocoder in {vocoder} takes {_described(log_mel)}. Train them with the same "
-                "settings."
-            )
+    try:
+        made = LogMel(**stated["log_mel"]) if stated else None
+        window_frames = int(stated["window_frames"]) if stated else window_frames
+        mel_first = bool(stated.get("mel_first", False))
+    except (LookupError, TypeError, ValueError):
+        path = autoencoder / _SPECTROGRAM
+        raise ValueError(f"{path} is damaged. Write the autoencoder again.") from None
+    log_mel = log_mel_of(voice.config) if isinstance(voice, HifiGan) else made
+    if log_mel is None:
+        raise ValueError(f"{autoencoder / _SPECTROGRAM} is missing. Download the whole model.")
+    if made not in (None, log_mel):
+        raise ValueError(
+            f"The autoencoder in {autoencoder} has spectrograms of {_described(made)}, but the "
+            f"vocoder in {vocoder} takes {_described(log_mel)}. Train them with the same settings."
+        )
     try:
         return LatentRenderer(
             autoencoder=network,
@@ -84,6 +94,7 @@ def read_renderer(
             window_frames=window_frames,
             overlap_frames=overlap_of(window_frames),
             log_mel=log_mel,
+            mel_first=mel_first,
         )
     except ValueError as error:
         raise ValueError(
@@ -91,14 +102,66 @@ def read_renderer(
         ) from error
 
 
+def write_renderer(renderer: LatentRenderer, autoencoder: Path, vocoder: Path) -> None:
+    """Writes what `read_renderer` reads; raises ValueError for a renderer that it would change."""
+    check_storable(renderer)
+    assert isinstance(renderer.autoencoder, Autoencoder2d)
+    assert renderer.log_mel is not None
+    assert isinstance(renderer.vocoder, HifiGan | BigVgan)
+    write_autoencoder(
+        autoencoder,
+        renderer.autoencoder,
+        scale=renderer.scale,
+        log_mel=renderer.log_mel,
+        window_frames=renderer.window_frames,
+        mel_first=renderer.mel_first,
+    )
+    write_vocoder(vocoder, renderer.vocoder)
+
+
+def check_storable(renderer: LatentRenderer) -> None:
+    """Raises ValueError for a renderer that `write_renderer` cannot write."""
+    first, voice = renderer.autoencoder, renderer.vocoder
+    if not isinstance(first, Autoencoder2d) or not isinstance(voice, HifiGan | BigVgan):
+        raise ValueError(
+            "Only a LatentRenderer of an Autoencoder2d and a HifiGan or BigVgan can be saved, got "
+            f"a {type(first).__name__} and a {type(voice).__name__}."
+        )
+    log_mel = log_mel_of(voice.config) if isinstance(voice, HifiGan) else renderer.log_mel
+    usual = log_mel, overlap_of(renderer.window_frames)
+    if log_mel is None or (renderer.log_mel, renderer.overlap_frames) != usual:
+        raise ValueError(
+            "Only a LatentRenderer with its vocoder's spectrograms and windows that overlap by an "
+            "eighth can be saved."
+        )
+
+
+def _read_vocoder(folder: Path, **given: Any) -> HifiGan | BigVgan:
+    """Its config tells its kind."""
+    if read_json(folder / "config.json").get("model_type") != MODEL_TYPE:
+        return read_network(folder, HifiGan, vocoder_config, rename=without_weight_norm, **given)[0]
+
+    def rename(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        return without_weight_norm(without_filters(weights))
+
+    return read_network(folder, BigVgan, big_vgan_config, rename=rename, **given)[0]
+
+
 def write_autoencoder(
-    folder: Path, autoencoder: Autoencoder2d, *, scale: float, log_mel: LogMel, window_frames: int
+    folder: Path,
+    autoencoder: Autoencoder2d,
+    *,
+    scale: float,
+    log_mel: LogMel,
+    window_frames: int,
+    mel_first: bool = False,
 ) -> None:
     """Writes an autoencoder atomically.
 
     Args:
         scale: latents are multiplied by it.
         window_frames: latent frames that it sees at once.
+        mel_first: its images are [1, 1, M, T] instead of [1, 1, T, M].
     """
     shape = autoencoder.config
     config = {
@@ -112,14 +175,22 @@ def write_autoencoder(
         autoencoder.state_dict(),
         config,
         file="diffusion_pytorch_model.safetensors",
-        others={_SPECTROGRAM: stated},
+        others={_SPECTROGRAM: stated | ({"mel_first": True} if mel_first else {})},
     )
 
 
-def write_vocoder(folder: Path, vocoder: HifiGan) -> None:
+def write_vocoder(folder: Path, vocoder: HifiGan | BigVgan) -> None:
     """Writes a vocoder atomically; weight normalisation is joined with its weights."""
-    shape = vocoder.config
-    config = {
+    if isinstance(vocoder, BigVgan):
+        config = big_vgan_settings(vocoder.config)
+    else:
+        config = _hifi_gan_settings(vocoder.config)
+    weights = without_weight_norm(vocoder.state_dict())
+    write_network(folder, weights, config, file="model.safetensors")
+
+
+def _hifi_gan_settings(shape: HifiGanConfig) -> dict[str, Any]:
+    return {
         "architectures": ["SpeechT5HifiGan"],
         "model_type": "speecht5_hifigan",
         "model_in_dim": shape.num_mels,
@@ -132,8 +203,6 @@ def write_vocoder(folder: Path, vocoder: HifiGan) -> None:
         "leaky_relu_slope": shape.slope,
         "normalize_before": shape.normalize,
     }
-    weights = without_weight_norm(vocoder.state_dict())
-    write_network(folder, weights, config, file="model.safetensors")
 
 
 def log_mel_of(vocoder: HifiGanConfig) -> LogMel:

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from audio_tokenizers.hub import hub_access
 from audio_tokenizers.weights import MappedFile, check_weights, load_transformers, unfilled
 from lm_audio.saving.files import read_weights
 from lm_audio.saving.part_folder import Config, Release, nothing, read_config
@@ -50,11 +51,13 @@ def read_clip_text(path: Path) -> Any:
     return model
 
 
-def load_tokenizer(path: Path) -> Any:
+def load_tokenizer(path: str | Path) -> Any:
+    """The tokenizer of a folder or hub id."""
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(path), trust_remote_code=False)
+        with hub_access(path):
+            tokenizer = AutoTokenizer.from_pretrained(str(path), trust_remote_code=False)
     except (OSError, ValueError, TypeError, ImportError, KeyError) as error:
         raise ValueError(
             f"Could not read a tokenizer from {path}. Download the whole model."

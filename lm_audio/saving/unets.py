@@ -4,8 +4,9 @@ A setting that our networks lack, with a value that would change the result, is 
 """
 
 from collections.abc import Sequence
+from typing import Any
 
-from lm_audio.generation.noise_schedule import NoiseSchedule, Predicts
+from lm_audio.generation.noise_schedule import Kind, NoiseSchedule, Predicts
 from lm_audio.networks.unet2d import Attends, UNet2dConfig
 from lm_audio.saving.part_folder import Config, check_fixed
 from lm_audio.saving.spectrograms import attending
@@ -39,6 +40,11 @@ _SCHEDULER_FIXED: Config = {
     "rescale_betas_zero_snr": False,
     "thresholding": False,
     "trained_betas": None,
+}
+_KINDS: dict[str, Kind] = {
+    "linear": "linear",
+    "scaled_linear": "scaled_linear",
+    "squaredcos_cap_v2": "cosine",
 }
 _PREDICTS: dict[str, Predicts] = {"epsilon": "epsilon", "v_prediction": "v", "sample": "x0"}
 
@@ -99,16 +105,15 @@ def _attends(config: Config, levels: int) -> list[tuple[Attends, ...]]:
 def schedule_of(config: Config) -> tuple[NoiseSchedule, Predicts]:
     """Of any scheduler with betas, such as DDIMScheduler: the solver is the user's choice."""
     check_fixed(config, _SCHEDULER_FIXED)
-    kinds = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine"}
     kind, predicts = config["beta_schedule"], config.get("prediction_type", "epsilon")
     for name, value, choices in (
-        ("beta_schedule", kind, kinds),
+        ("beta_schedule", kind, _KINDS),
         ("prediction_type", predicts, _PREDICTS),
     ):
         if value not in choices:
             raise ValueError(f"{name} is {value!r}; expected one of {', '.join(choices)}.")
     schedule = NoiseSchedule(
-        kind=kinds[kind],  # type: ignore[arg-type]
+        kind=_KINDS[kind],
         spacing=config.get("timestep_spacing", "leading"),
         num_train_steps=config.get("num_train_timesteps", 1000),
         beta_start=config["beta_start"],
@@ -117,6 +122,55 @@ def schedule_of(config: Config) -> tuple[NoiseSchedule, Predicts]:
         ends_clean=config.get("set_alpha_to_one", True),
     )
     return schedule, _PREDICTS[predicts]
+
+
+def unet_settings(shape: UNet2dConfig) -> dict[str, Any]:
+    """What `unet_config` reads of a network whose transformers all attend to one context."""
+    contexts = {one.width for one in shape.middle}
+    usual = [(), shape.middle]
+    if len(shape.middle) != 1 or len(contexts - {None}) != 1 or shape.vector_width:
+        raise ValueError("Only a U-Net that attends to one context can be written in this layout.")
+    if any(level not in usual for level in shape.attends):
+        raise ValueError("All levels of the U-Net must attend alike, to be written in this layout.")
+    attends = [bool(level) for level in shape.attends]
+    return {
+        "_class_name": "UNet2DConditionModel",
+        **_UNET_FIXED,
+        "in_channels": shape.in_channels,
+        "out_channels": shape.out_channels,
+        "block_out_channels": shape.widths,
+        "down_block_types": ["CrossAttnDownBlock2D" if yes else "DownBlock2D" for yes in attends],
+        "up_block_types": ["CrossAttnUpBlock2D" if yes else "UpBlock2D" for yes in attends[::-1]],
+        "layers_per_block": shape.num_blocks,
+        "transformer_layers_per_block": shape.num_layers,
+        "attention_head_dim": shape.num_heads,
+        "cross_attention_dim": shape.middle[0].width,
+        "norm_num_groups": shape.num_groups,
+        "norm_eps": shape.eps,
+        "use_linear_projection": shape.linear,
+        "flip_sin_to_cos": shape.cosine_first,
+        "freq_shift": shape.shift,
+    }
+
+
+def schedule_settings(schedule: NoiseSchedule, predicts: Predicts) -> dict[str, Any]:
+    """What `schedule_of` reads of a schedule with betas."""
+    kinds = {kind: name for name, kind in _KINDS.items()}
+    names = {ours: name for name, ours in _PREDICTS.items()}
+    if schedule.kind not in kinds or predicts not in names:
+        raise ValueError(f"A {schedule.kind} schedule cannot be written in this layout.")
+    return {
+        "_class_name": "DDIMScheduler",
+        **_SCHEDULER_FIXED,
+        "beta_schedule": kinds[schedule.kind],
+        "prediction_type": names[predicts],
+        "timestep_spacing": schedule.spacing,
+        "num_train_timesteps": schedule.num_train_steps,
+        "beta_start": schedule.beta_start,
+        "beta_end": schedule.beta_end,
+        "steps_offset": schedule.offset,
+        "set_alpha_to_one": schedule.ends_clean,
+    }
 
 
 def _each(value: int | Sequence[int], count: int) -> tuple[int, ...]:

@@ -35,6 +35,8 @@ from lm_audio.system import releases_omp_threads
 
 OPENAI_MODEL = re.compile(r"(tts-1|tts-1-hd|gpt-4o-mini-tts)(-\d{4}|-\d{4}-\d{2}-\d{2})?")
 """OpenAI's speech models and their dated versions, which stand for the served model."""
+FILES = ("audio", "image", "video")
+"""Conditions whose values are files, beside the melody."""
 MAX_IGNORED = 20  # fields that a response names
 
 
@@ -214,7 +216,15 @@ class Backend:
     def _check(self, body: CommonFields, *, seconds: float) -> None:
         self.check_model(body.model)
         self.limits.check_duration(seconds)
-        # The pipeline takes the paths of files for both of these, which a client must not name.
+        # The pipeline takes the paths of files for these, which a client must not name.
+        for name in FILES:
+            if name in body.conditions and name in self.pipeline.conditions:
+                raise RequestError(
+                    f"The condition {name} takes a file of this machine, so it is not available "
+                    "over HTTP. Use Python or the command line.",
+                    code="unsupported_parameter",
+                    param=f"conditions.{name}",
+                )
         if "melody" in body.conditions and "melody" in self.pipeline.conditions:
             raise RequestError(
                 "Send the melody as a file to /v1/audio/melodies.",

@@ -6,15 +6,19 @@ written once: `musicgen_folder`, `stereo_musicgen_folder`, and with the same wei
 `save_audiocraft`. `tiny_t5` is a folder with a T5 and its tokenizer, `sentence_folder` one with a
 sentence encoder, `model_folder` one with a model of our own.
 
-`backend` runs a test with the CPU kernels, and without them.
+`backend` runs a test with the CPU kernels, and without them. `cosine_scheduler` is a scheduler of
+diffusers that needs another package.
 """
 
+import importlib
 import json
 import re
 import string
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -464,3 +468,15 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     pipeline.save(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def cosine_scheduler() -> Iterator[Any]:
+    """diffusers' CosineDPMSolverMultistepScheduler, for tests that set its `noise_sampler`.
+
+    torchsde, which it imports, makes its usual noise alone.
+    """
+    name = "diffusers.schedulers.scheduling_cosine_dpmsolver_multistep"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "torchsde", ModuleType("torchsde"))
+        yield importlib.import_module(name).CosineDPMSolverMultistepScheduler

@@ -1,8 +1,6 @@
 """Writes an AudioLDM 2 with another language of audio, in diffusers' layout."""
 
 import json
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,7 @@ from torch import Tensor, nn
 from audio_tokenizers.atomic import replacing_folder
 from lm_audio.families.audioldm.audio_language import AudioLanguage
 from lm_audio.families.audioldm.reading import AUDIO_ENCODER
-from lm_audio.saving.part_folder import read_config
+from lm_audio.saving.part_folder import link_copy, read_config
 from lm_audio.saving.unets import unet_config
 
 TEXT_PARTS = ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2", "feature_extractor")
@@ -39,10 +37,10 @@ def write_language(
     with replacing_folder(Path(folder)) as new:
         for name in parts:
             if (model / name).exists():
-                _copy(model / name, new / name)
+                link_copy(model / name, new / name)
         for pattern in ENCODER_FILES:
             for path in encoder.glob(pattern):
-                _copy(path, new / AUDIO_ENCODER / path.name)
+                link_copy(path, new / AUDIO_ENCODER / path.name)
         _write_gpt2(new / "language_model", language)
         _write_projection(new / "projection_model", language)
 
@@ -98,19 +96,3 @@ def _write(folder: Path, settings: dict[str, Any], weights: dict[str, Tensor], n
 def _weights(module: nn.Module) -> dict[str, Tensor]:
     state = module.state_dict()
     return {name: weight.detach().cpu().float().contiguous() for name, weight in state.items()}
-
-
-def _copy(source: Path, target: Path) -> None:
-    """Copies a file or a folder; files on the same disk are hard links, as weights are large."""
-    if source.is_dir():
-        shutil.copytree(source, target, copy_function=_link)
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    _link(source, target)
-
-
-def _link(source: str | Path, target: str | Path) -> None:
-    try:
-        os.link(Path(source).resolve(), target)
-    except OSError:
-        shutil.copyfile(source, target)

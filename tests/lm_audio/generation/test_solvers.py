@@ -4,19 +4,28 @@ The schedulers keep their tables and samples as float32; here their modules comp
 """
 
 import math
+import re
 import sys
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import replace
+from typing import Any, get_args
 
 import diffusers
 import numpy as np
 import pytest
 import torch
+from diffusers.pipelines.stable_audio_3.pipeline_stable_audio_3 import logsnr_sigma_schedule
 from torch import Tensor
 
-from lm_audio.generation.noise_schedule import Levels, NoiseSchedule, Predicts, estimate
+from lm_audio.generation.noise_schedule import (
+    Estimate,
+    Levels,
+    NoiseSchedule,
+    Predicts,
+    estimate,
+)
 from lm_audio.generation.solvers import Steps, ddim, solve
-from lm_audio.sampling import Denoising, Solver
+from lm_audio.sampling import Denoising, Solver, SolverAlias
 
 TRAINED = {"beta_start": 0.0015, "beta_end": 0.0195}
 BETA_SCHEDULES = {
@@ -42,7 +51,16 @@ class In64Bits:
 
 @pytest.fixture(autouse=True)
 def _schedulers_in_float64(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for name in ("DDIM", "DPMSolverMultistep", "IPNDM", "EulerDiscrete", "HeunDiscrete"):
+    for name in (
+        "DDIM",
+        "DPMSolverMultistep",
+        "IPNDM",
+        "EulerDiscrete",
+        "HeunDiscrete",
+        "LMSDiscrete",
+    ):
+        patch(monkeypatch, f"{name}Scheduler")
+    for name in ("LMSDiscrete", "EulerAncestralDiscrete"):
         patch(monkeypatch, f"{name}Scheduler")
     for name in ("EulerDiscrete", "HeunDiscrete", "LCM"):
         patch(monkeypatch, f"FlowMatch{name}Scheduler")
@@ -84,7 +102,8 @@ def no_noise(step: int) -> Tensor:
 def expected(scheduler: Any, **options: Any) -> Tensor:
     """What a scheduler makes of the noise; some keep x / alpha instead of x."""
     x = NOISE
-    if isinstance(scheduler, diffusers.EulerDiscreteScheduler | diffusers.HeunDiscreteScheduler):
+    kinds = ("EulerDiscreteScheduler", "HeunDiscreteScheduler", "LMSDiscreteScheduler")
+    if type(scheduler).__name__ in kinds:
         x = x * math.sqrt(1 + float(scheduler.sigmas[0]) ** 2)
     for i, t in enumerate(scheduler.timesteps):
         seen = x
@@ -109,10 +128,10 @@ def config(kind: str, predicts: Predicts = "epsilon", **others: Any) -> dict[str
     }
 
 
-def assert_same(made: Tensor, wanted: Tensor) -> None:
+def assert_same(made: Tensor, wanted: Tensor, *, atol: float = 1e-9) -> None:
     assert wanted.dtype == torch.float64
     scale = float(wanted.abs().max().clamp(min=1))
-    torch.testing.assert_close(made, wanted, atol=1e-9 * scale, rtol=0)
+    torch.testing.assert_close(made, wanted, atol=atol * scale, rtol=0)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -194,6 +213,76 @@ def test_ipndm_equals_diffusers(num_steps: int) -> None:
     assert_same(run("ipndm", levels, "v"), expected(scheduler))
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("num_steps", [2, 3, 7, 20])
+def test_lms_equals_diffusers(kind: Any, num_steps: int) -> None:
+    for predicts in ("epsilon", "v"):
+        others = {"timestep_spacing": "trailing"}
+        scheduler = diffusers.LMSDiscreteScheduler(**config(kind, predicts, **others))
+        prepared(scheduler, num_steps)
+        levels = NoiseSchedule(kind=kind, spacing="trailing", **TRAINED).levels(num_steps)
+        # diffusers integrates numerically.
+        assert_same(run("lms", levels, predicts), expected(scheduler), atol=1e-6)
+
+
+def ratios_of(levels: Levels) -> list[float]:
+    return [s / a for a, s in zip(levels.alpha, levels.sigma, strict=True)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("num_steps", [1, 2, 7])
+def test_dpm_solver_2s_ancestral_is_the_formula_of_k_diffusion(kind: Any, num_steps: int) -> None:
+    """In its terms: y = x / alpha, sigma = ratio of noise to signal, with eta 1."""
+    levels = NoiseSchedule(kind=kind, spacing="trailing", **TRAINED).levels(num_steps)
+    sigmas, noises = ratios_of(levels), [NOISE.roll(i + 1) for i in range(num_steps)]
+    evaluation = 0
+
+    def denoised(y: Tensor, sigma: float) -> Tensor:
+        nonlocal evaluation
+        alpha = 1 / math.sqrt(1 + sigma**2)
+        found = estimate(
+            network(y * alpha, evaluation), y * alpha, alpha=alpha, sigma=sigma * alpha,
+            predicts="v",
+        )  # fmt: skip
+        evaluation += 1
+        return found.x0
+
+    y = NOISE / levels.alpha[0]
+    for i in range(num_steps):
+        sigma, after = sigmas[i], sigmas[i + 1]
+        found = denoised(y, sigma)
+        up = min(after, math.sqrt(after**2 * (sigma**2 - after**2) / sigma**2))
+        down = math.sqrt(after**2 - up**2)
+        if down == 0:
+            y = y + (y - found) / sigma * (down - sigma)
+        else:
+            t, t_next = -math.log(sigma), -math.log(down)
+            h = t_next - t
+            middle = math.exp(-(t + h / 2))
+            halfway = (middle / sigma) * y - math.expm1(-h / 2) * found
+            y = (down / sigma) * y - math.expm1(-h) * denoised(halfway, middle)
+            y = y + noises[i] * up
+    steps = solve(Denoising(solver="dpm++2s-ancestral"), NOISE, levels, fresh=lambda i: noises[i])
+    assert_same(run(steps, levels, "v"), y * levels.alpha[-1], atol=1e-7)
+
+
+def test_k_euler_ancestral_is_ddim_with_eta_1() -> None:
+    scheduler = diffusers.EulerAncestralDiscreteScheduler(
+        **config("scaled_linear", timestep_spacing="trailing")
+    )
+    prepared(scheduler, 20)
+    x = NOISE * math.sqrt(1 + float(scheduler.sigmas[0]) ** 2)
+    generator = torch.Generator().manual_seed(3)
+    for i, t in enumerate(scheduler.timesteps):
+        output = network(scheduler.scale_model_input(x, t), i)
+        x = scheduler.step(output, t, x, generator=generator).prev_sample
+    generator = torch.Generator().manual_seed(3)
+    levels = NoiseSchedule(kind="scaled_linear", **TRAINED).levels(20)
+    fresh = lambda _: torch.randn(NOISE.shape, generator=generator)  # noqa: E731
+    steps = solve(Denoising(solver="k-euler-ancestral"), NOISE, levels, fresh=fresh)  # type: ignore[arg-type]
+    assert_same(run(steps, levels, "epsilon"), x)
+
+
 @pytest.mark.parametrize("shift", [1.0, 3.0])
 @pytest.mark.parametrize("num_steps", [1, 2, 8, 25])
 def test_flow_euler_equals_diffusers(shift: float, num_steps: int) -> None:
@@ -249,11 +338,114 @@ def test_ping_pong_equals_diffusers_given_the_same_noise(num_steps: int) -> None
     assert_same(run(steps, levels, "flow"), wanted)
 
 
-@pytest.mark.parametrize("solver", ["ddim", "euler", "dpm++2m", "heun", "ipndm"])
-def test_a_flow_that_starts_without_signal_stays_finite(solver: Any) -> None:
-    levels = NoiseSchedule(kind="flow").levels(6)
+def drawn() -> Any:
+    """New noise for each step."""
+    generator = torch.Generator().manual_seed(3)
+    return lambda *_: torch.randn(NOISE.shape, generator=generator)
+
+
+@pytest.mark.parametrize("num_steps", [2, 7, 20, 100])
+@pytest.mark.parametrize("ratios", [(500.0, 0.3), (80.0, 0.01)])
+def test_the_schedule_and_the_solver_of_stable_audio_equal_diffusers(
+    monkeypatch: pytest.MonkeyPatch,
+    cosine_scheduler: Any,
+    num_steps: int,
+    ratios: tuple[float, float],
+) -> None:
+    module = sys.modules[cosine_scheduler.__module__]
+    monkeypatch.setattr(module, "torch", In64Bits(torch))
+    scheduler = prepared(
+        cosine_scheduler(sigma_max=ratios[0], sigma_min=ratios[1], final_sigmas_type="zero"),
+        num_steps,
+    )
+    scheduler.noise_sampler = drawn()
+    levels = NoiseSchedule(kind="angle", spacing="exponential", ratios=ratios).levels(num_steps)
+    torch.testing.assert_close(torch.tensor(levels.time), scheduler.timesteps, atol=1e-12, rtol=0)
+    x = NOISE * scheduler.init_noise_sigma
+    for i, t in enumerate(scheduler.timesteps):
+        output = network(scheduler.scale_model_input(x, t), i)
+        x = scheduler.step(output, t, x).prev_sample
+    steps = solve(Denoising(solver="dpm++2m-sde"), NOISE, levels, fresh=drawn())
+    assert_same(run(steps, levels, "v"), x)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("num_steps", [1, 7, 20])
+def test_dpm_solver_with_noise_equals_diffusers(kind: Any, num_steps: int) -> None:
+    scheduler = diffusers.DPMSolverMultistepScheduler(
+        **config(kind, timestep_spacing="trailing"),
+        algorithm_type="sde-dpmsolver++",
+        final_sigmas_type="zero",
+        lower_order_final=False,
+    )
+    wanted = expected(prepared(scheduler, num_steps), generator=torch.Generator().manual_seed(3))
+    levels = NoiseSchedule(kind=kind, **TRAINED).levels(num_steps)
+    steps = solve(Denoising(solver="dpm++2m-sde"), NOISE, levels, fresh=drawn())
+    assert_same(run(steps, levels, "epsilon"), wanted)
+
+
+@pytest.mark.parametrize("num_steps", [1, 2, 8, 100])
+def test_the_exponential_spacing_of_a_flow_equals_diffusers(num_steps: int) -> None:
+    sigmas = logsnr_sigma_schedule(num_steps, logsnr_min=-6.2, logsnr_max=2.0)
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(stochastic_sampling=True)
+    prepared(scheduler, None, sigmas=sigmas)  # type: ignore[arg-type]
+    ratios = (math.exp(6.2), math.exp(-2.0))
+    levels = NoiseSchedule(kind="flow", spacing="exponential", ratios=ratios).levels(num_steps)
+    torch.testing.assert_close(torch.tensor(levels.sigma), scheduler.sigmas, atol=1e-12, rtol=0)
+    wanted = expected(scheduler, generator=torch.Generator().manual_seed(3))
+    steps = solve(Denoising(solver="ping-pong"), NOISE, levels, fresh=drawn())
+    assert_same(run(steps, levels, "flow"), wanted)
+
+
+@pytest.mark.parametrize("solver", [x for x in get_args(Solver) if x != "ping-pong"])
+@pytest.mark.parametrize(("kind", "predicts"), [("flow", "flow"), ("crash", "v"), ("angle", "v")])
+def test_a_run_that_starts_without_signal_stays_finite(
+    solver: Any, kind: Any, predicts: Predicts
+) -> None:
+    levels = NoiseSchedule(kind=kind).levels(6)
     assert levels.alpha[0] == 0
-    assert run(solver, levels, "flow").isfinite().all()
+    steps = solve(Denoising(solver=solver), NOISE, levels, fresh=lambda i: NOISE.roll(i + 1))
+    made = run(steps, levels, predicts)
+    assert made.isfinite().all()
+    assert made.abs().max() < 100
+
+
+@pytest.mark.parametrize("solver", ["lms", "heun", "dpm++2m"])
+def test_a_crash_schedule_converges_to_the_same_sound(solver: Any) -> None:
+    """Against many steps of ddim, for the exact denoiser of Gaussian data."""
+    spread = 0.3
+
+    def made(name: Any, num_steps: int) -> Tensor:
+        levels = NoiseSchedule(kind="crash").levels(num_steps)
+        steps = solve(Denoising(solver=name), NOISE, levels, fresh=no_noise)
+        x, i = next(steps)
+        while i < levels.num_steps:
+            a, s = levels.alpha[i], levels.sigma[i]
+            x0 = x * a * spread**2 / (a**2 * spread**2 + s**2)
+            x, i = steps.send(Estimate(x=x, x0=x0, noise=(x - a * x0) / s))
+        return x
+
+    exact = made("ddim", 4000)
+    torch.testing.assert_close(exact, spread * NOISE, atol=1e-2, rtol=0)
+    error = float((made(solver, 40) - exact).abs().max())
+    assert error < 0.25 * float((made("ddim", 40) - exact).abs().max())
+
+
+def test_names_of_other_programs_are_ours() -> None:
+    for name in get_args(SolverAlias):
+        sampling = Denoising(solver=name)
+        assert sampling.solver in get_args(Solver)
+        assert sampling.eta == (1.0 if name in ("v-ddpm", "k-euler-ancestral") else 0.0)
+        assert replace(sampling) == sampling
+    assert Denoising(solver="v-ddim", eta=0.4) == Denoising(solver="ddim", eta=0.4)  # type: ignore[arg-type]
+    assert Denoising(solver="v-iplms").solver == "ipndm"  # type: ignore[arg-type]
+
+
+def test_solvers_that_are_missing_name_the_nearest() -> None:
+    for name, nearest in (("k-dpm-fast", "dpm++2m"), ("k-dpm-2", "heun")):
+        message = rf"Unknown solver '{name}'. The nearest is {re.escape(nearest)}. Choose one of: "
+        with pytest.raises(ValueError, match=message):
+            Denoising(solver=name)  # type: ignore[arg-type]
 
 
 def test_all_predictions_of_one_signal_give_that_signal_and_its_noise() -> None:
@@ -280,6 +472,16 @@ def test_all_predictions_of_one_signal_give_that_signal_and_its_noise() -> None:
         ({"kind": "linear", "beta_start": 0.1, "beta_end": 0.01}, "beta_end < 1, got 0.1 and 0.01"),
         ({"kind": "cosine", "shift": 3.0}, "shift must be .* got 3.0 for cosine"),
         ({"kind": "flow", "shift": 0.0}, "shift must be above 0 .* got 0.0 for flow"),
+        ({"kind": "flow", "spacing": "exponential"}, "Exponential spacing needs ratios"),
+        ({"kind": "angle", "ratios": (500.0, 0.3)}, "Exponential spacing needs ratios"),
+        (
+            {"kind": "cosine", "spacing": "exponential", "ratios": (500.0, 0.3)},
+            "needs ratios and a flow or angle schedule",
+        ),
+        (
+            {"kind": "angle", "spacing": "exponential", "ratios": (0.3, 500.0)},
+            r"ratios must fall and be above 0, got \(0.3, 500.0\)",
+        ),
     ],
 )
 def test_wrong_schedules_are_refused(wrong: dict[str, Any], message: str) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import lm_audio
 from lm_audio.conditioners.condition import Null
 from lm_audio.conditioners.fuser import Conditioners
-from lm_audio.generation.blend import slerp
+from lm_audio.generation.interpolation import slerp_frames
 from lm_audio.generation.story import Story, Turn, is_story, parse
 from lm_audio.generation.track import Track, Variation, unknown_values
 from lm_audio.networks.condition import Condition, Fused, between, stack
@@ -27,7 +27,7 @@ def test_slerp_is_the_formula_for_each_frame() -> None:
     a, b = torch.randn(16, 5), torch.randn(16, 5)
     b[:, 4] = 2 * a[:, 4]  # parallel: on a line
     shares = torch.tensor([0.0, 0.3, 0.5, 1.0, 0.25])
-    found = slerp(a, b, shares)
+    found = slerp_frames(a, b, shares)
     for i, share in enumerate(shares.tolist()[:4]):
         u, v = a[:, i].double().numpy(), b[:, i].double().numpy()
         omega = math.acos(u @ v / np.linalg.norm(u) / np.linalg.norm(v))
@@ -37,13 +37,13 @@ def test_slerp_is_the_formula_for_each_frame() -> None:
         np.testing.assert_allclose(found[:, i].numpy(), expected, atol=1e-6)
     torch.testing.assert_close(found[:, 4], 1.25 * a[:, 4])
     assert torch.equal(found[:, 0], a[:, 0])
-    assert torch.equal(slerp(a, a, shares), a)
+    assert torch.equal(slerp_frames(a, a, shares), a)
 
 
 def test_noise_keeps_its_power_on_the_way() -> None:
     a, b = (gaussians(seed, "x", 0, 200, 64) for seed in (1, 2))
     halfway = torch.full((200,), 0.5)
-    assert float(slerp(a, b, halfway).var()) == pytest.approx(1.0, abs=0.05)
+    assert float(slerp_frames(a, b, halfway).var()) == pytest.approx(1.0, abs=0.05)
     assert float(torch.lerp(a, b, 0.5).var()) == pytest.approx(0.5, abs=0.05)
 
 
@@ -155,7 +155,7 @@ def test_noise_turns_from_seed_to_seed() -> None:
     assert torch.equal(found[:, :11], one[:, :11])
     assert torch.equal(found[:, 15:], two[:, 15:])
     shares = torch.arange(5) / 5
-    torch.testing.assert_close(found[:, 10:15], slerp(one[:, 10:15], two[:, 10:15], shares))
+    torch.testing.assert_close(found[:, 10:15], slerp_frames(one[:, 10:15], two[:, 10:15], shares))
     plain = Track(values=track.values, seed=9, sampling=stage.sampling, conditions={"text": "rain"})
     only_text = Track(
         values=track.values,

@@ -16,7 +16,9 @@ from lm_audio.renderers.log_mel import LogMel
 HOP, WINDOW, OVERLAP = 8 * 2, 12, 4
 
 
-def make(*, overlap: int = OVERLAP, with_encoder: bool = True) -> LatentRenderer:
+def make(
+    *, overlap: int = OVERLAP, with_encoder: bool = True, mel_first: bool = False
+) -> LatentRenderer:
     torch.manual_seed(0)
     shape = Autoencoder2dConfig(
         channels=1, latent_channels=3, widths=(8, 8), num_blocks=1, attends=(False, False),
@@ -39,6 +41,7 @@ def make(*, overlap: int = OVERLAP, with_encoder: bool = True) -> LatentRenderer
         window_frames=WINDOW,
         overlap_frames=overlap,
         log_mel=mel if with_encoder else None,
+        mel_first=mel_first,
     )
 
 
@@ -97,12 +100,13 @@ def test_a_sound_shorter_than_a_window_of_the_analysis_has_a_spectrogram() -> No
 
 
 @pytest.mark.parametrize("num_frames", [1, 5, WINDOW])
-def test_one_window_is_a_plain_decoding(num_frames: int) -> None:
-    renderer = make()
+@pytest.mark.parametrize("mel_first", [False, True])
+def test_one_window_is_a_plain_decoding(num_frames: int, mel_first: bool) -> None:
+    renderer = make(mel_first=mel_first)
     values = latents(renderer, num_frames)
-    grid = values.view(3, 4, num_frames).transpose(1, 2)[None]
-    mel = renderer.autoencoder.decode(grid / 0.5)[:, 0]  # [1, T, M]
-    expected = renderer.vocoder(mel.transpose(1, 2))[:, : num_frames * HOP]
+    grid = values.view(1, 3, 4, num_frames)
+    image = renderer.autoencoder.decode((grid if mel_first else grid.mT) / 0.5)[:, 0]
+    expected = renderer.vocoder(image if mel_first else image.mT)[:, : num_frames * HOP]
     made = renderer.render(values)
     assert made.shape == (1, num_frames * HOP)
     torch.testing.assert_close(made, expected, atol=1e-5, rtol=1e-5)
@@ -157,8 +161,9 @@ def test_a_stream_keeps_little() -> None:
 
 
 @pytest.mark.parametrize("num_samples", [3, 5 * HOP, WINDOW * HOP, 40 * HOP + 1])
-def test_samples_become_latents(num_samples: int) -> None:
-    renderer = make()
+@pytest.mark.parametrize("mel_first", [False, True])
+def test_samples_become_latents(num_samples: int, mel_first: bool) -> None:
+    renderer = make(mel_first=mel_first)
     torch.manual_seed(0)
     samples = 0.1 * torch.randn(1, num_samples)
     encoder = renderer.encoder
@@ -170,8 +175,9 @@ def test_samples_become_latents(num_samples: int) -> None:
     if T <= WINDOW:
         assert renderer.log_mel is not None
         padded = nn.functional.pad(samples, (0, -num_samples % HOP))
-        mean, _ = renderer.autoencoder.encode(renderer.log_mel(padded).transpose(1, 2)[:, None])
-        expected = 0.5 * mean[0].transpose(1, 2).flatten(0, 1)
+        mel = renderer.log_mel(padded)[:, None]
+        mean, _ = renderer.autoencoder.encode(mel if mel_first else mel.mT)
+        expected = 0.5 * (mean if mel_first else mean.mT)[0].flatten(0, 1)
         torch.testing.assert_close(made, expected)
 
 

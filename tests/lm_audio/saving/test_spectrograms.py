@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 import torch
 from diffusers import AutoencoderKL
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 from transformers import SpeechT5HifiGan
 
 from lm_audio.networks.autoencoder2d import Autoencoder2d, Autoencoder2dConfig
+from lm_audio.networks.big_vgan import BigVgan, BigVganConfig, low_pass
 from lm_audio.networks.hifi_gan import HifiGan, HifiGanConfig
 from lm_audio.renderers.latent import LatentRenderer
 from lm_audio.saving.renderer import describe_renderer, load_spectrogram_renderer, save_renderer
@@ -23,6 +25,7 @@ from lm_audio.saving.spectrograms import (
     overlap_of,
     read_renderer,
     write_autoencoder,
+    write_renderer,
     write_vocoder,
 )
 
@@ -196,7 +199,7 @@ def test_a_renderer_with_settings_of_its_own_is_not_saved(tmp_path: Path) -> Non
     assert overlap_of(WINDOW) == 2
     with pytest.raises(ValueError, match="windows that overlap by an eighth"):
         describe_renderer(replace(renderer, overlap_frames=4))
-    with pytest.raises(ValueError, match="with AudioLDM's spectrograms"):
+    with pytest.raises(ValueError, match="with its vocoder's spectrograms"):
         describe_renderer(replace(renderer, log_mel=None))
     other = LatentRenderer(
         autoencoder=Wrapped(renderer.autoencoder),
@@ -219,3 +222,51 @@ class Wrapped(nn.Module):
     def __init__(self, autoencoder: nn.Module) -> None:
         super().__init__()
         self.config: Any = autoencoder.config
+
+
+def with_big_vgan(**settings: Any) -> LatentRenderer:
+    shape = BigVganConfig(
+        num_mels=16, sample_rate=1600, width=16, rates=(4, 2), kernels=(8, 4), block_kernels=(3,),
+        block_dilations=((1, 3),), **settings,
+    )  # fmt: skip
+    vocoder = BigVgan(shape)
+    random_weights(vocoder)
+    mel = replace(log_mel_of(VOICE), base="10", fft_length=64)
+    return LatentRenderer(
+        autoencoder=new_autoencoder(), vocoder=vocoder, scale=0.7, window_frames=WINDOW,
+        overlap_frames=overlap_of(WINDOW), log_mel=mel, mel_first=True,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("settings", [{}, {"tanh": False, "last_bias": False}])
+def test_a_renderer_with_big_vgan_comes_back_the_same(
+    tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    renderer = with_big_vgan(**settings)
+    assert describe_renderer(renderer) == {"takes": "spectrogram latents"}
+    write_renderer(renderer, tmp_path / "vae", tmp_path / "vocoder")
+    again = read_renderer(tmp_path / "vae", tmp_path / "vocoder")
+    assert again.identity == renderer.identity
+    values = torch.randn(renderer.signal.width, 20)
+    assert torch.equal(again.render(values), renderer.render(values))
+    (tmp_path / "vae" / "spectrogram.json").unlink()
+    with pytest.raises(ValueError, match=r"spectrogram.json is missing"):
+        read_renderer(tmp_path / "vae", tmp_path / "vocoder")
+
+
+def test_stored_filters_of_big_vgan_are_checked(tmp_path: Path) -> None:
+    renderer = with_big_vgan()
+    write_renderer(renderer, tmp_path / "vae", tmp_path / "vocoder")
+    path = tmp_path / "vocoder" / "model.safetensors"
+    name = "activation_post.upsample.filter"
+    weights = load_file(path)
+    save_file(weights | {name: low_pass()[None, None].clone()}, path)
+    again = read_renderer(tmp_path / "vae", tmp_path / "vocoder")
+    assert again.identity == renderer.identity
+    save_file(weights | {name: low_pass()[None, None] + 0.1}, path)
+    with pytest.raises(ValueError, match=f"The filter {name} is not the one of published"):
+        read_renderer(tmp_path / "vae", tmp_path / "vocoder")
+    config = tmp_path / "vocoder" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"activation": "snake"}))
+    with pytest.raises(ValueError, match="activation is 'snake'; expected 'snakebeta'"):
+        read_renderer(tmp_path / "vae", tmp_path / "vocoder")

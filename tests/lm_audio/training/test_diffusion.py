@@ -165,7 +165,7 @@ def test_mistakes_are_refused(shards: Shards) -> None:
 # The objective
 
 
-@pytest.mark.parametrize("kind", ["flow", "cosine", "linear", "crash"])
+@pytest.mark.parametrize("kind", ["flow", "cosine", "linear", "crash", "angle"])
 def test_training_levels_are_those_of_a_run(kind: Any) -> None:
     schedule = NoiseSchedule(kind=kind, shift=3.0 if kind == "flow" else 1.0)
     steps = schedule.num_train_steps if not schedule.starts_without_signal else 50

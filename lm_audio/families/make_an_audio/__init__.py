@@ -1,0 +1,1 @@
+"""Make-An-Audio: text, sounds and pictures to sound by diffusion of spectrogram latents."""
