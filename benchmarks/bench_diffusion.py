@@ -1,9 +1,11 @@
-"""Time and peak memory of a clip of AudioLDM 2, compared with diffusers on the same random weights.
+"""Time and peak memory of a diffusion clip, compared with diffusers on the same random weights.
 
     python benchmarks/bench_diffusion.py                          # 15 minutes, 7 GB
     python benchmarks/bench_diffusion.py --preset tiny --steps 2 --duration 0.2      # seconds
+    python benchmarks/bench_diffusion.py --model riffusion --duration 5.12 --steps 2   # 6 GB
 
-Both read the same folder in diffusers' layout and make a clip with DPM-Solver++ and guidance 3.5.
+Both read the same folder in diffusers' layout and make a clip with DPM-Solver++ and guidance. Of
+Riffusion, diffusers makes the image alone; our time includes the phases, to the sound.
 Each run is a process of its own; they take turns. Time is that of the clip, from the text to the
 samples; memory is the process's peak, loading included. diffusers runs in float32, its default.
 """
@@ -25,12 +27,15 @@ import tyro
 from audio_tokenizers.atomic import replacing
 
 Engine = Literal["diffusers", "float32", "bfloat16"]
+Model = Literal["audioldm2", "riffusion"]
 PEER = "diffusers"
+GUIDANCE: dict[Model, float] = {"audioldm2": 3.5, "riffusion": 7.0}
 PROMPT = "a dog barks on a tin roof in the rain while the wind howls"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
+    model: Model = "audioldm2"
     preset: Literal["tiny", "base"] = "base"
     engines: tuple[Engine, ...] = ("diffusers", "float32")
     """diffusers, and precisions of lm-audio; bfloat16 pays only on CPUs that multiply it."""
@@ -54,7 +59,8 @@ def main(config: Config) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = config.folder or Path(temporary)
         if not (folder / "model_index.json").exists():
-            write_checkpoint(folder, tiny=config.preset == "tiny")
+            write = write_riffusion if config.model == "riffusion" else write_checkpoint
+            write(folder, tiny=config.preset == "tiny")
         found: dict[str, list[dict[str, float]]] = {engine: [] for engine in config.engines}
         for _ in range(config.rounds):
             for engine in config.engines:
@@ -90,7 +96,7 @@ def in_own_process(config: Config, engine: str, folder: Path) -> dict[str, float
     command = [
         sys.executable, __file__, "--run", engine, "--folder", str(folder),
         "--duration", str(config.duration), "--steps", str(config.steps),
-        "--threads", str(config.threads),
+        "--threads", str(config.threads), "--model", config.model,
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -103,7 +109,8 @@ def one_run(config: Config) -> dict[str, float]:
     torch.set_num_threads(config.threads)
     assert config.folder is not None
     begin = time.perf_counter()
-    make = load_diffusers(config) if config.run == PEER else load_ours(config)
+    theirs = load_diffusers_riffusion if config.model == "riffusion" else load_diffusers
+    make = theirs(config) if config.run == PEER else load_ours(config)
     loaded = time.perf_counter()
     samples = make()
     done = time.perf_counter()
@@ -123,7 +130,8 @@ def load_ours(config: Config) -> Any:
 
     assert config.run is not None
     model = lm_audio.load(config.folder, dtype=config.run, device="cpu")
-    sampling = lm_audio.Denoising(steps=config.steps)
+    scale = GUIDANCE[config.model]
+    sampling = lm_audio.Denoising(steps=config.steps, guidance_scale=scale)
     return lambda: (
         model.generate(PROMPT, duration=config.duration, seed=0, sampling=sampling).samples
     )
@@ -154,6 +162,38 @@ def load_diffusers(config: Config) -> Any:
             generator=torch.Generator().manual_seed(0),
             output_type="pt",
         ).audios
+    )
+
+
+def load_diffusers_riffusion(config: Config) -> Any:
+    import diffusers
+    from transformers import CLIPTextModel, PreTrainedTokenizerFast
+
+    library: Any = diffusers
+    assert config.folder is not None
+    kinds = {
+        "vae": library.AutoencoderKL, "unet": library.UNet2DConditionModel,
+        "text_encoder": CLIPTextModel, "tokenizer": PreTrainedTokenizerFast,
+        "scheduler": library.DPMSolverMultistepScheduler,
+    }  # fmt: skip
+    parts = {name: kind.from_pretrained(config.folder / name) for name, kind in kinds.items()}
+    warnings.simplefilter("ignore")
+    pipeline = library.StableDiffusionPipeline(
+        **parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    factor = 2 ** (len(parts["vae"].config.block_out_channels) - 1)
+    height = parts["unet"].config.sample_size * factor
+    return lambda: torch.from_numpy(
+        pipeline(
+            PROMPT,
+            num_inference_steps=config.steps,
+            guidance_scale=GUIDANCE["riffusion"],
+            height=height,
+            width=round(100 * config.duration) // 8 * 8,
+            generator=torch.Generator().manual_seed(0),
+            output_type="np",
+        ).images
     )
 
 
@@ -258,6 +298,51 @@ def write_checkpoint(folder: Path, *, tiny: bool) -> None:
     (folder / "model_index.json").write_text(json.dumps({"_class_name": "AudioLDM2Pipeline"}))
 
 
+def write_riffusion(folder: Path, *, tiny: bool) -> None:
+    """Random weights in the shape of Stable Diffusion 1.5, or much smaller ones."""
+    import diffusers
+    import transformers
+
+    library: Any = diffusers
+    shapes: Any = transformers
+    torch.manual_seed(0)
+    widths, levels = ((8, 16), (8, 16)) if tiny else ((320, 640, 1280, 1280), (128, 256, 512, 512))
+    groups, dim, count = 4 if tiny else 32, 16 if tiny else 768, len(widths)
+    factor = 2 ** (count - 1)
+    words = tokenizer(starts=True)
+    words.model_max_length, words.pad_token = 77, "</s>"
+    clip = {"hidden_size": dim, "vocab_size": 49_408, "bos_token_id": 0, "eos_token_id": 2}
+    clip |= (
+        {"intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+        if tiny
+        else {"intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
+    )
+    down = "CrossAttnDownBlock2D", "DownBlock2D"
+    up = "UpBlock2D", "CrossAttnUpBlock2D"
+    makers: dict[str, Any] = {
+        "vae": lambda: library.AutoencoderKL(
+            in_channels=3, out_channels=3, latent_channels=4, block_out_channels=levels,
+            down_block_types=("DownEncoderBlock2D",) * count, layers_per_block=2,
+            up_block_types=("UpDecoderBlock2D",) * count, norm_num_groups=groups,
+        ),
+        "unet": lambda: library.UNet2DConditionModel(
+            sample_size=512 // factor, block_out_channels=widths, cross_attention_dim=dim,
+            down_block_types=(*[down[0]] * (count - 1), down[1]), norm_num_groups=groups,
+            up_block_types=(up[0], *[up[1]] * (count - 1)), attention_head_dim=2 if tiny else 8,
+        ),
+        "text_encoder": lambda: shapes.CLIPTextModel(shapes.CLIPTextConfig(**clip)),
+        "tokenizer": lambda: words,
+        "scheduler": lambda: library.DDIMScheduler(
+            beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False,
+            set_alpha_to_one=False, steps_offset=1,
+        ),
+    }  # fmt: skip
+    for name, make in makers.items():
+        make().save_pretrained(folder / name)
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline"}))
+    (folder / "README.md").write_text("Random weights in the shape of Riffusion's.\n")
+
+
 def tokenizer(*, starts: bool) -> Any:
     """Letters, with RoBERTa's or T5's special tokens: a prompt has a realistic length in tokens."""
     import transformers
@@ -287,7 +372,7 @@ def preamble(config: Config) -> list[str]:
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
     ).stdout.strip()
     return [
-        "# Clips of AudioLDM 2",
+        f"# Clips of {'AudioLDM 2' if config.model == 'audioldm2' else 'Riffusion'}",
         "",
         *(__doc__ or "").split("\n\n")[-1].strip().splitlines(),
         "",
