@@ -11,6 +11,7 @@ import torch
 from diffusers import (
     DDIMScheduler,
     DPMSolverMultistepScheduler,
+    PNDMScheduler,
     StableDiffusionImg2ImgPipeline,
     StableDiffusionInpaintPipeline,
     StableDiffusionPipeline,
@@ -25,6 +26,7 @@ from lm_audio.generation.track import Track, Variation, unknown_values
 from lm_audio.networks.blocks2d import Context
 from lm_audio.renderers.image_latents import ImageRenderer
 from lm_audio.sampling import Denoising, gaussians
+from lm_audio.saving.unets import schedule_of
 from tests.lm_audio.tracks_only import finish
 
 Make = Callable[..., dict[str, Any]]
@@ -101,6 +103,24 @@ def test_a_clip_is_the_sound_of_diffusers_image(parts: dict[str, Any], folder: P
         PROMPT, duration=0.24, seed=3, negative=NEGATIVE, sampling=sampling, raw=True
     )
     torch.testing.assert_close(clip.samples, expected)
+
+
+@pytest.mark.parametrize("kind", [DDIMScheduler, PNDMScheduler, DPMSolverMultistepScheduler])
+@pytest.mark.parametrize("steps", [4, 20, 50])
+def test_levels_are_those_of_stable_diffusions_schedule(kind: Any, steps: int) -> None:
+    """Whichever scheduler a folder names; its settings are those of the published models."""
+    config = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+    scheduler = kind(**config, steps_offset=1, timestep_spacing="leading")
+    schedule, predicts = schedule_of({**scheduler.config, "clip_sample": False})
+    assert predicts == "epsilon"
+    levels = schedule.levels(steps)
+    ddim = DDIMScheduler(**config, steps_offset=1)
+    ddim.set_timesteps(steps)
+    assert list(levels.time) == ddim.timesteps.tolist()
+    power = ddim.alphas_cumprod[ddim.timesteps].double()
+    found = torch.tensor([levels.alpha[:-1], levels.sigma[:-1]], dtype=torch.float64)
+    expected = torch.stack([power.sqrt(), (1 - power).sqrt()])
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
 
 
 class SameSteps(DPMSolverMultistepScheduler):
