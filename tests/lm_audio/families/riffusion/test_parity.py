@@ -21,6 +21,7 @@ from torch import Tensor
 import lm_audio
 from audio_tokenizers.spectrogram_image import USUAL_MAXIMUM, ImageSettings, ImageSound
 from lm_audio.families.riffusion.reading import read_riffusion
+from lm_audio.families.riffusion.text import weighted_pieces
 from lm_audio.generation.diffusion_stage import DiffusionStage
 from lm_audio.generation.track import Track, Variation, unknown_values
 from lm_audio.networks.blocks2d import Context
@@ -193,6 +194,20 @@ def test_texts_are_embedded_as_in_diffusers(parts: dict[str, Any], folder: Path,
     pipeline = reference(StableDiffusionPipeline, parts)
     expected, _ = pipeline.encode_prompt(text, "cpu", 1, False)
     torch.testing.assert_close(found, expected[0], atol=ATOL, rtol=0)
+
+
+def test_weighted_words_are_multiplied_and_the_mean_kept(folder: Path) -> None:
+    encode = read_riffusion(folder).text.encode
+    plain = encode("funky synth solo rain jazz")  # 5 words after the start
+    weights = torch.tensor([1, 1, 1.5, 1.5, 1, 0.5, *[1.0] * 6])
+    expected = plain * weights[:, None]
+    expected = expected * (plain.mean() / expected.mean())
+    found = encode("funky (synth solo:1.5) rain (jazz:0.5)")
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(encode("(funky synth:1) solo rain jazz"), plain)
+    with pytest.warns(UserWarning, match="truncated to 12"):
+        assert encode("(funky:2) " * 30).shape == (12, 20)
+    assert weighted_pieces("a (b:2), c (d) e:3") == [("a", 1), ("b", 2), (", c (d) e:3", 1)]
 
 
 def track(values: Tensor, **settings: Any) -> Track:
