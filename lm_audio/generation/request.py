@@ -183,6 +183,11 @@ def followed_sampling(stage: Stage, request: Request) -> AnySampling | None:
             "The parts of the story have guidance scales. Remove them, or guidance_schedule and "
             "scales by condition."
         )
+    if found.guidance_scale < 1:
+        raise ValueError(
+            "The guidance scales of a story's parts need a guidance_scale of at least 1 for the "
+            f"others, got {found.guidance_scale:g}."
+        )
     scale, schedule = story.guidance(found.guidance_scale)
     return replace(found, guidance_scale=scale, guidance_schedule=schedule)
 

@@ -32,7 +32,7 @@ class Turn:
         for name, least, most in (
             ("over", 0.0, math.inf),
             ("guidance_scale", 1.0, 1e6),
-            ("strength", 0.0, 1.0),
+            ("strength", 0.001, 1.0),
         ):
             value = getattr(self, name)
             number = isinstance(value, int | float) and math.isfinite(value)
@@ -46,9 +46,12 @@ class Turn:
 
     def __str__(self) -> str:
         """As in `parse`, with a space before each setting."""
-        given = [(one.name, getattr(self, one.name)) for one in fields(self)]
+        given = {one.name: getattr(self, one.name) for one in fields(self)}
+        given["over"] = self.over or None
         return "".join(
-            f" {name}={x:g}" if name != "seed" else f" seed={x}" for name, x in given if x
+            f" {name}={x}" if name == "seed" else f" {name}={x:g}"
+            for name, x in given.items()
+            if x is not None
         )
 
 

@@ -18,7 +18,12 @@ from lm_audio.generation.story import Story, Turn, is_story, parse
 from lm_audio.generation.track import Track, Variation, unknown_values
 from lm_audio.networks.condition import Condition, Fused, between, stack
 from lm_audio.sampling import Denoising, gaussians
-from tests.lm_audio.generation.test_diffusion_stage import TinyNetwork, made, tiny_stage
+from tests.lm_audio.generation.test_diffusion_stage import (
+    TinyNetwork,
+    made,
+    tiny_pipeline,
+    tiny_stage,
+)
 
 RATE = Fraction(500)  # of the tiny stage's frames
 
@@ -48,18 +53,18 @@ def test_noise_keeps_its_power_on_the_way() -> None:
 
 
 def test_settings_are_written_and_read() -> None:
-    text = "0 seed=3: rain; 10 over=4 guidance_scale=5.5: wind; 20 over=2 strength=0.7: snow"
+    text = "0 seed=0: rain; 10 over=4 guidance_scale=5.5: wind; 20 over=2 strength=0.7: snow"
     story = parse(text)
     assert str(story) == text
     assert parse(str(story)) == story
     given: list[Any] = [
-        (0.0, "rain", {"seed": 3}),
+        (0.0, "rain", {"seed": 0}),
         (10.0, "wind", {"over": 4.0, "guidance_scale": 5.5}),
         (20, "snow", {"over": 2.0, "strength": 0.7}),
     ]
     assert Story(given) == story
     assert is_story(given)
-    assert story.turns[0] == Turn(seed=3)
+    assert story.turns[0] == Turn(seed=0)
     assert not Story([(0, "rain"), (1, "wind")]).has_settings
     assert not is_story([(0.0, "rain", 3)])
 
@@ -71,7 +76,7 @@ def test_settings_are_written_and_read() -> None:
         ([(0.0, "a", {"over": 1.0})], "transition to the part at 0 s takes 1 s"),
         ([(0.0, "a", {"speed": 1.0})], "has no setting 'speed'. It has: over, seed, guidance"),
         ([(0.0, "a", {"guidance_scale": 0.5})], "guidance_scale of a part .* at least 1, got 0.5"),
-        ([(0.0, "a", {"strength": 2})], "at least 0 and at most 1, got 2"),
+        ([(0.0, "a", {"strength": 2})], "at least 0.001 and at most 1, got 2"),
         ([(0.0, "a", {"seed": -1})], "seed"),
         ([(0.0, "a", {"over": "x"})], "over of a part of a story must be a number"),
     ],
@@ -232,3 +237,21 @@ def test_models_of_tokens_refuse_settings() -> None:
     model = lm_audio.load(device="cpu")
     with pytest.raises(ValueError, match=r"stage changes its prompt at once\. Only models of diff"):
         model.generate([(0.0, "rain"), (1.0, "wind", {"over": 1.0})], duration=2.0)
+
+
+def test_guidance_has_one_source() -> None:
+    model = tiny_pipeline()
+    story: Any = [(0.0, "rain", {"guidance_scale": 2.0})]
+    for settings, message in (
+        (
+            {"guidance_schedule": ((0.0, 1.0), (1.0, 0.5))},
+            "parts of the story have guidance scales",
+        ),
+        ({"guidance_scale": {"text": 2.0}}, "parts of the story have guidance scales"),
+        ({"guidance_scale": 0.5}, "of at least 1 for the others, got 0.5"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            model.generate(story, duration=0.04, sampling=Denoising(**settings))
+    twice = Denoising(steps=5, guidance_scale=2.0)
+    double = model.generate("rain", duration=0.04, seed=1, sampling=twice)
+    assert torch.equal(model.generate(story, duration=0.04, seed=1).samples, double.samples)
