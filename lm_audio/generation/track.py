@@ -143,6 +143,12 @@ class Track:
         end = self.num_frames if end is None else self.num_given + end
         return self.story.part_at(new, rate), min(end, self.num_frames)
 
+    def moment(self, frame: int, rate: Fraction) -> tuple[int, float]:
+        """The story's part at a frame, and how far it has turned into the next: from 0 to 1."""
+        if self.story is None:
+            return 0, 0.0
+        return self.story.moment(max(0, frame - self.num_given), rate)
+
     def values_of(self, *, dropped: bool, part: int = 0) -> dict[str, Any]:
         """The conditions, or what replaces them when dropped, in a part of the story or blend."""
         given = self.negative if dropped else self.conditions
