@@ -14,8 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from audio_tokenizers.atomic import replacing
 from audio_tokenizers.audio_files import channel_layout
 from audio_tokenizers.audio_writer import write_audio
+from audio_tokenizers.image_files import encode_image
+from audio_tokenizers.png import SUFFIX
 from lm_audio.origin import origin_comment
 from lm_audio.picture import draw_sound
 
@@ -70,11 +73,17 @@ class Clip:
         return self.samples.shape[1] / self.sample_rate
 
     def save(self, path: str | Path) -> None:
-        """Writes a .wav, .flac, .ogg, .opus or .mp3 file atomically.
+        """Writes a .wav, .flac, .ogg, .opus or .mp3 file, or a .png spectrogram image, atomically.
 
         The metadata contains all settings; see `lm-audio info`. Samples beyond full scale, which
-        only raw clips have, are clipped with a warning.
+        only raw clips have, are clipped with a warning. Images are those of Riffusion: they have
+        magnitudes alone, up to 10 kHz, from which reading them recovers a similar sound.
         """
+        if Path(path).suffix.lower() == SUFFIX:
+            image = encode_image(self.samples, self.sample_rate, comment=self._origin())
+            with replacing(Path(path)) as temporary:
+                temporary.write_bytes(image)
+            return
         write_audio(path, self.samples, self.sample_rate, comment=self._origin())
 
     def encoded(self, format: str = "wav") -> bytes:  # noqa: A002 - the word for it

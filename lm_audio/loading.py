@@ -15,7 +15,7 @@ from audio_tokenizers.hub import hub_access, is_hub_id, is_path
 from lm_audio import pretrained
 from lm_audio.catalogue import DEFAULT, models
 from lm_audio.evaluation.judges.clap import Clap
-from lm_audio.families.family import TORCH_FILES, Checkpoint, LoadSettings
+from lm_audio.families.family import TORCH_FILES, Checkpoint, Format, LoadSettings
 from lm_audio.families.table import FORMATS
 from lm_audio.generation.token_stage import TokenStage
 from lm_audio.model import Model
@@ -47,9 +47,10 @@ def load(
         dtype: of the language models: float32 (exact), bfloat16 or float16; int8 (CPU only) is the
             fastest and least exact; auto picks the fastest one that passes an accuracy check on
             this model, which takes some seconds.
-        text_encoder: for checkpoints of audiocraft and the original Bark, which do not include one:
-            a folder or hub id of the T5, or of Bark's text tokenizer; by default the one that the
-            checkpoint names. Bark's codec is read from a subfolder `codec`, or else from the hub.
+        text_encoder: for checkpoints of audiocraft, stable-audio-tools and the original Bark, which
+            do not include one: a folder or hub id of the T5, or of Bark's text tokenizer; by
+            default the one that the checkpoint names. Bark's codec is read from a subfolder
+            `codec`, or else from the hub.
         judge: a folder or hub id of a CLAP model in transformers' layout, which picks the best of
             several takes (`best_of`); by default the model's own, if it has one.
     """
@@ -147,13 +148,19 @@ def _format(folder: Path, source: object) -> str:
         return _known(kind, source)
     if (pipeline := _pipeline_class(folder)) is not None:
         return _with_pipeline(pipeline, source)
-    for one in FORMATS.values():
-        if one.holds is not None and one.holds(folder):
-            return one.name
+    if (held := _held(folder)) is not None:
+        return held.name
     raise ValueError(
         f"Found no model in {source}; expected the files of an lm-audio model, or of MusicGen, "
-        "AudioGen, Bark or AudioLDM as transformers, diffusers or their authors publish them."
+        "AudioGen, Bark, AudioLDM, Riffusion, Dance Diffusion or Stable Audio as transformers, "
+        "diffusers or their authors publish them."
     )
+
+
+def _held(folder: Path) -> Format | None:
+    """The format of a folder that states it in neither config.json nor model_index.json."""
+    found = (one for one in FORMATS.values() if one.holds is not None and one.holds(folder))
+    return next(found, None)
 
 
 def _model_type(folder: Path) -> str | None:
@@ -210,13 +217,17 @@ def _with_pipeline(name: str, source: object) -> str:
 
 def _fetch(hub_id: str) -> Path:
     """A folder with the required files of a hub repository."""
-    folder = _download(hub_id, ["config.json", "model_index.json", "README.md"])
+    folder = _download(
+        hub_id, ["config.json", "model_index.json", "model_config.json", "README.md"]
+    )
     kind, pipeline = _model_type(folder), _pipeline_class(folder)
     groups: tuple[tuple[str, ...], ...] = TORCH_FILES
     if kind is not None:
         groups = FORMATS[_known(kind, hub_id)].files
     elif pipeline is not None:
         groups = FORMATS[_with_pipeline(pipeline, hub_id)].files
+    elif (held := _held(folder)) is not None:
+        groups = held.files
     for patterns in groups:
         folder = _download(hub_id, patterns)
         if any(folder.rglob("*.safetensors")):

@@ -12,11 +12,14 @@ from lm_audio.version import __version__
 
 MAKER = "lm-audio"
 _CUT = "\N{HORIZONTAL ELLIPSIS}"
+UNNAMED = "AUDIO"
+"""Stands for audio that was never a file."""
 _PLACES = ("prompt", "audio")  # given by their place, not as an option
 _DEFAULTS = {"model": "default", "dtype": "float32"}
 _OPTIONS = {
     *("seed", "text", "duration", "start", "end", "num_candidates", "negative", "condition", "raw"),
-    *("story", "blend", "loop", "strength", "melody", "best_of", "steps", "solver"),
+    *("story", "blend", "loop", "strength", "towards", "share", "melody", "best_of"),
+    *("steps", "solver", "eta"),
     *("guidance_scale", "temperature", "top_k", "top_p", "min_p", "repetition_penalty"),
     *("model", "device", "dtype", "text_encoder", "judge", "watermark"),
 }
@@ -60,7 +63,7 @@ def command(origin: Mapping[str, Any]) -> str | None:
     words = ["lm-audio", str(origin["verb"])]
     place = next((str(origin[name]) for name in _PLACES if name in origin), None)
     if place is None and origin["verb"] != "generate":
-        place = "AUDIO"
+        place = UNNAMED
     if place is not None and not place.startswith("-"):
         words.append(place)
     for name, value in given.items():

@@ -33,6 +33,7 @@ from lm_audio.generation.request import (
     Request,
     as_audio,
     as_list,
+    as_long,
     check_single,
     is_batch,
     make_requests,
@@ -258,6 +259,8 @@ class AudioPipeline:
         audio: AudioLike,
         *,
         strength: float = 0.4,
+        towards: AudioLike | None = None,
+        share: float | None = None,
         text: str | None = None,
         seed: int | None = None,
         **settings: Unpack[VarySettings],
@@ -266,17 +269,19 @@ class AudioPipeline:
 
         Args:
             strength: how much to change, above 0 and at most 1; 1 keeps almost nothing.
+            towards: other audio to mix in; cut or padded with silence to the length.
+            share: of the other audio, from 0 to 1; 0.5 by default.
             **settings: sampling, negative, conditions, raw, overlap, progress; see `VarySettings`.
         """
         check_settings("vary", settings, VarySettings)
-        check_single(audio=audio, text=text, seed=seed)
+        check_single(audio=audio, towards=towards, text=text, seed=seed)
         samples = as_audio(audio, sample_rate=self.sample_rate, num_channels=self.num_channels)
         duration = samples.shape[1] / self.sample_rate
         if strength is None:
             raise ValueError("strength must be above 0 and at most 1, got None.")
         requests = self._requests(text, duration=duration, seed=seed, settings=settings)
         request = replace(requests[0], strength=strength, audio=name_of(audio))
-        job = self.start(request, samples)
+        job = self.start(replace(request, towards=towards, share=share), samples)
         return self._make([job], settings)[0]
 
     @releases_omp_threads
@@ -362,13 +367,14 @@ class AudioPipeline:
         """Validates and plans a clip, for a session.
 
         Args:
-            samples: [C, N], what the clip begins with, or what it varies if the request has a
-                strength.
+            samples: [C, N], the start of the clip, or the audio to vary if there is a strength.
         """
         self._check_abilities(request)
-        tail, prompt = 0, None
+        tail, prompt, towards = 0, None, None
         if request.strength is not None:
             assert samples is not None
+            if request.towards is not None:
+                towards = self._prompt(as_long(request.towards, samples, self.sample_rate))
             prompt, samples = self._prompt(samples), None
         elif samples is not None:
             tail = tail_length(samples.shape[1], stages=self.model.stages, renderer=self.renderer)
@@ -380,6 +386,7 @@ class AudioPipeline:
             output_stages=self.model.output_stages,
             num_samples=tail + request.num_samples,
             prompt=prompt,
+            towards=towards,
         )
         verb: Verb = "generate" if samples is None else "continue"
         if request.strength is not None:

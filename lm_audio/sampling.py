@@ -21,7 +21,37 @@ _UNIT_BITS = 40  # the likeliest token weighs 2 ** 40; 2 ** 20 of them fit an in
 _UNIFORM_BITS = 24  # precision of a float32 in [0, 1)
 MOST = 10**6  # tokens or frames, so that no tensor of them can overflow
 _BLOCK = 256  # steps per block of random numbers
-Solver = Literal["ddim", "dpm++2m", "dpm++2m-sde", "ipndm", "euler", "heun", "ping-pong"]
+Solver = Literal[
+    "ddim", "dpm++2m", "dpm++2m-sde", "dpm++2s-ancestral", "ipndm", "lms", "euler", "heun",
+    "ping-pong",
+]  # fmt: skip
+SolverAlias = Literal[
+    "v-ddim", "v-ddpm", "v-iplms", "k-euler", "k-euler-ancestral", "k-heun", "k-lms",
+    "k-dpmpp-2m", "k-dpmpp-2m-sde", "k-dpmpp-2s-ancestral",
+]  # fmt: skip
+"""Names in other programs, for the same formula."""
+_ALIASES: dict[str, tuple[Solver, float | None]] = {  # with the eta that a name implies
+    "v-ddim": ("ddim", None),
+    "v-ddpm": ("ddim", 1.0),
+    "v-iplms": ("ipndm", None),
+    "k-euler": ("euler", None),
+    "k-euler-ancestral": ("ddim", 1.0),
+    "k-heun": ("heun", None),
+    "k-lms": ("lms", None),
+    "k-dpmpp-2m": ("dpm++2m", None),
+    "k-dpmpp-2m-sde": ("dpm++2m-sde", None),
+    "k-dpmpp-2s-ancestral": ("dpm++2s-ancestral", None),
+}
+_NEAREST: dict[str, Solver] = {  # to solvers of other programs that we lack
+    "v-prk": "heun",
+    "v-plms": "ipndm",
+    "k-dpm-2": "heun",
+    "k-dpm-2-ancestral": "dpm++2s-ancestral",
+    "k-dpm-fast": "dpm++2m",
+    "k-dpm-adaptive": "dpm++2m",
+    "k-dpmpp-sde": "dpm++2m-sde",
+    "k-dpmpp-3m-sde": "dpm++2m-sde",
+}
 MaskSchedule = Literal["cosine", "linear"]
 
 
@@ -75,8 +105,9 @@ class Denoising:
 
     Args:
         steps: number of steps from noise to signal; more steps are slower and more accurate.
-        solver: ddim, dpm++2m, dpm++2m-sde (adds new noise in each step), ipndm, euler, heun (two
-            network passes per step), or ping-pong, for models distilled to few steps.
+        solver: ddim, dpm++2m, dpm++2m-sde (adds new noise in each step), dpm++2s-ancestral (that,
+            too) and heun (two network passes per step), ipndm, lms, euler, or ping-pong, for models
+            distilled to few steps. A `SolverAlias` becomes one of these.
         guidance_scale, guidance_schedule: as for `Sampling`.
         guidance_interval: the part of the run with guidance, from 0 (noise) to 1 (signal); steps
             outside it are cheaper.
@@ -96,9 +127,15 @@ class Denoising:
     def __post_init__(self) -> None:
         _freeze(self)
         _check_whole("steps", self.steps, least=1, most=MOST)
+        if self.solver in _ALIASES:
+            solver, eta = _ALIASES[self.solver]
+            object.__setattr__(self, "solver", solver)
+            object.__setattr__(self, "eta", self.eta if eta is None else eta)
         if self.solver not in get_args(Solver):
+            nearest = _NEAREST.get(self.solver)
+            hint = f" The nearest is {nearest}." if nearest else ""
             choices = ", ".join(get_args(Solver))
-            raise ValueError(f"Unknown solver {self.solver!r}. Choose one of: {choices}.")
+            raise ValueError(f"Unknown solver {self.solver!r}.{hint} Choose one of: {choices}.")
         _check_guidance(self)
         _check_interval(self.guidance_interval)
         _check_number("guidance_rescale", self.guidance_rescale, most=1.0)

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from lm_audio.cli.arguments import Arg
 from lm_audio.cli.console import counted, in_words, quiet_libraries, waiting_for
-from lm_audio.cli.inputs import audio_source, conversion, stem
+from lm_audio.cli.inputs import (
+    audio_source,
+    conversion,
+    number_of,
+    plain_text,
+    read_samples,
+    stem,
+)
 from lm_audio.cli.manifest import Settings, earlier_seed, only_run, tidy_manifest
 from lm_audio.cli.outputs import OutputOptions, read_prompts
 from lm_audio.generation.blend import Blend, parse_blend
@@ -18,8 +25,6 @@ from lm_audio.generation.story import Story, parse
 from lm_audio.version import __version__
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from audio_tokenizers.audio_files import AudioInfo
     from lm_audio.clip import Clip
     from lm_audio.pipeline import AudioPipeline
@@ -89,7 +94,10 @@ class SamplingOptions:
     """Number of denoising steps, or of decoding steps per codebook for masked models such as
     MAGNeT; more steps take longer and usually sound better."""
     solver: Annotated[str | None, Arg("NAME")] = None
-    """Denoising solver: ddim, dpm++2m, dpm++2m-sde, ipndm, euler, heun or ping-pong."""
+    """Denoising solver: ddim, dpm++2m, dpm++2m-sde, dpm++2s-ancestral, ipndm, lms, euler, heun or
+    ping-pong."""
+    eta: Annotated[float | None, Arg("X", at_least=0, at_most=1)] = None
+    """Share of new noise in each step of the ddim solver, from 0 to 1."""
 
     def of(self, model: "AudioPipeline") -> "dict[str, AnySampling]":
         """The changed settings of each stage, by name."""
@@ -149,7 +157,7 @@ class RequestOptions:
             if isinstance(conditioner, NumberConditioner)
         }
         return {
-            name: _number(name, value) if name in numbers else value
+            name: number_of(name, value) if name in numbers else value
             for name, value in self.pairs().items()
         }
 
@@ -206,7 +214,7 @@ class Generate(ClipOptions):
         if len(names := [name for name, value in given.items() if value is not None]) > 1:
             raise ValueError(f"{names[0]} and {names[1]} cannot be combined.")
         self.request.pairs()
-        texts: list[str | None] = [_text(self.prompt)]
+        texts: list[str | None] = [plain_text(self.prompt)]
         if (several := self._several()) is not None:
             texts = [str(several)]
         if self.prompts is not None:
@@ -310,7 +318,7 @@ class Continue(ClipOptions):
             self,
             audio_info(source),
             source,
-            given={"text": _text(self.text), "duration": self.duration},
+            given={"text": plain_text(self.text), "duration": self.duration},
             seconds=self.duration,
             make=lambda model, audio, **options: model.continue_from(audio, **options),
         )
@@ -323,12 +331,17 @@ class Vary(ClipOptions):
     EXAMPLES: ClassVar = (
         "lm-audio vary drums.wav --model cvssp/audioldm2 -o other.wav",
         'lm-audio vary hum.wav --strength 0.7 --text "a violin" --model cvssp/audioldm2',
+        "lm-audio vary a.wav --towards b.wav --share 0.3 --model maestro-150k -o between.wav",
     )
 
     audio: AudioPath
     """Audio file, or - for stdin. Formats other than WAV, FLAC, OGG, Opus and MP3 need ffmpeg."""
     strength: Annotated[float, Arg("X", at_least=0.01, at_most=1)] = 0.4
     """How much to change the audio, from 0.01 to 1; 1 keeps almost nothing of the original."""
+    towards: Annotated[Path | None, Arg("FILE")] = None
+    """Audio file to mix in, for a sound between the two."""
+    share: Annotated[float | None, Arg("X", at_least=0, at_most=1)] = None
+    """Share of the --towards audio, from 0 to 1 (default: 0.5)."""
     text: Annotated[str | None, Arg("TEXT")] = None
     """Prompt for the new audio."""
     overwrite: bool = False
@@ -339,11 +352,17 @@ class Vary(ClipOptions):
 
         source = audio_source(self.audio)
         info = audio_info(source)
+        other: dict[str, Any] = {}
+        if self.towards is not None:
+            audio_info(self.towards)  # a missing file ends here, before the model is loaded
+            other = {"towards": str(self.towards), "share": self.share}
+        elif self.share is not None:
+            raise ValueError("--share has no effect without --towards.")
         _edit(
             self,
             info,
             source,
-            given={"text": _text(self.text), "strength": self.strength},
+            given={"text": plain_text(self.text), "strength": self.strength, **other},
             seconds=info.duration,
             make=lambda model, audio, **options: model.vary(audio, **options),
         )
@@ -395,7 +414,7 @@ class Inpaint(ClipOptions):
             self,
             info,
             source,
-            given={"text": _text(self.text), **span},
+            given={"text": plain_text(self.text), **span},
             seconds=self.end - self.start,
             make=lambda model, audio, **options: model.inpaint(audio, **options),
         )
@@ -430,7 +449,7 @@ def _edit(
     with verb.out.making(making, seconds) as progress:
         clip = make(
             model,
-            _samples(source, model),
+            read_samples(source, model),
             **given,
             seed=seed,
             sampling=verb.sampling.of(model),
@@ -440,19 +459,6 @@ def _edit(
             progress=progress,
         )
         verb.out.deliver([clip], places, [settings])
-
-
-def _samples(source: Any, model: "AudioPipeline") -> "tuple[Tensor, int]":
-    from audio_tokenizers.audio_files import read_audio
-
-    rate = model.sample_rate
-    audio = read_audio(source, sample_rate=rate, num_channels=model.num_channels)
-    return audio.samples, rate
-
-
-def _text(prompt: str | None) -> str | None:
-    """A prompt; a blank one is none."""
-    return prompt if prompt and prompt.strip() else None
 
 
 def _settings(verb: ClipOptions, name: str, **given: Any) -> Settings:
@@ -491,10 +497,3 @@ def _load(options: ModelOptions, out: OutputOptions) -> "AudioPipeline":
     facts = f"{count} parameters, {model.dtype}"
     print(f"Loaded {name} ({facts}) in {took:.1f} s", file=out.screen, flush=True)
     return model
-
-
-def _number(name: str, value: str) -> float:
-    try:
-        return float(value)
-    except ValueError:
-        raise ValueError(f"--condition {name} takes a number; got {value!r}.") from None

@@ -1,12 +1,15 @@
-"""Audio that verbs read: a file, or stdin."""
+"""What verbs read: audio from a file or stdin, texts and numbers."""
 
 import io
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from audio_tokenizers.audio_files import AudioInfo
+    from lm_audio.pipeline import AudioPipeline
 
 STDIN = Path("-")
 
@@ -35,3 +38,25 @@ def sound(sample_rate: int, num_channels: int) -> str:
     from audio_tokenizers.audio_files import channel_layout
 
     return f"{sample_rate} Hz {channel_layout(num_channels)}"
+
+
+def read_samples(source: Any, model: "AudioPipeline") -> "tuple[Tensor, int]":
+    """Audio at the rate and with the channels of a model."""
+    from audio_tokenizers.audio_files import read_audio
+
+    rate = model.sample_rate
+    audio = read_audio(source, sample_rate=rate, num_channels=model.num_channels)
+    return audio.samples, rate
+
+
+def plain_text(prompt: str | None) -> str | None:
+    """A prompt; a blank one is none."""
+    return prompt if prompt and prompt.strip() else None
+
+
+def number_of(name: str, value: str) -> float:
+    """The number of a condition, as text."""
+    try:
+        return float(value)
+    except ValueError:
+        raise ValueError(f"--condition {name} takes a number; got {value!r}.") from None

@@ -42,8 +42,9 @@ class OutputOptions:
     """Output"""
 
     output: Annotated[str | None, Arg("PATH", short="-o")] = None
-    """File (.wav, .flac, .ogg, .opus or .mp3), folder (a manifest.jsonl with all settings is
-    written there), or - for WAV on stdout (default: a file in out/)."""
+    """File (.wav, .flac, .ogg, .opus or .mp3; or .png, a spectrogram image), folder (a
+    manifest.jsonl with all settings is written there), or - for WAV on stdout (default: a file in
+    out/)."""
     plot: Annotated[Path | None, Arg("FILE")] = None
     """Also save a plot of the waveform and mel spectrogram (.png, .jpg, .svg or .pdf)."""
     play: bool = False
@@ -96,6 +97,8 @@ class OutputOptions:
             are_apart = len(set(seeds)) == len(seeds)
             added = [str(seed) for seed in seeds] if are_apart else [s.stem for s in sounds]
             pictures = _each(self.plot, added)
+            if set(pictures) & set(sounds):
+                raise ValueError(f"-o and --plot are the same file: {self.plot}. Rename one.")
             places = [replace(place, picture=p) for place, p in zip(places, pictures, strict=True)]
         for path in {p for place in places for p in (place.sound, place.picture)} - {None, STDOUT}:
             if path is not None and source is not None and path.resolve() == source.resolve():
@@ -134,7 +137,7 @@ class OutputOptions:
                 raise ValueError("stdout takes a single clip; give -o a folder for several.")
             return [STDOUT]
         path = Path(self.output)
-        check_suffix(self.output)
+        check_suffix(self.output, images=True)
         if len(set(texts)) > 1:
             raise ValueError(f"{path} takes one prompt; for several, give -o a folder.")
         return _each(path, [str(seed) for seed in seeds])
@@ -185,18 +188,23 @@ class OutputOptions:
             say(f"{place.picture}: picture of {path}", self.screen)
 
 
-def check_suffix(output: str) -> None:
-    """Raises ValueError unless a name ends in the suffix of an audio format."""
-    from audio_tokenizers.audio_files import SUFFIXES
+def check_suffix(output: str, *, images: bool = False) -> None:
+    """Raises ValueError unless a name ends in the suffix of an audio format.
 
+    Args:
+        images: whether spectrogram images are possible, too.
+    """
+    from audio_tokenizers import audio_files, png
+
+    suffixes = audio_files.SUFFIXES | ({png.SUFFIX} if images else set())
     if not output:
         raise ValueError("-o is empty; give a file such as clip.wav, or a folder.")
-    if output.lower() in SUFFIXES:
+    if output.lower() in suffixes:
         raise ValueError(f"{output} is only a suffix; use a file name such as clip{output}.")
-    if Path(output).suffix.lower() not in SUFFIXES:
+    if Path(output).suffix.lower() not in suffixes:
         raise ValueError(
             f"{output} does not end in a supported audio extension; use one of "
-            f"{', '.join(sorted(SUFFIXES))}, or end the name of a folder with /."
+            f"{', '.join(sorted(suffixes))}, or end the name of a folder with /."
         )
 
 

@@ -25,6 +25,9 @@ from lm_audio.renderers.loop import render_loop
 from lm_audio.renderers.mastering import Mastering
 from lm_audio.renderers.protocol import Renderer
 
+EVEN = 0.5
+"""The share of other audio in a variation, by default."""
+
 
 def make_tracks(
     request: Request,
@@ -34,12 +37,14 @@ def make_tracks(
     output_stages: Collection[str],
     num_samples: int,
     prompt: Prompt | None = None,
+    towards: Prompt | None = None,
 ) -> dict[str, Track]:
     """A track for each required stage, by stage name.
 
     Args:
         num_samples: the total of prompt and new samples.
         prompt: the start of the clip, or the audio to vary if the request has a strength.
+        towards: other audio to mix in.
     """
     made = needed(stages, output_stages=output_stages, given=request.tokens)
     check_request(request, stages, made, seconds=request.num_samples / renderer.sample_rate)
@@ -62,7 +67,7 @@ def make_tracks(
             open_end=stage.may_end,
             overlap_frames=overlap_frames_of(stage, request),
             is_vector=stage.makes.kind == "vector",
-            variation=_variation(stage, request, varied, values.shape[1]),
+            variation=_variation(stage, request, varied, towards, values.shape[1]),
             loop=request.loop,
             seconds=num_samples / renderer.sample_rate,
         )
@@ -211,13 +216,22 @@ class ClipJob:
 
 
 def _variation(
-    stage: Stage, request: Request, varied: Prompt | None, num_frames: int
+    stage: Stage,
+    request: Request,
+    varied: Prompt | None,
+    towards: Prompt | None,
+    num_frames: int,
 ) -> Variation | None:
     """The values that a stage with frames varies."""
     if varied is None or request.strength is None or stage.makes.kind == "vector":
         return None
-    values = varied.values[stage.makes.content][:, :num_frames]
-    return Variation(values=values, strength=request.strength)
+    content = stage.makes.content
+    return Variation(
+        values=varied.values[content][:, :num_frames],
+        strength=request.strength,
+        towards=None if towards is None else towards.values[content][:, :num_frames],
+        share=EVEN if request.share is None else request.share,
+    )
 
 
 def _values(

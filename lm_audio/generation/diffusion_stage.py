@@ -10,7 +10,7 @@ Shapes: B batch, D latent width, T frames of a window.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -18,8 +18,17 @@ from torch import Tensor, nn
 
 from lm_audio.conditioners.fuser import Conditioners
 from lm_audio.conditioners.tokens import AlignedTokens
-from lm_audio.generation.noise_schedule import Levels, NoiseSchedule, Predicts, estimate
-from lm_audio.generation.solvers import Steps, solve
+from lm_audio.generation.denoising_window import (
+    Row,
+    Window,
+    denoising_of,
+    in_order,
+    known_frames,
+    turned,
+)
+from lm_audio.generation.interpolation import slerp
+from lm_audio.generation.noise_schedule import NoiseSchedule, Predicts, estimate
+from lm_audio.generation.solvers import solve
 from lm_audio.generation.step import guidance_rows
 from lm_audio.generation.track import (
     Source,
@@ -31,11 +40,9 @@ from lm_audio.generation.track import (
     own_conditions,
     source_span,
 )
-from lm_audio.networks.condition import Condition, Fused, Known, joined
+from lm_audio.networks.condition import Condition, joined
 from lm_audio.sampling import Denoising, gaussians
 from lm_audio.signals import Signal
-
-_GOLDEN = (5**0.5 - 1) / 2  # its multiples are spread evenly
 
 Network = Callable[..., Tensor]
 """Maps noisy latents [B, D, T], times [B] and a `Fused` to an output [B, D, T]. One that sees
@@ -53,6 +60,8 @@ class DiffusionStage:
         predicts: the quantity that the network outputs.
         window_frames: the maximum number of frames per window.
         overlap_frames: frames of a window that the next one keeps.
+        multiple_of, min_frames: the lengths that the network takes. A clip's last window is filled
+            up with new frames after its end, which are dropped, and a loop with its other end.
         source: an earlier stage; each window gets its values of the same time as a condition.
         sees_known: whether the network was trained with known frames as an input.
         source_of: makes the source's values from conditions, by name, for what its track does not
@@ -70,6 +79,8 @@ class DiffusionStage:
     window_frames: int
     overlap_frames: int
     sampling: Denoising
+    multiple_of: int = 1
+    min_frames: int = 1
     source: Source | None = None
     sees_known: bool = False
     source_of: Callable[[Mapping[str, Any]], Tensor] | None = None
@@ -82,6 +93,11 @@ class DiffusionStage:
             raise ValueError(
                 f"overlap_frames of the {self.name} stage must be from 0 to "
                 f"{self.window_frames - 1}, got {self.overlap_frames}."
+            )
+        if self.window_frames != self.filled(self.window_frames):
+            raise ValueError(
+                f"window_frames of the {self.name} stage must be a multiple of {self.multiple_of} "
+                f"and at least {self.min_frames}, got {self.window_frames}."
             )
         if self.predicts == "epsilon" and self.schedule.starts_without_signal:
             raise ValueError(
@@ -123,8 +139,13 @@ class DiffusionStage:
     @torch.inference_mode()
     def check(self, track: Track) -> None:
         """Raises ValueError for too many steps or conditions that cannot be embedded."""
-        self.schedule.levels(_denoising(track).steps)
+        self.schedule.levels(denoising_of(track).steps)
         track.embed(self.conditioners)
+
+    def filled(self, num_frames: int) -> int:
+        """The least number of frames that the network takes and that covers these."""
+        most = max(num_frames, self.min_frames)
+        return -(-most // self.multiple_of) * self.multiple_of
 
     def span(self, track: Track) -> tuple[int, int]:
         """The frames of the next window of a track; a loop has one only."""
@@ -143,7 +164,9 @@ class DiffusionStage:
     def window(self, track: Track) -> "Window":
         """The next window of a track, at its first level."""
         start, stop = self.span(track)
-        denoising = _denoising(track)
+        filled = self.filled(stop - start)
+        length = stop - start if track.loop else filled
+        denoising = denoising_of(track)
         levels = self.schedule.levels(denoising.steps)
         varied = track.variation
         if varied is not None:
@@ -151,24 +174,34 @@ class DiffusionStage:
 
         def noise(step: str) -> Tensor:
             stream = f"{self.name}/{track.candidate}/{step}"
-            made = gaussians(track.seed, stream, start, stop - start, self.makes.width)
+            made = gaussians(track.seed, stream, start, length, self.makes.width)
             return made.to(self.device)
 
+        behind = (0, length - (stop - start))
+
+        def noised(original: Tensor, noise: Tensor) -> Tensor:
+            span = nn.functional.pad(original[:, start:stop].to(self.device), behind)
+            return levels.alpha[0] * span + levels.sigma[0] * noise
+
         values = track.values[:, start:stop].to(self.device)
+        values = nn.functional.pad(values, behind, value=torch.nan)
         first = noise("start")
         if varied is None:
             x = first * (levels.alpha[0] ** 2 + levels.sigma[0] ** 2) ** 0.5
         else:
-            original = varied.values[:, start:stop].to(self.device)
-            x = levels.alpha[0] * original + levels.sigma[0] * first
+            x = noised(varied.values, first)
+            if varied.towards is not None:
+                x = slerp(x, noised(varied.towards, noise("towards")), varied.share)
         return Window(
             track=track,
             start=start,
+            stop=stop,
+            filled=filled,
             levels=levels,
             values=values.nan_to_num(),
             known=is_known(values),
             noise=first,
-            rows=self._rows(track, start, stop),
+            rows=self._rows(track, start, start + length),
             steps=solve(denoising, x, levels, fresh=lambda i: noise(str(i))),
         )
 
@@ -186,7 +219,7 @@ class DiffusionStage:
         ]
         now, _ = track.part_at(track.num_done, self.makes.rate)
         rows = []
-        for dropped, weights in guidance_rows(_denoising(track), given, seconds):
+        for dropped, weights in guidance_rows(denoising_of(track), given, seconds):
             shares = {now: 1.0}
             if track.blend is not None and "text" not in dropped:
                 shares = dict(enumerate(track.blend.shares))
@@ -205,7 +238,7 @@ class DiffusionStage:
 
     def _guides_source(self, track: Track, given: Sequence[str]) -> bool:
         """Whether guidance drops the source's values, too."""
-        if isinstance(_denoising(track).guidance_scale, Mapping):
+        if isinstance(denoising_of(track).guidance_scale, Mapping):
             return True
         is_given = track.source is not None and track.source.num_given > 0
         return self.source_of is not None and (bool(given) or is_given)
@@ -258,91 +291,6 @@ class DiffusionStage:
         if (aligned := aligned_tokens(self.conditioners, self.source)) is not None:
             return 0, min(source.num_frames, aligned.num_source_needed(stop - 1))
         return source_span(track, self.makes.rate, start, stop)
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Row:
-    """One branch of guidance: its conditions, B = 1, and its weight [T] in the output.
-
-    Args:
-        share: of the prompt in its branch; 1 without a blend.
-    """
-
-    fused: Fused
-    weights: Tensor
-    share: float = 1.0
-
-
-@dataclass(kw_only=True, eq=False)
-class Window:
-    """Frames of a track that are being denoised.
-
-    Args:
-        values, known: [D, T], 0 if unknown, and the mask [T] of known frames.
-        noise: [D, T], added to the known frames.
-        x, level: the noisy latents [D, T] to evaluate next, and their level.
-    """
-
-    track: Track
-    start: int
-    levels: Levels
-    values: Tensor
-    known: Tensor
-    noise: Tensor
-    rows: list[Row]
-    steps: Steps
-
-    def __post_init__(self) -> None:
-        self.take(*next(self.steps))
-
-    @property
-    def done(self) -> bool:
-        return self.level == self.levels.num_steps
-
-    @property
-    def active(self) -> list[Row]:
-        """The branches to evaluate next: outside the interval of guidance, that of the prompts."""
-        low, high = _denoising(self.track).guidance_interval
-        is_guided = low <= self.level / self.levels.num_steps < high
-        return self.rows if is_guided else self.rows[-self._num_prompts :]
-
-    @property
-    def _num_prompts(self) -> int:
-        """The rows of the branch with all prompts, the last one."""
-        blend = self.track.blend
-        return 1 if blend is None else len(blend.shares)
-
-    def guided(self, outputs: Sequence[Tensor]) -> Tensor:
-        """The output [D, T] that the active branches add up to."""
-        first, *others = (
-            row.share * output
-            for row, output in zip(
-                self.rows[-self._num_prompts :], outputs[-self._num_prompts :], strict=True
-            )
-        )
-        prompted = sum(others, start=first)
-        if len(outputs) < len(self.rows):
-            return prompted
-        total = torch.zeros_like(self.x)
-        for row, output in zip(self.rows, outputs, strict=True):
-            total = total + row.weights * output
-        share = _denoising(self.track).guidance_rescale
-        if share and len(outputs) > self._num_prompts:
-            total = total * (1 - share + share * prompted.std() / total.std().clamp(min=1e-8))
-        return total
-
-    @property
-    def shift(self) -> int:
-        """How far to roll a loop, so that its joint is elsewhere in each pass of the network."""
-        T = self.x.shape[1]
-        return round(self.level * T * _GOLDEN) % T if self.track.loop else 0
-
-    def take(self, x: Tensor, level: int) -> None:
-        """Accepts latents from the solver and replaces the known frames."""
-        alpha, sigma = self.levels.alpha[level], self.levels.sigma[level]
-        at_end = level == self.levels.num_steps
-        known = self.values if at_end else alpha * self.values + sigma * self.noise
-        self.x, self.level = torch.where(self.known, known, x), level
 
 
 class DiffusionBatch:
@@ -403,18 +351,21 @@ class DiffusionBatch:
         return guided
 
     def _evaluate(self, jobs: Sequence[tuple[Window, Row]]) -> Iterable[Tensor]:
-        x = torch.stack([window.x.roll(window.shift, dims=1) for window, _ in jobs])
+        x = torch.stack([in_order(window, window.x) for window, _ in jobs])
         levels = [window.levels.time[window.level] for window, _ in jobs]
         times = torch.tensor(levels, device=x.device)
-        given = {"known": _known([window for window, _ in jobs])} if self._stage.sees_known else {}
-        conditions = joined([_rolled(row.fused, window.shift) for window, row in jobs])
+        given = (
+            {"known": known_frames([window for window, _ in jobs])}
+            if self._stage.sees_known
+            else {}
+        )
+        conditions = joined([turned(row.fused, window.order) for window, row in jobs])
         outputs = self._stage.network(x, times, conditions, **given).float()
-        shifts = [window.shift for window, _ in jobs]
-        return [row.roll(-shift, dims=1) for row, shift in zip(outputs, shifts, strict=True)]
+        return [window.restored(row) for (window, _), row in zip(jobs, outputs, strict=True)]
 
     def _report(self, window: Window) -> None:
         """Writes a finished window to its track; until then, only progress."""
-        track, stop = window.track, window.start + window.x.shape[1]
+        track, stop = window.track, window.stop
         if not window.done:
             share = window.level / window.levels.num_steps
             track.in_work = share * (stop - track.num_done)
@@ -425,28 +376,8 @@ class DiffusionBatch:
                 "steps, a lower guidance scale or another solver."
             )
         track.in_work = 0.0
-        values = window.x.to(track.values.device)
+        values = window.x[:, : stop - window.start].to(track.values.device)
         behind = leading(is_known(track.values[:, stop:]))  # given frames
         track.learn(values, start=window.start, num_done=stop + behind)
         self.remove(track)
         self.add(track)
-
-
-def _denoising(track: Track) -> Denoising:
-    assert isinstance(track.sampling, Denoising)
-    return track.sampling
-
-
-def _rolled(condition: Fused, shift: int) -> Fused:
-    """Conditions whose sum [1, T, D] is rolled along with the frames."""
-    if not shift or condition.sum is None or condition.sum.shape[1] == 1:
-        return condition
-    return replace(condition, sum=condition.sum.roll(shift, dims=1))
-
-
-def _known(windows: Sequence["Window"]) -> Known:
-    """The known frames of B windows of equal length, rolled along with the noisy ones."""
-    return Known(
-        values=torch.stack([window.values.roll(window.shift, dims=1) for window in windows]),
-        mask=torch.stack([window.known.roll(window.shift) for window in windows]),
-    )

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from torch import Tensor
+from torch.nn.functional import pad
 
 from audio_tokenizers.audio_files import read_audio
 from audio_tokenizers.resampling import resample
@@ -48,6 +49,8 @@ class Request:
         overlap: seconds of each window that the next one keeps; the stages' own by default.
         loop: the end of the clip leads to its beginning.
         strength: how much to change given audio, from 0 to 1; None for new audio.
+        towards: other audio to mix into a variation; None for none.
+        share: of that audio, from 0 to 1; None for a half.
         audio: the name of the file that the clip continues or varies, for its settings.
     """
 
@@ -62,6 +65,8 @@ class Request:
     overlap: float | None = None
     loop: bool = False
     strength: float | None = None
+    towards: AudioLike | None = None
+    share: float | None = None
     audio: str | None = None
 
     @property
@@ -195,6 +200,11 @@ def _check_denoising(request: Request, working: Sequence[Stage], seconds: float)
     strength = request.strength
     if strength is not None and not (isinstance(strength, int | float) and 0 < strength <= 1):
         raise ValueError(f"strength must be above 0 and at most 1, got {strength!r}.")
+    if (share := request.share) is not None:
+        if not (isinstance(share, int | float) and 0 <= share <= 1):
+            raise ValueError(f"share must be from 0 to 1, got {share!r}.")
+        if request.towards is None:
+            raise ValueError("share has no effect without towards. Give other audio or omit it.")
     if request.loop:
         denoise = [stage for stage in working if isinstance(stage, DiffusionStage)]
         longest = min((float(x.window_frames / x.makes.rate) for x in denoise), default=0.0)
@@ -271,6 +281,12 @@ def as_audio(audio: AudioLike, *, sample_rate: int, num_channels: int) -> Tensor
     if num_channels > 1 and len(samples) > 1:
         raise ValueError(f"Audio must have 1 or {num_channels} channels, got {len(samples)}.")
     return samples.mean(dim=0, keepdim=True).expand(num_channels, -1).contiguous()
+
+
+def as_long(audio: AudioLike, like: Tensor, sample_rate: int) -> Tensor:
+    """Samples of any audio, cut or padded with silence to the shape of others [C, N]."""
+    samples = as_audio(audio, sample_rate=sample_rate, num_channels=len(like))
+    return pad(samples, (0, like.shape[1] - samples.shape[1]))
 
 
 def name_of(audio: AudioLike) -> str | None:

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lm_audio.generation.blend import Blend
-from lm_audio.generation.request import Request, sampling_of
+from lm_audio.generation.request import Request, name_of, sampling_of
 from lm_audio.generation.story import Story
 from lm_audio.generation.track import Stage
+from lm_audio.origin import UNNAMED
 
 Verb = Literal["generate", "continue", "inpaint", "vary"]
 _DIGITS = 6  # of seconds: finer than a sample
@@ -42,6 +43,8 @@ def clip_settings(
         "overlap": request.overlap,
         "loop": request.loop or None,
         "strength": request.strength,
+        "towards": None if request.towards is None else name_of(request.towards) or UNNAMED,
+        "share": request.share,
         "tokens": list(request.tokens) or None,
         **_sampling(request, [stage for stage in stages if stage.name not in request.tokens]),
         **loaded,

@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable, Generator
 from itertools import pairwise
 
+import numpy as np
 from torch import Tensor
 
 from lm_audio.generation.noise_schedule import Estimate, Levels
@@ -41,10 +42,14 @@ def solve(denoising: Denoising, x: Tensor, levels: Levels, *, fresh: Fresh) -> S
             return euler(x, levels)
         case "dpm++2m":
             return dpmpp_2m(x, levels)
+        case "dpm++2s-ancestral":
+            return dpmpp_2s_ancestral(x, levels, fresh=fresh)
         case "dpm++2m-sde":
             return dpmpp_2m_sde(x, levels, fresh=fresh)
         case "ipndm":
             return ipndm(x, levels)
+        case "lms":
+            return lms(x, levels)
         case "heun":
             return heun(x, levels)
         case "ping-pong":
@@ -90,6 +95,25 @@ def dpmpp_2m(x: Tensor, levels: Levels) -> Steps:
     yield x, levels.num_steps
 
 
+def dpmpp_2s_ancestral(x: Tensor, levels: Levels, *, fresh: Fresh) -> Steps:
+    """k-diffusion's sample_dpmpp_2s_ancestral: DPM-Solver++ of order 2 with new noise.
+
+    A step goes below the next level and then adds noise up to it. The point halfway, where the
+    network is evaluated again, is the next level. The last step, to no noise, has order 1.
+    """
+    for i, ((alpha, sigma), (next_alpha, next_sigma)) in enumerate(_pairs(levels)):
+        now = yield x, i
+        x = next_alpha * now.x0 + next_sigma * now.noise
+        if next_sigma == 0:
+            continue
+        ahead = yield x, i + 1
+        kept = alpha * next_sigma / (next_alpha * sigma)  # of the ratio of noise to signal
+        from_x = next_sigma * kept / sigma
+        x = from_x * now.x + next_alpha * (1 - kept**2) * ahead.x0
+        x = x + next_sigma * math.sqrt(1 - kept**2) * fresh(i)
+    yield x, levels.num_steps
+
+
 def dpmpp_2m_sde(x: Tensor, levels: Levels, *, fresh: Fresh) -> Steps:
     """CosineDPMSolverMultistepScheduler, and DPMSolverMultistepScheduler with sde-dpmsolver++.
 
@@ -129,16 +153,37 @@ def ipndm(x: Tensor, levels: Levels) -> Steps:
     yield x, levels.num_steps
 
 
+def lms(x: Tensor, levels: Levels) -> Steps:
+    """LMSDiscreteScheduler: linear multistep of order 4 on x / alpha.
+
+    A step from a level without signal, where that is infinite, has order 1.
+    """
+    slopes: list[Tensor] = []
+    ratios: list[float] = []
+    for i, ((alpha, sigma), (next_alpha, next_sigma)) in enumerate(_pairs(levels)):
+        now = yield x, i
+        if alpha == 0:
+            x = next_alpha * now.x0 + next_sigma * now.noise
+            continue
+        slopes, ratios = [now.noise, *slopes[:3]], [sigma / alpha, *ratios[:3]]
+        x = (next_alpha / alpha) * now.x
+        weights = _lagrange_integrals(ratios, next_sigma / next_alpha)
+        for weight, slope in zip(weights, slopes, strict=True):
+            x = x + next_alpha * weight * slope
+    yield x, levels.num_steps
+
+
 def heun(x: Tensor, levels: Levels) -> Steps:
     """HeunDiscreteScheduler and FlowMatchHeunDiscreteScheduler.
 
-    Each step evaluates the network twice, one that ends without noise once. The slopes that it
-    averages are those of x for flow models, else those of x / alpha.
+    Each step evaluates the network twice, one that ends without noise once, and so does one that
+    starts without signal, but for flow models. The slopes that it averages are those of x for flow
+    models, else those of x / alpha.
     """
     for i, ((alpha, sigma), (next_alpha, next_sigma)) in enumerate(_pairs(levels)):
         now = yield x, i
         x = next_alpha * now.x0 + next_sigma * now.noise
-        if next_sigma == 0:
+        if next_sigma == 0 or (alpha == 0 and not levels.straight):
             continue
         ahead = yield x, i + 1
         if levels.straight:
@@ -159,6 +204,16 @@ def ping_pong(x: Tensor, levels: Levels, *, fresh: Fresh) -> Steps:
         if next_sigma:
             x = x + next_sigma * fresh(i)
     yield x, levels.num_steps
+
+
+def _lagrange_integrals(points: list[float], end: float) -> list[float]:
+    """The integral from points[0] to `end` of the polynomial that is 1 at one point, for each."""
+    found = []
+    for j, point in enumerate(points):
+        others = np.array([other for k, other in enumerate(points) if k != j])
+        area = np.polyint(np.atleast_1d(np.poly(others)) / np.prod(point - others))
+        found.append(float(np.polyval(area, end) - np.polyval(area, points[0])))
+    return found
 
 
 def _pairs(

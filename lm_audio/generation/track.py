@@ -41,10 +41,14 @@ class Variation:
 
     Args:
         strength: the share of the denoising steps that change it; 1 keeps almost nothing.
+        towards: other audio, as values [D, T], to mix in; None for none.
+        share: of the other audio, from 0 to 1.
     """
 
     values: Tensor
     strength: float
+    towards: Tensor | None = None
+    share: float = 0.0
 
 
 @dataclass(eq=False, kw_only=True)

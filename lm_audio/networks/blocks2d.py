@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lm_audio.networks.cpu.attention import attention
 from lm_audio.networks.winograd import Conv3x3
 
 
@@ -91,7 +92,7 @@ class Attention(nn.Module):
         projected = (self.to_q(x), self.to_k(source), self.to_v(source))
         q, k, v = (y.unflatten(2, (self.num_heads, -1)).transpose(1, 2) for y in projected)
         mask = None if context is None or context.mask is None else context.mask[:, None, None]
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)  # [B, heads, L, D / heads]
+        y = attention(q, k, v, mask)  # [B, heads, L, D / heads]
         return self.to_out[0](y.transpose(1, 2).flatten(2))
 
 

@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from lm_audio.networks.attention import Attend, CrossAttention, SelfAttention
 from lm_audio.networks.condition import Fused, Known
+from lm_audio.networks.cpu.attention import attention
 from lm_audio.networks.cpu.linear import Linear
 from lm_audio.networks.positions import rotate, rotation, sinusoids
 from lm_audio.networks.transformer import FeedForward, TransformerConfig
@@ -262,14 +263,13 @@ class AllAttend:
 
     def to_self(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:  # noqa: ARG002
         q, k = rotate(q, self._rotation), rotate(k, self._rotation)
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=self._mask)
+        return attention(q, k, v, self._mask)
 
     def to_condition(self, layer: int, q: Tensor, module: CrossAttention) -> Tensor:  # noqa: ARG002
         assert self._condition is not None
         embeddings, mask = self._condition
         k, v = module.keys_values(embeddings)
-        bias = None if mask is None else mask[:, None, None]
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        return attention(q, k, v, None if mask is None else mask[:, None, None])
 
 
 def _modulated(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:

@@ -36,6 +36,38 @@ def rotate(x: Tensor, by: tuple[Tensor, Tensor]) -> Tensor:
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
 
 
+def partly_rotated(x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
+    """Rotates the first half of each head of x [B, H, S, D], in float32."""
+    half = x.shape[-1] // 2
+    return torch.cat([rotate(x[..., :half].float(), turn).to(x.dtype), x[..., half:]], dim=-1)
+
+
+class Waves(nn.Module):
+    """Cosines, then sines, of numbers [B]: [B, 2 * num_waves], float32.
+
+    Args:
+        spaced: the lowest and the highest frequency, which are spaced exponentially; None: learned
+            frequencies.
+    """
+
+    frequencies: Tensor
+
+    def __init__(self, num_waves: int, spaced: tuple[float, float] | None = None) -> None:
+        super().__init__()
+        if spaced is None:
+            self.frequencies = nn.Parameter(torch.randn(num_waves))
+        else:
+            low, high = map(math.log, spaced)
+            ramp = torch.linspace(0, 1, num_waves, device="cpu")  # not stored, so never unfilled
+            self.register_buffer(
+                "frequencies", torch.exp(ramp * (high - low) + low), persistent=False
+            )
+
+    def forward(self, numbers: Tensor) -> Tensor:
+        angles = numbers[:, None].float() * self.frequencies.float() * (2 * math.pi)
+        return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
 class RelativeBias(nn.Module):
     """A learned bias per head and distance, distances in growing buckets (T5, arXiv 1910.10683).
 

@@ -13,10 +13,14 @@ from audio_tokenizers.acoustic.streaming import StreamProgress
 from lm_audio.renderers.protocol import Renderer
 
 BLOCK_SECONDS = 0.25
+_BLOCKS_AT_ONCE = 8
 
 
 class SampleStream(Protocol):
-    """A decoder's stream of batches; `finish` returns what is left."""
+    """A decoder's stream of batches; `finish` returns what is left.
+
+    A stream whose samples are the same bits however its input is split has a true `is_exact`.
+    """
 
     def push(self, rows: Tensor, /) -> Tensor: ...
 
@@ -49,7 +53,7 @@ class BlockStream(ABC):
 
     Args:
         decoder: takes what `_rows` makes of a block.
-        block_frames: the size of a block.
+        block_frames: the size of a block; exact decoders take several blocks at once.
     """
 
     def __init__(self, renderer: Renderer, decoder: SampleStream, *, block_frames: int) -> None:
@@ -57,6 +61,7 @@ class BlockStream(ABC):
         self._kind, self._width, self._size = signal.kind, signal.width, block_frames
         self._num_channels = renderer.num_channels
         self._decoder = decoder
+        self._at_once = _BLOCKS_AT_ONCE if getattr(decoder, "is_exact", False) else 1
         self._waiting = torch.zeros(signal.width, 0, dtype=signal.dtype)  # [K, T < block]
         self._has_begun = False
         self._progress = StreamProgress()
@@ -76,7 +81,7 @@ class BlockStream(ABC):
         waiting = torch.cat([self._waiting.to(values.device), values], dim=1)
         whole = waiting.shape[1] // self._size * self._size
         self._waiting = waiting[:, whole:].clone()
-        blocks = waiting[:, :whole].split(self._size, dim=1)
+        blocks = waiting[:, :whole].split(self._size * self._at_once, dim=1)
         return torch.cat([self._decode(block) for block in blocks], dim=1)
 
     def finish(self) -> Tensor:

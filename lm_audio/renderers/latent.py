@@ -38,6 +38,16 @@ class Spectrograms(Protocol):
     def decode(self, latents: Tensor) -> Tensor: ...
 
 
+class Windowed(Protocol):
+    """A renderer whose autoencoder sees windows."""
+
+    @property
+    def window_frames(self) -> int: ...
+
+    @property
+    def overlap_frames(self) -> int: ...
+
+
 class VocoderStream(Protocol):
     def step(self, mel: Tensor, *, last: bool) -> Tensor:
         """Takes the next frames [1, M, T >= 0], which may be the last; returns sound [1, N]."""
@@ -251,7 +261,7 @@ class Windows:
 
     def __init__(
         self,
-        renderer: LatentRenderer,
+        renderer: Windowed,
         apply: Callable[[Tensor], Tensor],
         *,
         rows: int,

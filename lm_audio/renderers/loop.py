@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lm_audio.renderers.limiter import CEILING, Limiter
 from lm_audio.renderers.loudness import even_gain
-from lm_audio.renderers.protocol import Renderer
+from lm_audio.renderers.protocol import LoopRenderer, Renderer
 
 AROUND = 64  # frames of the loop that are rendered before and after it, for the renderer's context
 FADE_SECONDS = 0.05
@@ -22,12 +22,15 @@ def render_loop(values: Tensor, renderer: Renderer, *, num_samples: int, raw: bo
     Args:
         raw: keep the rendered level.
     """
-    T = values.shape[1]
-    around = min(T, AROUND)
-    frames = torch.arange(-around, T + around, device=values.device) % T
-    first = around * renderer.hop_length
-    rendered = renderer.render(values[:, frames])[:, first : first + T * renderer.hop_length]
-    samples = shortened(rendered.cpu().float(), num_samples, renderer.sample_rate)
+    if isinstance(renderer, LoopRenderer):
+        samples = renderer.render_loop(values, num_samples=num_samples).cpu()
+    else:
+        T = values.shape[1]
+        around = min(T, AROUND)
+        frames = torch.arange(-around, T + around, device=values.device) % T
+        first = around * renderer.hop_length
+        rendered = renderer.render(values[:, frames])[:, first : first + T * renderer.hop_length]
+        samples = shortened(rendered.cpu().float(), num_samples, renderer.sample_rate)
     return samples if raw else levelled(samples, renderer.sample_rate)
 
 

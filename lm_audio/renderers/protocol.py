@@ -5,7 +5,7 @@ Encoding, from samples to that signal, is a separate object: a model without one
 Shapes: C channels, N samples, K codebooks or latent width, T frames.
 """
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -74,3 +74,11 @@ class Renderer(Protocol):
         Args:
             num_samples: trims the result; by default all samples of the T frames.
         """
+
+
+@runtime_checkable
+class LoopRenderer(Protocol):
+    """A renderer that joins the end of a loop to its beginning itself."""
+
+    def render_loop(self, values: Tensor, *, num_samples: int) -> Tensor:
+        """Turns values [K, T] into a loop of samples [C, N], float32."""

@@ -67,20 +67,32 @@ def read_network(
             return kind(config(settings))
 
     module = read_config(folder / "config.json", build)
-    stored, release = _weights(folder, mapped=mapped)
-    weights = rename(dict(stored))
-    check_weights(weights, module.state_dict(), source=folder)
+    stored, release = weights_of(folder, mapped=mapped)
+    fill(module, rename(dict(stored)), source=folder)
+    if mapped:
+        convert_mapped(module, dtype, release)
+    return module, release
+
+
+def fill(module: nn.Module, weights: Mapping[str, Tensor], *, source: Path) -> None:
+    """Gives an unfilled module its weights, in float32, and makes it ready for use."""
+    check_weights(weights, module.state_dict(), source=source)
     filled = {name: weight.float() for name, weight in weights.items()}
     module.load_state_dict(filled, assign=True)
     module.eval().requires_grad_(False)
-    if mapped:  # what changes is copied, a layer at a time, and the original released
-        for layer in module.modules():
-            if not any(layer.children()):
-                layer.to(dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
-                release()
-        module.to(dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        release()
-    return module, release
+
+
+def convert_mapped(module: nn.Module, dtype: torch.dtype, release: Release) -> None:
+    """Changes the precision of mapped weights.
+
+    What changes is copied, a layer at a time, and the original released.
+    """
+    for layer in module.modules():
+        if not any(layer.children()):
+            layer.to(dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            release()
+    module.to(dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    release()
 
 
 def write_network(
@@ -104,7 +116,8 @@ def write_network(
             (new / name).write_text(json.dumps(content, indent=2) + "\n")
 
 
-def _weights(folder: Path, *, mapped: bool) -> tuple[Mapping[str, Tensor], Release]:
+def weights_of(folder: Path, *, mapped: bool) -> tuple[Mapping[str, Tensor], Release]:
+    """The weights of a folder, and what releases the memory of mapped ones."""
     for name in ("model.safetensors", "diffusion_pytorch_model.safetensors"):
         if mapped and (folder / name).is_file():
             file = MappedFile(folder / name)

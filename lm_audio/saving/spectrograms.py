@@ -31,7 +31,8 @@ from lm_audio.saving.part_folder import Config, check_fixed, read_network, write
 
 USUAL_WINDOW = 256
 """Latent frames of a window, 10.24 s at the usual rate, if the autoencoder states none."""
-_SCALE = 0.18215  # of latents, if the autoencoder does not state it
+SCALE = 0.18215
+"""Of latents, if the autoencoder does not state it."""
 _SPECTROGRAM = "spectrogram.json"
 _DOWN = ("AttnDownEncoderBlock2D", "DownEncoderBlock2D")
 _UP = ("AttnUpDecoderBlock2D", "UpDecoderBlock2D")
@@ -66,7 +67,7 @@ def read_renderer(
     for folder in (autoencoder, vocoder):
         folder_of(folder)
     network, _ = read_network(
-        autoencoder, Autoencoder2d, autoencoder_config, rename=_current_names, **given
+        autoencoder, Autoencoder2d, autoencoder_config, rename=current_names, **given
     )
     voice = _read_vocoder(vocoder, **given)
     stated = read_json(autoencoder / _SPECTROGRAM)
@@ -89,7 +90,7 @@ def read_renderer(
         return LatentRenderer(
             autoencoder=network,
             vocoder=voice,
-            scale=read_json(autoencoder / "config.json").get("scaling_factor", _SCALE),
+            scale=read_json(autoencoder / "config.json").get("scaling_factor", SCALE),
             window_frames=window_frames,
             overlap_frames=overlap_of(window_frames),
             log_mel=log_mel,
@@ -272,6 +273,21 @@ def without_weight_norm(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return made
 
 
+def current_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Old files of AutoencoderKL name the parts of its attention otherwise, and store convolutions.
+
+    The shortcut of residual blocks stays a 1x1 convolution.
+    """
+    parts = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+    renamed = {}
+    for name, weight in weights.items():
+        for old, new in parts.items():
+            name = name.replace(f".{old}.", f".{new}.")
+        is_linear = any(f".{new}." in name for new in parts.values())
+        renamed[name] = weight.flatten(1) if is_linear and weight.dim() == 4 else weight
+    return renamed
+
+
 def _autoencoder_settings(shape: Autoencoder2dConfig) -> dict[str, Any]:
     if shape.head_width is not None:
         raise ValueError("An autoencoder with several heads cannot be written in this layout.")
@@ -294,18 +310,3 @@ def _autoencoder_settings(shape: Autoencoder2dConfig) -> dict[str, Any]:
 
 def _described(mel: LogMel) -> str:
     return f"{mel.num_mels} bands at {mel.sample_rate} Hz with a hop of {mel.hop_length} samples"
-
-
-def _current_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Old files of AutoencoderKL name the parts of its attention otherwise, and store convolutions.
-
-    The shortcut of residual blocks stays a 1x1 convolution.
-    """
-    parts = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-    renamed = {}
-    for name, weight in weights.items():
-        for old, new in parts.items():
-            name = name.replace(f".{old}.", f".{new}.")
-        is_linear = any(f".{new}." in name for new in parts.values())
-        renamed[name] = weight.flatten(1) if is_linear and weight.dim() == 4 else weight
-    return renamed

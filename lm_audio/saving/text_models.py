@@ -4,11 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from audio_tokenizers.hub import hub_access
-from audio_tokenizers.weights import MappedFile, load_transformers
-from lm_audio.saving.part_folder import Release, nothing
+from audio_tokenizers.weights import MappedFile, check_weights, load_transformers, unfilled
+from lm_audio.saving.files import read_weights
+from lm_audio.saving.part_folder import Config, Release, nothing, read_config
 
 _MOST_TEXT = 512  # tokens, if the tokenizer states no limit
 
@@ -25,6 +26,29 @@ def load_text_model(cls: Any, path: Path, *, kind: str, ignored: tuple[str, ...]
         raise ValueError(
             f"Could not read {path}: its weights must be in model.safetensors. Download them."
         ) from error
+
+
+def read_clip_text(path: Path) -> Any:
+    """A CLIPTextModel; pickles are read, too, since old repositories have no others."""
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    def build(config: Config) -> Any:
+        if (kind := config.get("model_type")) not in ("clip_text_model", "clip"):
+            raise ValueError(f"it is a model of type {kind}; expected clip_text_model.")
+        with unfilled():
+            return CLIPTextModel(CLIPTextConfig(**config.get("text_config", config)))
+
+    model = read_config(path / "config.json", build)
+    prefix, unused = "text_model.", "embeddings.position_ids"
+    names = {name.removeprefix(prefix): name for name in model.state_dict()}
+    stored = {name.removeprefix(prefix): weight for name, weight in read_weights(path).items()}
+    weights = {names.get(n, n): w.float() for n, w in stored.items() if n != unused}
+    check_weights(weights, model.state_dict(), source=path)
+    model.load_state_dict(weights, assign=True)
+    for module in model.modules():
+        if isinstance(getattr(module, "position_ids", None), Tensor):  # not in the file
+            module.position_ids = torch.arange(model.config.max_position_embeddings)[None]
+    return model
 
 
 def load_tokenizer(path: str | Path) -> Any:

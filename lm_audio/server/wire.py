@@ -30,7 +30,7 @@ from audio_tokenizers.wav_stream import pcm16, wav_header
 from lm_audio.clip import Clip
 from lm_audio.generation.track import Stage
 from lm_audio.pipeline import DEFAULT_SECONDS
-from lm_audio.sampling import AnySampling, Solver, names_of, random_seed
+from lm_audio.sampling import AnySampling, Solver, SolverAlias, names_of, random_seed
 from lm_audio.server.engine import BusyError, DeadlineError, StoppedError
 from lm_audio.system import releases_omp_threads
 
@@ -102,7 +102,9 @@ class SamplingBody(Body):
         default=None,
         description="For stages that denoise, or of each codebook of masked models.",
     )
-    solver: Solver | None = Field(default=None, description="For stages that denoise.")
+    solver: Solver | SolverAlias | None = Field(
+        default=None, description="For stages that denoise."
+    )
 
     def over(self, stage: Stage) -> AnySampling:
         """The stage's own sampling with the given options replaced."""

@@ -28,7 +28,9 @@ class DiffusionObjective(nn.Module):
         fused = self.conditioners(batch.conditions, frames=batch.frames)
         alpha, sigma = batch.alpha[:, None, None], batch.sigma[:, None, None]
         x = alpha * batch.latents + sigma * batch.noise
-        output = self.model(x, batch.times, fused, mask=batch.mask, **self._known(batch))
+        # Networks that cannot mask take whole batches.
+        masks = {} if bool(batch.mask.all()) else {"mask": batch.mask}
+        output = self.model(x, batch.times, fused, **masks, **self._known(batch))
         errors = (output.float() - self._wanted(x, batch)).square().sum(dim=1)  # [B, T]
         each = torch.where(batch.judged, errors, 0.0).sum(dim=1)
         sums = torch.zeros(NUM_BINS, device=each.device)

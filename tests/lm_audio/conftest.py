@@ -15,7 +15,7 @@ import json
 import re
 import string
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from types import ModuleType
@@ -470,12 +470,13 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def cosine_scheduler(monkeypatch: pytest.MonkeyPatch) -> Any:
+@pytest.fixture(scope="session")
+def cosine_scheduler() -> Iterator[Any]:
     """diffusers' CosineDPMSolverMultistepScheduler, for tests that set its `noise_sampler`.
 
     torchsde, which it imports, makes its usual noise alone.
     """
     name = "diffusers.schedulers.scheduling_cosine_dpmsolver_multistep"
-    monkeypatch.setitem(sys.modules, "torchsde", ModuleType("torchsde"))
-    return importlib.import_module(name).CosineDPMSolverMultistepScheduler
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "torchsde", ModuleType("torchsde"))
+        yield importlib.import_module(name).CosineDPMSolverMultistepScheduler

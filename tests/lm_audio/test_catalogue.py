@@ -61,7 +61,13 @@ def test_every_name_stands_for_a_repository_of_its_own() -> None:
     assert len({model.name for model in models}) == len(models)
     for model in models:
         owner, name = model.source.split("/")
-        owners = {"bark": "suno", "audioldm": "cvssp"}
+        owners = {
+            "bark": "suno",
+            "audioldm": "cvssp",
+            "stable-audio": "stabilityai",
+            "riffusion": "riffusion",
+        }
+        owners |= dict.fromkeys(("maestro", "honk", "unlocked", "glitch", "jmann"), "harmonai")
         expected = next((who for part, who in owners.items() if part in name), "facebook")
         assert owner == expected
         assert name == model.name.rpartition("/")[2]
@@ -85,5 +91,10 @@ def test_only_bark_has_voices_and_only_the_others_take_audio() -> None:
 
 def test_weights_of_others_state_a_licence() -> None:
     assert {model.licence for model in lm_audio.models()} == {
-        *("CC-BY-NC-4.0", "CC-BY-NC-SA-4.0", "MIT")
+        "CC-BY-NC-4.0",
+        "CC-BY-NC-SA-4.0",
+        "CreativeML OpenRAIL-M",
+        "MIT",
+        "Stability AI Community, gated",
+        "see model card",
     }

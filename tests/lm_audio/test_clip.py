@@ -15,6 +15,7 @@ import torch
 
 from audio_tokenizers.audio_files import read_audio
 from lm_audio.clip import Clip
+from lm_audio.origin import read_origin
 
 RATE = 24_000
 
@@ -69,6 +70,20 @@ def test_a_clip_is_saved_in_every_format(stereo: Clip, tmp_path: Path, suffix: s
     assert abs(read.duration - 0.5) < 0.08  # MP3 pads
     if suffix in (".wav", ".flac"):
         torch.testing.assert_close(read.samples, stereo.samples, rtol=0, atol=2**-16)
+
+
+def test_a_picture_of_the_spectrogram_is_read_as_sound(stereo: Clip, tmp_path: Path) -> None:
+    stereo.save(tmp_path / "clip.png")
+    made = read_audio(tmp_path / "clip.png")
+    assert made.samples.shape == (2, 22_050)
+    assert read_origin(tmp_path / "clip.png")["prompt"] == "a bell"
+    for channel, frequency in zip(made.samples, (440, 660), strict=True):  # radians
+        strongest = 2 * int(torch.fft.rfft(channel).abs().argmax())  # bins of 2 Hz
+        assert strongest == pytest.approx(frequency / 6.283, abs=4)
+    before = (tmp_path / "clip.png").read_bytes()
+    with pytest.raises(ValueError, match="supports 1 or 2 channels, got 6"):
+        make_clip(torch.zeros(6, 10)).save(tmp_path / "clip.png")
+    assert (tmp_path / "clip.png").read_bytes() == before
 
 
 def test_samples_beyond_full_scale_are_clipped_with_a_warning(tmp_path: Path) -> None:

@@ -224,7 +224,10 @@ def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
 
 
 class Hub(BaseHTTPRequestHandler):
-    """A hub with what lies in a folder: owner/name/file, or an error for all of an owner."""
+    """A hub with what lies in a folder: owner/name/file, or an error for all of an owner.
+
+    It refuses even to list "gated", and the files of "locked".
+    """
 
     folder: Path
     asked: list[str]
@@ -236,6 +239,9 @@ class Hub(BaseHTTPRequestHandler):
             return
         if parts[0] == "api":
             self._list("/".join(parts[2:4]), tree="tree" in parts)
+            return
+        if parts[0] == "locked":
+            self._refuse(401, "GatedRepo")
             return
         name = "/".join(parts[4:])
         self._send((self.folder / parts[0] / parts[1] / name).read_bytes(), name)
@@ -329,6 +335,11 @@ def test_what_the_hub_cannot_give_is_told_in_one_sentence(
         load("owner/nothing")
     with pytest.raises(ValueError, match=r"is gated. Accept its conditions at .*gated/model"):
         load("gated/model")
+    listed = hub.folder / "locked/model"  # as for users who are not logged in
+    listed.mkdir(parents=True)
+    (listed / "model_index.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"is gated. Accept its conditions at .*locked/model.*log"):
+        load("locked/model")
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # nobody answers there
     with pytest.raises(ValueError, match=r"the hub is not reachable\. Check your connection"):
         load("musicgen-small")

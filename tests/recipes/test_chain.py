@@ -96,6 +96,15 @@ def test_rave_learns_and_plays(workshop: Workshop) -> None:
     assert played.duration == pytest.approx(original.duration, abs=1e-3)
 
 
+def test_a_model_of_waveforms_learns_and_is_fine_tuned(workshop: Workshop) -> None:
+    workshop.run("train_waveform_diffusion", "--data", "music", "--out", "waveforms")
+    assert falls(workshop.losses("waveforms"), by=0.2)
+    tune = ("--start", "waveforms/model", "--data", "effects", "--steps", 10)
+    workshop.run("train_waveform_diffusion", *tune, "--out", "tuned")
+    model = lm_audio.load(workshop.folder / "tuned/model")
+    assert model.generate(duration=0.5, seed=1).duration == 0.5
+
+
 def test_a_masked_model_learns(workshop: Workshop) -> None:
     workshop.run("train_masked_model", "--data", *CORPORA, "--out", "masked")
     assert falls(workshop.losses("masked"), by=0.02)

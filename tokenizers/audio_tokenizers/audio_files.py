@@ -1,6 +1,7 @@
 """Reads audio files: WAV, FLAC, OGG (Vorbis, Opus), MP3 and all others that libsndfile knows.
 
-AAC, MP4, WebM and WMA are read through ffmpeg, if it is on the PATH. A segment is read without the
+AAC, MP4, WebM and WMA are read through ffmpeg, if it is on the PATH, and PNG files as spectrogram
+images. A segment is read without the
 rest of the file, and a file of any length in constant memory. A truncated file is read up to its
 last sample, with a warning. Other files raise ValueError. Writing is in `audio_writer`.
 """
@@ -207,7 +208,11 @@ def _opened(
             raw = stack.enter_context(Path(path).open("rb"))
         if raw.seek(0, 2) == 0:
             raise ValueError(f"{name} is empty.")
-        raw, container = stack.enter_context(converted(raw, name, max_seconds=max_duration))
+        container: str | None = "png"
+        if (sound := _image_sound(raw, name, max_duration)) is not None:
+            raw = sound
+        else:
+            raw, container = stack.enter_context(converted(raw, name, max_seconds=max_duration))
         truncated = is_truncated(raw)
         try:
             file = stack.enter_context(_LinearFile(raw))
@@ -228,6 +233,17 @@ def _opened(
         if max_duration is not None and info.duration > max_duration:
             raise LongAudioError(f"{name} is longer than the maximum of {max_duration:g} s.")
         yield file, info
+
+
+def _image_sound(raw: Any, name: str, max_seconds: float | None) -> Any:
+    """The sound of a spectrogram image as a WAV file; None for other files."""
+    head = raw.read(8) if raw.seek(0) == 0 else b""
+    raw.seek(0)
+    if head[1:4] != b"PNG":
+        return None
+    from audio_tokenizers.image_files import image_as_wav  # needs torch
+
+    return image_as_wav(raw, name, max_seconds=max_seconds)
 
 
 def _info(

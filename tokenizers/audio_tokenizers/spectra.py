@@ -6,14 +6,25 @@ import torch
 from torch import Tensor
 
 
-def mel_filterbank(*, num_mels: int, num_bins: int, sample_rate: int) -> Tensor:
+def mel_filterbank(
+    *,
+    num_mels: int,
+    num_bins: int,
+    sample_rate: int,
+    low: float = 0.0,
+    high: float | None = None,
+) -> Tensor:
     """Triangles of unit peak, evenly spaced on the mel scale: [num_mels, num_bins].
 
     The bins start at 0 Hz and exclude Nyquist. Each triangle covers at least its adjacent bins.
+
+    Args:
+        low, high: the ends of the scale in Hz; `high` is Nyquist by default.
     """
-    top = 2595 * math.log10(1 + sample_rate / 2 / 700)
+    bottom = 2595 * math.log10(1 + low / 700)
+    top = 2595 * math.log10(1 + (sample_rate / 2 if high is None else high) / 700)
     # Explicit, since `with torch.device` misses linspace once transformers has patched it.
-    mels = torch.linspace(0, top, num_mels + 2, device=torch.get_default_device())
+    mels = torch.linspace(bottom, top, num_mels + 2, device=torch.get_default_device())
     edges = 700 * (10 ** (mels / 2595) - 1)
     bin_width = sample_rate / 2 / num_bins
     centres = edges[1:-1, None]

@@ -203,6 +203,7 @@ def test_json_tells_machines_what_was_made(
         (["rain", "-o", ""], "-o is empty; give a file such as clip.wav, or a folder"),
         (["rain", "-o", ".wav"], ".wav is only a suffix; use a file name such as clip.wav"),
         (["rain", "-o", "clips.v2"], "clips.v2 does not end in a supported audio extension"),
+        (["rain", "-o", "x.png", "--plot", "x.png"], "-o and --plot are the same file: x.png."),
         (["rain", "-o", "PROMPTS/x.wav"], "is not a folder"),
         (["rain", "-o", "/proc/x.wav"], "Cannot write to /proc: no such file or directory."),
         (["rain", "--plot", "/proc/x.png"], "Cannot write to /proc: no such file or directory."),
@@ -221,7 +222,7 @@ def test_outputs_are_checked_before_a_model_is_loaded(
     assert message in fails_with(["generate", *given, "--model", "/no/such/model"])
 
 
-@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "opus", "mp3"])
+@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "opus", "mp3", "png"])
 def test_a_file_tells_what_made_it(
     suffix: str, model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

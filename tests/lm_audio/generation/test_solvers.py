@@ -4,9 +4,11 @@ The schedulers keep their tables and samples as float32; here their modules comp
 """
 
 import math
+import re
 import sys
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import replace
+from typing import Any, get_args
 
 import diffusers
 import numpy as np
@@ -15,9 +17,15 @@ import torch
 from diffusers.pipelines.stable_audio_3.pipeline_stable_audio_3 import logsnr_sigma_schedule
 from torch import Tensor
 
-from lm_audio.generation.noise_schedule import Levels, NoiseSchedule, Predicts, estimate
+from lm_audio.generation.noise_schedule import (
+    Estimate,
+    Levels,
+    NoiseSchedule,
+    Predicts,
+    estimate,
+)
 from lm_audio.generation.solvers import Steps, ddim, solve
-from lm_audio.sampling import Denoising, Solver
+from lm_audio.sampling import Denoising, Solver, SolverAlias
 
 TRAINED = {"beta_start": 0.0015, "beta_end": 0.0195}
 BETA_SCHEDULES = {
@@ -43,7 +51,16 @@ class In64Bits:
 
 @pytest.fixture(autouse=True)
 def _schedulers_in_float64(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for name in ("DDIM", "DPMSolverMultistep", "IPNDM", "EulerDiscrete", "HeunDiscrete"):
+    for name in (
+        "DDIM",
+        "DPMSolverMultistep",
+        "IPNDM",
+        "EulerDiscrete",
+        "HeunDiscrete",
+        "LMSDiscrete",
+    ):
+        patch(monkeypatch, f"{name}Scheduler")
+    for name in ("LMSDiscrete", "EulerAncestralDiscrete"):
         patch(monkeypatch, f"{name}Scheduler")
     for name in ("EulerDiscrete", "HeunDiscrete", "LCM"):
         patch(monkeypatch, f"FlowMatch{name}Scheduler")
@@ -85,7 +102,8 @@ def no_noise(step: int) -> Tensor:
 def expected(scheduler: Any, **options: Any) -> Tensor:
     """What a scheduler makes of the noise; some keep x / alpha instead of x."""
     x = NOISE
-    if isinstance(scheduler, diffusers.EulerDiscreteScheduler | diffusers.HeunDiscreteScheduler):
+    kinds = ("EulerDiscreteScheduler", "HeunDiscreteScheduler", "LMSDiscreteScheduler")
+    if type(scheduler).__name__ in kinds:
         x = x * math.sqrt(1 + float(scheduler.sigmas[0]) ** 2)
     for i, t in enumerate(scheduler.timesteps):
         seen = x
@@ -110,10 +128,10 @@ def config(kind: str, predicts: Predicts = "epsilon", **others: Any) -> dict[str
     }
 
 
-def assert_same(made: Tensor, wanted: Tensor) -> None:
+def assert_same(made: Tensor, wanted: Tensor, *, atol: float = 1e-9) -> None:
     assert wanted.dtype == torch.float64
     scale = float(wanted.abs().max().clamp(min=1))
-    torch.testing.assert_close(made, wanted, atol=1e-9 * scale, rtol=0)
+    torch.testing.assert_close(made, wanted, atol=atol * scale, rtol=0)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -193,6 +211,76 @@ def test_ipndm_equals_diffusers(num_steps: int) -> None:
     scheduler = prepared(diffusers.IPNDMScheduler(), num_steps)
     torch.testing.assert_close(torch.tensor(levels.time), scheduler.timesteps)
     assert_same(run("ipndm", levels, "v"), expected(scheduler))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("num_steps", [2, 3, 7, 20])
+def test_lms_equals_diffusers(kind: Any, num_steps: int) -> None:
+    for predicts in ("epsilon", "v"):
+        others = {"timestep_spacing": "trailing"}
+        scheduler = diffusers.LMSDiscreteScheduler(**config(kind, predicts, **others))
+        prepared(scheduler, num_steps)
+        levels = NoiseSchedule(kind=kind, spacing="trailing", **TRAINED).levels(num_steps)
+        # diffusers integrates numerically.
+        assert_same(run("lms", levels, predicts), expected(scheduler), atol=1e-6)
+
+
+def ratios_of(levels: Levels) -> list[float]:
+    return [s / a for a, s in zip(levels.alpha, levels.sigma, strict=True)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("num_steps", [1, 2, 7])
+def test_dpm_solver_2s_ancestral_is_the_formula_of_k_diffusion(kind: Any, num_steps: int) -> None:
+    """In its terms: y = x / alpha, sigma = ratio of noise to signal, with eta 1."""
+    levels = NoiseSchedule(kind=kind, spacing="trailing", **TRAINED).levels(num_steps)
+    sigmas, noises = ratios_of(levels), [NOISE.roll(i + 1) for i in range(num_steps)]
+    evaluation = 0
+
+    def denoised(y: Tensor, sigma: float) -> Tensor:
+        nonlocal evaluation
+        alpha = 1 / math.sqrt(1 + sigma**2)
+        found = estimate(
+            network(y * alpha, evaluation), y * alpha, alpha=alpha, sigma=sigma * alpha,
+            predicts="v",
+        )  # fmt: skip
+        evaluation += 1
+        return found.x0
+
+    y = NOISE / levels.alpha[0]
+    for i in range(num_steps):
+        sigma, after = sigmas[i], sigmas[i + 1]
+        found = denoised(y, sigma)
+        up = min(after, math.sqrt(after**2 * (sigma**2 - after**2) / sigma**2))
+        down = math.sqrt(after**2 - up**2)
+        if down == 0:
+            y = y + (y - found) / sigma * (down - sigma)
+        else:
+            t, t_next = -math.log(sigma), -math.log(down)
+            h = t_next - t
+            middle = math.exp(-(t + h / 2))
+            halfway = (middle / sigma) * y - math.expm1(-h / 2) * found
+            y = (down / sigma) * y - math.expm1(-h) * denoised(halfway, middle)
+            y = y + noises[i] * up
+    steps = solve(Denoising(solver="dpm++2s-ancestral"), NOISE, levels, fresh=lambda i: noises[i])
+    assert_same(run(steps, levels, "v"), y * levels.alpha[-1], atol=1e-7)
+
+
+def test_k_euler_ancestral_is_ddim_with_eta_1() -> None:
+    scheduler = diffusers.EulerAncestralDiscreteScheduler(
+        **config("scaled_linear", timestep_spacing="trailing")
+    )
+    prepared(scheduler, 20)
+    x = NOISE * math.sqrt(1 + float(scheduler.sigmas[0]) ** 2)
+    generator = torch.Generator().manual_seed(3)
+    for i, t in enumerate(scheduler.timesteps):
+        output = network(scheduler.scale_model_input(x, t), i)
+        x = scheduler.step(output, t, x, generator=generator).prev_sample
+    generator = torch.Generator().manual_seed(3)
+    levels = NoiseSchedule(kind="scaled_linear", **TRAINED).levels(20)
+    fresh = lambda _: torch.randn(NOISE.shape, generator=generator)  # noqa: E731
+    steps = solve(Denoising(solver="k-euler-ancestral"), NOISE, levels, fresh=fresh)  # type: ignore[arg-type]
+    assert_same(run(steps, levels, "epsilon"), x)
 
 
 @pytest.mark.parametrize("shift", [1.0, 3.0])
@@ -309,11 +397,55 @@ def test_the_exponential_spacing_of_a_flow_equals_diffusers(num_steps: int) -> N
     assert_same(run(steps, levels, "flow"), wanted)
 
 
-@pytest.mark.parametrize("solver", ["ddim", "euler", "dpm++2m", "heun", "ipndm"])
-def test_a_flow_that_starts_without_signal_stays_finite(solver: Any) -> None:
-    levels = NoiseSchedule(kind="flow").levels(6)
+@pytest.mark.parametrize("solver", [x for x in get_args(Solver) if x != "ping-pong"])
+@pytest.mark.parametrize(("kind", "predicts"), [("flow", "flow"), ("crash", "v"), ("angle", "v")])
+def test_a_run_that_starts_without_signal_stays_finite(
+    solver: Any, kind: Any, predicts: Predicts
+) -> None:
+    levels = NoiseSchedule(kind=kind).levels(6)
     assert levels.alpha[0] == 0
-    assert run(solver, levels, "flow").isfinite().all()
+    steps = solve(Denoising(solver=solver), NOISE, levels, fresh=lambda i: NOISE.roll(i + 1))
+    made = run(steps, levels, predicts)
+    assert made.isfinite().all()
+    assert made.abs().max() < 100
+
+
+@pytest.mark.parametrize("solver", ["lms", "heun", "dpm++2m"])
+def test_a_crash_schedule_converges_to_the_same_sound(solver: Any) -> None:
+    """Against many steps of ddim, for the exact denoiser of Gaussian data."""
+    spread = 0.3
+
+    def made(name: Any, num_steps: int) -> Tensor:
+        levels = NoiseSchedule(kind="crash").levels(num_steps)
+        steps = solve(Denoising(solver=name), NOISE, levels, fresh=no_noise)
+        x, i = next(steps)
+        while i < levels.num_steps:
+            a, s = levels.alpha[i], levels.sigma[i]
+            x0 = x * a * spread**2 / (a**2 * spread**2 + s**2)
+            x, i = steps.send(Estimate(x=x, x0=x0, noise=(x - a * x0) / s))
+        return x
+
+    exact = made("ddim", 4000)
+    torch.testing.assert_close(exact, spread * NOISE, atol=1e-2, rtol=0)
+    error = float((made(solver, 40) - exact).abs().max())
+    assert error < 0.25 * float((made("ddim", 40) - exact).abs().max())
+
+
+def test_names_of_other_programs_are_ours() -> None:
+    for name in get_args(SolverAlias):
+        sampling = Denoising(solver=name)
+        assert sampling.solver in get_args(Solver)
+        assert sampling.eta == (1.0 if name in ("v-ddpm", "k-euler-ancestral") else 0.0)
+        assert replace(sampling) == sampling
+    assert Denoising(solver="v-ddim", eta=0.4) == Denoising(solver="ddim", eta=0.4)  # type: ignore[arg-type]
+    assert Denoising(solver="v-iplms").solver == "ipndm"  # type: ignore[arg-type]
+
+
+def test_solvers_that_are_missing_name_the_nearest() -> None:
+    for name, nearest in (("k-dpm-fast", "dpm++2m"), ("k-dpm-2", "heun")):
+        message = rf"Unknown solver '{name}'. The nearest is {re.escape(nearest)}. Choose one of: "
+        with pytest.raises(ValueError, match=message):
+            Denoising(solver=name)  # type: ignore[arg-type]
 
 
 def test_all_predictions_of_one_signal_give_that_signal_and_its_noise() -> None:

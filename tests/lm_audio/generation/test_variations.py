@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 import lm_audio
+from lm_audio.generation.interpolation import slerp
 from lm_audio.generation.track import Variation
 from lm_audio.model import Model
 from lm_audio.pipeline import AudioPipeline
@@ -61,6 +62,58 @@ def test_a_variation_takes_its_share_of_the_steps_and_any_length() -> None:
     text = pipeline.vary((HUM, RATE), strength=0.3, seed=3, text="wind")
     for one in (other, text):
         assert not torch.isclose(one.samples, clip.samples).all()
+
+
+def test_a_variation_between_two_sounds_moves_with_its_share() -> None:
+    stage = gaussian_stage(schedule=FLOW, steps=20)
+    generator = torch.Generator().manual_seed(2)
+    first, second = (MEAN + SPREAD * torch.randn(WIDTH, 64, generator=generator) for _ in range(2))
+
+    def slopes(share: float) -> list[float]:
+        varied = Variation(values=first, strength=0.4, towards=second, share=share)
+        values = made(stage, 64, variation=varied)
+        return [
+            float(((values - MEAN) * (one - MEAN)).mean() / SPREAD**2) for one in (first, second)
+        ]
+
+    found = [slopes(share) for share in (0.0, 0.3, 0.7, 1.0)]
+    of_first, of_second = zip(*found, strict=True)
+    assert list(of_first) == sorted(of_first, reverse=True)
+    assert list(of_second) == sorted(of_second)
+    plain = made(stage, 64, variation=Variation(values=first, strength=0.4))
+    alone = Variation(values=first, strength=0.4, towards=second, share=0.0)
+    torch.testing.assert_close(made(stage, 64, variation=alone), plain)
+
+
+def test_an_arc_keeps_the_power_of_noise_and_meets_its_ends() -> None:
+    generator = torch.Generator().manual_seed(2)
+    a, b = (torch.randn(2, 5000, generator=generator) for _ in range(2))
+    assert float(slerp(a, b, 0.5).std()) == pytest.approx(1.0, abs=0.02)
+    assert float(torch.lerp(a, b, 0.5).std()) < 0.75
+    torch.testing.assert_close(slerp(a, b, 0.0), a)
+    torch.testing.assert_close(slerp(a, b, 1.0), b)
+    for other in (a, -a, torch.zeros_like(a)):  # no arc, or no single one
+        torch.testing.assert_close(slerp(a, other, 0.25), torch.lerp(a, other, 0.25))
+    angle = math.acos(float((a * b).sum() / (a.norm() * b.norm())))
+    third = (math.sin(angle * 2 / 3) * a + math.sin(angle / 3) * b) / math.sin(angle)
+    torch.testing.assert_close(slerp(a, b, 1 / 3), third)
+
+
+def test_other_audio_is_fitted_and_changes_a_variation() -> None:
+    pipeline = tiny_pipeline(sampling=Denoising(steps=10))
+    given = {"strength": 0.5, "seed": 3}
+    plain = pipeline.vary((HUM, RATE), **given)  # type: ignore[arg-type]
+    other = torch.linspace(-0.5, 0.5, 300)[None]
+    mixed = pipeline.vary((HUM, RATE), towards=(other, RATE), **given)  # type: ignore[arg-type]
+    assert mixed.samples.shape == HUM.shape
+    assert not torch.allclose(mixed.samples, plain.samples)
+    padded = torch.nn.functional.pad(other, (0, 100))
+    for same in (padded, torch.nn.functional.pad(other, (0, 500))):
+        again = pipeline.vary((HUM, RATE), towards=(same, RATE), share=0.5, **given)  # type: ignore[arg-type]
+        assert torch.equal(again.samples, mixed.samples)
+    assert mixed.settings["towards"] == "AUDIO"
+    none = pipeline.vary((HUM, RATE), towards=(other, RATE), share=0.0, **given)  # type: ignore[arg-type]
+    torch.testing.assert_close(none.samples, plain.samples)
 
 
 def test_a_loop_leads_to_its_beginning() -> None:
@@ -124,6 +177,13 @@ def test_what_a_model_cannot_do_is_refused() -> None:
     for strength in (0, 1.5, -0.1, "much", None):
         with pytest.raises(ValueError, match="strength must be above 0 and at most 1, got"):
             pipeline.vary((HUM, RATE), strength=strength)  # type: ignore[arg-type]
+    for share in (-0.1, 1.5, "half"):
+        with pytest.raises(ValueError, match="share must be from 0 to 1, got"):
+            pipeline.vary((HUM, RATE), towards=(HUM, RATE), share=share)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="share has no effect without towards"):
+        pipeline.vary((HUM, RATE), share=0.3)
+    with pytest.raises(ValueError, match="makes one clip, so towards must not be a list"):
+        pipeline.vary((HUM, RATE), towards=["a.wav", "b.wav"])  # type: ignore[arg-type]
     tokens = lm_audio.load(device="cpu")
     sound: tuple[Tensor, int] = (HUM.repeat(1, 10), 16_000)
     with pytest.raises(ValueError, match="This model cannot vary audio"):

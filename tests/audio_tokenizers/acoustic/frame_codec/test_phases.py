@@ -9,11 +9,29 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from audio_tokenizers.acoustic.frame_codec.bands import Bands
-from audio_tokenizers.acoustic.frame_codec.phases import AHEAD, BLOCK, MOMENTUM, PhaseStream
+from audio_tokenizers.acoustic.frame_codec.phases import (
+    AHEAD,
+    BLOCK,
+    MOMENTUM,
+    ROUNDS,
+    PhaseStream,
+)
 
 HOP, RATE = 240, 24_000
 BANDS = Bands(num_bands=128, num_linear=64, hop=HOP)
 J = 96
+
+
+@pytest.fixture(autouse=True, params=["torch", "kernel"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "torch":
+        leave_kernel_alone(monkeypatch)
+    elif not ROUNDS.load():
+        pytest.skip("the kernel cannot be compiled here")
+
+
+def leave_kernel_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PhaseStream, "_suits_kernel", lambda *_: False)
 
 
 def harmonics() -> Tensor:
@@ -149,3 +167,29 @@ def test_sound_found_from_levels_alone_has_these_levels() -> None:
     error = (again - levels).abs().mean()
     assert error < 0.2
     assert error < 0.2 * (BANDS.levels(SPECTRA.flip(1)) - levels).abs().mean()
+
+
+@pytest.mark.parametrize("hop", [2, 12, 20, 25, 30, 32, 240])
+@pytest.mark.parametrize(("rows", "num_spectra"), [(1, 1), (3, 5), (2, 21)])
+def test_the_kernel_finds_the_phases_that_torch_does(
+    rows: int, num_spectra: int, hop: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    magnitudes = torch.rand(rows, num_spectra, 2 * hop) + 0.1
+    noise = torch.randn(num_spectra, 2 * hop, dtype=torch.complex64)
+    window = torch.hann_window(4 * hop)
+    window = window / window.square().sum().sqrt()
+
+    def sound() -> Tensor:
+        stream = PhaseStream(window, iterations=3)
+        return torch.cat([stream.push(magnitudes, noise), stream.finish()], dim=1)
+
+    by_default = sound()
+    leave_kernel_alone(monkeypatch)
+    torch.testing.assert_close(by_default, sound(), atol=1e-4, rtol=1e-4)
+
+
+def test_windows_of_other_sizes_are_left_to_torch() -> None:
+    stream = PhaseStream(torch.ones(28) / 28**0.5, iterations=2)
+    magnitudes, noise = torch.rand(1, 9, 14), torch.randn(9, 14, dtype=torch.complex64)
+    assert stream.push(magnitudes, noise).isfinite().all()

@@ -206,7 +206,7 @@ def test_a_compiler_that_fails_costs_a_line_once_and_nothing_else(tmp_path: Path
     assert done.stdout == "False\n"
     compiling, slower = done.stderr.splitlines()
     assert "Compiling the CPU kernels" in compiling
-    assert "decoding is slower (error: out of ink)" in slower
+    assert "generation is slower (error: out of ink)" in slower
     assert not list(tmp_path.rglob("*.so"))
     again = ask(home)
     assert (again.stdout, again.stderr) == ("False\n", "")

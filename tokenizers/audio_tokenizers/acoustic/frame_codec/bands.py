@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from audio_tokenizers.acoustic.frame_codec.layers import OVERLAP
-from audio_tokenizers.acoustic.noise import noise_samples
 from audio_tokenizers.acoustic.rows import row_linear
+from audio_tokenizers.noise import noise_samples
 from audio_tokenizers.spectra import windows_of_hops
 
 FLOOR = 1e-3  # 1 is the level of white noise at full scale

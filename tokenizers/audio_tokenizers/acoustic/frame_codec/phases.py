@@ -7,16 +7,26 @@ which is fixed. Blocks start at fixed positions, so the sound does not depend on
 Shapes: B batch, J spectra.
 """
 
+from pathlib import Path
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from audio_tokenizers.acoustic.frame_codec.layers import OVERLAP, overlap_add
+from audio_tokenizers.compiled import Operators
 from audio_tokenizers.spectra import windows_of_hops
 
 BLOCK = 4  # spectra; 16 with 8 ahead sound no better (docs/log.md) and add latency
 AHEAD = 4
 MOMENTUM = 0.99
+
+ROUNDS = Operators(
+    name="lm_audio_phases",
+    sources=(Path(__file__).with_name("phases.cpp"),),
+    purpose="the frame codec",
+    seconds=15,
+)
 
 
 class PhaseStream:
@@ -62,16 +72,8 @@ class PhaseStream:
     def _block(self, seen: int) -> Tensor:
         """Finalises the first waiting block, using the first `seen` waiting spectra."""
         assert self.past is not None
-        magnitudes, phases = self.magnitudes[:, :seen], self.phases[:, :seen]
-        silence = torch.zeros_like(self.past)
-        before = torch.zeros_like(phases)
-        for _ in range(self.iterations):
-            windows = torch.cat([self.past, self._windows(magnitudes * phases), silence], dim=1)
-            hops = overlap_add(windows, overlap=OVERLAP)
-            analysed = windows_of_hops(hops, overlap=OVERLAP) * self.window
-            spectra = torch.fft.rfft(analysed)[..., :-1]
-            moved = spectra - MOMENTUM / (1 + MOMENTUM) * before
-            phases, before = moved / moved.abs().clamp(min=1e-9), spectra
+        magnitudes = self.magnitudes[:, :seen]
+        phases = self._settled(magnitudes, self.phases[:, :seen])
         settled = min(seen, BLOCK)
         windows = self._windows(magnitudes[:, :settled] * phases[:, :settled])
         windows = torch.cat([self.past, windows], dim=1)
@@ -80,6 +82,37 @@ class PhaseStream:
         self.phases = torch.cat([phases[:, settled:], self.phases[:, seen:]], dim=1)
         return overlap_add(windows, overlap=OVERLAP)
 
+    def _settled(self, magnitudes: Tensor, phases: Tensor) -> Tensor:
+        """The phases [B, J, bins] after all rounds, from those given."""
+        assert self.past is not None
+        slowing = MOMENTUM / (1 + MOMENTUM)
+        if self._suits_kernel(magnitudes):
+            given = (x.contiguous() for x in (self.past, magnitudes, phases, self.window))
+            return torch.ops.lm_audio_phases.settle(*given, self.iterations, slowing)
+        silence = torch.zeros_like(self.past)
+        before = torch.zeros_like(phases)
+        for _ in range(self.iterations):
+            windows = torch.cat([self.past, self._windows(magnitudes * phases), silence], dim=1)
+            hops = overlap_add(windows, overlap=OVERLAP)
+            analysed = windows_of_hops(hops, overlap=OVERLAP) * self.window
+            spectra = torch.fft.rfft(analysed)[..., :-1]
+            moved = spectra - slowing * before
+            phases, before = moved / moved.abs().clamp(min=1e-9), spectra
+        return phases
+
+    def _suits_kernel(self, magnitudes: Tensor) -> bool:
+        if magnitudes.device.type != "cpu" or magnitudes.dtype != torch.float32:
+            return False
+        return _has_small_factors(magnitudes.shape[2]) and ROUNDS.load()
+
     def _windows(self, spectra: Tensor) -> Tensor:
         """[B, J, bins] -> [B, J, window]; there is no Nyquist bin."""
         return torch.fft.irfft(F.pad(spectra, (0, 1))) * (self.window * self.hop)
+
+
+def _has_small_factors(n: int) -> bool:
+    """Whether n has no other prime factors than 2, 3 and 5."""
+    for factor in (2, 3, 5):
+        while n % factor == 0:
+            n //= factor
+    return n == 1

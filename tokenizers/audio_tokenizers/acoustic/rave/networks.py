@@ -9,7 +9,6 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-from audio_tokenizers.acoustic.noise import noise_samples, uniform_samples
 from audio_tokenizers.acoustic.rave.config import RaveConfig
 from audio_tokenizers.acoustic.rave.layers import (
     VECTOR,
@@ -24,6 +23,7 @@ from audio_tokenizers.acoustic.rave.layers import (
     pointwise,
 )
 from audio_tokenizers.acoustic.stream_layers import ChainStream, SumStream
+from audio_tokenizers.noise import noise_samples, uniform_samples
 
 
 class Encoder(Layer):

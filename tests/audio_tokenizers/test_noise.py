@@ -5,7 +5,7 @@ import torch
 from scipy.stats import kstest
 from torch import Tensor
 
-from audio_tokenizers.acoustic.noise import noise_samples
+from audio_tokenizers.noise import noise_samples
 
 CPU = torch.device("cpu")
 

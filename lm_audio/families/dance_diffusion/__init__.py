@@ -1,0 +1,1 @@
+"""Dance Diffusion: diffusion of waveforms, without a prompt."""

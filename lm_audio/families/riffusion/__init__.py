@@ -1,0 +1,1 @@
+"""Riffusion: text to sound by diffusion of spectrogram images with Stable Diffusion."""

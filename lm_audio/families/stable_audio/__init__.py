@@ -1,0 +1,1 @@
+"""Stable Audio Open: text to stereo sound by diffusion of waveform latents."""

@@ -1,0 +1,151 @@
+"""Reads Stable Audio Open in diffusers' layout: a folder with one subfolder per part."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from audio_tokenizers.text import T5TextTokenizer
+from lm_audio.conditioners.number import ScaledNumber
+from lm_audio.conditioners.text import T5Encoder, TextConditioner
+from lm_audio.families.stable_audio.configs import (
+    cosine_schedule_of,
+    first_dit_config,
+    oobleck_config,
+)
+from lm_audio.families.stable_audio.names import first_dit_names, number_names, under
+from lm_audio.families.stable_audio.network import AudioNetwork
+from lm_audio.families.stable_audio.stages import StableAudioParts
+from lm_audio.networks.audio_dit import AudioDiT
+from lm_audio.networks.oobleck import Oobleck
+from lm_audio.networks.same import Same
+from lm_audio.renderers.waveform_latents import WaveformLatentRenderer
+from lm_audio.sampling import Denoising
+from lm_audio.saving.files import folder_of, read_json, read_weights, stated_licence
+from lm_audio.saving.part_folder import Config, fill, read_config, read_network
+from lm_audio.saving.spectrograms import without_weight_norm
+
+PIPELINE = "StableAudioPipeline"
+SAMPLING = Denoising(steps=100, solver="dpm++2m-sde", guidance_scale=7.0)
+MOST_TEXT = 128  # tokens, if the tokenizer states no limit
+_NUMBERS = {"seconds_start": "start_number_conditioner", "seconds_total": "end_number_conditioner"}
+
+
+def read_stable_audio(
+    source: str | Path,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> StableAudioParts:
+    """Reads a folder; `dtype` is that of the transformer.
+
+    On a CPU the transformer and the autoencoder are mapped: in float32, their weights occupy no
+    memory twice.
+    """
+    folder = folder_with(source, PIPELINE)
+    mapped = torch.device(device).type == "cpu" and dtype in (torch.float32, torch.bfloat16)
+    given: dict[str, Any] = {"mapped": mapped, "dtype": dtype}
+    dit, _ = read_network(
+        folder / "transformer", AudioDiT, first_dit_config, rename=first_dit_names, **given
+    )
+    vae, _ = read_network(
+        folder / "vae", Oobleck, oobleck_config, rename=without_weight_norm, **given
+    )
+    schedule, predicts = read_config(
+        folder / "scheduler" / "scheduler_config.json", cosine_schedule_of
+    )
+    encoder = _t5(folder)
+    text, numbers = _projections(folder / "projection_model", encoder)
+    network = AudioNetwork(
+        dit, num_tokens=encoder.max_length, attended=tuple(numbers), shared=tuple(numbers)
+    )
+    check_parts(network, text, numbers, vae, source=folder)
+    parts = StableAudioParts(
+        network=network,
+        text=text,
+        numbers=numbers,
+        predicts=predicts,
+        schedule=schedule,
+        sampling=SAMPLING,
+        window_frames=read_config(folder / "transformer" / "config.json", _window),
+        renderer=WaveformLatentRenderer(autoencoder=vae),
+        licence=stated_licence(folder),
+    )
+    return parts if mapped else parts.to(device, dtype)
+
+
+def folder_with(source: str | Path, pipeline: str) -> Path:
+    """The source as a folder whose model_index.json names this pipeline."""
+    folder = folder_of(source)
+    name = read_json(folder / "model_index.json").get("_class_name")
+    if name != pipeline:
+        raise ValueError(f"Expected {pipeline} in the model_index.json of {folder}, got {name}.")
+    return folder
+
+
+def check_parts(
+    network: AudioNetwork,
+    text: TextConditioner,
+    numbers: Mapping[str, ScaledNumber],
+    vae: Oobleck | Same,
+    *,
+    source: Path,
+) -> None:
+    """Raises ValueError if the parts do not fit each other."""
+    shape, width = network.dit.config, vae.config.latent_width
+    vector = sum(numbers[name].dim for name in network.shared)
+    wrong = []
+    if shape.width != width:
+        wrong.append(f"the transformer has latents of width {shape.width}, the vae of {width}")
+    if shape.condition_width != text.dim:
+        wrong.append(f"the transformer attends to width {shape.condition_width}, not {text.dim}")
+    if shape.vector_width != vector:
+        wrong.append(f"the transformer takes vectors of width {shape.vector_width}, not {vector}")
+    if wrong:
+        raise ValueError(f"The parts of {source} do not match: {'; '.join(wrong)}.")
+
+
+def usual_limit(tokenizer: T5TextTokenizer) -> int:
+    """The most tokens of a text; tokenizers without a limit state 10 ** 30."""
+    most = int(tokenizer._tokenizer.model_max_length)
+    return most if most < 10**6 else MOST_TEXT
+
+
+def _t5(folder: Path) -> T5Encoder:
+    for part in ("text_encoder", "tokenizer"):
+        if not (folder / part).is_dir():
+            raise ValueError(f"{folder / part} is missing. Download the whole model.")
+    encoder = T5Encoder.load(folder / "text_encoder", tokenizer=folder / "tokenizer")
+    encoder.max_length = usual_limit(encoder.tokenizer)
+    return encoder
+
+
+def _projections(
+    folder: Path, encoder: T5Encoder
+) -> tuple[TextConditioner, dict[str, ScaledNumber]]:
+    """The conditioners of StableAudioProjectionModel."""
+
+    def build(config: Config) -> tuple[TextConditioner, dict[str, ScaledNumber]]:
+        dim, width = config["conditioning_dim"], config["text_encoder_dim"]
+        if width != encoder.dim:
+            raise ValueError(f"the text_encoder has width {encoder.dim}, not {width}")
+        text = TextConditioner(encoder, dim, null="none", project=dim != width)
+        low, high = config["min_value"], config["max_value"]
+        return text, {name: ScaledNumber(dim, low, high) for name in _NUMBERS}
+
+    text, numbers = read_config(folder / "config.json", build)
+    weights = read_weights(folder)
+    parts: dict[str, nn.Module] = {"text_projection.": text.projection}
+    parts |= {f"{old}.": numbers[name] for name, old in _NUMBERS.items()}
+    for prefix, module in parts.items():
+        fill(module, number_names(under(prefix, weights)), source=folder)
+    return text, numbers
+
+
+def _window(config: Config) -> int:
+    """The frames of the clips in training."""
+    if config["sample_size"] < 1:
+        raise ValueError(f"sample_size must be at least 1, got {config['sample_size']}.")
+    return int(config["sample_size"])
