@@ -16,6 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from lm_audio.conditioners.aligned_signal import AlignedSignal, LevelConditioner, augmented
 from lm_audio.conditioners.fuser import Conditioners
 from lm_audio.conditioners.tokens import AlignedTokens
 from lm_audio.generation.denoising_window import (
@@ -174,7 +175,7 @@ class DiffusionStage:
 
         def noise(step: str) -> Tensor:
             stream = f"{self.name}/{track.candidate}/{step}"
-            made = gaussians(track.seed, stream, start, length, self.makes.width)
+            made = gaussians(track.seed, stream, track.origin + start, length, self.makes.width)
             return made.to(self.device)
 
         behind = (0, length - (stop - start))
@@ -211,7 +212,7 @@ class DiffusionStage:
         Their weights follow the time since the end of the audio prompt.
         """
         asked = track.conditions.keys() | track.negative.keys()
-        given = [name for name in self.conditioners.fuse if name in asked]
+        given = [name for name in self.conditioners.fuse if name in asked and name != self._level]
         if self.source is not None and self._guides_source(track, given):
             given.append(self.source.condition)
         seconds = [
@@ -238,6 +239,9 @@ class DiffusionStage:
 
     def _guides_source(self, track: Track, given: Sequence[str]) -> bool:
         """Whether guidance drops the source's values, too."""
+        assert self.source is not None
+        if isinstance(self.conditioners[self.source.condition], AlignedSignal):
+            return False
         if isinstance(denoising_of(track).guidance_scale, Mapping):
             return True
         is_given = track.source is not None and track.source.num_given > 0
@@ -248,6 +252,8 @@ class DiffusionStage:
     ) -> Condition | Tensor:
         """A condition in a part of the story or of the blend; all of a blend share a source."""
         conditioner = self.conditioners[name]
+        if name == self._level:
+            return conditioner([track.conditions.get(name)])
         if (timing := self.timing.get(name)) is not None:
             return conditioner([self._seconds(track, timing)])
         if self.source is None or name != self.source.condition:
@@ -257,10 +263,37 @@ class DiffusionStage:
             values = self._replaced(track, dropped=dropped, part=part)
         else:
             values = self._source_values(track)
+        if isinstance(conditioner, AlignedSignal):
+            return self._aligned(track, conditioner, values)
         if not isinstance(conditioner, AlignedTokens):
             return conditioner([values])
         start, stop = self.span(track)
         return conditioner([values], frames=torch.arange(start, stop, device=self.device))
+
+    @property
+    def _level(self) -> str | None:
+        """The name of the condition with the level of noise on the source's values."""
+        fuse = self.conditioners.fuse
+        return next((x for x in fuse if isinstance(self.conditioners[x], LevelConditioner)), None)
+
+    def _aligned(self, track: Track, conditioner: AlignedSignal, values: Tensor | None) -> Tensor:
+        """The source's values at the frames of the next window, with noise of the level."""
+        start, stop = self.span(track)
+        frames = torch.arange(start, stop, device=self.device) + track.origin
+        if values is None or track.source is None:
+            return conditioner([None], frames=frames)
+        source, first = track.source, track.source.origin + self._source_span(track)[0]
+        if self._level is not None:
+            conditioner_of_level = self.conditioners[self._level]
+            assert isinstance(conditioner_of_level, LevelConditioner)
+            given = conditioner_of_level.level(track.conditions.get(self._level))
+            stream = f"{self.name}/{track.candidate}/{self._level}"
+            noise = gaussians(track.seed, stream, first, values.shape[1], len(values))
+            values = augmented(values, noise.to(values), given)
+        if track.loop:  # all values, whose last is followed by the first
+            n, (low, high) = source.num_frames, conditioner.span(start, stop)
+            values, first = values[:, torch.arange(low, high, device=values.device) % n], low
+        return conditioner([values], frames=frames, first=first)
 
     def _seconds(self, track: Track, timing: Timing) -> float:
         if timing == "start":
@@ -285,9 +318,16 @@ class DiffusionStage:
         start on, or what is at the same time."""
         source = track.source
         assert source is not None
+        assert self.source is not None
         if source.is_vector:
             return 0, source.num_frames
         start, stop = self.span(track)
+        if isinstance(signal := self.conditioners[self.source.condition], AlignedSignal):
+            if track.loop:
+                return 0, source.num_frames
+            span = signal.span(track.origin + start, track.origin + stop)
+            first, last = (min(max(0, x - source.origin), source.num_frames) for x in span)
+            return first, last
         if (aligned := aligned_tokens(self.conditioners, self.source)) is not None:
             return 0, min(source.num_frames, aligned.num_source_needed(stop - 1))
         return source_span(track, self.makes.rate, start, stop)
