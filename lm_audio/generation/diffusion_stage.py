@@ -212,7 +212,8 @@ class DiffusionStage:
         Their weights follow the time since the end of the audio prompt.
         """
         asked = track.conditions.keys() | track.negative.keys()
-        given = [name for name in self.conditioners.fuse if name in asked and name != self._level]
+        asked = asked - {self.level_condition}
+        given = [name for name in self.conditioners.fuse if name in asked]
         if self.source is not None and self._guides_source(track, given):
             given.append(self.source.condition)
         seconds = [
@@ -252,7 +253,7 @@ class DiffusionStage:
     ) -> Condition | Tensor:
         """A condition in a part of the story or of the blend; all of a blend share a source."""
         conditioner = self.conditioners[name]
-        if name == self._level:
+        if name == self.level_condition:
             return conditioner([track.conditions.get(name)])
         if (timing := self.timing.get(name)) is not None:
             return conditioner([self._seconds(track, timing)])
@@ -271,7 +272,7 @@ class DiffusionStage:
         return conditioner([values], frames=torch.arange(start, stop, device=self.device))
 
     @property
-    def _level(self) -> str | None:
+    def level_condition(self) -> str | None:
         """The name of the condition with the level of noise on the source's values."""
         fuse = self.conditioners.fuse
         return next((x for x in fuse if isinstance(self.conditioners[x], LevelConditioner)), None)
@@ -283,11 +284,11 @@ class DiffusionStage:
         if values is None or track.source is None:
             return conditioner([None], frames=frames)
         source, first = track.source, track.source.origin + self._source_span(track)[0]
-        if self._level is not None:
-            conditioner_of_level = self.conditioners[self._level]
+        if self.level_condition is not None:
+            conditioner_of_level = self.conditioners[self.level_condition]
             assert isinstance(conditioner_of_level, LevelConditioner)
-            given = conditioner_of_level.level(track.conditions.get(self._level))
-            stream = f"{self.name}/{track.candidate}/{self._level}"
+            given = conditioner_of_level.level(track.conditions.get(self.level_condition))
+            stream = f"{self.name}/{track.candidate}/{self.level_condition}"
             noise = gaussians(track.seed, stream, first, values.shape[1], len(values))
             values = augmented(values, noise.to(values), given)
         if track.loop:  # all values, whose last is followed by the first
