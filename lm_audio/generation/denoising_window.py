@@ -138,10 +138,13 @@ def denoising_of(track: Track) -> Denoising:
 
 
 def turned(condition: Fused, order: Tensor | None) -> Fused:
-    """Conditions whose sum [1, T, D] is in the order of a loop's frames."""
-    if order is None or condition.sum is None or condition.sum.shape[1] == 1:
+    """Conditions whose sum and stacked signal [1, T, D] are in the order of a loop's frames."""
+    if order is None:
         return condition
-    return replace(condition, sum=condition.sum[:, order])
+    total, stacked = condition.sum, condition.stacked
+    if total is not None and total.shape[1] > 1:
+        total = total[:, order]
+    return replace(condition, sum=total, stacked=None if stacked is None else stacked[:, order])
 
 
 def in_order(window: Window, values: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from lm_audio.conditioners.aligned_signal import AlignedSignal, LevelConditioner, augmented
 from lm_audio.conditioners.fuser import Conditioners
 from lm_audio.conditioners.tokens import AlignedTokens
 from lm_audio.generation.denoising_window import (
@@ -212,7 +213,7 @@ class DiffusionStage:
         stream = f"{self.name}/{track.candidate}/{step}"
 
         def of(seed: int) -> Tensor:
-            return gaussians(seed, stream, start, length, self.makes.width)
+            return gaussians(seed, stream, track.origin + start, length, self.makes.width)
 
         story = track.story
         if story is None or all(turn.seed is None for turn in story.turns):
@@ -238,6 +239,7 @@ class DiffusionStage:
         weights follow the time since the end of the audio prompt, if guidance does.
         """
         asked = track.conditions.keys() | track.negative.keys()
+        asked = asked - {self.level_condition}
         given = [name for name in self.conditioners.fuse if name in asked]
         if self.source is not None and self._guides_source(track, given):
             given.append(self.source.condition)
@@ -271,6 +273,9 @@ class DiffusionStage:
 
     def _guides_source(self, track: Track, given: Sequence[str]) -> bool:
         """Whether guidance drops the source's values, too."""
+        assert self.source is not None
+        if isinstance(self.conditioners[self.source.condition], AlignedSignal):
+            return False
         if isinstance(denoising_of(track).guidance_scale, Mapping):
             return True
         is_given = track.source is not None and track.source.num_given > 0
@@ -281,6 +286,8 @@ class DiffusionStage:
     ) -> Condition | Tensor:
         """A condition in a part of the story or of the blend; all of a blend share a source."""
         conditioner = self.conditioners[name]
+        if name == self.level_condition:
+            return conditioner([track.conditions.get(name)])
         if (timing := self.timing.get(name)) is not None:
             return conditioner([self._seconds(track, timing)])
         if self.source is None or name != self.source.condition:
@@ -290,10 +297,37 @@ class DiffusionStage:
             values = self._replaced(track, dropped=dropped, part=part)
         else:
             values = self._source_values(track)
+        if isinstance(conditioner, AlignedSignal):
+            return self._aligned(track, conditioner, values)
         if not isinstance(conditioner, AlignedTokens):
             return conditioner([values])
         start, stop = self.span(track)
         return conditioner([values], frames=torch.arange(start, stop, device=self.device))
+
+    @property
+    def level_condition(self) -> str | None:
+        """The name of the condition with the level of noise on the source's values."""
+        fuse = self.conditioners.fuse
+        return next((x for x in fuse if isinstance(self.conditioners[x], LevelConditioner)), None)
+
+    def _aligned(self, track: Track, conditioner: AlignedSignal, values: Tensor | None) -> Tensor:
+        """The source's values at the frames of the next window, with noise of the level."""
+        start, stop = self.span(track)
+        frames = torch.arange(start, stop, device=self.device) + track.origin
+        if values is None or track.source is None:
+            return conditioner([None], frames=frames)
+        source, first = track.source, track.source.origin + self._source_span(track)[0]
+        if self.level_condition is not None:
+            conditioner_of_level = self.conditioners[self.level_condition]
+            assert isinstance(conditioner_of_level, LevelConditioner)
+            given = conditioner_of_level.level(track.conditions.get(self.level_condition))
+            stream = f"{self.name}/{track.candidate}/{self.level_condition}"
+            noise = gaussians(track.seed, stream, first, values.shape[1], len(values))
+            values = augmented(values, noise.to(values), given)
+        if track.loop:  # all values, whose last is followed by the first
+            n, (low, high) = source.num_frames, conditioner.span(start, stop)
+            values, first = values[:, torch.arange(low, high, device=values.device) % n], low
+        return conditioner([values], frames=frames, first=first)
 
     def _seconds(self, track: Track, timing: Timing) -> float:
         if timing == "start":
@@ -318,9 +352,16 @@ class DiffusionStage:
         start on, or what is at the same time."""
         source = track.source
         assert source is not None
+        assert self.source is not None
         if source.is_vector:
             return 0, source.num_frames
         start, stop = self.span(track)
+        if isinstance(signal := self.conditioners[self.source.condition], AlignedSignal):
+            if track.loop:
+                return 0, source.num_frames
+            span = signal.span(track.origin + start, track.origin + stop)
+            first, last = (min(max(0, x - source.origin), source.num_frames) for x in span)
+            return first, last
         if (aligned := aligned_tokens(self.conditioners, self.source)) is not None:
             return 0, min(source.num_frames, aligned.num_source_needed(stop - 1))
         return source_span(track, self.makes.rate, start, stop)

@@ -292,6 +292,17 @@ def as_audio(audio: AudioLike, *, sample_rate: int, num_channels: int) -> Tensor
     """Samples [C, N] of any audio, converted to this rate and number of channels."""
     if isinstance(audio, str | Path):
         return read_audio(audio, sample_rate=sample_rate, num_channels=num_channels).samples
+    samples, rate = samples_of(audio)
+    samples = resample(samples, rate, sample_rate)
+    if len(samples) == num_channels:
+        return samples
+    if num_channels > 1 and len(samples) > 1:
+        raise ValueError(f"Audio must have 1 or {num_channels} channels, got {len(samples)}.")
+    return samples.mean(dim=0, keepdim=True).expand(num_channels, -1).contiguous()
+
+
+def samples_of(audio: Clip | tuple[Tensor, int]) -> tuple[Tensor, int]:
+    """Samples [C, N] of audio that is not a path, and their rate, as they are."""
     if not isinstance(audio, Clip) and not _is_samples(audio):
         raise ValueError(
             "Audio must be a path, a Clip, or samples [C, N] with their sample rate, got "
@@ -299,12 +310,7 @@ def as_audio(audio: AudioLike, *, sample_rate: int, num_channels: int) -> Tensor
         )
     samples, rate = (audio.samples, audio.sample_rate) if isinstance(audio, Clip) else audio
     _check_samples(samples, rate)
-    samples = resample(samples.detach().cpu().float(), rate, sample_rate)
-    if len(samples) == num_channels:
-        return samples
-    if num_channels > 1 and len(samples) > 1:
-        raise ValueError(f"Audio must have 1 or {num_channels} channels, got {len(samples)}.")
-    return samples.mean(dim=0, keepdim=True).expand(num_channels, -1).contiguous()
+    return samples.detach().cpu().float(), rate
 
 
 def as_long(audio: AudioLike, like: Tensor, sample_rate: int) -> Tensor:

@@ -71,6 +71,7 @@ class Track:
         is_vector: whether the values describe the whole item, not its frames.
         seconds: the duration, prompt included; by default that of the frames.
         candidate: distinguishes tracks that differ only in their random numbers.
+        origin: the number of frames of the whole item before those of this track.
         known: [T], the given frames.
         num_given: the number of given frames at the start.
         num_done: the number of known or generated frames at the start.
@@ -92,6 +93,7 @@ class Track:
     is_vector: bool = False
     seconds: float | None = None
     candidate: int = 0
+    origin: int = 0
     known: Tensor = field(init=False)
     num_done: int = field(init=False)
     num_given: int = field(init=False)
