@@ -69,7 +69,8 @@ class Track:
         variation: the values of other audio, to vary; None to start from noise alone.
         loop: whether the last frame is followed by the first.
         is_vector: whether the values describe the whole item, not its frames.
-        seconds: the duration, prompt included; by default that of the frames.
+        seconds: the duration of the whole recording; by default that of the frames.
+        starts_at: the second of the recording where the track starts.
         candidate: distinguishes tracks that differ only in their random numbers.
         known: [T], the given frames.
         num_given: the number of given frames at the start.
@@ -91,6 +92,7 @@ class Track:
     loop: bool = False
     is_vector: bool = False
     seconds: float | None = None
+    starts_at: float = 0.0
     candidate: int = 0
     known: Tensor = field(init=False)
     num_done: int = field(init=False)
