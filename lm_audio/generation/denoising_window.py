@@ -22,7 +22,7 @@ _GOLDEN = (5**0.5 - 1) / 2  # its multiples are spread evenly
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Row:
-    """One branch of guidance: its conditions, B = 1, and its weight [T] in the output.
+    """One branch of guidance: its conditions, B = 1, and its weight [T] or [1] in the output.
 
     Args:
         share: of the prompt in its branch; 1 without a blend.

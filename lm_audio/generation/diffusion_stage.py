@@ -208,15 +208,14 @@ class DiffusionStage:
     def _rows(self, track: Track, start: int, stop: int) -> list["Row"]:
         """The branches of guidance, each of them once for each prompt of a blend that it has.
 
-        Their weights follow the time since the end of the audio prompt.
+        Their weights follow the time since the end of the audio prompt, if guidance does.
         """
         asked = track.conditions.keys() | track.negative.keys()
         given = [name for name in self.conditioners.fuse if name in asked]
         if self.source is not None and self._guides_source(track, given):
             given.append(self.source.condition)
-        seconds = [
-            float(max(0, frame - track.num_given) / self.makes.rate) for frame in range(start, stop)
-        ]
+        frames = range(start, stop if denoising_of(track).guidance_schedule else start + 1)
+        seconds = [float(max(0, frame - track.num_given) / self.makes.rate) for frame in frames]
         now, _ = track.part_at(track.num_done, self.makes.rate)
         rows = []
         for dropped, weights in guidance_rows(denoising_of(track), given, seconds):
