@@ -385,7 +385,7 @@ class AudioPipeline:
             samples: [C, N], the start of the clip, or the audio to vary if there is a strength.
         """
         check_abilities(self.model, request)
-        tail, prompt, towards = 0, None, None
+        before, tail, prompt, towards = 0, 0, None, None
         if request.strength is not None:
             assert samples is not None
             if request.towards is not None:
@@ -393,7 +393,8 @@ class AudioPipeline:
             prompt, samples = self._prompt(samples), None
         elif samples is not None:
             tail = tail_length(samples.shape[1], stages=self.model.stages, renderer=self.renderer)
-            prompt = self._prompt(samples[:, samples.shape[1] - tail :])
+            before = samples.shape[1] - tail
+            prompt = self._prompt(samples[:, before:])
         tracks = make_tracks(
             request,
             stages=self.model.stages,
@@ -402,6 +403,8 @@ class AudioPipeline:
             num_samples=tail + request.num_samples,
             prompt=prompt,
             towards=towards,
+            first=before,
+            whole=before + tail + request.num_samples,
         )
         verb: Verb = "generate" if samples is None else "continue"
         if request.strength is not None:

@@ -38,11 +38,15 @@ def make_tracks(
     num_samples: int,
     prompt: Prompt | None = None,
     towards: Prompt | None = None,
+    first: int = 0,
+    whole: int | None = None,
 ) -> dict[str, Track]:
     """A track for each required stage, by stage name.
 
     Args:
         num_samples: the total of prompt and new samples.
+        first, whole: the sample of the recording where these begin, and how many it has; by default
+            they are all of it.
         prompt: the start of the clip, or the audio to vary if the request has a strength.
         towards: other audio to mix in.
     """
@@ -69,7 +73,8 @@ def make_tracks(
             is_vector=stage.makes.kind == "vector",
             variation=_variation(stage, request, varied, towards, values.shape[1]),
             loop=request.loop,
-            seconds=num_samples / renderer.sample_rate,
+            seconds=(num_samples if whole is None else whole) / renderer.sample_rate,
+            starts_at=first / renderer.sample_rate,
         )
         stage.check(tracks[stage.name])
     return tracks

@@ -50,7 +50,7 @@ Network = Callable[..., Tensor]
 known frames also takes `known`, a `Known`."""
 
 Timing = Literal["start", "total"]
-"""In seconds: where a window starts, and how long the whole clip is."""
+"""In seconds: where a window starts, and how long the whole recording is."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -331,7 +331,7 @@ class DiffusionStage:
 
     def _seconds(self, track: Track, timing: Timing) -> float:
         if timing == "start":
-            return float(self.span(track)[0] / self.makes.rate)
+            return track.starts_at + float(self.span(track)[0] / self.makes.rate)
         return track.seconds or float(track.num_frames / self.makes.rate)
 
     def _replaced(self, track: Track, *, dropped: bool, part: int) -> Tensor | None:

@@ -69,7 +69,8 @@ class Track:
         variation: the values of other audio, to vary; None to start from noise alone.
         loop: whether the last frame is followed by the first.
         is_vector: whether the values describe the whole item, not its frames.
-        seconds: the duration, prompt included; by default that of the frames.
+        seconds: the duration of the whole recording; by default that of the frames.
+        starts_at: the second of the recording where the track starts.
         candidate: distinguishes tracks that differ only in their random numbers.
         origin: the number of frames of the whole item before those of this track.
         known: [T], the given frames.
@@ -92,6 +93,7 @@ class Track:
     loop: bool = False
     is_vector: bool = False
     seconds: float | None = None
+    starts_at: float = 0.0
     candidate: int = 0
     origin: int = 0
     known: Tensor = field(init=False)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 import lm_audio
+from lm_audio.generation.diffusion_stage import DiffusionStage
 from lm_audio.pipeline import AudioPipeline
 from lm_audio.sampling import Denoising
 
@@ -134,6 +135,30 @@ def test_an_inpainted_span_leaves_all_other_samples(model: AudioPipeline) -> Non
     assert torch.equal(made[:, :160], whole[:, :160])
     assert torch.equal(made[:, 240:], whole[:, 240:])
     assert not torch.allclose(made[:, 160:240], whole[:, 160:240], atol=0.01)
+
+
+def test_parts_of_a_longer_recording_are_placed_in_it(
+    model: AudioPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only what is near is read, but the network learns where that is."""
+    (stage,) = model.model.stages
+    assert isinstance(stage, DiffusionStage)
+    seen: dict[str, list[float]] = {name: [] for name in stage.timing}
+    for name, values in seen.items():
+        conditioner = stage.conditioners[name]
+        whole = conditioner._embed
+        monkeypatch.setattr(
+            conditioner, "_embed", lambda x, f=whole, v=values: v.append(round(x, 4)) or f(x)
+        )
+    given: dict[str, Any] = {"seed": 3, "sampling": SAMPLING}
+    model.inpaint((tones(1.0), RATE), start=0.7, end=0.72, text="rain", **given)
+    assert set(seen["seconds_total"]) == {1.0}
+    assert 0.5 < min(seen["seconds_start"]) <= 0.7
+    for values in seen.values():
+        values.clear()
+    model.continue_from((tones(1.0), RATE), duration=0.2, **given)
+    assert set(seen["seconds_total"]) == {1.2}
+    assert 0.9 < min(seen["seconds_start"]) < 1.0
 
 
 def test_a_variation_is_the_closer_to_the_sound_the_weaker_it_is(model: AudioPipeline) -> None:
