@@ -3,10 +3,10 @@
 Does not import torch, so models can be listed quickly.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from lm_audio.model import Model
@@ -82,6 +82,23 @@ class LoadSettings:
     text_encoder: str | Path | None
 
 
+def _same(weights: Mapping[str, Any]) -> Mapping[str, Any]:
+    return weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkFiles:
+    """Where a layout has the weights of its denoising network, so that they can be replaced.
+
+    Args:
+        folder: the subfolder.
+        names: maps stored weights to ours; where a stored one has several of ours, these are views.
+    """
+
+    folder: str
+    names: Callable[[Mapping[str, Any]], Mapping[str, Any]] = _same
+
+
 @dataclass(frozen=True, kw_only=True)
 class Format:
     """A layout of files.
@@ -93,6 +110,7 @@ class Format:
         files: groups of patterns to download from the hub; a group is used only if those before it
             match no safetensors.
         lacks_text_encoder: whether the text encoder comes from elsewhere.
+        network: None for layouts whose network cannot be replaced.
     """
 
     name: str
@@ -102,6 +120,7 @@ class Format:
     holds: Callable[[Path], bool] | None = None
     files: tuple[tuple[str, ...], ...] = TRANSFORMERS_FILES
     lacks_text_encoder: bool = False
+    network: NetworkFiles | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,8 @@
 Shapes: B batch, D latent width, T frames.
 """
 
+from typing import Self
+
 import torch
 from torch import Tensor, nn
 
@@ -22,6 +24,14 @@ class DiffusionObjective(nn.Module):
         self.stage = stage
         self.model = stage.network
         self.conditioners = stage.conditioners
+
+    def train(self, mode: bool = True) -> Self:
+        """Frozen conditioners stay as they are when generating, without dropout."""
+        super().train(mode)
+        for conditioner in self.conditioners.children():
+            if not any(weight.requires_grad for weight in conditioner.parameters()):
+                conditioner.eval()
+        return self
 
     def forward(self, batch: LatentBatch) -> Tensor:
         """The sum of the squared errors of each bin of noise levels: [NUM_BINS]."""

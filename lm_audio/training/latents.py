@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from audio_tokenizers.protocol import LatentCodec
 from lm_audio.data.batches import Crop
@@ -17,7 +17,6 @@ from lm_audio.generation.diffusion_stage import DiffusionStage
 from lm_audio.generation.track import Track, unknown_values
 from lm_audio.patterns import split_channels
 from lm_audio.renderers.codec_latents import CodecLatentRenderer
-from lm_audio.renderers.latent import LatentRenderer
 from lm_audio.renderers.protocol import Renderer
 from lm_audio.signals import ACOUSTIC
 from lm_audio.training.diffusion_batches import LatentBatches
@@ -60,17 +59,29 @@ class StandardisedLatents:
 
 @dataclass(frozen=True, eq=False)
 class SoundLatents:
-    """Turns 16-bit samples [C, N] into the values [D, T] of a renderer, as it encodes prompts."""
+    """Turns 16-bit samples [C, N] into the values [D, T] of a renderer, as it encodes prompts.
 
-    renderer: LatentRenderer
+    Other numbers of channels than the renderer's are mixed to one, which all of its channels get.
+    """
+
+    renderer: Renderer
 
     @torch.no_grad()
     def __call__(self, samples: Tensor) -> Tensor:
-        encoder = self.renderer.encoder
+        encoder, num_channels = self.renderer.encoder, self.renderer.num_channels
         assert encoder is not None
-        device = next(self.renderer.autoencoder.parameters()).device
-        mono = samples.to(device).float().mean(dim=0, keepdim=True) / FULL_SCALE
-        return encoder.encode(mono).cpu()
+        given = samples.to(device_of(self.renderer)).float() / FULL_SCALE
+        if len(given) != num_channels:
+            given = given.mean(dim=0, keepdim=True).expand(num_channels, -1)
+        return encoder.encode(given).cpu()
+
+
+def device_of(renderer: Renderer) -> torch.device:
+    """Where a renderer's autoencoder is; the CPU for others."""
+    autoencoder = getattr(renderer, "autoencoder", None)
+    weights = autoencoder.parameters() if isinstance(autoencoder, nn.Module) else iter(())
+    first = next(weights, None)
+    return torch.device("cpu") if first is None else first.device
 
 
 def scale_of(shards: Shards, latents: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
@@ -117,9 +128,8 @@ def log_latent_samples(
         values = sample_latents(
             stage, num_frames=frames, seed=index, conditions=conditions, source=known
         )
-        tracker.sound(
-            f"sample {index}", renderer.render(values.cpu()), renderer.sample_rate, step=step
-        )
+        samples = renderer.render(values.to(device_of(renderer))).cpu()
+        tracker.sound(f"sample {index}", samples, renderer.sample_rate, step=step)
 
 
 @torch.inference_mode()

@@ -10,6 +10,7 @@ from lm_audio.families.family import (
     Format,
     LoadSettings,
     ModelInfo,
+    NetworkFiles,
 )
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ FAMILY = Family(
             pipelines=("AudioLDM2Pipeline", "AudioLDMPipeline"),
             files=DIFFUSERS_FILES,
             load=_load,
+            network=NetworkFiles(folder="unet"),
         ),
     ),
 )

@@ -9,6 +9,7 @@ from lm_audio.families.family import (
     Format,
     LoadSettings,
     ModelInfo,
+    NetworkFiles,
 )
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ FAMILY = Family(
             pipelines=("DanceDiffusionPipeline",),
             files=DIFFUSERS_FILES,
             load=_load,
+            network=NetworkFiles(folder="unet"),
         ),
     ),
 )

@@ -3,7 +3,14 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lm_audio.families.family import DIFFUSERS_FILES, Checkpoint, Family, Format, LoadSettings
+from lm_audio.families.family import (
+    DIFFUSERS_FILES,
+    Checkpoint,
+    Family,
+    Format,
+    LoadSettings,
+    NetworkFiles,
+)
 
 if TYPE_CHECKING:
     from lm_audio.model import Model
@@ -39,6 +46,7 @@ FAMILY = Family(
             pipelines=("MakeAnAudioPipeline",),
             files=DIFFUSERS_FILES,
             load=_load,
+            network=NetworkFiles(folder="unet"),
         ),
         Format(
             name="make-an-audio-original",

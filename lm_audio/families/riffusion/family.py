@@ -2,7 +2,14 @@
 
 from typing import TYPE_CHECKING
 
-from lm_audio.families.family import Checkpoint, Family, Format, LoadSettings, ModelInfo
+from lm_audio.families.family import (
+    Checkpoint,
+    Family,
+    Format,
+    LoadSettings,
+    ModelInfo,
+    NetworkFiles,
+)
 
 if TYPE_CHECKING:
     from lm_audio.model import Model
@@ -49,6 +56,12 @@ FAMILY = Family(
         ),
     ),
     formats=(
-        Format(name="riffusion", pipelines=("StableDiffusionPipeline",), files=_FILES, load=_load),
+        Format(
+            name="riffusion",
+            pipelines=("StableDiffusionPipeline",),
+            files=_FILES,
+            load=_load,
+            network=NetworkFiles(folder="unet"),
+        ),
     ),
 )

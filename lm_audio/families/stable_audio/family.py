@@ -1,7 +1,8 @@
 """The published models of Stable Audio, in the layouts of diffusers and stable-audio-tools."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lm_audio.families.family import (
     DIFFUSERS_FILES,
@@ -11,6 +12,7 @@ from lm_audio.families.family import (
     Format,
     LoadSettings,
     ModelInfo,
+    NetworkFiles,
 )
 
 if TYPE_CHECKING:
@@ -67,6 +69,18 @@ def _load_tools(checkpoint: Checkpoint, settings: LoadSettings) -> "Model":
     )
 
 
+def _first_names(weights: Mapping[str, Any]) -> Mapping[str, Any]:
+    from lm_audio.families.stable_audio.names import first_dit_names
+
+    return first_dit_names(weights)
+
+
+def _third_names(weights: Mapping[str, Any]) -> Mapping[str, Any]:
+    from lm_audio.families.stable_audio.names import third_dit_names
+
+    return third_dit_names(weights)
+
+
 def _holds_tools(folder: Path) -> bool:
     from lm_audio.families.stable_audio.tools_layout import holds_tools_layout
 
@@ -84,12 +98,14 @@ FAMILY = Family(
             pipelines=("StableAudioPipeline",),
             files=DIFFUSERS_FILES,
             load=_load,
+            network=NetworkFiles(folder="transformer", names=_first_names),
         ),
         Format(
             name="stable-audio-3",
             pipelines=("StableAudio3Pipeline",),
             files=DIFFUSERS_FILES,
             load=_load_third,
+            network=NetworkFiles(folder="transformer", names=_third_names),
         ),
         Format(
             name="stable-audio-tools",
