@@ -296,8 +296,8 @@ class AudioPipeline:
         """
         check_settings("upsample", settings, UpsampleSettings)
         check_single(audio=audio, seed=seed)
-        given = {"seed": seed, "loaded": self.loaded(), "name": self.card.name, **settings}
-        return upsample(audio, self.model.stages, **given)
+        given: dict[str, Any] = {"loaded": self.loaded(), "name": self.card.name, **settings}
+        return upsample(audio, self.model.stages, seed=seed, **given)
 
     @releases_omp_threads
     def inpaint(
