@@ -16,9 +16,9 @@ from lm_audio.generation.prompt import Prompt
 from lm_audio.generation.request import (
     Request,
     check_request,
+    followed_sampling,
     given_values,
     overlap_frames_of,
-    sampling_of,
 )
 from lm_audio.generation.track import Embedded, Stage, Track, Variation, unknown_values
 from lm_audio.renderers.loop import render_loop
@@ -63,7 +63,7 @@ def make_tracks(
             values=values,
             starts=starts,
             seed=request.seed,
-            sampling=sampling_of(stage, request),
+            sampling=followed_sampling(stage, request),
             conditions={k: v for k, v in request.conditions.items() if k in stage.conditions},
             negative={k: v for k, v in request.negative.items() if k in stage.conditions},
             embedded=embedded,

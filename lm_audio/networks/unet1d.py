@@ -19,9 +19,8 @@ from torch.utils.checkpoint import checkpoint
 from lm_audio.networks.condition import Fused
 from lm_audio.networks.winograd import Conv5
 
-STACKED, LEVEL = "stacked", "level"
-"""The names of conditions: a signal [B, T, C] that is stacked on the waveform, 0 where it is
-missing at the end, and a number [B, 1, 1] for it."""
+LEVEL = "level"
+"""The name of a condition: a number [B, 1, 1] for the stacked signal."""
 
 _CUBIC = (-3, -9, 29, 111, 111, 29, -9, -3)  # of 256
 _HEAD_WIDTH = 32
@@ -148,13 +147,13 @@ class UNet1d(nn.Module):
     def _inputs(self, x: Tensor, times: Tensor, fused: Fused) -> Tensor:
         """The waveform, what is stacked on it and the features of time and level: [B, C, T]."""
         config, named, T = self.config, fused.named, x.shape[2]
-        if (STACKED in named) != (config.stacked_channels > 0):
+        if (fused.stacked is not None) != (config.stacked_channels > 0):
             raise ValueError("A stacked signal and a network for it require each other.")
         if (LEVEL in named) != config.has_level:
             raise ValueError("A level and a network for it require each other.")
         parts = [x]
-        if STACKED in named:
-            stacked = named[STACKED].embeddings.transpose(1, 2)  # [B, C, T]
+        if fused.stacked is not None:
+            stacked = fused.stacked.transpose(1, 2)  # [B, C, T]
             parts.append(F.pad(stacked, (0, T - stacked.shape[2])).to(x))
         parts.append(self.time_proj(times)[..., None].expand(-1, -1, T).to(x))
         if LEVEL in named:
