@@ -19,6 +19,7 @@ _DEFAULTS = {"model": "default", "dtype": "float32"}
 _OPTIONS = {
     *("seed", "text", "duration", "start", "end", "num_candidates", "negative", "condition", "raw"),
     *("story", "blend", "loop", "strength", "towards", "share", "melody", "best_of"),
+    *("from_rate", "noise_level"),
     *("steps", "solver", "eta"),
     *("guidance_scale", "temperature", "top_k", "top_p", "min_p", "repetition_penalty"),
     *("model", "device", "dtype", "text_encoder", "judge", "watermark"),

@@ -14,8 +14,8 @@ from torch import Tensor
 from audio_tokenizers.audio_files import channel_layout
 from audio_tokenizers.protocol import SemanticTokenizer
 from lm_audio.clip import Clip
+from lm_audio.families.abilities import check_abilities
 from lm_audio.families.audiocraft.exporting import export_model
-from lm_audio.families.table import MODELS
 from lm_audio.generation.clip_job import ClipJob, make_tracks
 from lm_audio.generation.inpainting import inpaint
 from lm_audio.generation.keywords import (
@@ -23,6 +23,7 @@ from lm_audio.generation.keywords import (
     GenerateSettings,
     Settings,
     StreamSettings,
+    UpsampleSettings,
     VarySettings,
     check_settings,
 )
@@ -41,8 +42,9 @@ from lm_audio.generation.request import (
 )
 from lm_audio.generation.session import Session
 from lm_audio.generation.settings import Verb, clip_settings
-from lm_audio.generation.takes import Judge, best_of, takes_of
+from lm_audio.generation.takes import best_of, takes_of
 from lm_audio.generation.track import Stage
+from lm_audio.generation.upsampling import upsample
 from lm_audio.model import Model, ModelCard, size_of
 from lm_audio.renderers.protocol import Renderer
 from lm_audio.saving.folder import push_model, save_model
@@ -84,8 +86,7 @@ class AudioPipeline:
         judge: str | Path | None = None,
     ) -> "AudioPipeline":
         """`lm_audio.load` under its name in transformers and diffusers."""
-        # `loading` is the layer above. Only this alias, which users expect on the class, points up:
-        # import-linter has an exception for it, and nothing is imported before the call.
+        # Users expect this alias here. It points up a layer; import-linter has an exception.
         from lm_audio.loading import load
 
         return load(source, device=device, dtype=dtype, text_encoder=text_encoder, judge=judge)
@@ -173,7 +174,7 @@ class AudioPipeline:
         requests = self._requests(prompt, duration=duration, seed=seed, settings=settings)
         count = settings.get("best_of", 1)
         takes = takes_of(requests, count)
-        judge = self._judge() if count > 1 else None
+        judge = self.model.required_judge if count > 1 else None
         clips = self._make([self.start(take) for take in takes], settings)
         if judge is not None:
             clips = best_of(clips, requests, judge)
@@ -285,6 +286,20 @@ class AudioPipeline:
         return self._make([job], settings)[0]
 
     @releases_omp_threads
+    def upsample(
+        self, audio: AudioLike, *, seed: int | None = None, **settings: Unpack[UpsampleSettings]
+    ) -> Clip:
+        """Audio at the model's rate, with new sound above its old band; for cascades of waveforms.
+
+        Args:
+            **settings: from_rate, text, noise_level, sampling, progress; see `UpsampleSettings`.
+        """
+        check_settings("upsample", settings, UpsampleSettings)
+        check_single(audio=audio, seed=seed)
+        given: dict[str, Any] = {"loaded": self.loaded(), "name": self.card.name, **settings}
+        return upsample(audio, self.model.stages, seed=seed, **given)
+
+    @releases_omp_threads
     def inpaint(
         self,
         audio: AudioLike,
@@ -326,7 +341,7 @@ class AudioPipeline:
             "inpaint",
             request,
             stages=self.model.stages,
-            loaded=self._loaded(),
+            loaded=self.loaded(),
             audio=name_of(audio),
             start=float(start),
             end=float(end),
@@ -369,8 +384,8 @@ class AudioPipeline:
         Args:
             samples: [C, N], the start of the clip, or the audio to vary if there is a strength.
         """
-        self._check_abilities(request)
-        tail, prompt, towards = 0, None, None
+        check_abilities(self.model, request)
+        before, tail, prompt, towards = 0, 0, None, None
         if request.strength is not None:
             assert samples is not None
             if request.towards is not None:
@@ -378,7 +393,8 @@ class AudioPipeline:
             prompt, samples = self._prompt(samples), None
         elif samples is not None:
             tail = tail_length(samples.shape[1], stages=self.model.stages, renderer=self.renderer)
-            prompt = self._prompt(samples[:, samples.shape[1] - tail :])
+            before = samples.shape[1] - tail
+            prompt = self._prompt(samples[:, before:])
         tracks = make_tracks(
             request,
             stages=self.model.stages,
@@ -387,6 +403,8 @@ class AudioPipeline:
             num_samples=tail + request.num_samples,
             prompt=prompt,
             towards=towards,
+            first=before,
+            whole=before + tail + request.num_samples,
         )
         verb: Verb = "generate" if samples is None else "continue"
         if request.strength is not None:
@@ -395,7 +413,7 @@ class AudioPipeline:
             verb,
             request,
             stages=[stage for stage in self.model.stages if stage.name in tracks],
-            loaded=self._loaded(),
+            loaded=self.loaded(),
             audio=request.audio,
             duration=None if verb == "vary" else request.num_samples / self.sample_rate,
         )
@@ -409,14 +427,6 @@ class AudioPipeline:
             model=self.card.name,
             settings=settings,
         )
-
-    def _check_abilities(self, request: Request) -> None:
-        """Raises ValueError, with models that can, for what only diffusion models can do."""
-        for ability, wanted in (("vary", request.strength is not None), ("loop", request.loop)):
-            if wanted and not self.model.denoises:
-                names = ", ".join(one.name for one in MODELS if ability in one.abilities)
-                verb = "vary audio" if ability == "vary" else "make loops"
-                raise ValueError(f"This model cannot {verb}. Models that can: {names or 'none'}.")
 
     def session(self, *, rows_per_pass: int | None = None) -> Session:
         """A continuous batch for clips that need all stages; clips join and leave at any step."""
@@ -444,7 +454,7 @@ class AudioPipeline:
                 warnings.warn(notice, stacklevel=3)
         return requests
 
-    def _loaded(self) -> dict[str, str | None]:
+    def loaded(self) -> dict[str, str | None]:
         """The settings of `load`, as those of a clip."""
         device = str(self.model.stages[0].device)
         loaded = {"model": self.source, "device": device, "dtype": self.dtype}
@@ -458,14 +468,6 @@ class AudioPipeline:
             semantic_tokenizer=self.semantic_tokenizer,
             device=self.model.stages[0].device,
         )
-
-    def _judge(self) -> Judge:
-        if self.model.judge is None:
-            raise ValueError(
-                "best_of needs a judge, which this model does not have. Load it with the judge of "
-                "your choice, such as judge='laion/clap-htsat-unfused'."
-            )
-        return self.model.judge
 
     @releases_omp_threads
     def _make(self, jobs: list[ClipJob], settings: Mapping[str, Any]) -> list[Clip]:
@@ -489,9 +491,5 @@ class AudioPipeline:
 
     def _session(self, job: ClipJob, rows_per_pass: int | None = None) -> Session:
         """A session with the stages that this clip, and the others of its call, need."""
-        if rows_per_pass is not None and not (isinstance(rows_per_pass, int) and rows_per_pass > 0):
-            raise ValueError(
-                f"rows_per_pass must be an integer of at least 1, or None, got {rows_per_pass!r}."
-            )
         stages = [self.stages[name] for name in job.tracks]
         return Session(stages, rows_per_pass=rows_per_pass)

@@ -73,8 +73,10 @@ class Info:
         of_file = _of_tokens if path.suffix == TOKENS else _of_file
         if is_rave(path):
             lines = list(_of_rave(path))
+        elif path.is_file():
+            lines = list(of_file(path))
         else:
-            lines = list(of_file(path) if path.is_file() else self._of_model(path))
+            lines = [*self._of_model(path), ("CPU kernels", _kernels())]
         width = max(len(title) for title, _ in lines)
         for title, text in lines:
             print(f"{title:{width}}  {text}")
@@ -98,6 +100,12 @@ class Info:
         kind = find_checkpoint(self.model).format
         options = ModelOptions(model=self.model, device="cpu", text_encoder=self.text_encoder)
         yield from _of_pipeline(options.load(), kind)
+
+
+def _kernels() -> str:
+    from lm_audio.networks.cpu import kernels
+
+    return kernels.summary()
 
 
 def _row(model: ModelInfo) -> tuple[str, ...]:
@@ -193,13 +201,17 @@ def _of_config(folder: Path, config: dict[str, Any]) -> Lines:
         yield "output", output
         yield from networks
         names: dict[str, None] = {}
-        for stage in config["stages"]:
+        stages = [stage for stage in config["stages"] if stage.get("kind") != "sound"]
+        for stage in stages:
             source = (stage["source"] or {}).get("condition")
             names |= dict.fromkeys(name for name in stage["conditioners"] if name != source)
         yield "conditions", ", ".join(names) or "none"
         if known := config["about"].get("known"):
             yield "trained on", ", ".join(known["examples"])
-        for stage in config["stages"]:
+        if len(stages) < len(config["stages"]):
+            rate = Fraction(config["stages"][0]["makes"]["rate"])
+            yield "raises", f"the rate of sound from {float(rate):g} Hz; see lm-audio upsample"
+        for stage in stages:
             count = num_stage_parameters(folder / stage["name"])
             if stage.get("kind") == "diffusion":
                 rate, width = Fraction(stage["makes"]["rate"]), _latents(stage["makes"]["width"])
@@ -214,7 +226,9 @@ def _of_config(folder: Path, config: dict[str, Any]) -> Lines:
 
 def _of_renderer(folder: Path, settings: dict[str, Any]) -> tuple[str, list[Line]]:
     """The output of a renderer, and lines about its networks."""
-    if "codebooks" not in settings:  # of spectrograms: see saving/renderer.py
+    if settings.get("takes") == "waveform":  # see saving/renderer.py
+        return sound(settings["sample_rate"], settings["channels"]), []
+    if "codebooks" not in settings:  # of spectrograms
         latents = _config(folder / "autoencoder")["latent_channels"]
         vocoder = _config(folder / "vocoder")
         bands = f"{vocoder['model_in_dim']} mel bands"

@@ -7,7 +7,7 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
@@ -19,6 +19,8 @@ from lm_audio.cli.console import say, share_bar
 from lm_audio.cli.manifest import Settings, add_to_manifest, is_made_with, read_manifest
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from lm_audio.clip import Clip
     from lm_audio.watermark import Watermark
 
@@ -221,6 +223,48 @@ def check_writable(path: Path) -> None:
     except OSError as error:
         reason = str(error.strerror).lower()
         raise ValueError(f"Cannot write to {path.parent}: {reason}.") from None
+
+
+def check_output(output: Path, *, source: Path) -> None:
+    """Raises ValueError unless audio can be written there and the input is kept."""
+    if output == STDOUT:
+        return
+    check_suffix(str(output))
+    if source != STDOUT and output.resolve() == source.resolve():
+        raise ValueError(f"{output} is the input. Choose another output with -o.")
+    check_writable(output)
+
+
+def write_pieces(
+    output: Path,
+    pieces: "Iterable[Tensor]",
+    *,
+    sample_rate: int,
+    num_channels: int,
+    comment: str | None = None,
+) -> int:
+    """Writes samples [C, N] piece by piece and returns their number."""
+    num_samples = 0
+    if output == STDOUT:
+        from audio_tokenizers.wav_stream import pcm16, wav_header
+
+        out = sys.stdout.buffer
+        out.write(wav_header(sample_rate, num_channels))
+        for samples in pieces:
+            out.write(pcm16(samples))
+            out.flush()
+            num_samples += samples.shape[1]
+        return num_samples
+    from audio_tokenizers.audio_writer import AudioWriter
+
+    with (
+        writing(output),
+        AudioWriter(output, sample_rate, num_channels=num_channels, comment=comment) as writer,
+    ):
+        for samples in pieces:
+            writer.write(samples)
+            num_samples += samples.shape[1]
+    return num_samples
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from lm_audio.cli.arguments import Arg
 from lm_audio.cli.coding import load
 from lm_audio.cli.console import progress_bar, say
 from lm_audio.cli.inputs import STDIN, audio_source, conversion
-from lm_audio.cli.outputs import STDOUT, check_suffix, check_writable, writing
+from lm_audio.cli.outputs import STDOUT, check_output, write_pieces
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,11 +47,7 @@ class Transfer:
     """Print warnings and errors only."""
 
     def run(self) -> None:
-        if self.output != STDOUT:
-            check_suffix(str(self.output))
-            if self.audio != STDIN and self.output.resolve() == self.audio.resolve():
-                raise ValueError(f"{self.output} is the input. Choose another output with -o.")
-            check_writable(self.output)
+        check_output(self.output, source=self.audio)
         is_piped = self.audio == STDIN and sys.stdin.buffer.peek(12)[:4] == b"RIFF"  # type: ignore[union-attr]
         source: Any = None
         info: AudioInfo | None = None
@@ -77,34 +73,15 @@ class Transfer:
         pieces = piped(codec.sample_rate) if is_piped else _read(source, codec.sample_rate)
         with progress_bar("playing", info.duration if info else 0.0, quiet=self.quiet) as progress:
             made = transfer(pieces, codec, edit=edit if edits else None, device=self.device)
-            num_samples = self._write(_counted(made, progress, codec.sample_rate), codec)
+            num_samples = write_pieces(
+                self.output,
+                counted_pieces(made, progress, codec.sample_rate),
+                sample_rate=codec.sample_rate,
+                num_channels=codec.num_channels,
+            )
         if not self.quiet:
             length = f"{num_samples / codec.sample_rate:.2f} s at {codec.sample_rate} Hz"
             say(f"{self.output}: {length}", screen)
-
-    def _write(self, made: "Iterator[Tensor]", codec: "LatentCodec") -> int:
-        """Writes pieces of samples and returns their number."""
-        num_samples = 0
-        if self.output == STDOUT:
-            from audio_tokenizers.wav_stream import pcm16, wav_header
-
-            out = sys.stdout.buffer
-            out.write(wav_header(codec.sample_rate, codec.num_channels))
-            for samples in made:
-                out.write(pcm16(samples))
-                out.flush()
-                num_samples += samples.shape[1]
-            return num_samples
-        from audio_tokenizers.audio_writer import AudioWriter
-
-        with (
-            writing(self.output),
-            AudioWriter(self.output, codec.sample_rate, num_channels=codec.num_channels) as writer,
-        ):
-            for samples in made:
-                writer.write(samples)
-                num_samples += samples.shape[1]
-        return num_samples
 
 
 def latent_codec(name: str, device: str) -> "LatentCodec":
@@ -140,7 +117,8 @@ def _read(source: Any, sample_rate: int) -> "Iterator[Tensor]":
     return stream_audio(source, sample_rate=sample_rate)
 
 
-def _counted(made: "Iterator[Tensor]", progress: Any, sample_rate: int) -> "Iterator[Tensor]":
+def counted_pieces(made: "Iterator[Tensor]", progress: Any, sample_rate: int) -> "Iterator[Tensor]":
+    """The pieces [C, N], reported in seconds."""
     for samples in made:
         progress(samples.shape[1] / sample_rate)
         yield samples

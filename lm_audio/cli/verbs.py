@@ -11,6 +11,7 @@ from lm_audio.cli.generate import Continue, Generate, Inpaint, Vary
 from lm_audio.cli.recipes import RECIPES
 from lm_audio.cli.serving import App, Mcp, Serve
 from lm_audio.cli.transfer import Transfer
+from lm_audio.cli.upsample import Upsample
 from lm_audio.version import __version__
 
 VERBS: Verbs = {
@@ -21,6 +22,7 @@ VERBS: Verbs = {
     "encode": Encode,
     "decode": Decode,
     "transfer": Transfer,
+    "upsample": Upsample,
     "models": Models,
     "info": Info,
     "serve": Serve,

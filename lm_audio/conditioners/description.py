@@ -1,7 +1,7 @@
 """Serialises conditioners for config.json.
 
-A description has everything except the weights and the width, which is the model's: the name of a
-type in a fixed table, and its settings.
+A description has everything except the weights, and the width if that is the model's: the name of
+a type in a fixed table, and its settings.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from audio_tokenizers.text import SentencePieceTokenizer
+from lm_audio.conditioners.aligned_signal import AlignedSignal, LevelConditioner
 from lm_audio.conditioners.frozen import FrozenEncoder, kind_of
 from lm_audio.conditioners.fuser import Conditioners
 from lm_audio.conditioners.label import LabelConditioner
@@ -28,8 +29,10 @@ from lm_audio.conditioners.tokens import AlignedTokens, TokenConditioner
 Description = dict[str, Any]
 
 _TYPES: dict[str, tuple[type[nn.Module], tuple[str, ...]]] = {
+    "aligned_signal": (AlignedSignal, ("dim",)),
     "aligned_tokens": (AlignedTokens, ("num_tokens", "look_ahead")),
     "label": (LabelConditioner, ("labels",)),
+    "level": (LevelConditioner, ("dim", "most", "default")),
     "melody": (MelodyConditioner, ("sample_rate", "window", "seconds", "num_classes")),
     "number": (NumberConditioner, ("low", "high", "num_waves")),
     "text": (TextConditioner, ()),
@@ -72,7 +75,7 @@ def build_conditioners(
             settings["encoder"] = _own(encoder, own_tokenizer(name)) if own else frozen
         if "ratio" in settings:
             settings["ratio"] = Fraction(*map(int, settings["ratio"].split("/")))
-        made[name] = _TYPES[kind][0](dim=dim, **settings)
+        made[name] = _TYPES[kind][0](**{"dim": dim, **settings})
     return Conditioners(made, fuse)
 
 
@@ -92,12 +95,12 @@ def _describe(name: str, conditioner: nn.Module) -> Description:
         )
     description: Description = {"type": kind}
     description |= {setting: getattr(conditioner, setting) for setting in _TYPES[kind][1]}
-    if isinstance(conditioner, AlignedTokens):
+    if isinstance(conditioner, AlignedTokens | AlignedSignal):
         return {**description, "ratio": "{}/{}".format(*conditioner.ratio.as_integer_ratio())}
     if isinstance(conditioner, TextConditioner):
         description["encoder"] = _describe_encoder(name, conditioner.encoder)
         description["project"] = isinstance(conditioner.projection, nn.Linear)
-    if isinstance(conditioner, MelodyConditioner):  # without a choice of null
+    if isinstance(conditioner, MelodyConditioner | LevelConditioner):  # without a choice of null
         return description
     return {**description, "null": conditioner.null.kind}  # type: ignore[union-attr]
 

@@ -9,19 +9,20 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from lm_audio.conditioners.aligned_signal import AlignedSignal
 from lm_audio.conditioners.condition import Null
 from lm_audio.conditioners.tokens import AlignedTokens
 from lm_audio.networks.condition import Condition, Fused, stack
 
-Fuse = Literal["cross", "prepend", "sum", "named"]
+Fuse = Literal["cross", "prepend", "sum", "stack", "named"]
 """How a network takes a condition; named ones as they are, by name."""
 
 
 class Conditioners(nn.ModuleDict):
-    """Named conditioners, of one width but for those that are fused as "named".
+    """Named conditioners, of one width but for those that are fused as "stack" or "named".
 
     Args:
-        conditioners: each a `Conditioner` or an `AlignedTokens`.
+        conditioners: each a `Conditioner`, an `AlignedTokens` or an `AlignedSignal`.
         fuse: how each condition is fused, by name. Conditions fused alike keep this order.
     """
 
@@ -36,7 +37,7 @@ class Conditioners(nn.ModuleDict):
         """Embeds and fuses B values of each name; missing names get the null.
 
         Args:
-            frames: [F] or [B, F], the frames to which `AlignedTokens` are added; all by default.
+            frames: [F] or [B, F], the frames that aligned conditions are for; all by default.
         """
         if not self.fuse and not values:
             return Fused()
@@ -44,14 +45,14 @@ class Conditioners(nn.ModuleDict):
         made: dict[str, Condition | Tensor] = {}
         for name in self.fuse:
             given, conditioner = values.get(name, [None] * B), self[name]
-            if isinstance(conditioner, AlignedTokens):
+            if isinstance(conditioner, AlignedTokens | AlignedSignal):
                 made[name] = conditioner(given, frames=frames)
             else:
                 made[name] = conditioner(given)
         return self.fused(made)
 
     def fused(self, conditions: Mapping[str, Condition | Tensor]) -> Fused:
-        """Fuses embedded conditions; tensors are summed as they are."""
+        """Fuses embedded conditions; tensors are summed or stacked as they are."""
         ways: dict[str, list[Any]] = {way: [] for way in get_args(Fuse)}
         named: dict[str, Condition] = {}
         for name, way in self.fuse.items():
@@ -67,6 +68,7 @@ class Conditioners(nn.ModuleDict):
             cross=_packed(ways["cross"]),
             prepend=_packed(ways["prepend"]),
             sum=_sum(ways["sum"]),
+            stacked=torch.cat(ways["stack"], dim=2) if ways["stack"] else None,
             named=named,
         )
 
@@ -89,7 +91,9 @@ def _check(conditioners: Mapping[str, nn.Module], fuse: Mapping[str, Fuse]) -> N
         raise ValueError(
             f"conditioners and fuse need the same names, got {list(conditioners)} and {list(fuse)}."
         )
-    widths_of = {name: x.dim for name, x in conditioners.items() if fuse[name] != "named"}
+    widths_of = {
+        name: x.dim for name, x in conditioners.items() if fuse[name] not in ("stack", "named")
+    }
     if len(set(widths_of.values())) > 1:
         widths = ", ".join(f"{name} {dim}" for name, dim in widths_of.items())
         raise ValueError(f"All conditioners must have the same width, got {widths}.")
@@ -100,6 +104,10 @@ def _check(conditioners: Mapping[str, nn.Module], fuse: Mapping[str, Fuse]) -> N
         if isinstance(conditioners[name], AlignedTokens):
             if way != "sum":
                 raise ValueError(f"{name!r} is aligned with frames. Use 'sum', not {way!r}.")
+            continue
+        if (way == "stack") != isinstance(conditioners[name], AlignedSignal):
+            raise ValueError(f"{name!r} must be an AlignedSignal to be stacked, and only then.")
+        if way == "stack":
             continue
         null = conditioners[name].null
         if isinstance(null, Null) and null.kind == "none" and way in ("cross", "sum"):

@@ -22,15 +22,17 @@ _GOLDEN = (5**0.5 - 1) / 2  # its multiples are spread evenly
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Row:
-    """One branch of guidance: its conditions, B = 1, and its weight [T] in the output.
+    """One branch of guidance: its conditions, B = 1, and its weight [T] or [1] in the output.
 
     Args:
         share: of the prompt in its branch; 1 without a blend.
+        branch: the index of the branch.
     """
 
     fused: Fused
     weights: Tensor
     share: float = 1.0
+    branch: int = 0
 
 
 @dataclass(kw_only=True, eq=False)
@@ -73,8 +75,7 @@ class Window:
     @property
     def _num_prompts(self) -> int:
         """The rows of the branch with all prompts, the last one."""
-        blend = self.track.blend
-        return 1 if blend is None else len(blend.shares)
+        return sum(row.branch == self.rows[-1].branch for row in self.rows)
 
     def guided(self, outputs: Sequence[Tensor]) -> Tensor:
         """The output [D, T] that the active branches add up to."""
@@ -137,10 +138,13 @@ def denoising_of(track: Track) -> Denoising:
 
 
 def turned(condition: Fused, order: Tensor | None) -> Fused:
-    """Conditions whose sum [1, T, D] is in the order of a loop's frames."""
-    if order is None or condition.sum is None or condition.sum.shape[1] == 1:
+    """Conditions whose sum and stacked signal [1, T, D] are in the order of a loop's frames."""
+    if order is None:
         return condition
-    return replace(condition, sum=condition.sum[:, order])
+    total, stacked = condition.sum, condition.stacked
+    if total is not None and total.shape[1] > 1:
+        total = total[:, order]
+    return replace(condition, sum=total, stacked=None if stacked is None else stacked[:, order])
 
 
 def in_order(window: Window, values: Tensor) -> Tensor:

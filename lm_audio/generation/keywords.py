@@ -60,6 +60,25 @@ class VarySettings(LongSettings, total=False):
     progress: Callable[[float], None] | None
 
 
+class UpsampleSettings(TypedDict, total=False):
+    """Settings of `upsample`.
+
+    from_rate: follow the sound at this rate, one that a stage of the model raises; by default the
+        highest that keeps all of it.
+    text: a prompt, for models whose cascaders follow one.
+    noise_level: noise on the sound, from 0 to the highest of the model's training; more of it
+        changes damaged sound more. The model's default if None.
+    sampling: as for `Settings`.
+    progress: called with the completed fraction, from 0 to 1.
+    """
+
+    from_rate: int | None
+    text: str | None
+    noise_level: float | None
+    sampling: AnySampling | Mapping[str, AnySampling] | None
+    progress: Callable[[float], None] | None
+
+
 class BatchSettings(LongSettings, total=False):
     """Further settings of methods that make clips in batches.
 

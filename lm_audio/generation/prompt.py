@@ -15,7 +15,8 @@ from audio_tokenizers.protocol import SemanticTokenizer
 from audio_tokenizers.resampling import resample
 from lm_audio.generation.track import Stage, unknown_values
 from lm_audio.renderers.protocol import Renderer
-from lm_audio.signals import SEMANTIC
+from lm_audio.renderers.waveform import WAVEFORM
+from lm_audio.signals import SEMANTIC, Signal
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -103,6 +104,10 @@ def read_prompt(
             # A float ratio of samples per second to samples per frame: recover the exact fraction.
             rate = Fraction(semantic_tokenizer.frame_rate)
             rates[content] = rate.limit_denominator(semantic_tokenizer.sample_rate)
+        elif content.startswith(f"{WAVEFORM}-"):
+            signal = next(signal for signal in made if signal.content == content)
+            values[content] = _at_rate(samples.to(device), renderer.sample_rate, signal)
+            rates[content] = signal.rate
         else:
             lacks = "semantic tokenizer" if content == SEMANTIC else f"encoder for {content}"
             raise ValueError(
@@ -110,6 +115,13 @@ def read_prompt(
                 "Choose a model that continues audio (lm-audio models)."
             )
     return Prompt(samples=samples, values=values, rates=rates)
+
+
+def _at_rate(samples: Tensor, sample_rate: int, signal: Signal) -> Tensor:
+    """Samples [C, N] at the rate of a stage of waveforms, as many as cover the same time."""
+    made = resample(samples, sample_rate, int(signal.rate))
+    missing = math.ceil(samples.shape[1] * signal.rate / sample_rate) - made.shape[1]
+    return torch.nn.functional.pad(made, (0, missing))
 
 
 def tail_length(num_samples: int, *, stages: Sequence[Stage], renderer: Renderer) -> int:

@@ -27,6 +27,10 @@ class Session:
     """
 
     def __init__(self, stages: Sequence[Stage], *, rows_per_pass: int | None = None) -> None:
+        if rows_per_pass is not None and not (isinstance(rows_per_pass, int) and rows_per_pass > 0):
+            raise ValueError(
+                f"rows_per_pass must be an integer of at least 1, or None, got {rows_per_pass!r}."
+            )
         self._batches = [stage.new_batch(rows_per_pass=rows_per_pass) for stage in stages]
         self._jobs: list[ClipJob] = []
 

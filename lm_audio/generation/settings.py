@@ -14,7 +14,7 @@ from lm_audio.generation.story import Story
 from lm_audio.generation.track import Stage
 from lm_audio.origin import UNNAMED
 
-Verb = Literal["generate", "continue", "inpaint", "vary"]
+Verb = Literal["generate", "continue", "inpaint", "vary", "upsample"]
 _DIGITS = 6  # of seconds: finer than a sample
 
 

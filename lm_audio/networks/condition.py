@@ -1,6 +1,6 @@
 """Conditions in the form that a network takes; conditioners make them.
 
-Shapes: B batch, T frames, L condition length, D width.
+Shapes: B batch, C channels, T frames, L condition length, D width.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,12 +30,14 @@ class Fused:
         cross: for cross-attention.
         prepend: prepended to the input; its length may be 0.
         sum: [B, 1 or T, D], added to the input.
+        stacked: [B, T, C], a signal beside the input; 0 where it is missing at the end.
         named: each of its own width, for networks that take conditions by name.
     """
 
     cross: Condition | None = None
     prepend: Condition | None = None
     sum: Tensor | None = None
+    stacked: Tensor | None = None
     named: Mapping[str, Condition] = field(default_factory=dict)
 
 
@@ -65,10 +67,36 @@ def joined(rows: Sequence[Fused]) -> Fused:
         return stack(found) if found else None
 
     sums = [row.sum for row in rows if row.sum is not None]
+    signals = [row.stacked[0] for row in rows if row.stacked is not None]
     named = {name: stacked([row.named[name] for row in rows]) for name in rows[0].named}
     return Fused(
         cross=stacked([row.cross for row in rows]),
         prepend=stacked([row.prepend for row in rows]),
         sum=torch.cat(sums) if sums else None,
+        stacked=pad_sequence(signals, batch_first=True) if signals else None,
         named={name: condition for name, condition in named.items() if condition is not None},
+    )
+
+
+def between(a: Fused, b: Fused, share: float) -> Fused | None:
+    """Conditions between two of equal lengths, linearly; None if their lengths differ."""
+    pairs = [(a.cross, b.cross), (a.prepend, b.prepend)]
+    pairs += [(a.named[name], b.named[name]) for name in a.named]
+    for one, other in pairs:
+        if one is not None and other is not None and not torch.equal(one.mask, other.mask):
+            return None
+
+    def mixed(one: Condition | None, other: Condition | None) -> Condition | None:
+        if one is None or other is None:
+            return one
+        return Condition(
+            embeddings=torch.lerp(one.embeddings, other.embeddings, share), mask=one.mask
+        )
+
+    named = {name: mixed(condition, b.named[name]) for name, condition in a.named.items()}
+    return Fused(
+        cross=mixed(a.cross, b.cross),
+        prepend=mixed(a.prepend, b.prepend),
+        sum=None if a.sum is None or b.sum is None else torch.lerp(a.sum, b.sum, share),
+        named={name: one for name, one in named.items() if one is not None},
     )

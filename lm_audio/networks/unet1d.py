@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from lm_audio.networks.condition import Fused
+from lm_audio.networks.winograd import Conv5
 
-STACKED, LEVEL = "stacked", "level"
-"""The names of conditions: a signal [B, T, C] that is stacked on the waveform, 0 where it is
-missing at the end, and a number [B, 1, 1] for it."""
+LEVEL = "level"
+"""The name of a condition: a number [B, 1, 1] for the stacked signal."""
 
 _CUBIC = (-3, -9, 29, 111, 111, 29, -9, -3)  # of 256
 _HEAD_WIDTH = 32
@@ -147,13 +147,13 @@ class UNet1d(nn.Module):
     def _inputs(self, x: Tensor, times: Tensor, fused: Fused) -> Tensor:
         """The waveform, what is stacked on it and the features of time and level: [B, C, T]."""
         config, named, T = self.config, fused.named, x.shape[2]
-        if (STACKED in named) != (config.stacked_channels > 0):
+        if (fused.stacked is not None) != (config.stacked_channels > 0):
             raise ValueError("A stacked signal and a network for it require each other.")
         if (LEVEL in named) != config.has_level:
             raise ValueError("A level and a network for it require each other.")
         parts = [x]
-        if STACKED in named:
-            stacked = named[STACKED].embeddings.transpose(1, 2)  # [B, C, T]
+        if fused.stacked is not None:
+            stacked = fused.stacked.transpose(1, 2)  # [B, C, T]
             parts.append(F.pad(stacked, (0, T - stacked.shape[2])).to(x))
         parts.append(self.time_proj(times)[..., None].expand(-1, -1, T).to(x))
         if LEVEL in named:
@@ -258,9 +258,9 @@ class ResidualBlock(nn.Module):
     def __init__(self, width: int, inner: int, out_width: int, *, is_last: bool) -> None:
         super().__init__()
         self.conv_skip = None if width == out_width else nn.Conv1d(width, out_width, 1, bias=False)
-        self.conv_1 = nn.Conv1d(width, inner, 5, padding=2)
+        self.conv_1 = Conv5(width, inner)
         self.group_norm_1 = nn.GroupNorm(1, inner)
-        self.conv_2 = nn.Conv1d(inner, out_width, 5, padding=2)
+        self.conv_2 = Conv5(inner, out_width)
         self.group_norm_2 = None if is_last else nn.GroupNorm(1, out_width)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -304,10 +304,9 @@ class Halve(nn.Module):
         self.register_buffer("kernel", torch.tensor(_CUBIC) / 256)
 
     def forward(self, x: Tensor) -> Tensor:
-        B, C, _ = x.shape
-        pad = len(self.kernel) // 2 - 1
-        rows = F.pad(x, (pad, pad), "reflect").flatten(0, 1)[:, None]  # [B * C, 1, T]
-        return F.conv1d(rows, self.kernel.to(x)[None, None], stride=2).view(B, C, -1)
+        C, size = x.shape[1], len(self.kernel)
+        padded = F.pad(x, (size // 2 - 1, size // 2 - 1), "reflect")
+        return F.conv1d(padded, self.kernel.to(x).expand(C, 1, -1), stride=2, groups=C)
 
 
 class Double(nn.Module):
@@ -322,6 +321,6 @@ class Double(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         B, C, _ = x.shape
         size = len(self.kernel)
-        rows = F.pad(x, (size // 4, size // 4), "reflect").flatten(0, 1)[:, None]
+        rows = F.pad(x, (size // 4, size // 4), "reflect").flatten(0, 1)[:, None]  # [B * C, 1, T]
         kernel = self.kernel.to(x)[None, None]
         return F.conv_transpose1d(rows, kernel, stride=2, padding=size - 1).view(B, C, -1)

@@ -1,8 +1,8 @@
 """lm-audio's own format: a folder of safetensors and JSON that is safe to load and to move.
 
 config.json               the stages in order, the renderer, and the size of every other file
-semantic/ acoustic/ ...   one folder per stage: see `stage_folder.py`
-codec/                    decodes tokens to audio; or autoencoder/ and vocoder/, latents
+semantic/ acoustic/ ...   one folder per stage with weights: see `stage_folder.py`
+codec/                    decodes tokens to audio; or autoencoder/ and vocoder/, latents; or none
 semantic_tokenizer/       encodes audio prompts, if the model accepts any
 text_encoder/             the frozen text encoder of all stages, such as a T5, if any
 known_prompts.safetensors embeddings of the prompts that config.json lists, if it does
@@ -31,12 +31,20 @@ from audio_tokenizers.semantic.tokenizer import (
 from audio_tokenizers.weights import read_safetensors
 from lm_audio.conditioners.frozen import describe_frozen, load_frozen
 from lm_audio.generation.diffusion_stage import DiffusionStage
+from lm_audio.generation.sound_stage import SoundStage
 from lm_audio.generation.track import Stage
 from lm_audio.model import Model, ModelCard
 from lm_audio.networks.packing import Kind
 from lm_audio.renderers.protocol import Renderer
 from lm_audio.saving.diffusion_folder import KIND as DIFFUSION
-from lm_audio.saving.diffusion_folder import describe_diffusion, load_diffusion, save_diffusion
+from lm_audio.saving.diffusion_folder import (
+    SOUND,
+    describe_diffusion,
+    describe_sound,
+    load_diffusion,
+    save_diffusion,
+    sound_stage,
+)
 from lm_audio.saving.renderer import (
     AUTOENCODER,
     CODEC,
@@ -46,6 +54,7 @@ from lm_audio.saving.renderer import (
     load_spectrogram_renderer,
     save_renderer,
     takes_spectrogram_latents,
+    waveform_renderer,
 )
 from lm_audio.saving.stage_folder import describe_stage, load_stage, save_stage
 from lm_audio.saving.stage_weights import fitting
@@ -75,6 +84,8 @@ def save_model(model: Model, folder: str | Path, *, half: bool = False) -> None:
     config = _describe(model)
     with replacing_folder(folder) as new:
         for stage in model.stages:
+            if isinstance(stage, SoundStage):
+                continue
             if isinstance(stage, DiffusionStage):
                 save_diffusion(stage, new / stage.name, half=half)
             else:
@@ -204,10 +215,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 def _describe(model: Model) -> dict[str, Any]:
     """The config without file sizes; raises ValueError if a part cannot be saved."""
     renderer, semantic = describe_renderer(model.renderer), model.semantic_tokenizer
-    stages = [
-        describe_diffusion(stage) if isinstance(stage, DiffusionStage) else describe_stage(stage)
-        for stage in model.stages
-    ]
+    stages = [_describe_part(stage) for stage in model.stages]
     _check_names([stage.name for stage in model.stages])
     if not isinstance(semantic, FeatureTokenizer | None):
         raise ValueError(
@@ -227,6 +235,12 @@ def _describe(model: Model) -> dict[str, Any]:
     }
 
 
+def _describe_part(stage: Stage) -> dict[str, Any]:
+    if isinstance(stage, SoundStage):
+        return describe_sound(stage)
+    return describe_diffusion(stage) if isinstance(stage, DiffusionStage) else describe_stage(stage)
+
+
 def _describe_card(card: ModelCard) -> dict[str, Any]:
     described = asdict(card)
     if card.known is not None:
@@ -235,6 +249,8 @@ def _describe_card(card: ModelCard) -> dict[str, Any]:
 
 
 def _load_stage(description: dict[str, Any], folder: Path, **given: Any) -> Stage:
+    if description.get("kind") == SOUND:
+        return sound_stage(description)
     if description.get("kind") == DIFFUSION:
         del given["packing"]  # of language models
         return load_diffusion(description, folder, **given)
@@ -244,6 +260,8 @@ def _load_stage(description: dict[str, Any], folder: Path, **given: Any) -> Stag
 def _load_renderer(folder: Path, config: dict[str, Any], device: torch.device | str) -> Renderer:
     path = folder / "config.json"
     with fitting(path):
+        if (waveforms := waveform_renderer(config["renderer"])) is not None:
+            return waveforms
         has_spectrograms = takes_spectrogram_latents(config["renderer"])
     if has_spectrograms:
         return _part(folder, partial(load_spectrogram_renderer, device=device))

@@ -2,6 +2,8 @@
 
 codec/                      of a renderer of tokens or of a codec's latents
 autoencoder/ and vocoder/   of a renderer of spectrograms: see `spectrograms.py`
+
+A renderer of waveforms has no network.
 """
 
 from collections.abc import Mapping
@@ -16,6 +18,7 @@ from lm_audio.renderers.codec import CodecRenderer
 from lm_audio.renderers.codec_latents import LATENTS, CodecLatentRenderer
 from lm_audio.renderers.latent import LatentRenderer
 from lm_audio.renderers.protocol import Renderer
+from lm_audio.renderers.waveform import WAVEFORM, WaveformRenderer
 from lm_audio.saving.spectrograms import check_storable, read_renderer, write_renderer
 
 CODEC, AUTOENCODER, VOCODER = "codec", "autoencoder", "vocoder"
@@ -43,8 +46,14 @@ def describe_renderer(renderer: Renderer) -> dict[str, Any]:
     if isinstance(renderer, LatentRenderer):
         check_storable(renderer)  # the settings are in the folders of the networks
         return {"takes": _SPECTROGRAMS}
+    if isinstance(renderer, WaveformRenderer):
+        return {
+            "takes": WAVEFORM,
+            "sample_rate": renderer.sample_rate,
+            "channels": renderer.num_channels,
+        }
     raise ValueError(
-        "Only a CodecRenderer, a CodecLatentRenderer or a LatentRenderer can be saved, got "
+        "Only the renderers of a codec, of spectrograms or of waveforms can be saved, got "
         f"{type(renderer).__name__}."
     )
 
@@ -57,13 +66,22 @@ def save_renderer(renderer: Renderer, folder: Path, *, half: bool) -> None:
     """
     if isinstance(renderer, LatentRenderer):
         write_renderer(renderer, folder / AUTOENCODER, folder / VOCODER)
-    else:
+    elif not isinstance(renderer, WaveformRenderer):
         save_codec(renderer.codec, folder / CODEC, half=half)  # type: ignore[attr-defined]
 
 
 def takes_spectrogram_latents(description: Mapping[str, Any]) -> bool:
-    """Whether `load_spectrogram_renderer` reads the renderer; else `build_renderer` makes it."""
+    """Whether `load_spectrogram_renderer` reads the renderer."""
     return description.get("takes") == _SPECTROGRAMS
+
+
+def waveform_renderer(description: Mapping[str, Any]) -> WaveformRenderer | None:
+    """The renderer of waveforms that this describes; None for others, which have networks."""
+    if description.get("takes") != WAVEFORM:
+        return None
+    return WaveformRenderer(
+        sample_rate=description["sample_rate"], num_channels=description["channels"]
+    )
 
 
 def load_spectrogram_renderer(folder: Path, *, device: torch.device | str) -> LatentRenderer:

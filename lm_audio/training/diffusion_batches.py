@@ -144,11 +144,7 @@ class LatentBatches(Sequence[LatentBatch]):
                 f"Unknown condition {min(unknown)!r} to drop. The {stage.name} stage has: "
                 f"{', '.join(names) or 'none'}."
             )
-        if stage.source is not None and SEMANTIC not in shards.streams:
-            raise ValueError(
-                f"The {stage.name} stage follows semantic tokens, but the shards have none. Make "
-                "them with recipes/tokenize_dataset.py --semantic."
-            )
+        self._check_source(stage, shards)
         if known is not None and not stage.sees_known:
             raise ValueError(f"The network of the {stage.name} stage does not see known frames.")
         self.stage, self.shards, self.latents = stage, shards, latents
@@ -162,7 +158,18 @@ class LatentBatches(Sequence[LatentBatch]):
                 f"A crop of {most} frames exceeds a batch of {frames}. Use at least {most} "
                 "(--frames-per-batch), or a shorter context."
             )
-        self.crops = Batches(lengths, longest=stage.window_frames, frames=frames, seed=seed)
+        self.crops = self._crops(lengths, frames)
+
+    def _check_source(self, stage: DiffusionStage, shards: Shards) -> None:
+        """Raises ValueError if the shards lack what the stage follows."""
+        if stage.source is not None and SEMANTIC not in shards.streams:
+            raise ValueError(
+                f"The {stage.name} stage follows semantic tokens, but the shards have none. Make "
+                "them with recipes/tokenize_dataset.py --semantic."
+            )
+
+    def _crops(self, lengths: np.ndarray, frames: int) -> Batches:
+        return Batches(lengths, longest=self.stage.window_frames, frames=frames, seed=self.seed)
 
     def __len__(self) -> int:
         return len(self.crops)
@@ -227,7 +234,7 @@ class LatentBatches(Sequence[LatentBatch]):
         )
 
     def source_tokens(self, crop: Crop) -> Tensor | None:
-        """The semantic tokens of a crop [1, T], from its origin on; None if there are none."""
+        """What a crop follows: semantic tokens [1, T], from its origin on; None if it has none."""
         aligned = self._aligned
         assert aligned is not None
         first, last = (crop.start - self._behind(crop)) * aligned.ratio // 1, crop.stop

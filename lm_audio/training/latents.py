@@ -135,11 +135,12 @@ def sample_latents(
 
     Args:
         conditions: by name.
-        source: tokens [1, T] of the stage whose tokens condition this one.
+        source: tokens [1, T] or latents [D, T] of the stage that conditions this one.
     """
     followed = None
     if source is not None:
-        followed = Track(values=source.long(), seed=seed, sampling=None)
+        source = source if source.is_floating_point() else source.long()
+        followed = Track(values=source, seed=seed, sampling=None)
     track = Track(
         values=unknown_values(stage.makes, num_frames, stage.device),
         seed=seed,

@@ -1,0 +1,1 @@
+"""Noise2Music: a cascade of diffusion models over waveforms of growing rates."""
