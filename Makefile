@@ -14,7 +14,7 @@ export PROMPT := a dog barking
 export OUT := dog.wav
 export SEED := 2
 
-.PHONY: help run setup format lint test test-slow recipes-test test-gpu test-browser test-parity docs check clean
+.PHONY: help run setup format lint test test-slow fuzz recipes-test test-gpu test-browser test-parity docs check clean
 
 help:           ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -63,6 +63,9 @@ test-slow: $(VENV)/.ready    ## tests that take minutes each
 
 recipes-test: $(VENV)/.ready ## every recipe from raw audio to a measured model, at tiny size
 	$(BIN)/pytest -q -m chain
+
+fuzz: $(VENV)/.ready         ## 10,000 damaged files, models and strings; minutes
+	OMP_NUM_THREADS=1 LM_AUDIO_FUZZ=500 $(BIN)/pytest -q $(PARALLEL) tests/lm_audio/fuzz
 
 test-gpu: $(VENV)/.ready     ## tests that need a CUDA device
 	$(BIN)/pytest -q -m gpu

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -49,21 +50,41 @@ class Config:
 
 def main(config: Config) -> None:
     if config.run is not None:
-        print(json.dumps(one_run(config)))
+        print(json.dumps(one_run(config, load_diffusers if config.run == PEER else load_ours)))
         return
+    compare(
+        config,
+        write=write_checkpoint,
+        script=__file__,
+        title="Clips of AudioLDM 2",
+        about=__doc__ or "",
+    )
+
+
+def compare(
+    config: Config, *, write: Callable[..., None], script: str, title: str, about: str
+) -> None:
+    """Runs all engines in turn on one checkpoint, and prints and writes the table.
+
+    Args:
+        write: makes the checkpoint in a folder.
+        script: the benchmark, which makes one clip with `--run`.
+        about: its docstring.
+    """
     with tempfile.TemporaryDirectory() as temporary:
         folder = config.folder or Path(temporary)
         if not (folder / "model_index.json").exists():
-            write_checkpoint(folder, tiny=config.preset == "tiny")
+            write(folder, tiny=config.preset == "tiny")
         found: dict[str, list[dict[str, float]]] = {engine: [] for engine in config.engines}
         for _ in range(config.rounds):
             for engine in config.engines:
-                found[engine].append(in_own_process(config, engine, folder))
+                found[engine].append(in_own_process(config, engine, folder, script))
     lines = table(found, config.duration)
     print("\n".join(lines))
     if config.output is not None:
+        head = preamble(config, script=script, title=title, about=about)
         with replacing(config.output) as path:
-            path.write_text("\n".join([*preamble(config), "", *lines]) + "\n")
+            path.write_text("\n".join([*head, "", *lines]) + "\n")
 
 
 def table(found: dict[str, list[dict[str, float]]], duration: float) -> list[str]:
@@ -86,9 +107,9 @@ def table(found: dict[str, list[dict[str, float]]], duration: float) -> list[str
     return lines
 
 
-def in_own_process(config: Config, engine: str, folder: Path) -> dict[str, float]:
+def in_own_process(config: Config, engine: str, folder: Path, script: str) -> dict[str, float]:
     command = [
-        sys.executable, __file__, "--run", engine, "--folder", str(folder),
+        sys.executable, script, "--run", engine, "--folder", str(folder),
         "--duration", str(config.duration), "--steps", str(config.steps),
         "--threads", str(config.threads),
     ]  # fmt: skip
@@ -99,11 +120,12 @@ def in_own_process(config: Config, engine: str, folder: Path) -> dict[str, float
     return result
 
 
-def one_run(config: Config) -> dict[str, float]:
+def one_run(config: Config, load: Callable[[Config], Any]) -> dict[str, float]:
+    """The figures of one clip; `load` returns the function that makes it."""
     torch.set_num_threads(config.threads)
     assert config.folder is not None
     begin = time.perf_counter()
-    make = load_diffusers(config) if config.run == PEER else load_ours(config)
+    make = load(config)
     loaded = time.perf_counter()
     samples = make()
     done = time.perf_counter()
@@ -278,7 +300,7 @@ def tokenizer(*, starts: bool) -> Any:
     )  # fmt: skip
 
 
-def preamble(config: Config) -> list[str]:
+def preamble(config: Config, *, script: str, title: str, about: str) -> list[str]:
     """What was run, where."""
     import diffusers
     import transformers
@@ -287,11 +309,11 @@ def preamble(config: Config) -> list[str]:
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
     ).stdout.strip()
     return [
-        "# Clips of AudioLDM 2",
+        f"# {title}",
         "",
-        *(__doc__ or "").split("\n\n")[-1].strip().splitlines(),
+        *about.split("\n\n")[-1].strip().splitlines(),
         "",
-        f"- command: `python benchmarks/bench_diffusion.py {' '.join(sys.argv[1:])}`".rstrip("` ")
+        f"- command: `python benchmarks/{Path(script).name} {' '.join(sys.argv[1:])}`".rstrip("` ")
         + "`",
         f"- {config.duration:g} s, {config.steps} steps, {config.threads} threads",
         f"- commit {commit}, torch {torch.__version__}, diffusers {diffusers.__version__}, "

@@ -80,16 +80,18 @@ class Clip:
         magnitudes alone, up to 10 kHz, from which reading them recovers a similar sound.
         """
         if Path(path).suffix.lower() == SUFFIX:
-            image = encode_image(self.samples, self.sample_rate, comment=self._origin())
+            image = self.encoded("png")
             with replacing(Path(path)) as temporary:
                 temporary.write_bytes(image)
             return
         write_audio(path, self.samples, self.sample_rate, comment=self._origin())
 
     def encoded(self, format: str = "wav") -> bytes:  # noqa: A002 - the word for it
-        """The bytes of an audio file: wav, flac, ogg, opus or mp3."""
-        file = io.BytesIO()
+        """The bytes of an audio file, wav, flac, ogg, opus or mp3, or of a png image."""
         samples, rate = self.samples, self.sample_rate
+        if format == "png":
+            return encode_image(samples, rate, comment=self._origin())
+        file = io.BytesIO()
         write_audio(file, samples, rate, format=format, comment=self._origin())
         return file.getvalue()
 

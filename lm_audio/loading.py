@@ -77,7 +77,7 @@ def load(
             f"{source or DEFAULT} includes its text encoder, so text_encoder has no effect. "
             "Leave it out."
         )
-    model = found.load(checkpoint, settings)
+    model = _read(found, checkpoint, settings)
     _pack(model, packing)
     if judge is not None:
         model = replace(model, judge=Clap(judge, device=device))
@@ -87,6 +87,20 @@ def load(
         source=str(source or DEFAULT),
         text_encoder=None if text_encoder is None else str(text_encoder),
     )
+
+
+def _read(found: Format, checkpoint: Checkpoint, settings: LoadSettings) -> Model:
+    """Reads a model; raises ValueError for files over which a library or a reader stumbles."""
+    try:
+        return found.load(checkpoint, settings)
+    except torch.OutOfMemoryError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(
+            f"Could not read the model in {checkpoint.folder}, which is damaged or has unknown "
+            f"settings ({reason:.200})."
+        ) from error
 
 
 def _pack(model: Model, packing: Kind | None) -> None:

@@ -42,7 +42,7 @@ from lm_audio.generation.request import (
 )
 from lm_audio.generation.session import Session
 from lm_audio.generation.settings import Verb, clip_settings
-from lm_audio.generation.takes import Judge, best_of, takes_of
+from lm_audio.generation.takes import best_of, takes_of
 from lm_audio.generation.track import Stage
 from lm_audio.generation.upsampling import upsample
 from lm_audio.model import Model, ModelCard, size_of
@@ -174,7 +174,7 @@ class AudioPipeline:
         requests = self._requests(prompt, duration=duration, seed=seed, settings=settings)
         count = settings.get("best_of", 1)
         takes = takes_of(requests, count)
-        judge = self._judge() if count > 1 else None
+        judge = self.model.required_judge if count > 1 else None
         clips = self._make([self.start(take) for take in takes], settings)
         if judge is not None:
             clips = best_of(clips, requests, judge)
@@ -385,7 +385,7 @@ class AudioPipeline:
             samples: [C, N], the start of the clip, or the audio to vary if there is a strength.
         """
         check_abilities(self.model, request)
-        tail, prompt, towards = 0, None, None
+        before, tail, prompt, towards = 0, 0, None, None
         if request.strength is not None:
             assert samples is not None
             if request.towards is not None:
@@ -393,7 +393,8 @@ class AudioPipeline:
             prompt, samples = self._prompt(samples), None
         elif samples is not None:
             tail = tail_length(samples.shape[1], stages=self.model.stages, renderer=self.renderer)
-            prompt = self._prompt(samples[:, samples.shape[1] - tail :])
+            before = samples.shape[1] - tail
+            prompt = self._prompt(samples[:, before:])
         tracks = make_tracks(
             request,
             stages=self.model.stages,
@@ -402,6 +403,8 @@ class AudioPipeline:
             num_samples=tail + request.num_samples,
             prompt=prompt,
             towards=towards,
+            first=before,
+            whole=before + tail + request.num_samples,
         )
         verb: Verb = "generate" if samples is None else "continue"
         if request.strength is not None:
@@ -465,14 +468,6 @@ class AudioPipeline:
             semantic_tokenizer=self.semantic_tokenizer,
             device=self.model.stages[0].device,
         )
-
-    def _judge(self) -> Judge:
-        if self.model.judge is None:
-            raise ValueError(
-                "best_of needs a judge, which this model does not have. Load it with the judge of "
-                "your choice, such as judge='laion/clap-htsat-unfused'."
-            )
-        return self.model.judge
 
     @releases_omp_threads
     def _make(self, jobs: list[ClipJob], settings: Mapping[str, Any]) -> list[Clip]:

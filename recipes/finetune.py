@@ -242,9 +242,10 @@ def find_stage(pipeline: AudioPipeline, name: str | None) -> LMStage:
         raise ValueError(f"Unknown stage {name!r}. Choose one of: {names}.")
     stage = pipeline.stages[name] if name is not None else next(iter(pipeline.stages.values()))
     if not isinstance(stage, LMStage):
+        others = [x.name for x in pipeline.stages.values() if isinstance(x, LMStage)]
+        hint = f"choose one of: {', '.join(others)}" if others else "the model has none"
         raise ValueError(
-            f"The {stage.name} stage is a {type(stage).__name__}, which cannot be trained; choose "
-            f"another of: {names}."
+            f"The {stage.name} stage is no language model, which this recipe fine-tunes; {hint}."
         )
     return stage
 

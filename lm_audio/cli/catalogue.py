@@ -73,8 +73,10 @@ class Info:
         of_file = _of_tokens if path.suffix == TOKENS else _of_file
         if is_rave(path):
             lines = list(_of_rave(path))
+        elif path.is_file():
+            lines = list(of_file(path))
         else:
-            lines = list(of_file(path) if path.is_file() else self._of_model(path))
+            lines = [*self._of_model(path), ("CPU kernels", _kernels())]
         width = max(len(title) for title, _ in lines)
         for title, text in lines:
             print(f"{title:{width}}  {text}")
@@ -98,6 +100,12 @@ class Info:
         kind = find_checkpoint(self.model).format
         options = ModelOptions(model=self.model, device="cpu", text_encoder=self.text_encoder)
         yield from _of_pipeline(options.load(), kind)
+
+
+def _kernels() -> str:
+    from lm_audio.networks.cpu import kernels
+
+    return kernels.summary()
 
 
 def _row(model: ModelInfo) -> tuple[str, ...]:

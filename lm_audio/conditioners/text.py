@@ -126,15 +126,10 @@ class T5Encoder:
         cls,
         source: str | Path,
         *,
-        tokenizer: str | Path | None = None,
         max_length: int = 512,
         device: torch.device | str = "cpu",
     ) -> "T5Encoder":
-        """Reads a T5, or only its encoder, from a folder or the hub.
-
-        Args:
-            tokenizer: its folder, if it is another one.
-        """
+        """Reads a T5, or only its encoder, from a folder or the hub."""
         from transformers import T5EncoderModel
 
         # The decoder of a complete T5 is skipped.
@@ -147,8 +142,7 @@ class T5Encoder:
                 f"Could not read a T5 from {source}. Give a folder with config.json, "
                 "model.safetensors and its tokenizer, or a hub id."
             ) from error
-        tokens = T5TextTokenizer.load(tokenizer or source)
-        return cls(model.to(device), tokens, max_length=max_length)
+        return cls(model.to(device), T5TextTokenizer.load(source), max_length=max_length)
 
     def save(self, folder: str | Path) -> None:
         """Writes the encoder and its tokenizer for `load`, and for transformers."""

@@ -14,7 +14,7 @@ import hashlib
 import io
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 from numbers import Real
@@ -72,20 +72,24 @@ def write_cuts(
     cuts: Iterable[Cut],
     *,
     seed: int = 0,
-    held_out: float = 0.05,
+    held_out: float | Collection[str] = 0.05,
 ) -> dict[Split, int]:
     """Splits cuts, writes both manifests and returns the number of cuts in each.
 
     Args:
         cuts: made by `make_cut`; cuts of one group stay in one split.
-        held_out: the share of groups to hold out; at least one group is, if there are two.
+        held_out: the groups to hold out, or their share; at least one group is, if there are two.
     """
     folder = Path(folder)
     cuts = sorted(cuts, key=lambda cut: cut.id)
     twice = next((b.id for a, b in pairwise(cuts) if a.id == b.id), None)
     if twice is not None:
         raise ValueError(f"Duplicate cut id {twice!r}. Cut ids must be unique.")
-    held_out_groups = choose_held_out((group_of(cut) for cut in cuts), seed=seed, share=held_out)
+    held_out_groups = (
+        choose_held_out((group_of(cut) for cut in cuts), seed=seed, share=held_out)
+        if isinstance(held_out, float | int)
+        else held_out
+    )
     parts: dict[Split, list[Cut]] = {split: [] for split in SPLITS}
     for cut in cuts:
         parts["held_out" if group_of(cut) in held_out_groups else "train"].append(cut)

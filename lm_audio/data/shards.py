@@ -192,34 +192,44 @@ class Shards(Sequence[Example]):
         return {**self.__dict__, "_files": {}}  # each process opens its own
 
     def _take_in(self, path: Path) -> None:
-        header = _read_header(path)
-        streams = {
-            name: Stream(**{**stream, "rate": Fraction(*stream["rate"])})
-            for name, stream in header["streams"].items()
-        }
+        try:
+            header = _read_header(path)
+            streams = {
+                name: Stream(**{**stream, "rate": Fraction(*stream["rate"])})
+                for name, stream in header["streams"].items()
+            }
+            examples = header["examples"]
+            frames = [example["frames"] for example in examples]
+            starts = {name: np.cumsum([0, *(each[name] for each in frames)]) for name in streams}
+            ids = [str(example["id"]) for example in examples]
+            conditions = [dict(example["conditions"]) for example in examples]
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            raise _damaged(path) from error
         if self.streams and streams != self.streams:
             raise ValueError(
                 f"{path} has different streams than {self._places[0].path.name} beside it. "
                 "Make both again with the same tokenizers."
             )
         self.streams = streams
-        frames = [example["frames"] for example in header["examples"]]
-        starts = {name: np.cumsum([0, *(each[name] for each in frames)]) for name in streams}
         self._rows += [(len(self._places), row) for row in range(len(frames))]
         self._places.append(_Place(path=path, starts=starts))
-        self.ids += [example["id"] for example in header["examples"]]
-        self.conditions += [example["conditions"] for example in header["examples"]]
+        self.ids += ids
+        self.conditions += conditions
 
 
 def _read_header(path: Path) -> dict[str, Any]:
     try:
         with safe_open(path, "pt") as file:
             header = json.loads((file.metadata() or {})["lm-audio"])
-            if header["format"] == FORMAT:
-                return header
-    except (SafetensorError, LookupError, TypeError, ValueError):
-        pass
-    raise ValueError(f"{path} is damaged or from another version. Delete it and make it again.")
+    except SafetensorError as error:
+        raise ValueError("not safetensors") from error
+    if header["format"] != FORMAT:
+        raise ValueError("another format")
+    return header
+
+
+def _damaged(path: Path) -> ValueError:
+    return ValueError(f"{path} is damaged or from another version. Delete it and make it again.")
 
 
 def _dtype(stream: Stream) -> torch.dtype:

@@ -16,9 +16,9 @@ from lm_audio.generation.prompt import Prompt
 from lm_audio.generation.request import (
     Request,
     check_request,
+    followed_sampling,
     given_values,
     overlap_frames_of,
-    sampling_of,
 )
 from lm_audio.generation.track import Embedded, Stage, Track, Variation, unknown_values
 from lm_audio.renderers.loop import render_loop
@@ -38,11 +38,15 @@ def make_tracks(
     num_samples: int,
     prompt: Prompt | None = None,
     towards: Prompt | None = None,
+    first: int = 0,
+    whole: int | None = None,
 ) -> dict[str, Track]:
     """A track for each required stage, by stage name.
 
     Args:
         num_samples: the total of prompt and new samples.
+        first, whole: the sample of the recording where these begin, and how many it has; by default
+            they are all of it.
         prompt: the start of the clip, or the audio to vary if the request has a strength.
         towards: other audio to mix in.
     """
@@ -59,7 +63,7 @@ def make_tracks(
             values=values,
             starts=starts,
             seed=request.seed,
-            sampling=sampling_of(stage, request),
+            sampling=followed_sampling(stage, request),
             conditions={k: v for k, v in request.conditions.items() if k in stage.conditions},
             negative={k: v for k, v in request.negative.items() if k in stage.conditions},
             embedded=embedded,
@@ -69,7 +73,8 @@ def make_tracks(
             is_vector=stage.makes.kind == "vector",
             variation=_variation(stage, request, varied, towards, values.shape[1]),
             loop=request.loop,
-            seconds=num_samples / renderer.sample_rate,
+            seconds=(num_samples if whole is None else whole) / renderer.sample_rate,
+            starts_at=first / renderer.sample_rate,
         )
         stage.check(tracks[stage.name])
     return tracks

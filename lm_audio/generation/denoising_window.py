@@ -22,15 +22,17 @@ _GOLDEN = (5**0.5 - 1) / 2  # its multiples are spread evenly
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Row:
-    """One branch of guidance: its conditions, B = 1, and its weight [T] in the output.
+    """One branch of guidance: its conditions, B = 1, and its weight [T] or [1] in the output.
 
     Args:
         share: of the prompt in its branch; 1 without a blend.
+        branch: the index of the branch.
     """
 
     fused: Fused
     weights: Tensor
     share: float = 1.0
+    branch: int = 0
 
 
 @dataclass(kw_only=True, eq=False)
@@ -73,8 +75,7 @@ class Window:
     @property
     def _num_prompts(self) -> int:
         """The rows of the branch with all prompts, the last one."""
-        blend = self.track.blend
-        return 1 if blend is None else len(blend.shares)
+        return sum(row.branch == self.rows[-1].branch for row in self.rows)
 
     def guided(self, outputs: Sequence[Tensor]) -> Tensor:
         """The output [D, T] that the active branches add up to."""

@@ -9,7 +9,7 @@ each row is a separate network pass, because the bits of a larger pass depend on
 Shapes: B batch, D latent width, T frames of a window.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -27,7 +27,7 @@ from lm_audio.generation.denoising_window import (
     known_frames,
     turned,
 )
-from lm_audio.generation.interpolation import slerp
+from lm_audio.generation.interpolation import slerp, slerp_frames
 from lm_audio.generation.noise_schedule import NoiseSchedule, Predicts, estimate
 from lm_audio.generation.solvers import solve
 from lm_audio.generation.step import guidance_rows
@@ -41,7 +41,7 @@ from lm_audio.generation.track import (
     own_conditions,
     source_span,
 )
-from lm_audio.networks.condition import Condition, joined
+from lm_audio.networks.condition import Condition, Fused, between, joined
 from lm_audio.sampling import Denoising, gaussians
 from lm_audio.signals import Signal
 
@@ -50,7 +50,7 @@ Network = Callable[..., Tensor]
 known frames also takes `known`, a `Known`."""
 
 Timing = Literal["start", "total"]
-"""In seconds: where a window starts, and how long the whole clip is."""
+"""In seconds: where a window starts, and how long the whole recording is."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -171,12 +171,14 @@ class DiffusionStage:
         levels = self.schedule.levels(denoising.steps)
         varied = track.variation
         if varied is not None:
-            levels = levels.last(max(1, round(varied.strength * denoising.steps)))
+            strength = varied.strength
+            if track.story is not None:
+                now = self._moment(track)
+                strength = track.story.between(lambda turn: turn.strength, strength, now)
+            levels = levels.last(max(1, round(strength * denoising.steps)))
 
         def noise(step: str) -> Tensor:
-            stream = f"{self.name}/{track.candidate}/{step}"
-            made = gaussians(track.seed, stream, track.origin + start, length, self.makes.width)
-            return made.to(self.device)
+            return self._noise(track, step, start, length).to(self.device)
 
         behind = (0, length - (stop - start))
 
@@ -206,37 +208,68 @@ class DiffusionStage:
             steps=solve(denoising, x, levels, fresh=lambda i: noise(str(i))),
         )
 
+    def _noise(self, track: Track, step: str, start: int, length: int) -> Tensor:
+        """Noise [D, length] for a step, of the seeds of the story's parts if they have some."""
+        stream = f"{self.name}/{track.candidate}/{step}"
+
+        def of(seed: int) -> Tensor:
+            return gaussians(seed, stream, track.origin + start, length, self.makes.width)
+
+        story = track.story
+        if story is None or all(turn.seed is None for turn in story.turns):
+            return of(track.seed)
+        seeds = [track.seed if turn.seed is None else turn.seed for turn in story.turns]
+        moments = [track.moment(frame, self.makes.rate) for frame in range(start, start + length)]
+        pairs = [(seeds[part], seeds[min(part + 1, len(seeds) - 1)]) for part, _ in moments]
+        made = {seed: of(seed) for pair in pairs for seed in pair}
+        before, after = (
+            torch.stack([made[pair[k]][:, i] for i, pair in enumerate(pairs)], dim=1)
+            for k in range(2)
+        )
+        return slerp_frames(before, after, torch.tensor([share for _, share in moments]))
+
+    def _moment(self, track: Track) -> tuple[int, float]:
+        """The story's part in the middle of the new frames of the next window."""
+        return track.moment((track.num_done + self.span(track)[1]) // 2, self.makes.rate)
+
     def _rows(self, track: Track, start: int, stop: int) -> list["Row"]:
         """The branches of guidance, each of them once for each prompt of a blend that it has.
 
-        Their weights follow the time since the end of the audio prompt.
+        Between two parts of a story there is one prompt, or a blend if their lengths differ. The
+        weights follow the time since the end of the audio prompt, if guidance does.
         """
         asked = track.conditions.keys() | track.negative.keys()
         asked = asked - {self.level_condition}
         given = [name for name in self.conditioners.fuse if name in asked]
         if self.source is not None and self._guides_source(track, given):
             given.append(self.source.condition)
-        seconds = [
-            float(max(0, frame - track.num_given) / self.makes.rate) for frame in range(start, stop)
-        ]
-        now, _ = track.part_at(track.num_done, self.makes.rate)
+        frames = range(start, stop if denoising_of(track).guidance_schedule else start + 1)
+        seconds = [float(max(0, frame - track.num_given) / self.makes.rate) for frame in frames]
+        now, ahead = self._moment(track)
         rows = []
-        for dropped, weights in guidance_rows(denoising_of(track), given, seconds):
+        branches = guidance_rows(denoising_of(track), given, seconds)
+        for branch, (dropped, weights) in enumerate(branches):
             shares = {now: 1.0}
-            if track.blend is not None and "text" not in dropped:
+            if "text" not in dropped and track.blend is not None:
                 shares = dict(enumerate(track.blend.shares))
-            for part, share in shares.items():
-                conditions = {
-                    name: self._condition(track, name, dropped=name in dropped, part=part)
-                    for name in self.conditioners.fuse
-                }
-                row = Row(
-                    fused=self.conditioners.fused(conditions),
-                    weights=share * torch.tensor(weights, device=self.device),
-                    share=share,
-                )
-                rows.append(row)
+            elif "text" not in dropped and ahead:
+                shares = {now: 1 - ahead, now + 1: ahead}
+            fused = [(self._fused(track, dropped, part), share) for part, share in shares.items()]
+            if ahead and len(fused) == 2:
+                mixed = between(fused[0][0], fused[1][0], ahead)
+                fused = fused if mixed is None else [(mixed, 1.0)]
+            for one, share in fused:
+                scaled = share * torch.tensor(weights, device=self.device)
+                rows.append(Row(fused=one, weights=scaled, share=share, branch=branch))
         return rows
+
+    def _fused(self, track: Track, dropped: Collection[str], part: int) -> Fused:
+        """The conditions of a branch in a part of the story or of the blend."""
+        conditions = {
+            name: self._condition(track, name, dropped=name in dropped, part=part)
+            for name in self.conditioners.fuse
+        }
+        return self.conditioners.fused(conditions)
 
     def _guides_source(self, track: Track, given: Sequence[str]) -> bool:
         """Whether guidance drops the source's values, too."""
@@ -298,7 +331,7 @@ class DiffusionStage:
 
     def _seconds(self, track: Track, timing: Timing) -> float:
         if timing == "start":
-            return float(self.span(track)[0] / self.makes.rate)
+            return track.starts_at + float(self.span(track)[0] / self.makes.rate)
         return track.seconds or float(track.num_frames / self.makes.rate)
 
     def _replaced(self, track: Track, *, dropped: bool, part: int) -> Tensor | None:

@@ -53,6 +53,8 @@ def inpaint(
         output_stages=output_stages,
         num_samples=right - left,
         prompt=None,
+        first=left,
+        whole=samples.shape[1],
     )
     chosen: dict[str, Track] = {}
     for i, stage in enumerate(stages):

@@ -7,7 +7,7 @@ Shapes: C channels, N samples, K codebooks, T frames.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +26,10 @@ from lm_audio.generation.masked_stage import MaskedStage
 from lm_audio.generation.step import guidance_rows
 from lm_audio.generation.story import Story, as_story, is_story
 from lm_audio.generation.track import Stage
-from lm_audio.sampling import AnySampling, Sampling, check_seed, random_seed
+from lm_audio.sampling import AnySampling, Denoising, Sampling, check_seed, random_seed
 
 LONGEST = 24 * 3600  # seconds
-PromptLike = str | Story | Sequence[tuple[float, str]] | Blend | Mapping[str, float] | None
+PromptLike = str | Story | Sequence[tuple[Any, ...]] | Blend | Mapping[str, float] | None
 """A text; a story: texts and the seconds from which they hold; or a blend: texts and shares."""
 AudioLike = str | Path | Clip | tuple[Tensor, int]
 """A path, a clip, or samples [C, N] with their sample rate."""
@@ -148,7 +148,7 @@ def check_request(
     _check_denoising(request, working, seconds)
     for stage in working:
         _check_blend(request, stage)
-        sampling = sampling_of(stage, request)
+        sampling = followed_sampling(stage, request)
         if sampling is None:
             continue
         if isinstance(sampling, Sampling):
@@ -169,6 +169,27 @@ def sampling_of(stage: Stage, request: Request) -> AnySampling | None:
     if isinstance(given, Mapping):
         return given.get(stage.name, stage.sampling)
     return given if isinstance(given, type(stage.sampling)) else stage.sampling
+
+
+def followed_sampling(stage: Stage, request: Request) -> AnySampling | None:
+    """The settings of a stage, with the guidance of the story's parts."""
+    found, story = sampling_of(stage, request), request.prompt
+    if not isinstance(found, Denoising) or "text" not in stage.conditions:
+        return found
+    if not isinstance(story, Story) or all(turn.guidance_scale is None for turn in story.turns):
+        return found
+    if found.guidance_schedule or isinstance(found.guidance_scale, Mapping):
+        raise ValueError(
+            "The parts of the story have guidance scales. Remove them, or guidance_schedule and "
+            "scales by condition."
+        )
+    if found.guidance_scale < 1:
+        raise ValueError(
+            "The guidance scales of a story's parts need a guidance_scale of at least 1 for the "
+            f"others, got {found.guidance_scale:g}."
+        )
+    scale, schedule = story.guidance(found.guidance_scale)
+    return replace(found, guidance_scale=scale, guidance_schedule=schedule)
 
 
 def overlap_frames_of(stage: Stage, request: Request) -> int | None:
@@ -200,6 +221,9 @@ def _check_denoising(request: Request, working: Sequence[Stage], seconds: float)
     strength = request.strength
     if strength is not None and not (isinstance(strength, int | float) and 0 < strength <= 1):
         raise ValueError(f"strength must be above 0 and at most 1, got {strength!r}.")
+    story = request.prompt if isinstance(request.prompt, Story) else None
+    if strength is None and story and any(turn.strength is not None for turn in story.turns):
+        raise ValueError("The strength of a story's part has no effect without audio to vary.")
     if (share := request.share) is not None:
         if not (isinstance(share, int | float) and 0 <= share <= 1):
             raise ValueError(f"share must be from 0 to 1, got {share!r}.")
@@ -410,6 +434,16 @@ def _check_blend(request: Request, stage: Stage) -> None:
             f"The {stage.name} stage follows one prompt at a time. Models of diffusion alone blend "
             "prompts."
         )
+    settled = isinstance(request.prompt, Story) and request.prompt.has_settings
+    if (
+        settled
+        and "text" in stage.conditions
+        and not isinstance(stage, DiffusionStage | DirectStage)
+    ):
+        raise ValueError(
+            f"The {stage.name} stage changes its prompt at once. Only models of diffusion "
+            "follow the settings of a story's parts."
+        )
 
 
 def _check_sampling_kinds(request: Request, working: Sequence[Stage]) -> None:
@@ -451,7 +485,7 @@ def _check_negative(request: Request, working: Sequence[Stage], seconds: float) 
     named = request.conditions.keys() | request.negative.keys()
     dropped: set[str] = set()
     for stage in working:
-        sampling = sampling_of(stage, request)
+        sampling = followed_sampling(stage, request)
         if sampling is None:
             continue
         bends = [min(time, seconds) for time, _ in sampling.guidance_schedule]

@@ -34,6 +34,12 @@ def takes_of(requests: Sequence[Request], count: int) -> list[Request]:
         raise ValueError(f"best_of must be a whole number from 1 to {MOST}, got {count!r}.")
     if count > 1 and any(request.prompt is None for request in requests):
         raise ValueError("best_of ranks clips by their fit to the prompt, so it needs a prompt.")
+    stories = [one.prompt for one in requests if isinstance(one.prompt, Story)]
+    if count > 1 and any(all(turn.seed is not None for turn in x.turns) for x in stories):
+        raise ValueError(
+            "best_of needs takes of different seeds, but each part of the story has its own. "
+            "Remove a seed, or best_of."
+        )
     return [
         request if i == 0 else replace(request, seed=_seed(request.seed, i))
         for request in requests

@@ -69,7 +69,8 @@ class Track:
         variation: the values of other audio, to vary; None to start from noise alone.
         loop: whether the last frame is followed by the first.
         is_vector: whether the values describe the whole item, not its frames.
-        seconds: the duration, prompt included; by default that of the frames.
+        seconds: the duration of the whole recording; by default that of the frames.
+        starts_at: the second of the recording where the track starts.
         candidate: distinguishes tracks that differ only in their random numbers.
         origin: the number of frames of the whole item before those of this track.
         known: [T], the given frames.
@@ -92,6 +93,7 @@ class Track:
     loop: bool = False
     is_vector: bool = False
     seconds: float | None = None
+    starts_at: float = 0.0
     candidate: int = 0
     origin: int = 0
     known: Tensor = field(init=False)
@@ -144,6 +146,12 @@ class Track:
         end = self.story.next_start(new, rate)
         end = self.num_frames if end is None else self.num_given + end
         return self.story.part_at(new, rate), min(end, self.num_frames)
+
+    def moment(self, frame: int, rate: Fraction) -> tuple[int, float]:
+        """The story's part at a frame, and how far it has turned into the next: from 0 to 1."""
+        if self.story is None:
+            return 0, 0.0
+        return self.story.moment(max(0, frame - self.num_given), rate)
 
     def values_of(self, *, dropped: bool, part: int = 0) -> dict[str, Any]:
         """The conditions, or what replaces them when dropped, in a part of the story or blend."""

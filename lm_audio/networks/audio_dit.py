@@ -20,9 +20,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lm_audio.networks.attention import merge_heads, split_heads
+from lm_audio.networks.cpu.linear import Linear, product_dtype
 from lm_audio.networks.positions import Waves, partly_rotated, rotation
 
 HeadNorm = Literal["none", "layer", "rms"]
+MOST_LAYERS = 1000
+"""Building more could take forever."""
 _HEAD_EPS = 1e-6
 
 
@@ -71,6 +74,8 @@ class AudioDiTConfig:
             least = 0 if name in ("num_memories", "known_width") else 1
             if type(value) is int and value < least:
                 raise ValueError(f"{name} must be at least {least}, got {value}.")
+        if self.num_layers > MOST_LAYERS:
+            raise ValueError(f"num_layers must be at most {MOST_LAYERS}, got {self.num_layers}.")
         if self.dim % self.num_heads or self.head_dim % 4:
             raise ValueError(
                 f"The width of {self.dim} must be {self.num_heads} heads, each a multiple of 4."
@@ -102,11 +107,11 @@ class AudioDiT(nn.Module):
         if config.modulated:
             self.modulation = _projection(E, 6 * E, bias=True, hidden=E)
         self.before = nn.Conv1d(config.width, config.width, 1, bias=False)
-        self.input = nn.Linear(size, E, bias=False)
+        self.input = Linear(size, E, bias=False)
         if config.num_memories:
             self.memories = nn.Parameter(torch.zeros(config.num_memories, E))
         self.blocks = nn.ModuleList(AudioDiTBlock(config) for _ in range(config.num_layers))
-        self.output = nn.Linear(E, size, bias=False)
+        self.output = Linear(E, size, bias=False)
         self.after = nn.Conv1d(config.width, config.width, 1, bias=False)
 
     def forward(
@@ -124,11 +129,12 @@ class AudioDiT(nn.Module):
             condition: [B, L, C], and vector: [B, V].
             known: [B, known_width, T], for networks that see known frames; None adds nothing.
         """
-        dtype, T, patch = self.input.weight.dtype, x.shape[2], self.config.patch
+        T, patch = x.shape[2], self.config.patch
+        dtype = product_dtype(self.input.weight.dtype, x.device)
         if known is not None and not self.config.known_width:
             raise ValueError("The network does not see known frames.")
         x = x.to(dtype)
-        h = F.pad(self.before(x) + x, (0, -T % patch)).transpose(1, 2)  # [B, T, D]
+        h = F.pad(_pointwise(self.before, x) + x, (0, -T % patch)).transpose(1, 2)  # [B, T, D]
         h = self.input(h.unflatten(1, (-1, patch)).flatten(2))  # [B, S, E]
         num_positions = h.shape[1]
         shared = self.time(self.time_waves(times).to(dtype)) + self.vector(vector.to(dtype))
@@ -138,7 +144,7 @@ class AudioDiT(nn.Module):
         else:
             h = torch.cat([shared[:, None], h], dim=1)
         if self.config.num_memories:
-            h = torch.cat([self.memories.expand(len(h), -1, -1), h], dim=1)
+            h = torch.cat([self.memories.to(dtype).expand(len(h), -1, -1), h], dim=1)
         cross = self.condition(condition.to(dtype))
         positions = torch.arange(h.shape[1], device=h.device)[None]
         turn = rotation(positions, self.config.head_dim // 2)
@@ -147,7 +153,7 @@ class AudioDiT(nn.Module):
             h = block(h, turn, cross, modulation=modulation, known=local)
         y = self.output(h[:, -num_positions:])
         y = y.unflatten(2, (patch, -1)).flatten(1, 2)[:, :T].transpose(1, 2)  # [B, D, T]
-        return (self.after(y) + y).float()
+        return (_pointwise(self.after, y) + y).float()
 
 
 class AudioDiTBlock(nn.Module):
@@ -163,8 +169,8 @@ class AudioDiTBlock(nn.Module):
             config, config.condition_dim, num_heads=config.num_condition_heads
         )
         self.feed_forward_norm = _norm(config)
-        self.expand = nn.Linear(E, 2 * config.hidden_dim)
-        self.contract = nn.Linear(config.hidden_dim, E)
+        self.expand = Linear(E, 2 * config.hidden_dim)
+        self.contract = Linear(config.hidden_dim, E)
         if config.modulated:
             self.modulation = nn.Parameter(torch.zeros(6 * E))
         if config.known_width:
@@ -184,7 +190,9 @@ class AudioDiTBlock(nn.Module):
             x = x + self.attention(self.attention_norm(x), turn=turn)
             x = x + self.cross_attention(self.cross_attention_norm(x), condition)
             return x + self._feed_forward(self.feed_forward_norm(x))
-        parts = (self.modulation + modulation).chunk(6, dim=-1)  # scale, shift, gate, twice
+        parts = (self.modulation.to(x.dtype) + modulation).chunk(
+            6, dim=-1
+        )  # scale, shift, gate, twice
         h = torch.addcmul(parts[1], self.attention_norm(x), 1 + parts[0])
         x = x + self.attention(h, turn=turn) * torch.sigmoid(1 - parts[2])
         x = x + self.cross_attention(self.cross_attention_norm(x), condition)
@@ -212,10 +220,10 @@ class Attention(nn.Module):
         self.num_heads, self.num_key_heads = config.num_heads, num_heads
         self.num_maps = 2 if config.differential else 1
         size = num_heads * config.head_dim
-        self.query = nn.Linear(config.dim, config.dim * self.num_maps, bias=False)
-        self.key = nn.Linear(width, size * self.num_maps, bias=False)
-        self.value = nn.Linear(width, size, bias=False)
-        self.output = nn.Linear(config.dim, config.dim, bias=False)
+        self.query = Linear(config.dim, config.dim * self.num_maps, bias=False)
+        self.key = Linear(width, size * self.num_maps, bias=False)
+        self.value = Linear(width, size, bias=False)
+        self.output = Linear(config.dim, config.dim, bias=False)
         self.query_norm, self.key_norm = _head_norm(config), _head_norm(config)
 
     def forward(
@@ -247,6 +255,14 @@ class Attention(nn.Module):
         return x.repeat_interleave(self.num_heads // self.num_key_heads, dim=1)
 
 
+class LayerNorm(nn.LayerNorm):
+    """In the precision of its input, whatever that of its weights."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
+        return F.layer_norm(x, self.normalized_shape, weight, bias, self.eps)
+
+
 class RMSNorm(nn.Module):
     """In float32, whatever the precision of its input."""
 
@@ -264,15 +280,21 @@ def _projection(
 ) -> nn.Sequential:
     hidden = hidden or out_width
     return nn.Sequential(
-        nn.Linear(width, hidden, bias=bias), nn.SiLU(), nn.Linear(hidden, out_width, bias=bias)
+        Linear(width, hidden, bias=bias), nn.SiLU(), Linear(hidden, out_width, bias=bias)
     )
 
 
 def _norm(config: AudioDiTConfig) -> nn.Module:
-    return RMSNorm(config.dim) if config.modulated else nn.LayerNorm(config.dim)
+    return RMSNorm(config.dim) if config.modulated else LayerNorm(config.dim)
 
 
 def _head_norm(config: AudioDiTConfig) -> nn.Module:
     if config.head_norm == "layer":
-        return nn.LayerNorm(config.head_dim, eps=_HEAD_EPS)
+        return LayerNorm(config.head_dim, eps=_HEAD_EPS)
     return RMSNorm(config.head_dim) if config.head_norm == "rms" else nn.Identity()
+
+
+def _pointwise(conv: nn.Module, x: Tensor) -> Tensor:
+    """A convolution of one step, in the precision of x."""
+    assert isinstance(conv, nn.Conv1d)
+    return F.conv1d(x, conv.weight.to(x.dtype))

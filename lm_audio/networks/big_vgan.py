@@ -29,7 +29,7 @@ from lm_audio.networks.hifi_gan import VocoderConfig, same_conv, share, streamed
 TAPS = 12
 """Of the filter before and after each activation."""
 _HALF_WIDTH, _CUTOFF = 0.3, 0.25  # of its transition and its pass band, at the doubled rate
-_UP_PADDING, _DOWN_PADDING = (3, 3), (5, 6)
+_REACH = 3  # steps on each side that a filter reads
 _TINY = 1e-9
 
 
@@ -56,12 +56,18 @@ class SnakeBeta(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps x [B, C, N] to the same shape."""
-        frequency, size = self.alpha.exp()[:, None], 1 / (self.beta.exp() + _TINY)[:, None]
-        return torch.addcmul(x, size, (x * frequency).sin_().square_())
+        y, size = x * self.alpha.exp()[:, None], 1 / (self.beta.exp() + _TINY)[:, None]
+        if y.requires_grad:
+            return x + size * y.sin().square()
+        return y.sin_().square_().mul_(size).add_(x)  # a third of the time of new tensors
 
 
 class AntiAliased(nn.Module):
-    """A periodic activation at twice the rate, between two low-pass filters."""
+    """A periodic activation at twice the rate, between two low-pass filters.
+
+    The values at even and odd places of the doubled rate stay apart: each filter is then two
+    convolutions by channel at the rate of the input, without zeros and without sorting.
+    """
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -70,27 +76,46 @@ class AntiAliased(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Maps x [B, C, N] to the same shape."""
         up, down = self.filters()
-        x = F.conv1d(F.pad(x, _UP_PADDING, mode="replicate"), up, groups=len(down))
-        x = self.act(_interleaved(x))  # [B, C, 2 N]
-        x = F.pad(x, _DOWN_PADDING, mode="replicate")
-        return F.conv1d(x, down, stride=2, groups=len(down))
+        x = _padded(x, x[..., :1], x[..., -1:])
+        even, odd = (self.act(F.conv1d(x, taps, groups=len(taps))) for taps in up)
+        ends = even[..., :1], odd[..., -1:]
+        phases = zip((even, odd), down, strict=True)
+        first, second = (F.conv1d(_padded(y, *ends), t, groups=len(t)) for y, t in phases)
+        return first + second
 
-    def filters(self) -> tuple[Tensor, Tensor]:
-        """The weights [2 C, 1, 7] that make two values of each step, and [C, 1, 12] of one."""
+    def filters(self) -> tuple[list[Tensor], list[Tensor]]:
+        """The weights [C, 1, 7] for even and odd places, before the activation and after it."""
         C, taps = len(self.act.alpha), low_pass().to(self.act.alpha)
-        even, odd = 2 * taps.flip(0)[::2], 2 * taps.flip(0)[1::2]
-        up = torch.stack([F.pad(even, (0, 1)), F.pad(odd, (1, 0))])
-        return up.repeat(C, 1)[:, None], taps.repeat(C, 1)[:, None]
+        first, second = taps[::2], taps[1::2]
+        up = F.pad(2 * second.flip(0), (0, 1)), F.pad(2 * first.flip(0), (1, 0))
+        down = F.pad(second, (1, 0)), F.pad(first, (0, 1))
+        return [x.repeat(C, 1, 1) for x in up], [x.repeat(C, 1, 1) for x in down]
 
-    def stream(self) -> StreamLayer:
-        up, down = self.filters()
-        return ChainStream(
-            [
-                _filter(up, groups=len(down), padding=_UP_PADDING),
-                PointwiseStream(lambda x: self.act(_interleaved(x))),
-                _filter(down, groups=len(down), padding=_DOWN_PADDING, stride=2),
-            ]
+    def stream(self) -> "AntiAliasedStream":
+        return AntiAliasedStream(self)
+
+
+class AntiAliasedStream:
+    """An activation in pieces."""
+
+    def __init__(self, layer: AntiAliased) -> None:
+        up, down = layer.filters()
+        self._act = layer.act
+        self._up = [_filter(taps, padding=_REACH) for taps in up]
+        self._down = [_filter(taps, padding=0) for taps in down]
+        self._last: Tensor | None = None  # the latest value at an odd place
+
+    def step(self, x: Tensor, *, last: bool) -> Tensor:
+        even, odd = (self._act(layer.step(x, last=last)) for layer in self._up)
+        none = odd[..., :0]
+        begins = even[..., :1] if self._last is None else none
+        self._last = odd[..., -1:].clone() if odd.shape[2] else self._last
+        ends = self._last if last and self._last is not None else none
+        first, second = (
+            layer.step(_padded(y, begins, ends), last=last)
+            for y, layer in zip((even, odd), self._down, strict=True)
         )
+        return first + second
 
 
 class BigVganBlock(nn.Module):
@@ -201,16 +226,15 @@ def low_pass() -> Tensor:
     return taps / taps.sum()
 
 
-def _interleaved(x: Tensor) -> Tensor:
-    """[B, 2 C, N] -> [B, C, 2 N]."""
-    pairs = x.unflatten(1, (-1, 2))
-    return torch.stack([pairs[:, :, 0], pairs[:, :, 1]], dim=-1).flatten(2)
+def _padded(x: Tensor, first: Tensor, last: Tensor) -> Tensor:
+    """x [B, C, N] with a value [B, C, 0 or 1] repeated before it, and another after it."""
+    before, after = (y.expand(-1, -1, _REACH) if y.shape[2] else y for y in (first, last))
+    return torch.cat([before, x, after], dim=2)
 
 
-def _filter(
-    weight: Tensor, *, groups: int, padding: tuple[int, int], stride: int = 1
-) -> ConvStream:
-    outputs, _, size = weight.shape
-    conv = nn.Conv1d(groups, outputs, size, stride, groups=groups, bias=False, device="meta")
+def _filter(weight: Tensor, *, padding: int) -> ConvStream:
+    C, _, size = weight.shape
+    conv = nn.Conv1d(C, C, size, groups=C, bias=False, device="meta")
     conv.weight = nn.Parameter(weight, requires_grad=False)
-    return ConvStream(conv, padding=padding, mode="replicate", whole_strides=False)
+    mode = "replicate" if padding else "constant"
+    return ConvStream(conv, padding=(padding, padding), mode=mode, whole_strides=False)

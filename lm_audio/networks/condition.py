@@ -76,3 +76,27 @@ def joined(rows: Sequence[Fused]) -> Fused:
         stacked=pad_sequence(signals, batch_first=True) if signals else None,
         named={name: condition for name, condition in named.items() if condition is not None},
     )
+
+
+def between(a: Fused, b: Fused, share: float) -> Fused | None:
+    """Conditions between two of equal lengths, linearly; None if their lengths differ."""
+    pairs = [(a.cross, b.cross), (a.prepend, b.prepend)]
+    pairs += [(a.named[name], b.named[name]) for name in a.named]
+    for one, other in pairs:
+        if one is not None and other is not None and not torch.equal(one.mask, other.mask):
+            return None
+
+    def mixed(one: Condition | None, other: Condition | None) -> Condition | None:
+        if one is None or other is None:
+            return one
+        return Condition(
+            embeddings=torch.lerp(one.embeddings, other.embeddings, share), mask=one.mask
+        )
+
+    named = {name: mixed(condition, b.named[name]) for name, condition in a.named.items()}
+    return Fused(
+        cross=mixed(a.cross, b.cross),
+        prepend=mixed(a.prepend, b.prepend),
+        sum=None if a.sum is None or b.sum is None else torch.lerp(a.sum, b.sum, share),
+        named={name: one for name, one in named.items() if one is not None},
+    )

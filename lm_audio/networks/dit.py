@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from lm_audio.networks.attention import Attend, CrossAttention, SelfAttention
 from lm_audio.networks.condition import Fused, Known
 from lm_audio.networks.cpu.attention import attention
-from lm_audio.networks.cpu.linear import Linear
+from lm_audio.networks.cpu.linear import Linear, product_dtype
 from lm_audio.networks.positions import rotate, rotation, sinusoids
 from lm_audio.networks.transformer import FeedForward, TransformerConfig
 
@@ -109,7 +109,7 @@ class DiT(nn.Module):
             mask: [B, T], False on padding.
         """
         T = x.shape[2]
-        dtype = self._dtype(x)
+        dtype = product_dtype(self.last_shift_scale.dtype, x.device)
         h = self._positions(self._with_known(x, known).to(dtype))
         h = self.input(h)  # [B, S, E]
         if fused.sum is not None:
@@ -137,11 +137,6 @@ class DiT(nn.Module):
     @property
     def _eps(self) -> float:
         return self.config.transformer.norm_eps
-
-    def _dtype(self, x: Tensor) -> torch.dtype:
-        """That of the weights, but float32 on CPUs where products of bfloat16 are slower."""
-        is_slow = x.device.type == "cpu" and not torch.cpu._is_avx512_bf16_supported()
-        return torch.float32 if is_slow else self.last_shift_scale.dtype
 
     def _with_known(self, x: Tensor, known: Known | None) -> Tensor:
         """The input channels [B, C, T]."""

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from lm_audio.networks.condition import Fused
+from lm_audio.networks.winograd import Conv5
 
 LEVEL = "level"
 """The name of a condition: a number [B, 1, 1] for the stacked signal."""
@@ -257,9 +258,9 @@ class ResidualBlock(nn.Module):
     def __init__(self, width: int, inner: int, out_width: int, *, is_last: bool) -> None:
         super().__init__()
         self.conv_skip = None if width == out_width else nn.Conv1d(width, out_width, 1, bias=False)
-        self.conv_1 = nn.Conv1d(width, inner, 5, padding=2)
+        self.conv_1 = Conv5(width, inner)
         self.group_norm_1 = nn.GroupNorm(1, inner)
-        self.conv_2 = nn.Conv1d(inner, out_width, 5, padding=2)
+        self.conv_2 = Conv5(inner, out_width)
         self.group_norm_2 = None if is_last else nn.GroupNorm(1, out_width)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -303,10 +304,9 @@ class Halve(nn.Module):
         self.register_buffer("kernel", torch.tensor(_CUBIC) / 256)
 
     def forward(self, x: Tensor) -> Tensor:
-        B, C, _ = x.shape
-        pad = len(self.kernel) // 2 - 1
-        rows = F.pad(x, (pad, pad), "reflect").flatten(0, 1)[:, None]  # [B * C, 1, T]
-        return F.conv1d(rows, self.kernel.to(x)[None, None], stride=2).view(B, C, -1)
+        C, size = x.shape[1], len(self.kernel)
+        padded = F.pad(x, (size // 2 - 1, size // 2 - 1), "reflect")
+        return F.conv1d(padded, self.kernel.to(x).expand(C, 1, -1), stride=2, groups=C)
 
 
 class Double(nn.Module):
@@ -321,6 +321,6 @@ class Double(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         B, C, _ = x.shape
         size = len(self.kernel)
-        rows = F.pad(x, (size // 4, size // 4), "reflect").flatten(0, 1)[:, None]
+        rows = F.pad(x, (size // 4, size // 4), "reflect").flatten(0, 1)[:, None]  # [B * C, 1, T]
         kernel = self.kernel.to(x)[None, None]
         return F.conv_transpose1d(rows, kernel, stride=2, padding=size - 1).view(B, C, -1)

@@ -1,7 +1,8 @@
 """The renderer of latents of spectrogram images: an autoencoder makes the image, Griffin-Lim sound.
 
 As in `latent.py`, the autoencoder sees windows of fixed length whose images are cross-faded, and
-the sound is found in a stream: long clips need constant memory.
+the sound is found in a stream: long clips need constant memory. Phases are found on the CPU, where
+sums have a fixed order.
 
 Shapes: D latent width, T latent frames, H image height, W image width, C channels, N samples.
 """
@@ -128,7 +129,7 @@ class ImageRenderer:
         """The image [3, H, W] within 0..1 of latents [D, T], at most about a window."""
         grid = values.to(self._weight).unflatten(0, (-1, self.num_rows))[None]
         autoencoder: Spectrograms = self.autoencoder  # type: ignore[assignment]
-        return (autoencoder.decode(grid / self.scale)[0].float() / 2 + 0.5).clamp(0, 1)
+        return (autoencoder.decode(grid / self.scale)[0].float().cpu() / 2 + 0.5).clamp(0, 1)
 
     def from_image(self, image: Tensor) -> Tensor:
         """The latents [D, T] of an image [3, H, W] within 0..1, at most a window."""
@@ -191,10 +192,10 @@ class ImageStream:
         if values.ndim != 2 or len(values) != width:
             raise ValueError(f"Expected latents of shape [{width}, T], got {list(values.shape)}.")
         self._progress.advance(values[None])
-        return self._sound.push(self._windows.push(values).unflatten(0, (_COLOURS, -1)))
+        return self._sound.push(self._windows.push(values).cpu().unflatten(0, (_COLOURS, -1)))
 
     @torch.inference_mode()
     def finish(self) -> Tensor:
         self._progress.end(1, torch.float32)
-        last = self._sound.push(self._windows.finish().unflatten(0, (_COLOURS, -1)))
+        last = self._sound.push(self._windows.finish().cpu().unflatten(0, (_COLOURS, -1)))
         return torch.cat([last, self._sound.finish()], dim=1)

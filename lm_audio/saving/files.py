@@ -54,9 +54,11 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
 
 
 def stated_licence(folder: Path) -> str | None:
-    """The licence in the model card, if there is one."""
+    """The licence in the model card, if there is one; other licences by their name."""
     card = folder / "README.md"
     text = card.read_text(errors="replace") if card.exists() else ""
     head = re.match(r"---\n(.*?)\n---", text, re.DOTALL)
-    found = re.search(r"^license:\s*(\S+)", head[1], re.MULTILINE) if head else None
-    return found[1].strip("'\"") if found else None
+    stated = re.findall(r"^(license|license_name):\s*(\S+)", head[1], re.MULTILINE) if head else []
+    found = {name: value.strip("'\"") for name, value in stated}
+    licence = found.get("license")
+    return found.get("license_name", licence) if licence == "other" else licence

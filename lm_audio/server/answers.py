@@ -86,7 +86,7 @@ async def clips_answer(
     if body.stream_format == "sse":
         prompts = [body.prompt]
         if isinstance(body, GenerationBody) and (body.story or body.blend):
-            prompts = [*(body.blend or {}), *(text for _, text in body.story or ())]
+            prompts = [*(body.blend or {}), *(part[1] for part in body.story or ())]
         return clip_events(jobs, http, backend, prompts=prompts)
     return await _json_answer(jobs, body.response_format, http, backend)
 

@@ -152,14 +152,17 @@ class GenerationFields(CommonFields):
     )
 
 
-Part = Annotated[
-    tuple[FiniteFloat, Annotated[str, Field(max_length=MAX_TEXT)]],
-    Field(strict=False),  # JSON has no tuples
-]
+_Prompt = Annotated[str, Field(max_length=MAX_TEXT)]
+_Loose = Field(strict=False)  # JSON has no tuples
+Part = (
+    Annotated[tuple[FiniteFloat, _Prompt], _Loose]
+    | Annotated[tuple[FiniteFloat, _Prompt, dict[str, int | FiniteFloat]], _Loose]
+)
 STORY = Field(
     min_length=1,
     max_length=100,
-    description="Prompts and the seconds at which they start, in place of prompt.",
+    description="Prompts, the seconds at which they start and, for diffusion models, settings: "
+    "over, seed, guidance_scale. In place of prompt.",
 )
 
 

@@ -105,5 +105,7 @@ def test_what_is_no_spectrogram_is_refused(tmp_path: Path) -> None:
         read_audio(saved(tmp_path, data[:-100]))
     with pytest.raises(LongAudioError, match=r"is longer than the maximum of 0.1 s"):
         read_audio(saved(tmp_path, data), max_duration=0.1)
+    with pytest.raises(ValueError, match="is limited to 2621 s, got 3000 s"):
+        encode_image(torch.zeros(1, 3000), 1)
     with pytest.raises(ValueError, match="supports 1 or 2 channels, got 3"):
         encode_image(torch.zeros(3, 100), RATE)

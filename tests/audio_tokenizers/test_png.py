@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from audio_tokenizers.png import MAGIC, Png, _chunk, decode_png, encode_png
+from audio_tokenizers.png import MAGIC, Png, _chunk, decode_png, encode_png, read_png
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (13, 29, 3), dtype=np.uint8)
 SMOOTH = np.add.outer(np.arange(40), 2 * np.arange(50))[..., None].astype(np.uint8).repeat(3, 2)
@@ -85,3 +85,17 @@ def test_damaged_and_unsupported_files_are_refused() -> None:
     bomb = _chunk(b"IHDR", b"\x7f\xff\xff\xff\x7f\xff\xff\xff\x08\x02\0\0\0") + _chunk(b"IEND", b"")
     with pytest.raises(ValueError, match="which is too large"):
         decode_png(MAGIC + bomb)
+
+
+def test_the_pixels_of_a_large_image_are_not_unpacked_to_read_its_size() -> None:
+    """Neither are those of an image that states less than it holds."""
+    head = struct.pack(">IIBBBBB", 1 << 17, 1 << 10, 8, 0, 0, 0, 0)
+    chunks = [_chunk(b"IHDR", head), _chunk(b"IDAT", b"broken"), _chunk(b"IEND", b"")]
+    image = read_png(MAGIC + b"".join(chunks))
+    assert (image.width, image.height) == (131_072, 1024)
+    with pytest.raises(ValueError, match="its pixels cannot be unpacked"):
+        image.pixels()
+    much = zlib.compress(bytes(100_000_000))
+    head = struct.pack(">IIBBBBB", 9, 1, 8, 0, 0, 0, 0)
+    chunks = [_chunk(b"IHDR", head), _chunk(b"IDAT", much), _chunk(b"IEND", b"")]
+    assert read_png(MAGIC + b"".join(chunks)).pixels().shape == (1, 9, 3)

@@ -327,6 +327,17 @@ def test_weights_of_the_older_kind_come_where_there_are_no_others(
     assert torch.equal(tokens(load("owner/name")), tokens(load(musicgen_folder)))
 
 
+def test_files_are_chosen_by_the_settings_of_stable_audio_tools(hub: type[Hub]) -> None:
+    published = hub.folder / "owner/name"
+    published.mkdir(parents=True)
+    (published / "model_config.json").write_text('{"model_type": "diffusion_cond"}')
+    for name in ("model.safetensors", "model.ckpt", "base_model.safetensors", "state_dict.bin"):
+        (published / name).write_bytes(b"weights")
+    with pytest.raises(ValueError, match=r"model_config\.json has no model"):
+        load("owner/name")
+    assert set(hub.asked) == {"model_config.json", "model.safetensors"}
+
+
 def test_what_the_hub_cannot_give_is_told_in_one_sentence(
     hub: type[Hub], monkeypatch: pytest.MonkeyPatch
 ) -> None:

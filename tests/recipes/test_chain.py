@@ -81,6 +81,17 @@ def test_a_folder_of_sounds_becomes_a_corpus(workshop: Workshop) -> None:
     assert "broken.wav" in (workshop.folder / "mine/skipped.txt").read_text()
 
 
+def test_sounds_get_captions_and_are_mixed(workshop: Workshop) -> None:
+    printed = workshop.run("enhance_prompts", "--data", "effects", "--out", "enhanced")
+    assert "mixtures" in printed
+    assert list((workshop.folder / "enhanced/audio").glob("mixture-train-*.flac"))
+
+
+def test_pictures_are_mapped_to_the_tokens_of_texts(workshop: Workshop) -> None:
+    workshop.run("train_prompt_map", "--data", "effects", "--out", "prompt_map")
+    assert falls(workshop.losses("prompt_map"), by=0.1)
+
+
 def test_a_codec_learns(workshop: Workshop) -> None:
     workshop.run("train_codec", "--data", *CORPORA, "--out", "codec")
     assert falls(workshop.losses("codec", "train/reconstruction"), by=0.05)

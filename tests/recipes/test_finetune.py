@@ -328,3 +328,24 @@ def test_what_is_not_given_is_a_mistake(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         recipe.main(replace(tiny, out=tmp_path, **changes))
+
+
+class Staged:
+    """A pipeline with stages of other kinds."""
+
+    def __init__(self, *stages: Any) -> None:
+        self.stages = {stage.name: stage for stage in stages}
+
+
+class OtherStage:
+    name = "acoustic"
+
+
+def test_stages_that_are_no_language_models_are_not_suggested(
+    recipe: ModuleType, audiolm_folder: Path
+) -> None:
+    with pytest.raises(ValueError, match=r"no language model.*; the model has none"):
+        recipe.find_stage(Staged(OtherStage()), "acoustic")
+    coarse = lm_audio.load(audiolm_folder).stages["coarse"]
+    with pytest.raises(ValueError, match=r"no language model.*; choose one of: coarse\."):
+        recipe.find_stage(Staged(OtherStage(), coarse), "acoustic")

@@ -81,7 +81,7 @@ def test_one_batch_can_be_learned_by_heart(recipe: ModuleType) -> None:
     losses = []
     for _ in range(150):
         loss = objective(batch).sum() / batch.counts(NUM_BINS).sum()
-        losses.append(float(loss))
+        losses.append(loss.item())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -191,6 +191,22 @@ class _LinearFile(soundfile.SoundFile):  # type: ignore[misc]  # it is untyped
         return False
 
 
+class _Source:
+    """A file for libsndfile, which seeks wherever a damaged header points."""
+
+    def __init__(self, raw: Any) -> None:
+        self._raw = raw
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        try:
+            return self._raw.seek(offset, whence)
+        except (OSError, ValueError, OverflowError):
+            return self._raw.tell()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._raw, name)
+
+
 @contextmanager
 def _opened(
     path: str | Path | BinarySource, max_duration: float | None = None
@@ -215,7 +231,7 @@ def _opened(
             raw, container = stack.enter_context(converted(raw, name, max_seconds=max_duration))
         truncated = is_truncated(raw)
         try:
-            file = stack.enter_context(_LinearFile(raw))
+            file = stack.enter_context(_LinearFile(_Source(raw)))
         except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: a name in .raw
             if truncated:
                 raise ValueError(f"{name} is truncated: no samples are left.") from error
@@ -228,7 +244,7 @@ def _opened(
             raw.seek(0)
             num_samples = bisect(range(num_samples), False, key=lambda n: not _reaches(raw, n))
             raw.seek(0)
-            file = stack.enter_context(_LinearFile(raw))
+            file = stack.enter_context(_LinearFile(_Source(raw)))
         info = _info(file, name, container, num_samples, truncated)
         if max_duration is not None and info.duration > max_duration:
             raise LongAudioError(f"{name} is longer than the maximum of {max_duration:g} s.")

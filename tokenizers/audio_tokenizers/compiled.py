@@ -25,7 +25,7 @@ from audio_tokenizers.atomic import replacing
 logger = logging.getLogger(__name__)
 
 # Square roots of vectors need no errno.
-_FLAGS = ["-O3", "-march=native", "-fopenmp", "-fno-math-errno"]
+_FLAGS = ["-O3", "-fopenmp", "-fno-math-errno"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,18 +43,22 @@ class Operators:
     purpose: str
     seconds: int
 
+    @functools.cached_property
+    def library(self) -> Path:
+        return _cache_folder() / f"{self.name}-{self._key()}.so"
+
     @functools.cache  # noqa: B019  # a few constants
     def load(self) -> bool:
         """Loads the library, and compiles it if necessary; returns whether torch.ops has it."""
         if os.environ.get("LM_AUDIO_KERNELS") == "0":
             return False
-        library = _cache_folder() / f"{self.name}-{self._key()}.so"
+        library = self.library
         failed = library.with_suffix(".failed")
         try:
             if not library.is_file():
                 if failed.is_file() or not _finds_compiler():
                     return False
-                self._compile(library)
+                self._compile()
             torch.ops.load_library(library)
         except Exception as error:  # from a compiler, a linker or a disk
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -69,14 +73,14 @@ class Operators:
             return False
         return True
 
-    def _compile(self, library: Path) -> None:
+    def _compile(self) -> None:
         """Compiles in a separate process, because torch also loads what it compiles."""
         logger.warning(
             "Compiling the CPU kernels for %s (once per machine, about %d s).",
             self.purpose,
             self.seconds,
         )
-        library.parent.mkdir(parents=True, exist_ok=True)
+        self.library.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory() as folder:
             given = (self.name, [str(path) for path in self.sources], folder)
             done = subprocess.run(
@@ -90,14 +94,14 @@ class Operators:
             made = Path(folder) / f"{self.name}.so"
             if not made.is_file():
                 raise RuntimeError(_error(done.stdout + done.stderr) or "no output")
-            with replacing(library) as path:
+            with replacing(self.library) as path:
                 shutil.copyfile(made, path)
 
     def _key(self) -> str:
         """A cache key of everything that the compiled file depends on."""
         parts = [
             *(path.read_text() for path in self.sources),
-            *_FLAGS,
+            *_flags(),
             torch.__version__,
             sys.platform,
             platform.machine(),
@@ -114,10 +118,16 @@ def build(name: str, sources: Sequence[str], folder: str) -> None:
     load(
         name,
         list(sources),
-        extra_cflags=_FLAGS,
+        extra_cflags=_flags(),
         build_directory=folder,
         is_python_module=False,
     )
+
+
+def _flags() -> list[str]:
+    """For this CPU, or for one with AVX2 where ATEN_CPU_CAPABILITY limits torch to that, too."""
+    limited = os.environ.get("ATEN_CPU_CAPABILITY") == "avx2"
+    return [*_FLAGS, "-march=x86-64-v3" if limited else "-march=native"]
 
 
 def _error(output: str) -> str:

@@ -126,7 +126,7 @@ class GriffinLimStream:
         self._held = torch.zeros(num_channels, 0, settings.num_bins)
         self._first = 0  # the number of the first frame in `_held`
         self._next = 0  # the first frame of the next block
-        self._known = torch.zeros(num_channels, 0)  # ends `_fade` samples after that block's start
+        self._known = torch.zeros(num_channels, 0)  # ends a hop after that block's start
         self._num_channels = num_channels
 
     def push(self, magnitudes: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from audio_tokenizers.containers import BinarySource, LongAudioError
-from audio_tokenizers.png import MAGIC, Png, decode_png, encode_png
+from audio_tokenizers.png import MAGIC, MOST_PIXELS, PackedPng, Png, PngError, encode_png, read_png
 from audio_tokenizers.resampling import check_sample_rate, resample
 from audio_tokenizers.spectrogram_image import (
     FULL_SCALE,
@@ -32,6 +32,7 @@ _TAGS = {
 }  # fmt: skip
 _MAXIMUM, _NUM_SAMPLES = 11_080, 11_090
 _LONGEST_FFT = 1 << 18
+_COLUMNS = 1024  # at once
 
 
 def encode_image(samples: Tensor, sample_rate: int, *, comment: str | None = None) -> bytes:
@@ -39,6 +40,10 @@ def encode_image(samples: Tensor, sample_rate: int, *, comment: str | None = Non
     if len(samples) > 2:
         raise ValueError(f"A .png file supports 1 or 2 channels, got {len(samples)}.")
     settings = ImageSettings(stereo=len(samples) == 2)
+    longest = MOST_PIXELS // settings.num_mels * settings.step_ms / 1000
+    if samples.shape[1] > longest * sample_rate:
+        seconds = samples.shape[1] / sample_rate
+        raise ValueError(f"A .png file is limited to {longest:.0f} s, got {seconds:.0f} s.")
     sound = resample(samples.float().cpu(), sample_rate, settings.sample_rate)
     mel = mel_magnitudes(sound, settings)
     maximum = float(mel.max()) or 1.0
@@ -58,17 +63,17 @@ def image_as_wav(
     if not is_png:
         return None
     try:
-        image = decode_png(file.read())
-    except ValueError as error:
+        image = read_png(file.read())
+        settings = _settings(image, name)
+        if max_seconds is not None and image.width * settings.step_ms > 1000 * max_seconds:
+            raise LongAudioError(f"{name} is longer than the maximum of {max_seconds:g} s.")
+        pixels = torch.from_numpy(image.pixels()).permute(2, 0, 1)
+    except PngError as error:
         raise ValueError(f"{name} {error}.") from None
-    settings = _settings(image, name)
-    width = image.pixels.shape[1]
-    if max_seconds is not None and width * settings.step_ms > 1000 * max_seconds:
-        raise LongAudioError(f"{name} is longer than the maximum of {max_seconds:g} s.")
-    pixels = torch.from_numpy(image.pixels).permute(2, 0, 1)
     maximum = image.exif.get(_MAXIMUM, 0.0) / FULL_SCALE
     stream = ImageSound(settings, maximum=maximum if maximum > 0 else USUAL_MAXIMUM)
-    samples = torch.cat([stream.push(pixels.float() / 255), stream.finish()], dim=1)
+    made = [stream.push(columns.float() / 255) for columns in pixels.split(_COLUMNS, dim=2)]
+    samples = torch.cat([*made, stream.finish()], dim=1)
     samples = samples[:, : int(image.exif.get(_NUM_SAMPLES, 0)) or None]
     samples = samples / samples.abs().max().clamp(min=1.0)
     wav = io.BytesIO()
@@ -82,9 +87,9 @@ def image_as_wav(
     return wav
 
 
-def _settings(image: Png, name: str) -> ImageSettings:
+def _settings(image: PackedPng, name: str) -> ImageSettings:
     """The settings in the tags, for what they state; the height states the number of bands."""
-    height = image.pixels.shape[0]
+    height = image.height
     found = {key: image.exif[tag] for key, tag in _TAGS.items() if tag in image.exif}
     whole = ("sample_rate", "step_ms", "window_ms", "padded_ms", "num_mels")
     given: dict[str, Any] = {key: int(x) if key in whole else x for key, x in found.items()}

@@ -12,12 +12,16 @@ import numpy as np
 
 SUFFIX = ".png"
 MAGIC = b"\x89PNG\r\n\x1a\n"
-MOST_PIXELS = 1 << 27  # three hours of 512 bands at 100 columns per second
+MOST_PIXELS = 1 << 27
 _COLOURS = {0: 1, 2: 3, 4: 2, 6: 4}  # by colour type: the samples of a pixel
 _TIFF = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 11: "f", 12: "d"}
 _RATIONAL = {5: "II", 10: "ii"}
 _SHORT, _LONG, _DOUBLE = 3, 4, 12
 _KEYWORD = b"Comment\0"
+
+
+class PngError(ValueError):
+    """A file cannot be read; the message is a sentence without the file's name and full stop."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -49,12 +53,39 @@ def encode_png(image: Png) -> bytes:
     return MAGIC + b"".join(chunks)
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PackedPng:
+    """An image whose pixels are still compressed: its size and tags are known at no cost."""
+
+    width: int
+    height: int
+    colour: int
+    packed: bytes
+    exif: Mapping[int, float]
+    comment: str
+
+    def pixels(self) -> np.ndarray:
+        """[height, width, 3], uint8; raises as `read_png`."""
+        found = _unfiltered(self.packed, self.width, self.height, _COLOURS[self.colour])
+        if self.colour in (0, 4):
+            found = found[..., :1].repeat(3, axis=2)
+        return found[..., :3]
+
+
 def decode_png(data: bytes) -> Png:
-    """Reads an image; raises ValueError, with a sentence without its name, if it cannot."""
+    """Reads an image; raises as `read_png`."""
+    found = read_png(data)
+    return Png(pixels=found.pixels(), exif=found.exif, comment=found.comment)
+
+
+def read_png(data: bytes) -> PackedPng:
+    """Reads all but the pixels; raises PngError if it cannot."""
     head: tuple[int, ...] | None = None
-    packed, exif, comment = [], {}, ""
+    packed: list[bytes] = []
+    exif: dict[int, float] = {}
+    comment = ""
     for kind, body in _chunks(data):
-        if kind == b"IHDR":
+        if kind == b"IHDR" and len(body) == 13:
             head = struct.unpack(">IIBBBBB", body)
         elif kind == b"IDAT":
             packed.append(body)
@@ -63,19 +94,23 @@ def decode_png(data: bytes) -> Png:
         elif kind == b"tEXt" and body.startswith(_KEYWORD):
             comment = body[len(_KEYWORD) :].decode("latin-1")
     if head is None:
-        raise ValueError("is a damaged PNG image: it has no header")
+        raise PngError("is a damaged PNG image: it has no header")
     width, height, depth, colour, *methods = head
     if depth != 8 or colour not in _COLOURS or any(methods):
-        raise ValueError(
+        raise PngError(
             "is a PNG image that is not supported; expected 8 bits per sample, in grey or RGB, "
             "without interlacing"
         )
     if not 0 < width * height <= MOST_PIXELS:
-        raise ValueError(f"is a PNG image of {width} x {height} pixels, which is too large")
-    pixels = _unfiltered(packed, width, height, _COLOURS[colour])
-    if colour in (0, 4):
-        pixels = pixels[..., :1].repeat(3, axis=2)
-    return Png(pixels=pixels[..., :3], exif=exif, comment=comment)
+        raise PngError(f"is a PNG image of {width} x {height} pixels, which is too large")
+    return PackedPng(
+        width=width,
+        height=height,
+        colour=colour,
+        packed=b"".join(packed),
+        exif=exif,
+        comment=comment,
+    )
 
 
 def _chunk(kind: bytes, body: bytes) -> bytes:
@@ -93,24 +128,24 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
             break
         body = data[place + 8 : end]
         if struct.unpack_from(">I", data, end)[0] != zlib.crc32(kind + body):
-            raise ValueError("is a damaged PNG image: a checksum is wrong")
+            raise PngError("is a damaged PNG image: a checksum is wrong")
         yield kind, body
         if kind == b"IEND":
             return
         place = end + 4
-    raise ValueError("is a truncated PNG image")
+    raise PngError("is a truncated PNG image")
 
 
-def _unfiltered(packed: list[bytes], width: int, height: int, size: int) -> np.ndarray:
+def _unfiltered(packed: bytes, width: int, height: int, size: int) -> np.ndarray:
     """The pixels [height, width, size] of compressed, filtered rows."""
     expected = height * (1 + width * size)
     unpacker = zlib.decompressobj()
     try:
-        raw = unpacker.decompress(b"".join(packed), expected)
+        raw = unpacker.decompress(packed, expected)
     except zlib.error:
-        raise ValueError("is a damaged PNG image: its pixels cannot be unpacked") from None
+        raise PngError("is a damaged PNG image: its pixels cannot be unpacked") from None
     if len(raw) != expected:
-        raise ValueError("is a damaged PNG image: pixels are missing")
+        raise PngError("is a damaged PNG image: pixels are missing")
     rows = np.frombuffer(raw, dtype=np.uint8).reshape(height, 1 + width * size)
     made = np.zeros((height, width, size), dtype=np.uint8)
     above = np.zeros((width, size), dtype=np.uint8)
@@ -128,7 +163,7 @@ def _row(kind: int, x: np.ndarray, above: np.ndarray) -> np.ndarray:
     if kind == 2:
         return x + above
     if kind not in (3, 4):
-        raise ValueError("is a damaged PNG image: a filter is unknown")
+        raise PngError("is a damaged PNG image: a filter is unknown")
     made = np.empty_like(x)
     for channel in range(x.shape[1]):
         left = corner = 0

@@ -197,7 +197,7 @@ class T5TextTokenizer:
                 tokenizer = AutoTokenizer.from_pretrained(
                     str(name_or_path), trust_remote_code=False
                 )
-        except (OSError, ValueError, ImportError) as error:
+        except Exception as error:  # the tokenizers library raises plain ones
             raise ValueError(
                 f"Found no T5 tokenizer at {name_or_path}; pass a folder with tokenizer.json (or "
                 "spiece.model, with protobuf installed), or a hub id."

@@ -92,6 +92,8 @@ def load_encoded(path: str | Path) -> EncodedAudio:
     with _opened(path, "pt") as file:
         header = _header(file)
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if tensors["tokens"].ndim != 2:
+            raise ValueError("tokens are [K, T]")
         return EncodedAudio(tokens=tensors["tokens"].long(), gains=tensors.get("gains"), **header)
 
 
@@ -124,4 +126,6 @@ def _header(file: Any) -> dict[str, Any]:
     header: dict[str, Any] = json.loads((file.metadata() or {})["lm-audio"])
     if header.pop("format") != FORMAT:
         raise KeyError("format")
+    if not all(isinstance(header[name], int) for name in ("num_samples", "sample_rate")):
+        raise TypeError("numbers of samples are whole")
     return header

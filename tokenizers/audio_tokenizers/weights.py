@@ -95,6 +95,10 @@ def read_pickle(path: str | Path, *, allowed: Sequence[Any] = ()) -> dict[str, A
         with Path(path).open("rb") as file:
             if not is_zip and file.read(1) != b"\x80":
                 raise EOFError("Neither a complete zip file nor a pickle.")
+        if is_zip:
+            with zipfile.ZipFile(path) as archive:
+                if any(one.compress_type != zipfile.ZIP_STORED for one in archive.infolist()):
+                    raise ValueError("PyTorch does not compress, and this may not fit in memory.")
         with torch.serialization.safe_globals(list(allowed)):
             package = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except pickle.UnpicklingError as error:
@@ -103,7 +107,7 @@ def read_pickle(path: str | Path, *, allowed: Sequence[Any] = ()) -> dict[str, A
             "download it again, or export only its weights (in audiocraft: export_lm and "
             "export_encodec)."
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, TypeError, KeyError) as error:
+    except Exception as error:  # torch's reader raises what a damaged file makes it stumble over
         raise ValueError(
             f"Could not read {path}: not a complete PyTorch file; download it again."
         ) from error

@@ -44,16 +44,22 @@ export function requestFields(recipe, model) {
   return fields;
 }
 
+/** @typedef {[number, string] | [number, string, Record<string, number>]} StoryPart */
+
 /**
- * The seconds and prompts of a story, which the service writes as "0: rain; 2.5: thunder".
- * @param {string | [number, string][]} story
- * @returns {[number, string][]}
+ * The seconds, prompts and settings of a story, which the service writes as
+ * "0: rain; 2.5 over=1 seed=7: thunder".
+ * @param {string | StoryPart[]} story
+ * @returns {StoryPart[]}
  */
 export function storyParts(story) {
   if (typeof story !== "string") return story;
-  return story.split(/;\s*(?=\d+(?:\.\d+)?:)/).map((part) => {
+  return story.split(/;\s*(?=\d+(?:\.\d+)?(?: \w+=[\d.]+)*:)/).map((part) => {
     const colon = part.indexOf(":");
-    return [Number(part.slice(0, colon)), part.slice(colon + 1).trim()];
+    const [at, ...settings] = part.slice(0, colon).trim().split(" ");
+    const text = part.slice(colon + 1).trim();
+    if (!settings.length) return [Number(at), text];
+    return [Number(at), text, Object.fromEntries(settings.map((one) => [one.split("=")[0], Number(one.split("=")[1])]))];
   });
 }
 
@@ -108,7 +114,7 @@ export function asPython(recipe, model, output = "clip.wav") {
   const place = prompt ?? audio;
   const words = place === undefined ? [] : [python(place)];
   if (story) {
-    const parts = storyParts(story).map(([at, text]) => `(${at}, ${python(text)})`);
+    const parts = storyParts(story).map(([at, text, settings]) => `(${at}, ${python(text)}${settings ? `, ${JSON.stringify(settings)}` : ""})`);
     words.push(`${verb === "generate" ? "" : "text="}[${parts.join(", ")}]`);
   }
   const loading = [];

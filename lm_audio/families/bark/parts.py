@@ -277,7 +277,7 @@ def load_text_tokenizer(source: str | Path) -> "PreTrainedTokenizerBase":
             tokenizer = AutoTokenizer.from_pretrained(str(source), trust_remote_code=False)
         if not set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens):
             raise ValueError("transformers 5 returns an empty one if there is none")
-    except (OSError, ValueError, TypeError, ImportError) as error:  # TypeError: transformers 4.57
+    except Exception as error:  # the tokenizers library raises plain ones
         raise ValueError(
             f"Could not read a text tokenizer from {source}. Give a folder with the "
             "tokenizer.json of bert-base-multilingual-cased, or a hub id."

@@ -155,7 +155,9 @@ def _read_npz(path: Path) -> dict[str, Any]:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files if name in _PARTS}
-    except (ValueError, OSError, EOFError, TypeError, zipfile.BadZipFile) as error:
+    except (
+        ValueError, OSError, EOFError, TypeError, NotImplementedError, zipfile.BadZipFile
+    ) as error:  # fmt: skip
         raise _not_numbers(path) from error
 
 

@@ -41,7 +41,7 @@ class PromptMapConfig:
 
 
 class PromptMap(nn.Module):
-    """Maps a vector to tokens: each token is its own function of the vector."""
+    """Maps a vector to tokens: each is its own function of the vector, added to its mean."""
 
     def __init__(self, config: PromptMapConfig) -> None:
         super().__init__()
@@ -51,11 +51,12 @@ class PromptMap(nn.Module):
         self.tokens = nn.Parameter(torch.randn(config.num_tokens, hidden) * hidden**-0.5)
         self.second = nn.Linear(hidden, hidden)
         self.last = nn.Linear(hidden, config.width)
+        self.mean = nn.Parameter(torch.zeros(config.num_tokens, config.width))
 
     def forward(self, vectors: Tensor) -> Tensor:
         """Tokens [B, L, D] of vectors [B, D]."""
         x = F.gelu(self.first(vectors))[:, None] + self.tokens  # [B, L, D]
-        return self.last(x + F.gelu(self.second(x)))
+        return self.mean + self.last(x + F.gelu(self.second(x)))
 
 
 class Prompt(nn.Module):

@@ -32,6 +32,7 @@ from lm_audio.saving.unets import schedule_of, unet_config
 
 PIPELINE = "MakeAnAudioPipeline"
 """The name in model_index.json."""
+TEXT_ENCODER = "text_encoder"
 PICTURES, SOUNDS, MAP = "image_encoder", "audio_encoder", "prompt_map"
 """The subfolders of a CLIP and a CLAP, and the folder inside of each with its map."""
 MAP_TYPE = "lm-audio-prompt-map"
@@ -54,24 +55,29 @@ def read_make_an_audio(
     given: dict[str, Any] = {"mapped": mapped, "dtype": dtype}
     unet, _ = read_network(folder / "unet", UNet2d, unet_config, **given)
     schedule, predicts = read_config(folder / "scheduler" / "scheduler_config.json", schedule_of)
-    encoder, release = read_network(
-        folder / "text_encoder", lambda x: ClapTextEncoder(*x), text_config, mapped=mapped
-    )
-    most = read_config(folder / "text_encoder" / "config.json", _num_tokens)
-    tokenizer = load_tokenizer(folder / "tokenizer")
     try:
         parts = MakeAnAudioParts(
             unet=unet,
             predicts=predicts,
             schedule=schedule,
             renderer=read_renderer(folder / "vae", folder / "vocoder", **given),
-            text=TextTokens(encoder, tokenizer, num_tokens=most, release=release),
+            text=read_text(folder, mapped=mapped),
             prompts=read_prompts(folder),
             licence=stated_licence(folder),
         )
     except ValueError as error:
         raise ValueError(f"The parts of {folder} do not match: {error}") from error
     return parts if mapped and dtype == torch.float32 else parts.to(device, dtype)
+
+
+def read_text(folder: Path, *, mapped: bool = False) -> TextTokens:
+    """The text encoder of a folder, with its tokenizer."""
+    encoder, release = read_network(
+        folder / TEXT_ENCODER, lambda x: ClapTextEncoder(*x), text_config, mapped=mapped
+    )
+    most = read_config(folder / TEXT_ENCODER / "config.json", _num_tokens)
+    tokenizer = load_tokenizer(folder / "tokenizer")
+    return TextTokens(encoder, tokenizer, num_tokens=most, release=release)
 
 
 def read_prompts(folder: Path) -> dict[str, Prompt]:

@@ -11,8 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from audio_tokenizers.hub import hub_access
-from audio_tokenizers.weights import load_transformers
+from lm_audio.saving.text_models import load_text_model, load_tokenizer, token_limit
 
 
 class GemmaEncoder:
@@ -32,21 +31,11 @@ class GemmaEncoder:
     @classmethod
     def load(cls, model: Path, tokenizer: Path, *, max_length: int) -> "GemmaEncoder":
         """Reads the folders of an encoder and of its tokenizer."""
-        from transformers import AutoTokenizer, T5GemmaEncoderModel
+        from transformers import T5GemmaEncoderModel
 
-        try:
-            encoder = load_transformers(T5GemmaEncoderModel, model, kind="t5gemma")
-        except OSError as error:
-            raise ValueError(f"Could not read {model}. Download the whole model.") from error
-        try:
-            with hub_access(tokenizer):
-                tokens = AutoTokenizer.from_pretrained(str(tokenizer), trust_remote_code=False)
-        except (OSError, ValueError, TypeError, ImportError, KeyError) as error:
-            raise ValueError(
-                f"Could not read a tokenizer from {tokenizer}. Download the whole model."
-            ) from error
-        limit = min(int(tokens.model_max_length), max_length)
-        return cls(encoder, tokens, max_length=limit)
+        encoder = load_text_model(T5GemmaEncoderModel, model, kind="t5gemma")
+        tokens = load_tokenizer(tokenizer)
+        return cls(encoder, tokens, max_length=min(token_limit(tokens), max_length))
 
     @property
     def dim(self) -> int:

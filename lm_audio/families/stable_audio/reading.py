@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor
 
 from audio_tokenizers.text import T5TextTokenizer
+from audio_tokenizers.weights import unfilled
+from lm_audio.conditioners.condition import Null
 from lm_audio.conditioners.number import ScaledNumber
 from lm_audio.conditioners.text import T5Encoder, TextConditioner
 from lm_audio.families.stable_audio.configs import (
@@ -17,7 +18,7 @@ from lm_audio.families.stable_audio.configs import (
 )
 from lm_audio.families.stable_audio.names import first_dit_names, number_names, under
 from lm_audio.families.stable_audio.network import AudioNetwork
-from lm_audio.families.stable_audio.stages import StableAudioParts
+from lm_audio.families.stable_audio.stages import StableAudioParts, autoencoder_dtype
 from lm_audio.networks.audio_dit import AudioDiT
 from lm_audio.networks.oobleck import Oobleck
 from lm_audio.networks.same import Same
@@ -26,10 +27,10 @@ from lm_audio.sampling import Denoising
 from lm_audio.saving.files import folder_of, read_json, read_weights, stated_licence
 from lm_audio.saving.part_folder import Config, fill, read_config, read_network
 from lm_audio.saving.spectrograms import without_weight_norm
+from lm_audio.saving.text_models import load_text_model, load_tokenizer, token_limit
 
 PIPELINE = "StableAudioPipeline"
 SAMPLING = Denoising(steps=100, solver="dpm++2m-sde", guidance_scale=7.0)
-MOST_TEXT = 128  # tokens, if the tokenizer states no limit
 _NUMBERS = {"seconds_start": "start_number_conditioner", "seconds_total": "end_number_conditioner"}
 
 
@@ -46,12 +47,21 @@ def read_stable_audio(
     """
     folder = folder_with(source, PIPELINE)
     mapped = torch.device(device).type == "cpu" and dtype in (torch.float32, torch.bfloat16)
-    given: dict[str, Any] = {"mapped": mapped, "dtype": dtype}
     dit, _ = read_network(
-        folder / "transformer", AudioDiT, first_dit_config, rename=first_dit_names, **given
+        folder / "transformer",
+        AudioDiT,
+        first_dit_config,
+        rename=first_dit_names,
+        mapped=mapped,
+        dtype=dtype,
     )
     vae, _ = read_network(
-        folder / "vae", Oobleck, oobleck_config, rename=without_weight_norm, **given
+        folder / "vae",
+        Oobleck,
+        oobleck_config,
+        rename=without_weight_norm,
+        mapped=mapped,
+        dtype=autoencoder_dtype(dtype, device),
     )
     schedule, predicts = read_config(
         folder / "scheduler" / "scheduler_config.json", cosine_schedule_of
@@ -107,19 +117,14 @@ def check_parts(
         raise ValueError(f"The parts of {source} do not match: {'; '.join(wrong)}.")
 
 
-def usual_limit(tokenizer: T5TextTokenizer) -> int:
-    """The most tokens of a text; tokenizers without a limit state 10 ** 30."""
-    most = int(tokenizer._tokenizer.model_max_length)
-    return most if most < 10**6 else MOST_TEXT
-
-
 def _t5(folder: Path) -> T5Encoder:
-    for part in ("text_encoder", "tokenizer"):
-        if not (folder / part).is_dir():
-            raise ValueError(f"{folder / part} is missing. Download the whole model.")
-    encoder = T5Encoder.load(folder / "text_encoder", tokenizer=folder / "tokenizer")
-    encoder.max_length = usual_limit(encoder.tokenizer)
-    return encoder
+    from transformers import T5EncoderModel
+
+    model = load_text_model(
+        T5EncoderModel, folder / "text_encoder", kind="t5", ignored=("decoder", "lm_head")
+    )
+    tokenizer = load_tokenizer(folder / "tokenizer")
+    return T5Encoder(model, T5TextTokenizer(tokenizer), max_length=token_limit(tokenizer))
 
 
 def _projections(
@@ -131,17 +136,29 @@ def _projections(
         dim, width = config["conditioning_dim"], config["text_encoder_dim"]
         if width != encoder.dim:
             raise ValueError(f"the text_encoder has width {encoder.dim}, not {width}")
-        text = TextConditioner(encoder, dim, null="none", project=dim != width)
         low, high = config["min_value"], config["max_value"]
-        return text, {name: ScaledNumber(dim, low, high) for name in _NUMBERS}
+        with unfilled():
+            text = TextConditioner(encoder, dim, null="none", project=dim != width)
+            return text, {name: ScaledNumber(dim, low, high) for name in _NUMBERS}
 
     text, numbers = read_config(folder / "config.json", build)
     weights = read_weights(folder)
-    parts: dict[str, nn.Module] = {"text_projection.": text.projection}
-    parts |= {f"{old}.": numbers[name] for name, old in _NUMBERS.items()}
-    for prefix, module in parts.items():
-        fill(module, number_names(under(prefix, weights)), source=folder)
+    fill_text(text, under("text_projection.", weights), source=folder)
+    for name, old in _NUMBERS.items():
+        fill_number(numbers[name], under(f"{old}.", weights), source=folder)
     return text, numbers
+
+
+def fill_text(text: TextConditioner, weights: dict[str, Tensor], *, source: Path) -> None:
+    """Gives an unfilled conditioner the weights of its projection."""
+    fill(text.projection, weights, source=source)
+    text.null = Null("none", text.dim)
+
+
+def fill_number(number: ScaledNumber, weights: dict[str, Tensor], *, source: Path) -> None:
+    """Gives an unfilled conditioner its weights in either layout."""
+    fill(number, number_names(weights), source=source)
+    number.null = Null("zero", number.dim)
 
 
 def _window(config: Config) -> int:

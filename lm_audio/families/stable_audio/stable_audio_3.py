@@ -5,24 +5,24 @@ Its transformer sees the known frames of a track, and zeros where there are none
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from audio_tokenizers.weights import unfilled
 from lm_audio.conditioners.number import ScaledNumber
 from lm_audio.conditioners.text import TextConditioner
 from lm_audio.families.stable_audio.configs import flow_schedule_of, same_config, third_dit_config
 from lm_audio.families.stable_audio.gemma import GemmaEncoder
 from lm_audio.families.stable_audio.names import third_dit_names
 from lm_audio.families.stable_audio.network import AudioNetwork
-from lm_audio.families.stable_audio.reading import check_parts, folder_with
-from lm_audio.families.stable_audio.stages import StableAudioParts
+from lm_audio.families.stable_audio.reading import check_parts, fill_number, folder_with
+from lm_audio.families.stable_audio.stages import StableAudioParts, autoencoder_dtype
 from lm_audio.networks.audio_dit import AudioDiT
 from lm_audio.networks.same import Same
 from lm_audio.renderers.waveform_latents import WaveformLatentRenderer
 from lm_audio.saving.files import read_weights, stated_licence
-from lm_audio.saving.part_folder import Config, check_fixed, fill, read_config, read_network
+from lm_audio.saving.part_folder import Config, check_fixed, read_config, read_network
 from lm_audio.saving.spectrograms import without_weight_norm
 
 PIPELINE = "StableAudio3Pipeline"
@@ -39,32 +39,21 @@ def read_stable_audio_3(
     """Reads a folder; `dtype` is that of the transformer, which is mapped on a CPU."""
     folder = folder_with(source, PIPELINE)
     mapped = torch.device(device).type == "cpu" and dtype in (torch.float32, torch.bfloat16)
-    given: dict[str, Any] = {"mapped": mapped, "dtype": dtype}
-    padding: dict[str, Tensor] = {}
-
-    def rename(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        made = third_dit_names(weights)
-        if "padding" in made:
-            padding["of texts"] = made.pop("padding").float().clone()
-        return made
-
-    dit, _ = read_network(
-        folder / "transformer", AudioDiT, third_dit_config, rename=rename, **given
+    dit, padding = _transformer(folder / "transformer", mapped=mapped, dtype=dtype)
+    vae, _ = read_network(
+        folder / "vae",
+        Same,
+        same_config,
+        rename=without_weight_norm,
+        mapped=mapped,
+        dtype=autoencoder_dtype(dtype, device),
     )
-    shape = dit.config
-    expected = [shape.condition_width]
-    if not padding or list(padding["of texts"].shape) != expected:
-        raise ValueError(f"{folder / 'transformer'} has no prompt_padding_embedding of {expected}.")
-    if shape.known_width != 1 + shape.width:
-        raise ValueError(
-            f"{folder / 'transformer'} sees known frames of width {shape.known_width}; expected "
-            f"a mask and latents, {1 + shape.width}."
-        )
-    vae, _ = read_network(folder / "vae", Same, same_config, rename=without_weight_norm, **given)
     schedule, sampling = read_config(
         folder / "scheduler" / "scheduler_config.json", flow_schedule_of
     )
-    encoder = _encoder(folder)
+    encoder = GemmaEncoder.load(
+        folder / "text_encoder", folder / "tokenizer", max_length=_MOST_TEXT
+    )
     numbers = {TOTAL: _duration(folder / "duration_embedder")}
     text = TextConditioner(encoder, encoder.dim, null="none", project=False)
     network = AudioNetwork(
@@ -72,7 +61,7 @@ def read_stable_audio_3(
         num_tokens=encoder.max_length,
         attended=[TOTAL],
         shared=[TOTAL],
-        padding=padding["of texts"],
+        padding=padding,
     )
     check_parts(network, text, numbers, vae, source=folder)
     renderer = WaveformLatentRenderer(autoencoder=vae)
@@ -90,11 +79,28 @@ def read_stable_audio_3(
     return parts if mapped else parts.to(device, dtype)
 
 
-def _encoder(folder: Path) -> GemmaEncoder:
-    for part in ("text_encoder", "tokenizer"):
-        if not (folder / part).is_dir():
-            raise ValueError(f"{folder / part} is missing. Download the whole model.")
-    return GemmaEncoder.load(folder / "text_encoder", folder / "tokenizer", max_length=_MOST_TEXT)
+def _transformer(folder: Path, *, mapped: bool, dtype: torch.dtype) -> tuple[AudioDiT, Tensor]:
+    """The transformer, and the vector in place of the padding of texts, which is stored with it."""
+    padding: list[Tensor] = []
+
+    def rename(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        made = third_dit_names(weights)
+        if "padding" in made:
+            padding.append(made.pop("padding").float().clone())
+        return made
+
+    dit, _ = read_network(
+        folder, AudioDiT, third_dit_config, rename=rename, mapped=mapped, dtype=dtype
+    )
+    shape = dit.config
+    if not padding or list(padding[0].shape) != [shape.condition_width]:
+        raise ValueError(f"{folder} has no prompt_padding_embedding of [{shape.condition_width}].")
+    if shape.known_width != 1 + shape.width:
+        raise ValueError(
+            f"{folder} sees known frames of width {shape.known_width}; expected a mask and "
+            f"latents, {1 + shape.width}."
+        )
+    return dit, padding[0]
 
 
 def _duration(folder: Path) -> ScaledNumber:
@@ -102,18 +108,17 @@ def _duration(folder: Path) -> ScaledNumber:
 
     def build(config: Config) -> ScaledNumber:
         check_fixed(config, {"_class_name": "StableAudio3DurationEmbedder"})
-        return ScaledNumber(
-            config["output_dim"],
-            config["min_val"],
-            config["max_val"],
-            num_waves=config["fourier_dim"] // 2,
-            spaced=(config["min_freq"], config["max_freq"]),
-        )
+        with unfilled():
+            return ScaledNumber(
+                config["output_dim"],
+                config["min_val"],
+                config["max_val"],
+                num_waves=config["fourier_dim"] // 2,
+                spaced=(config["min_freq"], config["max_freq"]),
+            )
 
     number = read_config(folder / "config.json", build)
     weights = read_weights(folder)
     weights.pop("freqs", None)  # a constant
-    fill(
-        number, {n.replace("linear.", "projection."): w for n, w in weights.items()}, source=folder
-    )
+    fill_number(number, weights, source=folder)
     return number

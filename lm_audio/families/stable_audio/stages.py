@@ -18,6 +18,7 @@ from lm_audio.families.stable_audio.network import TEXT, AudioNetwork
 from lm_audio.generation.diffusion_stage import DiffusionStage, Timing
 from lm_audio.generation.noise_schedule import NoiseSchedule, Predicts
 from lm_audio.model import Model, ModelCard
+from lm_audio.networks.cpu.linear import product_dtype
 from lm_audio.renderers.waveform_latents import WaveformLatentRenderer
 from lm_audio.sampling import Denoising
 
@@ -47,19 +48,26 @@ class StableAudioParts:
     licence: str | None = None
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> "StableAudioParts":
-        """Moves all parts; the transformer changes its precision, and for bfloat16 the autoencoder.
+        """Moves all parts; the transformer changes its precision, and perhaps the autoencoder.
 
         The text encoder and the embeddings of times stay in float32.
         """
         self.network.to(device)
         self.network.dit.to(dtype)
-        is_bfloat16 = dtype == torch.bfloat16
-        self.renderer.autoencoder.to(device, dtype if is_bfloat16 else torch.float32)
+        self.renderer.autoencoder.to(device, autoencoder_dtype(dtype, device))
         for conditioner in (self.text, *self.numbers.values()):
             conditioner.to(device)
         if isinstance(self.text.encoder, T5Encoder | GemmaEncoder):
             self.text.encoder.to(device)
         return self
+
+
+def autoencoder_dtype(dtype: torch.dtype, device: torch.device | str) -> torch.dtype:
+    """That of the autoencoder beside a transformer of this precision.
+
+    bfloat16 has float32's range; CPUs without instructions for it take many times longer.
+    """
+    return product_dtype(dtype, torch.device(device)) if dtype == torch.bfloat16 else torch.float32
 
 
 def stable_audio(parts: StableAudioParts) -> Model:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lm_audio.families.stable_audio.configs import Config, log_ratio_schedule
-from lm_audio.families.stable_audio.reading import MOST_TEXT, SAMPLING
+from lm_audio.families.stable_audio.reading import SAMPLING
 from lm_audio.families.stable_audio.stages import TIMINGS
 from lm_audio.generation.noise_schedule import NoiseSchedule, Predicts
 from lm_audio.networks.audio_dit import AudioDiTConfig
@@ -36,6 +36,7 @@ _DIT_READ = (
     "io_channels", "embed_dim", "depth", "num_heads", "cond_token_dim", "global_cond_dim",
     "project_cond_tokens", "attn_kwargs", "num_memory_tokens",
 )  # fmt: skip
+_MOST_TEXT = 128  # tokens, if the settings state no limit
 _HEAD_NORMS = {"none": "none", "ln": "layer"}
 _LEAST_HEAD = 64  # smaller heads are rotated beyond their half
 
@@ -149,7 +150,7 @@ def conditions_of(settings: Config) -> ToolsConditions:
     ranges = {name: one["config"] for name, one in known.items()}
     return ToolsConditions(
         t5_name=prompt["config"]["t5_model_name"],
-        max_length=prompt["config"].get("max_length", MOST_TEXT),
+        max_length=prompt["config"].get("max_length", _MOST_TEXT),
         dim=model["conditioning"]["cond_dim"],
         projected=prompt["config"].get("project_out", False),
         ranges={name: (x.get("min_val", 0), x.get("max_val", 1)) for name, x in ranges.items()},

@@ -1,8 +1,8 @@
 // The steps of a decode loop on a CPU: linear layers of few rows, and attention from one position.
 //
 // Each number is summed by one thread in one order, whatever the number of rows and of threads, so
-// a row gets the same bits in any company. Vectors are those of GCC and Clang, for any CPU; int8
-// needs the instructions that AVX-512 calls VNNI.
+// a row gets the same bits in any company. Vectors are those of GCC and Clang, as wide as the CPU's:
+// GCC keeps wider ones in memory. int8 needs VNNI or AVX2.
 //
 // Shapes: M rows, K inputs, N outputs, P = ceil(N / 64) panels; R rows of a cache, H heads,
 // L positions, D width of a head.
@@ -23,7 +23,7 @@
 #include <type_traits>
 #include <vector>
 
-#if defined(__AVX512F__)
+#if defined(__AVX2__)
 #include <immintrin.h>
 #endif
 
@@ -32,27 +32,29 @@ namespace {
 using at::Tensor;
 using std::int64_t;
 
+#if defined(__AVX512F__)
 constexpr int LANES = 16;
+constexpr int64_t MOST_ROWS = 6;  // whose sums fit the registers
+#else
+constexpr int LANES = 8;
+constexpr int64_t MOST_ROWS = 2;
+#endif
 constexpr int LINE = 64;  // bytes that memory gives at once
-typedef float Lanes __attribute__((vector_size(64)));
-typedef int32_t Ints __attribute__((vector_size(64)));
-typedef uint32_t Words __attribute__((vector_size(64)));
-typedef uint16_t Halves __attribute__((vector_size(32)));
+typedef float Lanes __attribute__((vector_size(4 * LANES)));
+typedef int32_t Ints __attribute__((vector_size(4 * LANES)));
+typedef uint32_t Words __attribute__((vector_size(4 * LANES)));
+typedef uint16_t Halves __attribute__((vector_size(2 * LANES)));
+typedef int8_t Bytes __attribute__((vector_size(LANES)));
 typedef float Lanes8 __attribute__((vector_size(32)));
 typedef float Lanes4 __attribute__((vector_size(16)));
 
 constexpr int64_t PANEL = 64;   // outputs whose weights lie together
+constexpr int64_t TILE = 4 * LANES;  // outputs whose sums are in registers at the same time
 constexpr int64_t CHUNK = 64;   // inputs for all rows before the next ones: their weights stay near
 constexpr int64_t AHEAD = 4096;  // bytes of keys and values that are asked for before they are read
 constexpr int64_t LEAST_WORK = 1 << 15;  // products that are worth another thread
-#if defined(__AVX512F__)
-constexpr int64_t MOST_ROWS = 6;  // whose sums fit the registers
-#else
-constexpr int64_t MOST_ROWS = 2;
-#endif
 
 struct bfloat { uint16_t bits; };
-typedef int8_t Bytes __attribute__((vector_size(16)));
 
 inline Lanes load(const float* from) {
   Lanes lanes;
@@ -69,24 +71,30 @@ inline Lanes load(const bfloat* from) {
 inline Lanes load(const int8_t* from) {
   Bytes bytes;
   std::memcpy(&bytes, from, sizeof bytes);
-#if defined(__AVX512F__)  // for which GCC converts bytes one by one
+#if defined(__AVX512F__)  // GCC itself converts bytes one by one
   return (Lanes)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32((__m128i)bytes));
+#elif defined(__AVX2__)
+  const __m128i low = _mm_cvtsi64_si128((int64_t)bytes);
+  return (Lanes)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(low));
 #else
   return __builtin_convertvector(__builtin_convertvector(bytes, Ints), Lanes);
 #endif
 }
 
-// What a panel has for one input: 64 outputs. Of bfloat16, two lie in a word, 16 outputs apart.
+// What a panel has for one input, or a part of it: TILE outputs. Of bfloat16, two lie in a word, 16
+// outputs apart.
 inline void load_outputs(const float* from, Lanes to[4]) {
   for (int j = 0; j < 4; ++j) to[j] = load(from + j * LANES);
 }
 
 inline void load_outputs(const bfloat* from, Lanes to[4]) {
-  for (int j = 0; j < 4; j += 2) {
+  constexpr int HALF = 16 / LANES;  // vectors of the outputs in the lower halves of words
+  for (int j = 0; j < 2; ++j) {
     Words both;
-    std::memcpy(&both, from + j * LANES, sizeof both);
-    to[j] = (Lanes)(both << 16);
-    to[j + 1] = (Lanes)(both & 0xffff0000u);
+    std::memcpy(&both, from + 2 * j * LANES, sizeof both);
+    const int first = HALF == 1 ? 2 * j : j;
+    to[first] = (Lanes)(both << 16);
+    to[first + HALF] = (Lanes)(both & 0xffff0000u);
   }
 }
 
@@ -134,17 +142,19 @@ inline void keep(int8_t* to, const float* x, int64_t D) {
   std::memcpy(to + D, &scale, sizeof scale);
 }
 
-inline float total(Lanes lanes) {
-  Lanes8 a, b;
-  std::memcpy(&a, &lanes, sizeof a);
-  std::memcpy(&b, reinterpret_cast<char*>(&lanes) + sizeof a, sizeof b);
-  a += b;
-  Lanes4 c, d;
-  std::memcpy(&c, &a, sizeof c);
-  std::memcpy(&d, reinterpret_cast<char*>(&a) + sizeof c, sizeof d);
-  c += d;
-  return (c[0] + c[2]) + (c[1] + c[3]);
+template <typename Half, typename Whole>
+inline Half folded(Whole x) {
+  Half a, b;
+  std::memcpy(&a, &x, sizeof a);
+  std::memcpy(&b, reinterpret_cast<char*>(&x) + sizeof a, sizeof b);
+  return a + b;
 }
+
+inline float total(Lanes4 x) { return (x[0] + x[2]) + (x[1] + x[3]); }
+inline float total(Lanes8 x) { return total(folded<Lanes4>(x)); }
+#if defined(__AVX512F__)
+inline float total(Lanes x) { return total(folded<Lanes8>(x)); }
+#endif
 
 // exp of numbers up to 0, to 2 ulp: 2^n of the whole part, a polynomial of the rest.
 inline Lanes exponential(Lanes x) {
@@ -164,8 +174,9 @@ inline Lanes exponential(Lanes x) {
   return (Lanes)((Ints)y + (whole << 23));
 }
 
-// Adds x [M, K] times a panel of weights [K, 64] to sums [M, 64]; meanwhile asks for `ask` steps of
-// the weights at `next`. GCC keeps sums in registers where rows are unrolled and nothing is around.
+// Adds x [M, K] times a part of a panel of weights [K, TILE of 64] to sums [M, TILE of 64]; meanwhile
+// asks for `ask` steps of the weights at `next`. GCC keeps sums in registers where rows are unrolled
+// and nothing is around.
 template <int M, typename W>
 [[gnu::noinline]] void multiply(
     const float* x, int64_t stride, const W* w, int64_t K, float* sums, const W* next,
@@ -191,47 +202,87 @@ template <int M, typename W>
     }
 }
 
+#if defined(__AVX2__)
+#define HAS_INT8
+// Whole numbers: four inputs at a time, x [M, 4 K] and weights [K, 64, 4].
 #if defined(__AVX512VNNI__)
-// The same of whole numbers, four inputs at a time: x [M, 4 K], weights [K, 64, 4].
+constexpr int ZERO = 128;  // x is unsigned, and this stands for 0
+typedef __m512i Sums;
+inline Sums load_sums(const void* from) { return _mm512_loadu_si512(from); }
+inline void store_sums(void* to, Sums sums) { _mm512_storeu_si512(to, sums); }
+inline Sums four(int32_t x) { return _mm512_set1_epi32(x); }
+inline Sums add_products(Sums sums, Sums x, Sums w) { return _mm512_dpbusd_epi32(sums, x, w); }
+#else
+typedef __m256i Sums;
+inline Sums load_sums(const void* from) {
+  return _mm256_loadu_si256(static_cast<const __m256i*>(from));
+}
+inline void store_sums(void* to, Sums sums) {
+  _mm256_storeu_si256(static_cast<__m256i*>(to), sums);
+}
+inline Sums four(int32_t x) { return _mm256_set1_epi32(x); }
+#if defined(__AVXVNNI__)
+constexpr int ZERO = 128;
+inline Sums add_products(Sums sums, Sums x, Sums w) {
+  return _mm256_dpbusd_avx_epi32(sums, x, w);
+}
+#else
+constexpr int ZERO = 0;  // x is signed, its size at most 127, so two products fit 16 bits
+inline Sums add_products(Sums sums, Sums x, Sums w) {
+  const Sums pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
+  return _mm256_add_epi32(sums, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+}
+#endif
+#endif
+
 template <int M>
 [[gnu::noinline]] void multiply(
     const uint8_t* x, int64_t stride, const int8_t* w, int64_t K, int32_t* sums,
     const int8_t* next, int64_t ask) {
-  __m512i a[M][4];
+  Sums a[M][4];
 #pragma GCC unroll 6
   for (int m = 0; m < M; ++m)
-    for (int j = 0; j < 4; ++j) a[m][j] = _mm512_loadu_si512(sums + m * PANEL + j * LANES);
+    for (int j = 0; j < 4; ++j) a[m][j] = load_sums(sums + m * PANEL + j * LANES);
   for (int64_t k = 0; k < K; ++k, w += 4 * PANEL) {
     if (k < ask)
       for (int i = 0; i < 4 * PANEL; i += LINE) __builtin_prefetch(next + 4 * k * PANEL + i, 0, 2);
-    __m512i b[4];
-    for (int j = 0; j < 4; ++j) b[j] = _mm512_loadu_si512(w + 64 * j);
+    Sums b[4];
+    for (int j = 0; j < 4; ++j) b[j] = load_sums(w + 4 * LANES * j);
 #pragma GCC unroll 6
     for (int m = 0; m < M; ++m) {
-      int32_t four;
-      std::memcpy(&four, x + m * stride + 4 * k, sizeof four);
-      const __m512i value = _mm512_set1_epi32(four);
-      for (int j = 0; j < 4; ++j) a[m][j] = _mm512_dpbusd_epi32(a[m][j], value, b[j]);
+      int32_t together;
+      std::memcpy(&together, x + m * stride + 4 * k, sizeof together);
+      const Sums value = four(together);
+      for (int j = 0; j < 4; ++j) a[m][j] = add_products(a[m][j], value, b[j]);
     }
   }
 #pragma GCC unroll 6
   for (int m = 0; m < M; ++m)
-    for (int j = 0; j < 4; ++j) _mm512_storeu_si512(sums + m * PANEL + j * LANES, a[m][j]);
+    for (int j = 0; j < 4; ++j) store_sums(sums + m * PANEL + j * LANES, a[m][j]);
 }
 #endif
+
+// As `multiply`, for the whole panel.
+template <int M, typename X, typename W, typename S>
+void multiply_panel(
+    const X* x, int64_t stride, const W* w, int64_t K, S* sums, const W* next, int64_t ask) {
+  constexpr int64_t WIDTH = std::is_same_v<W, int8_t> ? 4 : 1;
+  for (int64_t n = 0; n < PANEL; n += TILE)
+    multiply<M>(x, stride, w + n * WIDTH, K, sums + n, next, n == 0 ? ask : 0);
+}
 
 template <typename X, typename W, typename S>
 void multiply_any(
     int64_t M, const X* x, int64_t stride, const W* w, int64_t K, S* sums, const W* next,
     int64_t ask) {
   switch (M) {
-    case 1: return multiply<1>(x, stride, w, K, sums, next, ask);
-    case 2: return multiply<2>(x, stride, w, K, sums, next, ask);
+    case 1: return multiply_panel<1>(x, stride, w, K, sums, next, ask);
+    case 2: return multiply_panel<2>(x, stride, w, K, sums, next, ask);
 #if defined(__AVX512F__)
-    case 3: return multiply<3>(x, stride, w, K, sums, next, ask);
-    case 4: return multiply<4>(x, stride, w, K, sums, next, ask);
-    case 5: return multiply<5>(x, stride, w, K, sums, next, ask);
-    case 6: return multiply<6>(x, stride, w, K, sums, next, ask);
+    case 3: return multiply_panel<3>(x, stride, w, K, sums, next, ask);
+    case 4: return multiply_panel<4>(x, stride, w, K, sums, next, ask);
+    case 5: return multiply_panel<5>(x, stride, w, K, sums, next, ask);
+    case 6: return multiply_panel<6>(x, stride, w, K, sums, next, ask);
 #endif
   }
 }
@@ -286,16 +337,16 @@ Tensor linear(const Tensor& x, const Tensor& weight, const std::optional<Tensor>
   return y;
 }
 
-#if defined(__AVX512VNNI__)
+#if defined(HAS_INT8)
 // As `linear`, of whole numbers: weights [P, K / 4, 64, 4], the scale and the sum of each output's.
-// A row is rounded to whole numbers of 128 + -127 ... 127, with a scale of its own.
+// A row is rounded to whole numbers of ZERO + -127 ... 127, with a scale of its own.
 Tensor linear_int8(
     const Tensor& x, const Tensor& weight, const Tensor& scale, const Tensor& weight_sums,
     const std::optional<Tensor>& bias, int64_t N) {
   const int64_t M = x.size(0), K = x.size(1), P = weight.size(0), K4 = weight.size(1);
   TORCH_CHECK(x.is_contiguous() && weight.is_contiguous() && x.scalar_type() == at::kFloat);
   TORCH_CHECK(4 * K4 >= K && 4 * K4 < K + 4 && weight.size(2) == PANEL && P * PANEL >= N);
-  std::vector<uint8_t> whole(M * 4 * K4, 128);
+  std::vector<uint8_t> whole(M * 4 * K4, ZERO);
   std::vector<float> row_scale(M);
   const float* from = x.data_ptr<float>();
   at::parallel_for(0, M, (LEAST_WORK + K - 1) / K, [&](int64_t begin, int64_t end) {
@@ -305,7 +356,7 @@ Tensor linear_int8(
       row_scale[m] = largest / 127.0f;
       uint8_t* to = whole.data() + m * 4 * K4;
       for (int64_t k = 0; k < K; ++k)
-        to[k] = static_cast<uint8_t>(static_cast<int32_t>(row[k] * inverse + 128.5f));
+        to[k] = static_cast<uint8_t>(static_cast<int32_t>(row[k] * inverse + 128.5f) - 128 + ZERO);
     }
   });
   Tensor y = at::empty({M, N}, x.options());
@@ -318,7 +369,7 @@ Tensor linear_int8(
         const int64_t first = p * PANEL, count = std::min(PANEL, N - first);
         for (int64_t m = 0; m < M; ++m)
           for (int64_t n = 0; n < count; ++n) {
-            const float sum = static_cast<float>(sums[m * PANEL + n] - 128 * of[first + n]);
+            const float sum = static_cast<float>(sums[m * PANEL + n] - ZERO * of[first + n]);
             to[m * N + first + n] =
                 sum * (row_scale[m] * by[first + n]) + (add ? add[first + n] : 0.0f);
           }
@@ -394,6 +445,12 @@ void attend_head(
     case 6: return attend_head<6>(head, keys, values, scores);
     case 7: return attend_head<7>(head, keys, values, scores);
     case 8: return attend_head<8>(head, keys, values, scores);
+#if !defined(__AVX512F__)
+    case 10: return attend_head<10>(head, keys, values, scores);
+    case 12: return attend_head<12>(head, keys, values, scores);
+    case 14: return attend_head<14>(head, keys, values, scores);
+    case 16: return attend_head<16>(head, keys, values, scores);
+#endif
   }
 }
 
@@ -529,7 +586,7 @@ using Parts = c10::List<std::optional<Tensor>>;
 // A linear layer of four parts: weight, bias, and for int8 a scale and the sums of the weights.
 Tensor apply(const Parts& parts, int64_t first, const Tensor& x, int64_t N) {
   const std::optional<Tensor> weight = parts.get(first), bias = parts.get(first + 1);
-#if defined(__AVX512VNNI__)
+#if defined(HAS_INT8)
   const std::optional<Tensor> scale = parts.get(first + 2), sums = parts.get(first + 3);
   if (scale) return linear_int8(x, *weight, *scale, *sums, bias, N);
 #endif
@@ -575,7 +632,7 @@ Tensor block(
 
 TORCH_LIBRARY(lm_audio, library) {
   library.def("linear(Tensor x, Tensor weight, Tensor? bias, int N) -> Tensor", linear);
-#if defined(__AVX512VNNI__)
+#if defined(HAS_INT8)
   library.def(
       "linear_int8(Tensor x, Tensor weight, Tensor scale, Tensor weight_sums, Tensor? bias, int N)"
       " -> Tensor",

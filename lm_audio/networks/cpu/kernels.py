@@ -1,17 +1,23 @@
 """The optional CPU kernels of kernels.cpp and attention.cpp, compiled once per machine.
 
-Without a compiler, torch's slower operators are used. Without AVX-512 they are faster than the
-kernels, so they are used, too.
+Without a compiler torch's operators are used, and so they are where they are faster: after
+compilation a product is timed both ways.
 """
 
 import functools
+import logging
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from audio_tokenizers.atomic import replacing
 from audio_tokenizers.compiled import Operators
+
+logger = logging.getLogger(__name__)
 
 _HERE = Path(__file__).parent
 KERNELS = Operators(
@@ -28,11 +34,21 @@ HEAD_WIDTHS = range(16, 129, 16)
 @functools.cache
 def available() -> bool:
     """Whether torch.ops.lm_audio has the kernels; compiles them if necessary."""
-    return _has_wide_registers() and KERNELS.load()
+    return _has_vectors() and KERNELS.load() and _are_faster()
+
+
+def summary() -> str:
+    """The kernels that are used, for people."""
+    if not available():
+        return "none"
+    kinds = ["float32", "bfloat16"]
+    kinds += ["int8"] if multiplies_bytes() else []
+    kinds += ["attention"] if attends() else []
+    return ", ".join(kinds)
 
 
 def multiplies_bytes() -> bool:
-    """Whether there is an int8 kernel, which needs a CPU with AVX-512 VNNI."""
+    """Whether there is an int8 kernel, which needs a CPU with AVX2 or VNNI."""
     return available() and hasattr(torch.ops.lm_audio, "linear_int8")
 
 
@@ -82,7 +98,38 @@ def multiply_bytes(
     )
 
 
-def _has_wide_registers() -> bool:
-    """Whether a product's 64 sums fit into registers: 32-byte registers spill, and the kernels are
-    then 3 to 19 times slower than torch (docs/performance.md)."""
-    return torch.backends.cpu.get_cpu_capability() == "AVX512"
+def _are_faster() -> bool:
+    """Whether a product takes them less time than torch; measured once and stored."""
+    note = KERNELS.library.with_suffix(".measured")
+    if not note.is_file():
+        x, weight = torch.ones(2, 1024), torch.ones(1024, 1024)
+        packed = panels(weight)
+        own, torchs = _shortest(
+            lambda: multiply(x, packed, None, 1024), lambda: F.linear(x, weight)
+        )
+        with replacing(note) as path:
+            path.write_text(f"{'faster' if own < torchs else 'slower'}\n")
+        if own >= torchs:
+            logger.warning(
+                "The CPU kernels are slower than torch here, so they are not used. Delete %s to "
+                "measure again.",
+                note,
+            )
+    return note.read_text() == "faster\n"
+
+
+def _shortest(*calls: Callable[[], object], rounds: int = 20) -> list[float]:
+    """The shortest time of each call in seconds; they take turns."""
+    times: list[list[float]] = [[] for _ in calls]
+    with torch.inference_mode():
+        for _ in range(rounds):
+            for call, own in zip(calls, times, strict=True):
+                begin = time.perf_counter()
+                call()
+                own.append(time.perf_counter() - begin)
+    return [min(own) for own in times]
+
+
+def _has_vectors() -> bool:
+    """Whether the CPU has vectors for which the kernels were measured: AVX-512 or AVX2."""
+    return torch.backends.cpu.get_cpu_capability() in ("AVX512", "AVX2")

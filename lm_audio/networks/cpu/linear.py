@@ -81,6 +81,12 @@ class Linear(nn.Linear):
             destination[prefix + "weight"] = self._plain_weight()
 
 
+def product_dtype(weights: torch.dtype, device: torch.device) -> torch.dtype:
+    """The precision to multiply in: that of the weights, or float32 where bfloat16 is slower."""
+    is_slow = device.type == "cpu" and not torch.cpu._is_avx512_bf16_supported()
+    return torch.float32 if is_slow else weights
+
+
 def in_padded_rows(
     multiply: Callable[[Tensor], Tensor], x: Tensor, multiple: int = ROW_MULTIPLE
 ) -> Tensor:

@@ -99,7 +99,7 @@ def test_a_folder_of_recipes_is_copied_from_an_installed_package(
 
 def test_a_recipe_that_is_none_gets_the_list(fails_with: Fails) -> None:
     message = fails_with(["recipes", "copy", "../setup"])
-    assert "Unknown recipe '../setup'. Choose one of: evaluate.py, finetune.py" in message
+    assert "Unknown recipe '../setup'. Choose one of: enhance_prompts.py, evaluate.py" in message
     assert message.rstrip().endswith("default_model/train.sh, default_model.")
 
 

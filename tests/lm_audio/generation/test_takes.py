@@ -70,6 +70,9 @@ def test_what_cannot_be_ranked_is_refused() -> None:
         tiny_pipeline().generate("rain", duration=0.03, best_of=2)
     with pytest.raises(ValueError, match="so it needs a prompt"):
         judged().generate(duration=0.03, best_of=2)
+    story: Any = [(0.0, "rain", {"seed": 1}), (0.02, "wind", {"seed": 2})]
+    with pytest.raises(ValueError, match="each part of the story has its own"):
+        judged().generate(story, duration=0.03, best_of=2)
     for wrong in (0, 65, 1.5, "2"):
         with pytest.raises(ValueError, match="best_of must be a whole number from 1 to 64, got"):
             judged().generate("rain", duration=0.03, best_of=wrong)  # type: ignore[call-overload]

@@ -84,5 +84,20 @@ def test_each_window_gets_its_start_and_all_the_whole_duration(seconds: float | 
     assert network.seen == [(start, total) for start in (0.0, 1.5, 3.0) for _ in range(2)]
 
 
+@pytest.mark.parametrize("starts_at", [0.0, 7.25])
+def test_a_track_may_be_a_part_of_a_recording(starts_at: float) -> None:
+    network = Recorder()
+    stage = stage_of(network)
+    track = Track(
+        values=unknown_values(SIGNAL, 30, torch.device("cpu")),
+        seed=1,
+        sampling=Denoising(steps=1, solver="euler", guidance_scale=1.0),
+        seconds=60.0,
+        starts_at=starts_at,
+    )
+    finish([stage], [track])
+    assert network.seen == [(starts_at, 60.0), (starts_at + 1.5, 60.0)]
+
+
 def test_users_do_not_give_the_timing() -> None:
     assert stage_of(Recorder()).conditions == ("label",)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers.models.qwen2_5_omni.configuration_qwen2_5_omni import Qwen2_5OmniBigVGANConfig
 from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import Qwen2_5OmniToken2WavBigVGANModel
 
-from lm_audio.networks.big_vgan import BigVgan, BigVganConfig, low_pass
+from lm_audio.networks.big_vgan import AntiAliased, BigVgan, BigVganConfig, low_pass
 
 SHAPES: list[dict[str, Any]] = [
     {},
@@ -98,6 +98,16 @@ def test_a_streamed_vocoder_gives_the_whole_sound(
     made = [stream.step(piece, last=False) for piece in mel.split(pieces, dim=2)]
     made.append(stream.step(mel[..., :0], last=True))
     torch.testing.assert_close(torch.cat(made, dim=1), ours(mel), atol=1e-5, rtol=1e-5)
+
+
+def test_the_activation_has_the_gradient_of_its_values() -> None:
+    layer = AntiAliased(2).double()
+    fill(layer)
+    x = torch.randn(1, 2, 5, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(layer, (x,))
+    with torch.no_grad():
+        values = layer(x)
+    torch.testing.assert_close(layer(x), values)
 
 
 def test_shapes_that_make_no_sense_are_refused() -> None:

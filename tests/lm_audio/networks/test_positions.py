@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers.models.t5.modeling_t5 import T5Attention
 
-from lm_audio.networks.positions import RelativeBias, rotate, rotation, sinusoids
+from lm_audio.networks.positions import RelativeBias, partly_rotated, rotate, rotation, sinusoids
 
 
 def test_sinusoids_are_cosines_and_sines_of_falling_frequencies() -> None:
@@ -48,3 +48,18 @@ def test_relative_biases_use_the_buckets_of_t5(causal: bool) -> None:
     # T5's own buckets count the keys ahead of the query in the upper half, and so do these
     else:
         assert torch.equal(found, expected)
+
+
+def test_the_second_half_of_a_head_stays_and_products_depend_on_distances_alone() -> None:
+    q, k = torch.randn(2, 1, 1, 1, 8, generator=torch.Generator().manual_seed(0))
+
+    def product(first: int, second: int) -> torch.Tensor:
+        turned = [
+            partly_rotated(x, rotation(torch.tensor([[place]]), 4))
+            for x, place in ((q, first), (k, second))
+        ]
+        assert torch.equal(turned[0][..., 4:], q[..., 4:])
+        return (turned[0] * turned[1]).sum()
+
+    torch.testing.assert_close(product(3, 7), product(103, 107), atol=1e-5, rtol=0)
+    assert not torch.allclose(product(3, 7), product(3, 8))

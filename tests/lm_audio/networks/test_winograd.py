@@ -1,9 +1,10 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from lm_audio.networks import winograd
-from lm_audio.networks.winograd import Conv3x3, convolve, multiply, transform_kernel
+from lm_audio.networks.winograd import Conv3x3, Conv5, convolve, multiply, transform_kernel
 
 
 @pytest.mark.parametrize("size", [(4, 4), (13, 7), (1, 30), (65, 3)])
@@ -60,3 +61,30 @@ def test_a_wide_layer_uses_tiles_without_gradients_and_learns_with_them(
         layer.weight.mul_(2)
         layer.bias.mul_(2)
         torch.testing.assert_close(layer.eval()(x), 2 * plain, atol=2e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("length", [1024, 1027, 5001])
+@pytest.mark.parametrize("widths", [(128, 160), (200, 128)])
+def test_five_taps_in_time_are_those_of_torch(length: int, widths: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    layer = Conv5(*widths)
+    x = torch.randn(2, widths[0], length)
+    expected = F.conv1d(
+        x.double(),
+        layer.weight.double(),
+        layer.bias.double(),
+        padding=2,  # type: ignore[union-attr]
+    )
+    made = layer(x)
+    assert not torch.equal(made, nn.Conv1d.forward(layer, x))  # the other algorithm ran
+    torch.testing.assert_close(made.double(), expected, atol=2e-5, rtol=0)
+    assert torch.equal(layer(x[1:]), made[1:])
+
+
+def test_five_taps_in_training_on_few_steps_and_channels_are_torchs_own() -> None:
+    torch.manual_seed(0)
+    for width, length, enabled in ((128, 1024, True), (128, 1000, False), (64, 2048, False)):
+        layer, x = Conv5(width, width), torch.randn(1, width, length)
+        with torch.set_grad_enabled(enabled):
+            assert torch.equal(layer(x), nn.Conv1d.forward(layer, x))

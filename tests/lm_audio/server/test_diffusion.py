@@ -68,6 +68,26 @@ def test_a_story_is_that_of_python(shared: Served, model: AudioPipeline) -> None
         assert message in answer.json()["error"]["message"]
 
 
+def test_the_parts_of_a_story_have_settings(
+    denoising: Served, diffusion: AudioPipeline, shared: Served
+) -> None:
+    story: Any = [(0.0, "rain"), (0.05, "wind", {"over": 0.05, "seed": 4, "guidance_scale": 2.5})]
+    body = {"story": story, "duration": 0.1, "seed": 3}
+    found = sound(denoising.client.post(GENERATIONS, json=body))
+    expected = diffusion.generate(story, duration=0.1, seed=3).samples
+    assert torch.equal(found, as_16_bits(expected))
+    for served, settings, message in (
+        (denoising, {"speed": 1}, "has no setting 'speed'"),
+        (denoising, {"over": 1}, "must not be longer than the part before"),
+        (denoising, {"over": "long"}, "story"),
+        (shared, {"seed": 1}, "changes its prompt at once"),
+    ):
+        wrong = {"story": [(0.0, "rain"), (0.05, "wind", settings)]}
+        answer = served.client.post(GENERATIONS, json=wrong)
+        assert answer.status_code == 400
+        assert message in answer.json()["error"]["message"]
+
+
 def test_a_blend_is_that_of_python(
     denoising: Served, diffusion: AudioPipeline, shared: Served
 ) -> None:

@@ -52,8 +52,15 @@ def load_codec(name_or_path: str | Path, *, device: str = "cpu") -> AcousticToke
     The codec type is detected from the content of the checkpoint.
     """
     source = NAMES.get(str(name_or_path), str(name_or_path))
-    with hub_access(source):
-        return _load(source, device)
+    try:
+        with hub_access(source):
+            return _load(source, device)
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(
+            f"Could not read the codec {source}, which is damaged or has unknown settings "
+            f"({reason:.200})."
+        ) from error
 
 
 def _load(source: str, device: str) -> AcousticTokenizer:

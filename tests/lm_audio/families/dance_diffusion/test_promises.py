@@ -1,5 +1,6 @@
 """What every family promises: the same clip in any company, exact lengths, kept prompts."""
 
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import lm_audio
 from audio_tokenizers.audio_files import read_audio
 from audio_tokenizers.audio_writer import write_audio
 from lm_audio.cli import main
+from lm_audio.families.dance_diffusion.stages import dance_diffusion
+from lm_audio.networks.unet1d import UNet1d, UNet1dConfig
 from lm_audio.origin import command, read_origin
 from lm_audio.pipeline import AudioPipeline
 from lm_audio.sampling import Denoising
@@ -140,3 +143,21 @@ def test_a_prompt_is_refused(model: AudioPipeline) -> None:
         model.generate("rain", duration=0.05)
     with pytest.raises(ValueError, match="This model has no condition 'text'"):
         model.generate(duration=0.05, negative="noise")
+
+
+@pytest.mark.slow
+def test_ten_minutes_take_constant_memory() -> None:
+    config = UNet1dConfig(
+        in_channels=2, out_channels=2, widths=(4, 4, 8, 8, 32), num_attending=0, time_width=4
+    )
+    torch.manual_seed(0)
+    model = AudioPipeline(dance_diffusion(UNet1d(config), sample_rate=8000, window=65_536))
+    quick = Denoising(steps=1, solver="ddim", guidance_scale=1.0)
+    num_samples, after_two_minutes = 0, 0
+    for piece in model.stream(duration=600.0, seed=1, sampling=quick):
+        num_samples += piece.shape[1]
+        if not after_two_minutes and num_samples > 120 * 8000:
+            after_two_minutes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert num_samples == 600 * 8000
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - after_two_minutes
+    assert grown < 20 * 1024  # kB; the samples of eight minutes are 31 MB

@@ -64,11 +64,13 @@ class Map(nn.Module):
         self.first, self.second, self.last = (nn.Linear(width, 20), nn.Linear(20, 20),
                                               nn.Linear(20, WIDTH))  # fmt: skip
         self.tokens = nn.Parameter(torch.randn(5, 20))
+        self.mean = nn.Parameter(torch.randn(5, WIDTH))
 
     @torch.no_grad()
     def tokens_of(self, vector: Tensor) -> Tensor:
         rows = [F.gelu(self.first(vector)) + token for token in self.tokens]
-        return torch.stack([self.last(row + F.gelu(self.second(row))) for row in rows])[None]
+        made = torch.stack([self.last(row + F.gelu(self.second(row))) for row in rows])
+        return (self.mean + made)[None]
 
     def save(self, folder: Path, *, in_width: int) -> None:
         folder.mkdir()
@@ -213,9 +215,18 @@ def test_a_film_is_interpolated_at_the_time_of_each_window(
     still = made(model, duration=LONG, conditions={"video": film[:1]})
     one = made(model, duration=LONG, conditions={"image": film[0]})
     torch.testing.assert_close(still, one, atol=1e-3, rtol=0)
-    assert not torch.allclose(
-        made(model, duration=LONG, conditions={"video": film}), still, atol=1e-3
-    )
+    contexts: list[Tensor] = []
+    network: Any = model.stages["diffusion"].network  # type: ignore[attr-defined]
+    hook = network.unet.register_forward_pre_hook(lambda _, x: contexts.append(x[2][0].tokens))
+    made(model, duration=LONG, conditions={"video": film}, sampling=Denoising(steps=1))
+    hook.remove()
+    led = [tokens[0] for tokens in contexts if tokens.shape[1] == 5]  # without the negative rows
+    windows = [(0, 12), (9, 21), (18, 30), (27, 31)]  # each keeps three frames
+    assert len(led) == len(windows)
+    for tokens, (start, stop) in zip(led, windows, strict=True):
+        seconds = (start + stop) / 2 * FRAME / RATE
+        torch.testing.assert_close(tokens, ours.tokens_at(vectors, seconds), atol=1e-5, rtol=0)
+    assert not torch.allclose(led[0], led[-1], atol=1e-3)
 
 
 def test_a_clip_with_a_picture_is_the_same_in_any_batch_and_in_pieces(model: AudioPipeline) -> None:

@@ -11,6 +11,7 @@ import torch
 from diffusers import (
     DDIMScheduler,
     DPMSolverMultistepScheduler,
+    PNDMScheduler,
     StableDiffusionImg2ImgPipeline,
     StableDiffusionInpaintPipeline,
     StableDiffusionPipeline,
@@ -20,11 +21,13 @@ from torch import Tensor
 import lm_audio
 from audio_tokenizers.spectrogram_image import USUAL_MAXIMUM, ImageSettings, ImageSound
 from lm_audio.families.riffusion.reading import read_riffusion
+from lm_audio.families.riffusion.text import weighted_pieces
 from lm_audio.generation.diffusion_stage import DiffusionStage
 from lm_audio.generation.track import Track, Variation, unknown_values
 from lm_audio.networks.blocks2d import Context
 from lm_audio.renderers.image_latents import ImageRenderer
 from lm_audio.sampling import Denoising, gaussians
+from lm_audio.saving.unets import schedule_of
 from tests.lm_audio.tracks_only import finish
 
 Make = Callable[..., dict[str, Any]]
@@ -103,6 +106,24 @@ def test_a_clip_is_the_sound_of_diffusers_image(parts: dict[str, Any], folder: P
     torch.testing.assert_close(clip.samples, expected)
 
 
+@pytest.mark.parametrize("kind", [DDIMScheduler, PNDMScheduler, DPMSolverMultistepScheduler])
+@pytest.mark.parametrize("steps", [4, 20, 50])
+def test_levels_are_those_of_stable_diffusions_schedule(kind: Any, steps: int) -> None:
+    """Whichever scheduler a folder names; its settings are those of the published models."""
+    config = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+    scheduler = kind(**config, steps_offset=1, timestep_spacing="leading")
+    schedule, predicts = schedule_of({**scheduler.config, "clip_sample": False})
+    assert predicts == "epsilon"
+    levels = schedule.levels(steps)
+    ddim = DDIMScheduler(**config, steps_offset=1)
+    ddim.set_timesteps(steps)
+    assert list(levels.time) == ddim.timesteps.tolist()
+    power = ddim.alphas_cumprod[ddim.timesteps].double()
+    found = torch.tensor([levels.alpha[:-1], levels.sigma[:-1]], dtype=torch.float64)
+    expected = torch.stack([power.sqrt(), (1 - power).sqrt()])
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
+
+
 class SameSteps(DPMSolverMultistepScheduler):
     """DPM-Solver++ at the training steps of DDIM."""
 
@@ -173,6 +194,20 @@ def test_texts_are_embedded_as_in_diffusers(parts: dict[str, Any], folder: Path,
     pipeline = reference(StableDiffusionPipeline, parts)
     expected, _ = pipeline.encode_prompt(text, "cpu", 1, False)
     torch.testing.assert_close(found, expected[0], atol=ATOL, rtol=0)
+
+
+def test_weighted_words_are_multiplied_and_the_mean_kept(folder: Path) -> None:
+    encode = read_riffusion(folder).text.encode
+    plain = encode("funky synth solo rain jazz")  # 5 words after the start
+    weights = torch.tensor([1, 1, 1.5, 1.5, 1, 0.5, *[1.0] * 6])
+    expected = plain * weights[:, None]
+    expected = expected * (plain.mean() / expected.mean())
+    found = encode("funky (synth solo:1.5) rain (jazz:0.5)")
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(encode("(funky synth:1) solo rain jazz"), plain)
+    with pytest.warns(UserWarning, match="truncated to 12"):
+        assert encode("(funky:2) " * 30).shape == (12, 20)
+    assert weighted_pieces("a (b:2), c (d) e:3") == [("a", 1), ("b", 2), (", c (d) e:3", 1)]
 
 
 def track(values: Tensor, **settings: Any) -> Track:
@@ -247,3 +282,24 @@ def test_an_inpainted_span_is_that_of_diffusers(
     found = made.values.view(4, ROWS, 12)
     torch.testing.assert_close(found[..., 4:9], expected[0][..., 4:9], atol=CLIP_ATOL, rtol=0)
     assert torch.equal(found[..., :4], known.view(4, ROWS, 12)[..., :4])
+
+
+def test_a_moment_between_two_prompts_is_that_of_riffusion(
+    parts: dict[str, Any], folder: Path
+) -> None:
+    """Half way: the mean of the texts' embeddings, and noise on the arc, here for each frame."""
+    model = lm_audio.load(folder)
+    given: Any = [(0.0, PROMPT, {"seed": 3}), (0.24, "rain on tin", {"over": 0.24, "seed": 4})]
+    sampling = Denoising(steps=5, solver="ddim", guidance_scale=7.0)
+    clip = model.generate(given, duration=0.24, seed=9, negative=NEGATIVE, sampling=sampling)
+    pipeline = reference(StableDiffusionPipeline, parts)
+    texts = [pipeline.encode_prompt(x, "cpu", 1, False)[0] for x in (PROMPT, "rain on tin")]
+    a, b = (noise(seed, 12)[0].flatten(0, 1).double() for seed in (3, 4))
+    angle = torch.acos((a * b).sum(dim=0) / a.norm(dim=0) / b.norm(dim=0))
+    share = torch.arange(12) / 12
+    arc = ((1 - share) * angle).sin() * a + (share * angle).sin() * b
+    latents = (arc / angle.sin()).float().view(1, 4, ROWS, 12)
+    settings: dict[str, Any] = {"prompt": None, "prompt_embeds": (texts[0] + texts[1]) / 2}
+    expected = images(parts, 12, latents=latents, **settings)
+    found = model.renderer.to_image(clip.stage_values["diffusion"])  # type: ignore[attr-defined]
+    torch.testing.assert_close(found, expected, atol=CLIP_ATOL, rtol=0)

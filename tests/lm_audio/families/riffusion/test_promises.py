@@ -1,5 +1,7 @@
 """What every family promises: the same clip in any company, exact lengths, kept prompts, loops."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from audio_tokenizers.spectrogram_image import (
     mel_magnitudes,
 )
 from lm_audio.cli import main
+from lm_audio.origin import command, read_origin
 from lm_audio.pipeline import AudioPipeline
 from lm_audio.renderers.image_latents import ImageRenderer
 from lm_audio.sampling import Denoising
@@ -167,6 +170,81 @@ def test_a_blend_and_a_story_are_followed(model: AudioPipeline) -> None:
     assert not any(torch.allclose(blend, end, atol=1e-3) for end in ends)
     told = clip(model, [(0.0, "rain on tin"), (0.24, "jazz")], duration=0.48)
     assert told.shape == (1, 768)
+
+
+TURNING = [
+    (0.0, "rain on tin", {"seed": 3}),
+    (0.5, "jazz", {"over": 0.3, "seed": 4, "guidance_scale": 3.0}),
+    (0.9, "funky solo", {"over": 0.4, "seed": 5}),
+]
+
+
+def test_a_story_that_turns_is_the_same_in_any_company(
+    model: AudioPipeline, folder: Path, tmp_path: Path
+) -> None:
+    alone = clip(model, TURNING, duration=1.2)
+    pieces = list(model.stream(TURNING, duration=1.2, seed=5, sampling=SAMPLING))  # type: ignore[arg-type]
+    assert torch.equal(torch.cat(pieces, dim=1), alone)
+    prompts: list[Any] = ["jazz", TURNING]
+    batch = model.generate(prompts, duration=[0.24, 1.2], seed=[1, 5], sampling=SAMPLING)
+    assert torch.equal(batch[1].samples, alone)
+    cut = [part[:2] for part in TURNING]
+    assert not torch.allclose(clip(model, cut, duration=1.2), alone)
+    story = "0 seed=3: rain on tin; 0.5 over=0.3 seed=4 guidance_scale=3: jazz; "
+    story += "0.9 over=0.4 seed=5: funky solo"
+    assert batch[1].prompt == story
+    options = ["--duration", "1.2", "--seed", "5", "--steps", "3", "--model", str(folder), "-q"]
+    main(["generate", "--story", story, *options, "-o", str(tmp_path / "x.wav")])
+    batch[1].save(tmp_path / "y.wav")
+    files = (tmp_path / "x.wav", tmp_path / "y.wav")
+    assert torch.equal(*(read_audio(path).samples for path in files))
+    assert story in str(command(read_origin(files[1])))
+
+
+def test_the_parts_of_a_variation_have_their_strengths(model: AudioPipeline) -> None:
+    sound = (tone(0.96), RATE)
+    sampling = Denoising(steps=10, guidance_scale=1.0)
+    told: Any = [(0.0, "jazz", {"strength": 0.1}), (0.48, "jazz", {"strength": 1.0})]
+    varied = model.vary(sound, text=told, seed=1, sampling=sampling)
+    assert varied.samples.shape == (1, 1536)
+    original = model.renderer.encoder.encode(sound[0])  # type: ignore[union-attr]
+    away = (varied.stage_values["diffusion"] - original).norm(dim=0)
+    assert float(away[:24].mean()) < 0.7 * float(away[24:].mean())
+    with pytest.raises(ValueError, match="has no effect without audio to vary"):
+        clip(model, told)
+
+
+@pytest.mark.slow
+def test_a_long_story_streams_in_constant_memory(folder: Path) -> None:
+    """Ten minutes in a process of its own; growth is measured after the first half minute."""
+    done = subprocess.run(
+        [sys.executable, "-c", LONG_STORY, str(folder)], capture_output=True, text=True, check=True
+    )
+    num_samples, grown = done.stdout.split()
+    assert int(num_samples) == 600 * RATE
+    assert float(grown) < 20  # MB
+
+
+LONG_STORY = """
+import sys
+import lm_audio
+
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * 4096 / 1e6
+
+words = ("rain", "jazz", "funky synth solo", "low")
+story = [(0.0, "rain", {"seed": 0})]
+story += [(10.0 * i, words[i % 4], {"over": 10.0, "seed": i}) for i in range(1, 60)]
+model = lm_audio.load(sys.argv[1])
+sampling = lm_audio.Denoising(steps=1, guidance_scale=1.0)
+made, before = 0, None
+for piece in model.stream(story, duration=600.0, seed=1, sampling=sampling):
+    made += piece.shape[1]
+    if before is None and made > 30 * model.sample_rate:
+        before = resident()
+print(made, resident() - before)
+"""
 
 
 def test_the_command_line_writes_the_image_of_the_clip(

@@ -13,9 +13,15 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import lm_audio
+from audio_tokenizers.weights import unfilled
 from lm_audio.families.riffusion.family import FAMILY
 from lm_audio.families.riffusion.reading import read_riffusion
+from lm_audio.networks.autoencoder2d import Autoencoder2d
+from lm_audio.networks.unet2d import UNet2d
 from lm_audio.sampling import Denoising
+from lm_audio.saving.spectrograms import autoencoder_config
+from lm_audio.saving.text_models import load_tokenizer, token_limit
+from lm_audio.saving.unets import unet_config
 
 Make = Callable[..., dict[str, Any]]
 Write = Callable[..., Path]
@@ -203,3 +209,46 @@ def test_a_pickle_with_code_is_refused_and_not_run(copy: Path, tmp_path: Path, p
     with pytest.raises(ValueError, match=r"Refused to read|Could not read"):
         lm_audio.load(copy)
     assert not mark.exists()
+
+
+def test_the_published_shapes_have_the_published_numbers_of_parameters() -> None:
+    """Those of Stable Diffusion 1.5, by its config files; nothing is filled."""
+    unet: dict[str, Any] = {
+        "_class_name": "UNet2DConditionModel", "act_fn": "silu", "attention_head_dim": 8,
+        "block_out_channels": [320, 640, 1280, 1280], "center_input_sample": False,
+        "cross_attention_dim": 768, "downsample_padding": 1, "flip_sin_to_cos": True,
+        "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"], "freq_shift": 0,
+        "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3, "in_channels": 4,
+        "layers_per_block": 2, "mid_block_scale_factor": 1, "norm_eps": 1e-05,
+        "norm_num_groups": 32, "out_channels": 4, "sample_size": 64,
+    }  # fmt: skip
+    vae: dict[str, Any] = {
+        "_class_name": "AutoencoderKL", "act_fn": "silu", "latent_channels": 4,
+        "block_out_channels": [128, 256, 512, 512], "in_channels": 3, "layers_per_block": 2,
+        "down_block_types": ["DownEncoderBlock2D"] * 4, "norm_num_groups": 32, "out_channels": 3,
+        "up_block_types": ["UpDecoderBlock2D"] * 4, "sample_size": 512,
+    }  # fmt: skip
+    with unfilled():
+        networks = UNet2d(unet_config(unet)), Autoencoder2d(autoencoder_config(vae))
+    counts = [sum(x.numel() for x in network.parameters()) for network in networks]
+    assert counts == [859_520_964, 83_653_863]
+
+
+def test_the_published_layout_of_the_tokenizer_is_read(tmp_path: Path) -> None:
+    """CLIP's own: byte pairs in lower case, where the end is the padding, too."""
+    letters = [chr(code) for code in range(97, 123)]
+    ends = [f"{letter}</w>" for letter in letters]
+    words = [*letters, *ends, "ra", "in</w>", "rain</w>", "<|startoftext|>", "<|endoftext|>"]
+    vocab = {word: i for i, word in enumerate(words)}
+    (tmp_path / "vocab.json").write_text(json.dumps(vocab))
+    (tmp_path / "merges.txt").write_text("#version: 0.2\nr a\ni n</w>\nra in</w>\n")
+    special = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>"}
+    special |= {"unk_token": "<|endoftext|>", "pad_token": "<|endoftext|>"}
+    (tmp_path / "special_tokens_map.json").write_text(json.dumps(special))
+    settings = {"tokenizer_class": "CLIPTokenizer", "model_max_length": 77, **special}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    tokenizer = load_tokenizer(tmp_path)
+    assert token_limit(tokenizer) == 77
+    assert tokenizer.pad_token_id == vocab["<|endoftext|>"]
+    expected = ["<|startoftext|>", "rain</w>", "o", "n</w>", "<|endoftext|>"]
+    assert tokenizer("Rain on").input_ids == [vocab[word] for word in expected]

@@ -76,7 +76,9 @@ def write(parts: dict[str, Any], folder: Path, *, name: str = "StableAudioPipeli
     index = {"_class_name": name, "_diffusers_version": "0.36.0"}
     index |= {part: ["diffusers", type(value).__name__] for part, value in parts.items()}
     (folder / "model_index.json").write_text(json.dumps(index))
-    (folder / "README.md").write_text("---\nlicense: other\n---\n")
+    (folder / "README.md").write_text(
+        "---\nlicense: other\nlicense_name: stable-audio-community\n---\n"
+    )
     return folder
 
 

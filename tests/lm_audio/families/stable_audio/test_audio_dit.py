@@ -9,6 +9,7 @@ from diffusers import StableAudio3DiTModel, StableAudioDiTModel
 from torch import Tensor
 
 from lm_audio.families.stable_audio.configs import first_dit_config, third_dit_config
+from lm_audio.families.stable_audio.family import FAMILY
 from lm_audio.families.stable_audio.names import first_dit_names, third_dit_names
 from lm_audio.networks.audio_dit import AudioDiT, AudioDiTConfig
 from tests.lm_audio.families.stable_audio.random_weights import randomise
@@ -164,3 +165,27 @@ def test_impossible_shapes_are_refused() -> None:
     given = noise(1, 6, 4), torch.zeros(1), noise(1, 5, 16), noise(1, 4)
     with pytest.raises(ValueError, match="does not see known frames"):
         AudioDiT(shape())(*given, known=noise(1, 7, 4))
+
+
+def test_the_listed_numbers_of_parameters_are_those_of_the_published_shapes() -> None:
+    with torch.device("meta"):
+        published = first_dit_config(StableAudioDiTModel().config)  # its defaults are those of 1.0
+    small = AudioDiTConfig(
+        width=64,
+        dim=1024,
+        num_layers=16,
+        num_heads=8,
+        num_condition_heads=8,
+        condition_width=768,
+        condition_dim=1024,
+        vector_width=768,
+        hidden_dim=4096,
+        head_norm="layer",
+    )
+    counted = {}
+    for name, config in (("1.0", published), ("small", small)):
+        with torch.device("meta"):
+            made = AudioDiT(config)
+        counted[f"stable-audio-open-{name}"] = sum(x.numel() for x in made.parameters())
+    listed = {one.name: one.num_parameters for one in FAMILY.models}
+    assert counted == listed

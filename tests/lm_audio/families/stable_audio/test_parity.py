@@ -11,6 +11,8 @@ from diffusers import StableAudioPipeline
 from torch import Tensor
 
 import lm_audio
+from lm_audio.generation.diffusion_stage import DiffusionStage
+from lm_audio.networks.condition import joined
 from lm_audio.sampling import Denoising, gaussians
 
 Make = Callable[..., dict[str, Any]]
@@ -106,4 +108,26 @@ def test_the_published_settings_are_the_default(folder: Path) -> None:
     assert model.sample_rate == RATE
     (stage,) = model.model.stages
     assert stage.sampling == Denoising(steps=100, solver="dpm++2m-sde", guidance_scale=7.0)
-    assert model.model.card.licence == "other"
+    assert model.model.card.licence == "stable-audio-community"
+
+
+@torch.no_grad()
+def test_rows_of_a_pass_do_not_mix(folder: Path) -> None:
+    """As on a GPU, where rows with and without a text share a pass."""
+    (stage,) = lm_audio.load(folder).model.stages
+    assert isinstance(stage, DiffusionStage)
+    texts: list[str | None] = [PROMPT, None, ""]
+    rows = [
+        stage.conditioners.fused(
+            {name: stage.conditioners[name]([value]) for name, value in given.items()}
+        )
+        for given in (
+            {"text": text, "seconds_start": 0.0, "seconds_total": 0.1 * i}
+            for i, text in enumerate(texts)
+        )
+    ]
+    x, times = torch.cat([noise(3, i, 16) for i in range(3)]), torch.tensor([0.9, 0.5, 0.1])
+    together = stage.network(x, times, joined(rows))
+    for i, row in enumerate(rows):
+        alone = stage.network(x[i : i + 1], times[i : i + 1], row)[0]
+        torch.testing.assert_close(together[i], alone, atol=1e-5, rtol=0)

@@ -1,6 +1,7 @@
 """What every family promises: the same clip in any company, exact lengths, kept prompts."""
 
 import itertools
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 import lm_audio
+from lm_audio.generation.diffusion_stage import DiffusionStage
 from lm_audio.pipeline import AudioPipeline
 from lm_audio.sampling import Denoising
 
@@ -135,6 +137,30 @@ def test_an_inpainted_span_leaves_all_other_samples(model: AudioPipeline) -> Non
     assert not torch.allclose(made[:, 160:240], whole[:, 160:240], atol=0.01)
 
 
+def test_parts_of_a_longer_recording_are_placed_in_it(
+    model: AudioPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only what is near is read, but the network learns where that is."""
+    (stage,) = model.model.stages
+    assert isinstance(stage, DiffusionStage)
+    seen: dict[str, list[float]] = {name: [] for name in stage.timing}
+    for name, values in seen.items():
+        conditioner = stage.conditioners[name]
+        whole = conditioner._embed
+        monkeypatch.setattr(
+            conditioner, "_embed", lambda x, f=whole, v=values: v.append(round(x, 4)) or f(x)
+        )
+    given: dict[str, Any] = {"seed": 3, "sampling": SAMPLING}
+    model.inpaint((tones(1.0), RATE), start=0.7, end=0.72, text="rain", **given)
+    assert set(seen["seconds_total"]) == {1.0}
+    assert 0.5 < min(seen["seconds_start"]) <= 0.7
+    for values in seen.values():
+        values.clear()
+    model.continue_from((tones(1.0), RATE), duration=0.2, **given)
+    assert set(seen["seconds_total"]) == {1.2}
+    assert 0.9 < min(seen["seconds_start"]) < 1.0
+
+
 def test_a_variation_is_the_closer_to_the_sound_the_weaker_it_is(model: AudioPipeline) -> None:
     sound = tones(0.2)
     sampling = Denoising(steps=20, guidance_scale=1.0)
@@ -182,3 +208,21 @@ def test_settings_that_make_no_sense_are_refused(model: AudioPipeline) -> None:
         Denoising(solver="dpm++2m-sde", eta=0.5)
     with pytest.warns(UserWarning, match="truncated to 8, the limit of its encoder"):
         clip(model, "rain " * 20)
+
+
+@pytest.mark.slow
+def test_ten_minutes_take_constant_memory(
+    make_parts: Any, write_parts: Any, tmp_path: Path
+) -> None:
+    model = lm_audio.load(write_parts(make_parts(transformer={"sample_size": 1024}), tmp_path))
+    quick = Denoising(steps=1, guidance_scale=1.0)
+    num_samples, after_a_minute, total = 0, 0, torch.zeros(())
+    for piece in model.stream("rain", duration=600.0, seed=1, sampling=quick):
+        num_samples += piece.shape[1]
+        total += piece.square().sum()
+        if not after_a_minute and num_samples > 60 * RATE:
+            after_a_minute = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert num_samples == 600 * RATE
+    assert total.isfinite()
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - after_a_minute
+    assert grown < 20 * 1024  # kB

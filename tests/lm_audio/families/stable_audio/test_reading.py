@@ -24,14 +24,18 @@ def made(folder: Path, **settings: Any) -> torch.Tensor:
     return model.generate("rain", duration=0.08, seed=1, sampling=SAMPLING, raw=True).samples
 
 
-def test_bfloat16_is_close(folder: Path) -> None:
+@pytest.mark.parametrize("fast", [True, False])
+def test_bfloat16_is_close(folder: Path, monkeypatch: pytest.MonkeyPatch, fast: bool) -> None:
+    """CPUs that multiply bfloat16 slowly keep the transformer in it, and multiply in float32."""
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: fast)
     exact, rounded = made(folder), made(folder, dtype="bfloat16")
     assert not torch.equal(exact, rounded)
     error = (exact - rounded).norm() / exact.norm()
     assert error < 0.1, error
     parts = read_stable_audio(folder, dtype=torch.bfloat16)
     assert {x.dtype for x in parts.network.dit.parameters()} == {torch.bfloat16}
-    assert {x.dtype for x in parts.renderer.autoencoder.parameters()} == {torch.bfloat16}
+    expected = torch.bfloat16 if fast else torch.float32
+    assert {x.dtype for x in parts.renderer.autoencoder.parameters()} == {expected}
 
 
 def test_weights_that_are_read_give_the_clip_of_mapped_ones(folder: Path) -> None:
@@ -54,14 +58,14 @@ def change(path: Path, **settings: Any) -> None:
 @pytest.mark.parametrize("part", ["transformer", "vae", "projection_model", "scheduler"])
 def test_a_missing_part_is_named(copy: Path, part: str) -> None:
     shutil.rmtree(copy / part)
-    with pytest.raises(ValueError, match=rf"{part}.* is missing\. Download the whole model"):
+    with pytest.raises(ValueError, match=rf"/{part}.*Download the whole model"):
         lm_audio.load(copy)
 
 
 @pytest.mark.parametrize("part", ["text_encoder", "tokenizer"])
 def test_a_missing_text_encoder_is_named(copy: Path, part: str) -> None:
     shutil.rmtree(copy / part)
-    with pytest.raises(ValueError, match=rf"{part} is missing\. Download the whole model"):
+    with pytest.raises(ValueError, match=rf"/{part}.*Download the whole model"):
         lm_audio.load(copy)
 
 

@@ -1,8 +1,9 @@
 """The CPU kernels against plain products and the modules, each row against itself in company."""
 
+import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -189,11 +190,49 @@ def test_they_can_be_left_alone_and_are_not_compiled_without_a_compiler(tmp_path
     assert not list(tmp_path.iterdir())
 
 
-def test_they_are_left_alone_on_processors_without_avx512(tmp_path: Path) -> None:
+def test_they_are_left_alone_on_processors_without_avx2(tmp_path: Path) -> None:
     home = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin", "XDG_CACHE_HOME": str(tmp_path)}
-    done = ask(home | {"ATEN_CPU_CAPABILITY": "avx2"})
+    done = ask(home | {"ATEN_CPU_CAPABILITY": "default"})
     assert (done.stdout, done.stderr) == ("False\n", "")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("own", "faster"), [(1.0, True), (2.0, False), (3.0, False)])
+def test_they_are_used_if_a_product_takes_them_less_time_than_torch(
+    own: float,
+    faster: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    measured = []
+
+    def shortest(*calls: Callable[[], Tensor]) -> list[float]:
+        measured.append([call().shape for call in calls])
+        return [own, 2.0]
+
+    monkeypatch.setattr(kernels, "_shortest", shortest)
+    monkeypatch.setitem(kernels.KERNELS.__dict__, "library", tmp_path / "kernels.so")
+    state = torch.get_rng_state()
+    assert [kernels._are_faster() for _ in range(2)] == [faster, faster]
+    assert torch.equal(torch.get_rng_state(), state)
+    assert measured == [[(2, 1024), (2, 1024)]]  # once a machine
+    assert ("are slower than torch" in caplog.text) != faster
+
+
+@pytest.mark.slow
+def test_all_of_this_holds_compiled_for_avx2() -> None:
+    if torch.backends.cpu.get_cpu_capability() == "AVX2":
+        pytest.skip("it was")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-m", "not slow", __file__],
+        env={**os.environ, "ATEN_CPU_CAPABILITY": "avx2"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert "skipped" not in done.stdout
 
 
 def test_a_compiler_that_fails_costs_a_line_once_and_nothing_else(tmp_path: Path) -> None:
