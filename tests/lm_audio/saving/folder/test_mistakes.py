@@ -105,7 +105,7 @@ def edit(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
         (lambda c: c.update(rendered=["fine"]), r"Unknown output stage 'fine'"),
         (
             lambda c: c["stages"][0]["conditioners"]["class"].update(type="os.system"),
-            r"Unknown type 'os.system' of condition 'class'. Known types: aligned_tokens,",
+            r"Unknown type 'os.system' of condition 'class'. Known types: aligned_signal,",
         ),
         (
             lambda c: c["stages"][0]["conditioners"]["class"].update(labels=["a", "b", "c"]),
