@@ -182,7 +182,7 @@ def test_what_cannot_be_saved_is_refused_by_its_name(small: AudioPipeline, tmp_p
     with pytest.raises(ValueError, match=r"Only a FeatureTokenizer can .* got OtherText"):
         small.save(tmp_path / "model")
     object.__setattr__(small.model, "renderer", OtherText())
-    with pytest.raises(ValueError, match=r"Only a CodecRenderer.* can be saved, got OtherText"):
+    with pytest.raises(ValueError, match=r"can be saved, got OtherText"):
         small.save(tmp_path / "model")
     assert list(tmp_path.iterdir()) == []
 
