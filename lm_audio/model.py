@@ -87,6 +87,16 @@ class Model:
         return PromptCheck(known, encoder)
 
     @property
+    def required_judge(self) -> Judge:
+        """The judge, for calls that cannot do without."""
+        if self.judge is None:
+            raise ValueError(
+                "best_of needs a judge, which this model does not have. Load it with the judge of "
+                "your choice, such as judge='laion/clap-htsat-unfused'."
+            )
+        return self.judge
+
+    @property
     def denoises(self) -> bool:
         """Whether all signals with frames come from diffusion, so that it can vary and loop."""
         framed = [stage for stage in self.stages if stage.makes.kind != "vector"]

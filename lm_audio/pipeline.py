@@ -42,7 +42,7 @@ from lm_audio.generation.request import (
 )
 from lm_audio.generation.session import Session
 from lm_audio.generation.settings import Verb, clip_settings
-from lm_audio.generation.takes import Judge, best_of, takes_of
+from lm_audio.generation.takes import best_of, takes_of
 from lm_audio.generation.track import Stage
 from lm_audio.generation.upsampling import upsample
 from lm_audio.model import Model, ModelCard, size_of
@@ -174,7 +174,7 @@ class AudioPipeline:
         requests = self._requests(prompt, duration=duration, seed=seed, settings=settings)
         count = settings.get("best_of", 1)
         takes = takes_of(requests, count)
-        judge = self._judge() if count > 1 else None
+        judge = self.model.required_judge if count > 1 else None
         clips = self._make([self.start(take) for take in takes], settings)
         if judge is not None:
             clips = best_of(clips, requests, judge)
@@ -296,8 +296,8 @@ class AudioPipeline:
         """
         check_settings("upsample", settings, UpsampleSettings)
         check_single(audio=audio, seed=seed)
-        given = {"seed": seed, "loaded": self.loaded(), "name": self.card.name, **settings}
-        return upsample(audio, self.model.stages, **given)
+        given: dict[str, Any] = {"loaded": self.loaded(), "name": self.card.name, **settings}
+        return upsample(audio, self.model.stages, seed=seed, **given)
 
     @releases_omp_threads
     def inpaint(
@@ -468,14 +468,6 @@ class AudioPipeline:
             semantic_tokenizer=self.semantic_tokenizer,
             device=self.model.stages[0].device,
         )
-
-    def _judge(self) -> Judge:
-        if self.model.judge is None:
-            raise ValueError(
-                "best_of needs a judge, which this model does not have. Load it with the judge of "
-                "your choice, such as judge='laion/clap-htsat-unfused'."
-            )
-        return self.model.judge
 
     @releases_omp_threads
     def _make(self, jobs: list[ClipJob], settings: Mapping[str, Any]) -> list[Clip]:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class DenoisingOptions:
-    """Sampling (defaults depend on the model)"""
+    """Denoising (defaults depend on the model)"""
 
     guidance_scale: Annotated[float | None, Arg("X", at_least=0)] = None
     """Classifier-free guidance scale; higher values make the audio follow --text more closely; 1

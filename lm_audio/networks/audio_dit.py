@@ -24,6 +24,8 @@ from lm_audio.networks.cpu.linear import Linear, product_dtype
 from lm_audio.networks.positions import Waves, partly_rotated, rotation
 
 HeadNorm = Literal["none", "layer", "rms"]
+MOST_LAYERS = 1000
+"""Building more could take forever."""
 _HEAD_EPS = 1e-6
 
 
@@ -72,6 +74,8 @@ class AudioDiTConfig:
             least = 0 if name in ("num_memories", "known_width") else 1
             if type(value) is int and value < least:
                 raise ValueError(f"{name} must be at least {least}, got {value}.")
+        if self.num_layers > MOST_LAYERS:
+            raise ValueError(f"num_layers must be at most {MOST_LAYERS}, got {self.num_layers}.")
         if self.dim % self.num_heads or self.head_dim % 4:
             raise ValueError(
                 f"The width of {self.dim} must be {self.num_heads} heads, each a multiple of 4."

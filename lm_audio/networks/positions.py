@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 _LONGEST_PERIOD = 10_000.0
+_MOST_WAVES = 10**6
 
 
 def sinusoids(positions: Tensor, dim: int) -> Tensor:
@@ -54,6 +55,8 @@ class Waves(nn.Module):
 
     def __init__(self, num_waves: int, spaced: tuple[float, float] | None = None) -> None:
         super().__init__()
+        if not 1 <= num_waves <= _MOST_WAVES:
+            raise ValueError(f"Expected 1 to {_MOST_WAVES} frequencies, got {num_waves}.")
         if spaced is None:
             self.frequencies = nn.Parameter(torch.randn(num_waves))
         else:

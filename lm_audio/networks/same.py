@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from audio_tokenizers.acoustic.stream_layers import ChainStream, PointwiseStream, StreamLayer
 from lm_audio.networks.attention import merge_heads, split_heads
+from lm_audio.networks.audio_dit import MOST_LAYERS
 from lm_audio.networks.positions import partly_rotated, rotation
 
 
@@ -64,6 +65,8 @@ class SameConfig:
             for value in values if isinstance(values, tuple) else (values,):
                 if value < 1:
                     raise ValueError(f"{name} must be at least 1, got {value}.")
+        if max(self.depths) > MOST_LAYERS:
+            raise ValueError(f"depths must be at most {MOST_LAYERS}, got {self.depths}.")
         for multiple in self.multiples:
             heads = min(self.head_dim, self.width * multiple)
             if self.width * multiple % heads or heads % 4:

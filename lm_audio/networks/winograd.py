@@ -52,8 +52,10 @@ _TAPS = 5
 _LEAST_WIDTH = 128
 _LEAST_LENGTH = 1024
 _MOST_TILES_IN_TIME = 512
-# Larger transformed kernels, in elements, are made again for each call, to save memory.
+# Larger transformed kernels, in elements, are made again for each call, to save memory: that takes
+# several times as long as the rest, unless there are many tiles.
 _MOST_KEPT = 6_500_000
+_MANY_TILES = 256
 
 
 class Conv3x3(nn.Conv2d):
@@ -65,18 +67,20 @@ class Conv3x3(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         B, _, H, W = x.shape
-        enough = B * -(-H // _TILE) * -(-W // _TILE) >= _LEAST_TILES
+        kept = 36 * self.in_channels * self.out_channels <= _MOST_KEPT
+        least = _LEAST_TILES if kept else _MANY_TILES
+        tiles = B * -(-H // _TILE) * -(-W // _TILE)
         wide = min(self.in_channels, self.out_channels) >= _LEAST_CHANNELS
         if x.device.type != "cpu" or torch.is_grad_enabled() or not wide:
             return super().forward(x)
         if B * H * W <= _FEW_PIXELS:
             return multiply(x, self.weight, self.bias)
-        if not enough or x.dtype != torch.float32:
+        if tiles < least or x.dtype != torch.float32:
             return super().forward(x)
         kernel = self._transformed
         if kernel is None:
             kernel = transform_kernel(self.weight)
-            self._transformed = kernel if kernel.numel() <= _MOST_KEPT else None
+            self._transformed = kernel if kept else None
         return convolve(x, kernel, self.bias)
 
     def train(self, mode: bool = True) -> "Conv3x3":

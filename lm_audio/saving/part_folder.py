@@ -35,7 +35,7 @@ def read_config(path: Path, make: Callable[[Config], Made]) -> Made:
         return make(config)
     except KeyError as error:
         raise ValueError(f"{path} has no {error.args[0]}.") from None
-    except (TypeError, ValueError, ArithmeticError) as error:
+    except (TypeError, ValueError, ArithmeticError, AttributeError, RuntimeError) as error:
         raise ValueError(f"{path} is not supported: {' '.join(str(error).split())}") from error
 
 

@@ -1,7 +1,8 @@
 """Reads pickles written by `torch.save` without running code.
 
-Supports tensors, plain containers and, for training checkpoints, NumPy scalars and OmegaConf
-settings, which become inert placeholders. Everything else raises an error.
+Supports tensors, plain containers and, for training checkpoints, NumPy scalars and, as inert
+placeholders, OmegaConf settings and the names of Lightning's callbacks. Everything else raises an
+error.
 """
 
 import zipfile
@@ -22,7 +23,7 @@ class Node:
 
 
 class _Type:
-    """Placeholder for a type in OmegaConf metadata."""
+    """Placeholder for a type in OmegaConf metadata, or a callback whose state Lightning saved."""
 
 
 _OMEGACONF = (
@@ -39,6 +40,7 @@ _ALLOWED: list[Any] = [
     type(np.dtype(np.float32)),
     *[(Node, f"omegaconf.{name}") for name in _OMEGACONF],
     (_Type, "typing.Any"),
+    (_Type, "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint"),
     *[(kind, f"builtins.{kind.__name__}") for kind in (dict, list, str, int, float, bool)],
     *[(kind, f"__builtin__.{kind.__name__}") for kind in (dict, list, str, int, float, bool)],
     defaultdict,

@@ -121,3 +121,9 @@ def test_a_truncated_file_is_not_mapped(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(ValueError, match="is not a complete safetensors file; download it again"):
         MappedFile(path)
+
+
+def test_many_weights_are_not_all_listed() -> None:
+    found = {f"w{i:03}": torch.zeros(1) for i in range(300)}
+    with pytest.raises(ValueError, match=r"weights: w000, .*, w007, and 292 more\.$"):
+        check_weights(found, {}, source="x")

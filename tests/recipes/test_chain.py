@@ -116,6 +116,25 @@ def test_a_model_of_waveforms_learns_and_is_fine_tuned(workshop: Workshop) -> No
     assert model.generate(duration=0.5, seed=1).duration == 0.5
 
 
+def test_a_cascade_of_waveforms_learns_and_raises_sound(workshop: Workshop) -> None:
+    workshop.run(
+        *("tokenize_dataset", "--data", "effects", "--codec", "none"),
+        *("--samples", 8000, "--out", "samples"),
+    )
+    shards = ("--data", "samples", "--steps", 30)
+    workshop.run("train_cascade", "--stage", "generator", *shards, "--out", "cascade/low")
+    workshop.run(
+        *("train_cascade", "--stage", "cascader", *shards),
+        *("--after", "cascade/low/model", "--out", "cascade/high"),
+    )
+    assert falls(workshop.losses("cascade/high"), by=0.1)
+    model = lm_audio.load(workshop.folder / "cascade/high/model")
+    low = model.generate("rain", duration=0.3, seed=1)
+    assert (low.duration, low.sample_rate) == (0.3, 8_000)
+    raised = model.upsample((low.samples[:, ::4], 2_000), seed=1)
+    assert raised.samples.shape == low.samples.shape
+
+
 def test_a_masked_model_learns(workshop: Workshop) -> None:
     workshop.run("train_masked_model", "--data", *CORPORA, "--out", "masked")
     assert falls(workshop.losses("masked"), by=0.02)

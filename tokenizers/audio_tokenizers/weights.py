@@ -42,6 +42,7 @@ def read_safetensors(path: str | Path) -> dict[str, Tensor]:
         raise _not_whole(path) from error
 
 
+_MOST_NAMES = 8  # in a message
 _DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
     "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8,
@@ -188,12 +189,17 @@ def _refuse(
 ) -> None:
     problems = []
     if names:
-        problems.append(f"missing or unexpected weights: {', '.join(sorted(names))}")
+        problems.append(f"missing or unexpected weights: {_listed(names)}")
     if misshapen:
-        shown = ", ".join(sorted(misshapen))
-        problems.append(f"weight shapes that do not match {settings}: {shown}")
+        problems.append(f"weight shapes that do not match {settings}: {_listed(misshapen)}")
     if problems:
         raise ValueError(f"{source}: {'; '.join(problems)}.")
+
+
+def _listed(names: Collection[str]) -> str:
+    shown = sorted(names)[:_MOST_NAMES]
+    rest = len(names) - len(shown)
+    return ", ".join([*shown, *([f"and {rest} more"] if rest else [])])
 
 
 def _not_whole(source: str | Path) -> ValueError:

@@ -128,11 +128,12 @@ def _tools_layer(name: str, *, num_steps: int, is_encoder: bool) -> str:
 
 
 def number_names(weights: Weights) -> dict[str, Tensor]:
-    """Of a number's embedding in either layout, without the name of the condition."""
+    """Of a number's embedding in any layout, without the name of the condition."""
     old = ("time_positional_embedding.", "embedder.embedding.")
     table = {
         **{f"{prefix}0.weights": "waves.frequencies" for prefix in old},
         **{f"{prefix}1": "projection" for prefix in old},
+        "linear": "projection",
     }
     return {_prefixed(name, table): weight for name, weight in weights.items()}
 

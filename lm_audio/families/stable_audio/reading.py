@@ -4,9 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor
 
 from audio_tokenizers.text import T5TextTokenizer
+from audio_tokenizers.weights import unfilled
+from lm_audio.conditioners.condition import Null
 from lm_audio.conditioners.number import ScaledNumber
 from lm_audio.conditioners.text import T5Encoder, TextConditioner
 from lm_audio.families.stable_audio.configs import (
@@ -134,17 +136,29 @@ def _projections(
         dim, width = config["conditioning_dim"], config["text_encoder_dim"]
         if width != encoder.dim:
             raise ValueError(f"the text_encoder has width {encoder.dim}, not {width}")
-        text = TextConditioner(encoder, dim, null="none", project=dim != width)
         low, high = config["min_value"], config["max_value"]
-        return text, {name: ScaledNumber(dim, low, high) for name in _NUMBERS}
+        with unfilled():
+            text = TextConditioner(encoder, dim, null="none", project=dim != width)
+            return text, {name: ScaledNumber(dim, low, high) for name in _NUMBERS}
 
     text, numbers = read_config(folder / "config.json", build)
     weights = read_weights(folder)
-    parts: dict[str, nn.Module] = {"text_projection.": text.projection}
-    parts |= {f"{old}.": numbers[name] for name, old in _NUMBERS.items()}
-    for prefix, module in parts.items():
-        fill(module, number_names(under(prefix, weights)), source=folder)
+    fill_text(text, under("text_projection.", weights), source=folder)
+    for name, old in _NUMBERS.items():
+        fill_number(numbers[name], under(f"{old}.", weights), source=folder)
     return text, numbers
+
+
+def fill_text(text: TextConditioner, weights: dict[str, Tensor], *, source: Path) -> None:
+    """Gives an unfilled conditioner the weights of its projection."""
+    fill(text.projection, weights, source=source)
+    text.null = Null("none", text.dim)
+
+
+def fill_number(number: ScaledNumber, weights: dict[str, Tensor], *, source: Path) -> None:
+    """Gives an unfilled conditioner its weights in either layout."""
+    fill(number, number_names(weights), source=source)
+    number.null = Null("zero", number.dim)
 
 
 def _window(config: Config) -> int:

@@ -9,19 +9,20 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from audio_tokenizers.weights import unfilled
 from lm_audio.conditioners.number import ScaledNumber
 from lm_audio.conditioners.text import TextConditioner
 from lm_audio.families.stable_audio.configs import flow_schedule_of, same_config, third_dit_config
 from lm_audio.families.stable_audio.gemma import GemmaEncoder
 from lm_audio.families.stable_audio.names import third_dit_names
 from lm_audio.families.stable_audio.network import AudioNetwork
-from lm_audio.families.stable_audio.reading import check_parts, folder_with
+from lm_audio.families.stable_audio.reading import check_parts, fill_number, folder_with
 from lm_audio.families.stable_audio.stages import StableAudioParts, autoencoder_dtype
 from lm_audio.networks.audio_dit import AudioDiT
 from lm_audio.networks.same import Same
 from lm_audio.renderers.waveform_latents import WaveformLatentRenderer
 from lm_audio.saving.files import read_weights, stated_licence
-from lm_audio.saving.part_folder import Config, check_fixed, fill, read_config, read_network
+from lm_audio.saving.part_folder import Config, check_fixed, read_config, read_network
 from lm_audio.saving.spectrograms import without_weight_norm
 
 PIPELINE = "StableAudio3Pipeline"
@@ -107,18 +108,17 @@ def _duration(folder: Path) -> ScaledNumber:
 
     def build(config: Config) -> ScaledNumber:
         check_fixed(config, {"_class_name": "StableAudio3DurationEmbedder"})
-        return ScaledNumber(
-            config["output_dim"],
-            config["min_val"],
-            config["max_val"],
-            num_waves=config["fourier_dim"] // 2,
-            spaced=(config["min_freq"], config["max_freq"]),
-        )
+        with unfilled():
+            return ScaledNumber(
+                config["output_dim"],
+                config["min_val"],
+                config["max_val"],
+                num_waves=config["fourier_dim"] // 2,
+                spaced=(config["min_freq"], config["max_freq"]),
+            )
 
     number = read_config(folder / "config.json", build)
     weights = read_weights(folder)
     weights.pop("freqs", None)  # a constant
-    fill(
-        number, {n.replace("linear.", "projection."): w for n, w in weights.items()}, source=folder
-    )
+    fill_number(number, weights, source=folder)
     return number

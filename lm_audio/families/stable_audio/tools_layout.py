@@ -4,25 +4,24 @@ The text encoder is not in that file; it comes from a subfolder `t5`, or from th
 """
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from audio_tokenizers.weights import MappedFile, read_safetensors, unfilled
 from lm_audio.conditioners.number import ScaledNumber
 from lm_audio.conditioners.text import T5Encoder, TextConditioner
 from lm_audio.families.stable_audio.names import (
-    number_names,
     tools_dit_names,
     tools_oobleck_names,
     under,
 )
 from lm_audio.families.stable_audio.network import AudioNetwork
-from lm_audio.families.stable_audio.reading import check_parts
+from lm_audio.families.stable_audio.reading import check_parts, fill_number, fill_text
 from lm_audio.families.stable_audio.stages import StableAudioParts, autoencoder_dtype
 from lm_audio.families.stable_audio.tools_configs import (
-    ToolsConditions,
     conditions_of,
     num_samples_of,
     objective_of,
@@ -33,7 +32,7 @@ from lm_audio.networks.audio_dit import AudioDiT
 from lm_audio.networks.oobleck import Oobleck
 from lm_audio.renderers.waveform_latents import WaveformLatentRenderer
 from lm_audio.saving.files import folder_of, read_json, stated_licence
-from lm_audio.saving.part_folder import Release, convert_mapped, fill, nothing, read_config
+from lm_audio.saving.part_folder import Config, Release, convert_mapped, fill, nothing, read_config
 from lm_audio.saving.pickles import read_pickle
 
 SETTINGS = "model_config.json"
@@ -64,9 +63,7 @@ def read_tools_layout(
     path = folder / SETTINGS
     if not holds_tools_layout(folder):
         raise ValueError(f"Expected the settings of a conditioned diffusion model in {path}.")
-    with unfilled():
-        dit = AudioDiT(read_config(path, tools_dit_config))
-        vae = Oobleck(read_config(path, tools_oobleck_config))
+    dit, vae = read_config(path, _networks)
     conditions = read_config(path, conditions_of)
     predicts, schedule, sampling = read_config(path, objective_of)
     beside = folder / T5_FOLDER
@@ -74,7 +71,7 @@ def read_tools_layout(
         text_encoder or (beside if beside.is_dir() else conditions.t5_name),
         max_length=conditions.max_length,
     )
-    text, numbers = _conditioners(conditions, encoder)
+    text, numbers = read_config(path, partial(_conditioners, encoder=encoder))
     mapped = torch.device(device).type == "cpu" and dtype in (torch.float32, torch.bfloat16)
     release = _fill(folder, dit, vae, text, numbers, mapped=mapped)
     if mapped:
@@ -113,21 +110,18 @@ def _fill(
     """Gives all parts their weights from the one file; returns what releases its memory."""
     weights, release = _weights(folder, mapped=mapped)
     projection = f"{_CONDITIONS}prompt.proj_out."
-    oobleck = tools_oobleck_names(under(_OOBLECK, weights), num_steps=len(vae.config.rates))
-    parts: dict[str, tuple[nn.Module, dict[str, Tensor]]] = {
-        _DIT: (dit, tools_dit_names(under(_DIT, weights))),
-        _OOBLECK: (vae, oobleck),
-        projection: (text.projection, under(projection, weights)),
-    }
-    for name, number in numbers.items():
-        prefix = f"{_CONDITIONS}{name}."
-        parts[prefix] = (number, number_names(under(prefix, weights)))
-    others = sorted(name for name in weights if not name.startswith(tuple(parts)))
+    prefixes = {name: f"{_CONDITIONS}{name}." for name in numbers}
+    known = (_DIT, _OOBLECK, projection, *prefixes.values())
+    others = sorted(name for name in weights if not name.startswith(known))
     if others:
         shown = ", ".join(others[:3])
         raise ValueError(f"{folder} has {len(others)} weights of unknown parts, such as {shown}.")
-    for module, found in parts.values():
-        fill(module, found, source=folder)
+    fill(dit, tools_dit_names(under(_DIT, weights)), source=folder)
+    oobleck = tools_oobleck_names(under(_OOBLECK, weights), num_steps=len(vae.config.rates))
+    fill(vae, oobleck, source=folder)
+    fill_text(text, under(projection, weights), source=folder)
+    for name, prefix in prefixes.items():
+        fill_number(numbers[name], under(prefix, weights), source=folder)
     return release
 
 
@@ -148,12 +142,17 @@ def _weights(folder: Path, *, mapped: bool) -> tuple[Mapping[str, Tensor], Relea
     return weights, nothing
 
 
+def _networks(settings: Config) -> tuple[AudioDiT, Oobleck]:
+    with unfilled():
+        return AudioDiT(tools_dit_config(settings)), Oobleck(tools_oobleck_config(settings))
+
+
 def _conditioners(
-    conditions: ToolsConditions, encoder: T5Encoder
+    settings: Config, *, encoder: T5Encoder
 ) -> tuple[TextConditioner, dict[str, ScaledNumber]]:
-    dim = conditions.dim
+    conditions = conditions_of(settings)
+    dim, ranges = conditions.dim, conditions.ranges
     project = conditions.projected or encoder.dim != dim
-    text = TextConditioner(encoder, dim, null="none", project=project)
-    return text, {
-        name: ScaledNumber(dim, low, high) for name, (low, high) in conditions.ranges.items()
-    }
+    with unfilled():
+        text = TextConditioner(encoder, dim, null="none", project=project)
+        return text, {name: ScaledNumber(dim, low, high) for name, (low, high) in ranges.items()}

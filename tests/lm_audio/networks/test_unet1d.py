@@ -9,7 +9,7 @@ from diffusers import UNet1DModel
 from torch import Tensor, nn
 
 from lm_audio.networks.condition import Condition, Fused
-from lm_audio.networks.unet1d import LEVEL, Double, Halve, UNet1d, UNet1dConfig
+from lm_audio.networks.unet1d import LEVEL, Attention1d, Double, Halve, UNet1d, UNet1dConfig
 
 ATOL = 1e-4
 
@@ -166,6 +166,36 @@ def test_a_stacked_signal_and_its_level_change_the_output_where_they_are() -> No
     stacked[:, 20:] = 0
     assert torch.equal(cut, model(x, times, named(stacked=stacked, level=level)))
     assert LEVEL == "level"
+
+
+@torch.no_grad()
+def test_a_stacked_signal_is_more_channels_beside_a_text() -> None:
+    model = tiny(stacked_channels=3, context_width=6)
+    plain = tiny(in_channels=5, context_width=6)
+    plain.load_state_dict(model.state_dict())
+    x, stacked, times = torch.randn(2, 2, 24), torch.randn(2, 20, 3), torch.tensor([0.5, 0.1])
+    text = attended(torch.randn(2, 5, 6), [5, 3])
+    made = model(x, times, Fused(stacked=stacked, cross=text.cross))
+    beside = nn.functional.pad(stacked.transpose(1, 2), (0, 4))
+    torch.testing.assert_close(made, plain(torch.cat([x, beside], dim=1), times, text))
+
+
+@torch.no_grad()
+def test_attention_to_a_text_is_that_of_torch() -> None:
+    ours = Attention1d(64, context_width=6)
+    fill(ours)
+    theirs = nn.MultiheadAttention(64, 2, kdim=6, vdim=6, batch_first=True)
+    for name, layer in zip("qkv", (ours.query, ours.key, ours.value), strict=True):
+        getattr(theirs, f"{name}_proj_weight").copy_(layer.weight)
+    layers = (ours.query, ours.key, ours.value)
+    theirs.in_proj_bias.copy_(torch.cat([layer.bias for layer in layers]))
+    theirs.out_proj.load_state_dict(ours.proj_attn.state_dict())
+    x, text = torch.randn(2, 64, 12), torch.randn(2, 5, 6)
+    mask = torch.arange(5) < torch.tensor([[5], [3]])
+    queries = ours.group_norm(x).transpose(1, 2)
+    expected, _ = theirs(queries, text, text, key_padding_mask=~mask)
+    made = ours(x, (text, mask))
+    torch.testing.assert_close(made, x + expected.transpose(1, 2), atol=1e-5, rtol=1e-5)
 
 
 @torch.no_grad()

@@ -1,9 +1,11 @@
 """Torch files are told by their first bytes, and read without running code."""
 
 import pickle
+import sys
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -56,6 +58,25 @@ def test_what_trainings_keep_beside_weights_is_read(tmp_path: Path) -> None:
     package = OrderedDict(loss=np.float64(2.5), single=np.float32(1.5), steps=[1, 2], name="run")
     torch.save(package, tmp_path / "a.bin")
     assert read_pickle(tmp_path / "a.bin") == package
+
+
+def test_callbacks_of_lightning_are_names_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "pytorch_lightning.callbacks.model_checkpoint"
+    module = ModuleType(name)
+    callback = type("ModelCheckpoint", (), {"__module__": name})
+    vars(module)["ModelCheckpoint"] = callback
+    parents = name.split(".")
+    for depth in range(1, len(parents)):
+        parent = ".".join(parents[:depth])
+        monkeypatch.setitem(sys.modules, parent, ModuleType(parent))
+    monkeypatch.setitem(sys.modules, name, module)
+    torch.save({"callbacks": {callback: {"best": torch.ones(1)}}}, tmp_path / "a.ckpt")
+    monkeypatch.delitem(sys.modules, name)
+    ((key, state),) = read_pickle(tmp_path / "a.ckpt")["callbacks"].items()
+    assert key is not callback
+    assert state == {"best": torch.ones(1)}
 
 
 def test_only_dicts_are_packages(tmp_path: Path) -> None:

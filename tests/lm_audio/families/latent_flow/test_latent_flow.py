@@ -191,7 +191,7 @@ def test_info_describes_a_folder(
     shown = capsys.readouterr().out
     assert "latents: " in shown
     assert "latents of width 16 at 50 Hz, window of 1.0 s" in shown
-    assert "conditions  text, label" in shown
+    assert "text, label\n" in shown
 
 
 def test_rounded_sound_is_that_of_the_codecs_tokens(make_model: MakeModel) -> None:

@@ -200,6 +200,11 @@ def wrong(settings: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
         ("model/pretransform/config/latent_dim", 5, "the latents' width of 5 or twice that"),
         ("model_type", "diffusion_uncond", "Found no model in"),
         ("sample_size", None, "has no sample_size"),
+        ("model/pretransform", True, "is not supported"),
+        ("model/diffusion/config/depth", 10**9, "num_layers must be at most 1000"),
+        ("model/diffusion/config/depth", {}, "is not supported"),
+        ("model/conditioning/configs/1/config/max_val", [], "is not supported"),
+        ("model/conditioning/cond_dim", 10**9, "shapes that do not match|missing or unexpected"),
     ],
 )
 def test_other_settings_are_refused(

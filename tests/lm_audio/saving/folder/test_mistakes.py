@@ -105,7 +105,7 @@ def edit(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
         (lambda c: c.update(rendered=["fine"]), r"Unknown output stage 'fine'"),
         (
             lambda c: c["stages"][0]["conditioners"]["class"].update(type="os.system"),
-            r"Unknown type 'os.system' of condition 'class'. Known types: aligned_tokens,",
+            r"Unknown type 'os.system' of condition 'class'. Known types: aligned_signal,",
         ),
         (
             lambda c: c["stages"][0]["conditioners"]["class"].update(labels=["a", "b", "c"]),
@@ -182,7 +182,7 @@ def test_what_cannot_be_saved_is_refused_by_its_name(small: AudioPipeline, tmp_p
     with pytest.raises(ValueError, match=r"Only a FeatureTokenizer can .* got OtherText"):
         small.save(tmp_path / "model")
     object.__setattr__(small.model, "renderer", OtherText())
-    with pytest.raises(ValueError, match=r"Only a CodecRenderer.* can be saved, got OtherText"):
+    with pytest.raises(ValueError, match=r"can be saved, got OtherText"):
         small.save(tmp_path / "model")
     assert list(tmp_path.iterdir()) == []
 
