@@ -103,7 +103,8 @@ def main(config: Config) -> list[float]:
     model = load(checkpoint.folder, device="cpu").model
     stage, renderer = trainable(model, config), model.renderer
     shards, held_out = read_sounds(config, renderer.sample_rate)
-    window = training_window(stage, shards, hop_length=renderer.hop_length)
+    hop = renderer.hop_length
+    window = max(training_window(stage, one, hop_length=hop) for one in (shards, held_out))
     if config.dry_run:
         print_size(stage, window, config)
         return []
