@@ -76,7 +76,7 @@ class Info:
         elif path.is_file():
             lines = list(of_file(path))
         else:
-            lines = [*self._of_model(path), ("CPU kernels", _kernels())]
+            lines = list(self._of_model(path))
         width = max(len(title) for title, _ in lines)
         for title, text in lines:
             print(f"{title:{width}}  {text}")
@@ -100,12 +100,6 @@ class Info:
         kind = find_checkpoint(self.model).format
         options = ModelOptions(model=self.model, device="cpu", text_encoder=self.text_encoder)
         yield from _of_pipeline(options.load(), kind)
-
-
-def _kernels() -> str:
-    from lm_audio.networks.cpu import kernels
-
-    return kernels.summary()
 
 
 def _row(model: ModelInfo) -> tuple[str, ...]:
@@ -254,6 +248,8 @@ def _num_codebooks(folder: Path, stage: dict[str, Any]) -> int:
 
 
 def _of_pipeline(model: "AudioPipeline", kind: str) -> Lines:
+    from lm_audio.networks.cpu import kernels
+
     renderer = model.renderer
     yield "format", kind
     yield "licence", model.card.licence or "not stated"
@@ -265,6 +261,7 @@ def _of_pipeline(model: "AudioPipeline", kind: str) -> Lines:
         yield "trained on", ", ".join(model.card.known.kinds)
     for stage in model.stages.values():
         yield "stage", f"{stage.name}: {_of_stage(stage)}"
+    yield "kernels", kernels.summary()
 
 
 def _of_stage(stage: "Stage") -> str:

@@ -37,7 +37,7 @@ class DenoisingOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Upsample:
-    """Raise the sample rate of audio, with new sound above its old bandwidth.
+    """Raise the sample rate of audio, with new sound above the old band.
 
     Needs a cascade of waveforms, such as one from recipes/train_cascade.py. Audio of any length is
     processed in constant memory.

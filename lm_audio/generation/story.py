@@ -8,8 +8,6 @@ from fractions import Fraction
 from itertools import pairwise
 from typing import Any
 
-from lm_audio.sampling import check_seed
-
 _AT_ONCE = 1e-6  # seconds of a change of guidance without a transition
 
 
@@ -42,6 +40,8 @@ class Turn:
                     f"{f' and at most {most:g}' if most == 1 else ''}, got {value!r}."
                 )
         if self.seed is not None:
+            from lm_audio.sampling import check_seed  # needs torch, which --help does not
+
             check_seed(self.seed)
 
     def __str__(self) -> str:
