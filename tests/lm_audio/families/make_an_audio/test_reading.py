@@ -56,14 +56,14 @@ def test_a_folder_is_recognised_and_its_licence_shown(folder: Path) -> None:
 def test_both_layouts_make_the_same_clip(folder: Path, original: Path) -> None:
     assert holds_original(original)
     assert not holds_original(folder)
-    torch.testing.assert_close(clip(original), clip(folder), atol=1e-5, rtol=0)
+    torch.testing.assert_close(clip(original), clip(folder), atol=3e-5, rtol=0)
 
 
 def test_clap_may_be_in_a_file_of_its_own(
     parts: dict[str, Any], folder: Path, write_original_parts: Write, tmp_path: Path
 ) -> None:
     apart = write_original_parts(parts, tmp_path / "apart", clap_apart=True)
-    torch.testing.assert_close(clip(apart), clip(folder), atol=1e-5, rtol=0)
+    torch.testing.assert_close(clip(apart), clip(folder), atol=3e-5, rtol=0)
     (apart / "CLAP" / "CLAP_weights_2022.pth").unlink()
     with pytest.raises(ValueError, match=r"CLAP_weights_2022.pth is missing"):
         lm_audio.load(apart)
@@ -72,7 +72,7 @@ def test_clap_may_be_in_a_file_of_its_own(
 def test_a_tokenizer_may_be_elsewhere(original: Path, folder: Path, tmp_path: Path) -> None:
     (original / "tokenizer").rename(tmp_path / "words")
     made = clip(original, text_encoder=tmp_path / "words")
-    torch.testing.assert_close(made, clip(folder), atol=1e-5, rtol=0)
+    torch.testing.assert_close(made, clip(folder), atol=3e-5, rtol=0)
     with pytest.raises(ValueError, match="Could not read a tokenizer from"):
         lm_audio.load(original, text_encoder=folder / "unet")
 
@@ -85,7 +85,7 @@ def test_what_is_written_is_read_back(
     original = write_original_parts(parts, tmp_path / "original")
     read = read_original(original, tokenizer=original / "tokenizer")
     write_make_an_audio(read, tmp_path / "written")
-    torch.testing.assert_close(clip(tmp_path / "written"), clip(original), atol=1e-5, rtol=0)
+    torch.testing.assert_close(clip(tmp_path / "written"), clip(original), atol=3e-5, rtol=0)
     again = read_make_an_audio(tmp_path / "written")
     assert again.renderer.identity == read.renderer.identity
     assert again.schedule == read.schedule

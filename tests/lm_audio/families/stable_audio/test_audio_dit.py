@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import StableAudio3DiTModel, StableAudioDiTModel
 from torch import Tensor
 
 from lm_audio.families.stable_audio.configs import first_dit_config, third_dit_config
@@ -13,6 +12,10 @@ from lm_audio.families.stable_audio.family import FAMILY
 from lm_audio.families.stable_audio.names import first_dit_names, third_dit_names
 from lm_audio.networks.audio_dit import AudioDiT, AudioDiTConfig
 from tests.lm_audio.families.stable_audio.random_weights import randomise
+
+diffusers: Any = pytest.importorskip("diffusers", minversion="0.42")
+StableAudio3DiTModel = diffusers.StableAudio3DiTModel
+StableAudioDiTModel = diffusers.StableAudioDiTModel
 
 FIRST: dict[str, dict[str, Any]] = {
     "as published": {},

@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import AutoencoderSAME
 from torch import Tensor
 
 from lm_audio.families.stable_audio.configs import same_config
@@ -12,6 +11,9 @@ from lm_audio.networks.same import Same, SameConfig
 from lm_audio.renderers.waveform_latents import WaveformLatentRenderer
 from lm_audio.saving.spectrograms import without_weight_norm
 from tests.lm_audio.families.stable_audio.random_weights import randomise
+
+diffusers: Any = pytest.importorskip("diffusers", minversion="0.42")
+AutoencoderSAME = diffusers.AutoencoderSAME
 
 CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "as published": {},

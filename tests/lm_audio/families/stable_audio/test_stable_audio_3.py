@@ -9,13 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import (
-    AutoencoderSAME,
-    FlowMatchEulerDiscreteScheduler,
-    StableAudio3DiTModel,
-    StableAudio3InpaintPipeline,
-)
-from diffusers.pipelines.stable_audio_3.modeling_stable_audio_3 import StableAudio3DurationEmbedder
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import T5GemmaConfig, T5GemmaEncoderModel
@@ -25,6 +18,12 @@ from lm_audio.pipeline import AudioPipeline
 from lm_audio.sampling import Denoising, gaussians
 from tests.lm_audio.families.stable_audio.conftest import WORDS, word_tokenizer, write
 from tests.lm_audio.families.stable_audio.random_weights import randomise
+
+diffusers: Any = pytest.importorskip("diffusers", minversion="0.42")
+AutoencoderSAME = diffusers.AutoencoderSAME
+FlowMatchEulerDiscreteScheduler = diffusers.FlowMatchEulerDiscreteScheduler
+StableAudio3DiTModel = diffusers.StableAudio3DiTModel
+StableAudio3InpaintPipeline = diffusers.StableAudio3InpaintPipeline
 
 Make = Callable[..., dict[str, Any]]
 PROMPT, NEGATIVE = "a dog barks on tin", "low quality"
@@ -45,6 +44,10 @@ def small_gemma() -> T5GemmaEncoderModel:
 
 def third_parts(**overrides: Any) -> dict[str, Any]:
     """The parts of a Stable Audio 3; overrides are settings of parts, by their name."""
+    from diffusers.pipelines.stable_audio_3.modeling_stable_audio_3 import (
+        StableAudio3DurationEmbedder,
+    )
+
     dit: dict[str, Any] = {
         "io_channels": WIDTH, "embed_dim": 32, "depth": 2, "num_heads": 4, "cond_token_dim": 16,
         "global_cond_dim": 16, "local_add_cond_dim": 1 + WIDTH, "timestep_features_dim": 16,

@@ -132,6 +132,7 @@ def test_a_model_of_few_steps_is_a_loop_over_the_network_of_diffusers(
     clip = model.generate(PROMPT, duration=T * HOP / RATE, seed=3, raw=True)
 
     encoded = parts["tokenizer"](PROMPT, padding="max_length", max_length=8, return_tensors="pt")
+    encoded.pop("token_type_ids", None)  # of transformers 4.57
     words = parts["text_encoder"](**encoded).last_hidden_state
     words = projection(words).text_hidden_states * encoded.attention_mask[..., None]
     total = projection(end_seconds=torch.tensor([T * HOP / RATE])).seconds_end_hidden_states
