@@ -14,7 +14,6 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from diffusers.pipelines.stable_audio_3.pipeline_stable_audio_3 import logsnr_sigma_schedule
 from torch import Tensor
 
 from lm_audio.generation.noise_schedule import (
@@ -386,6 +385,9 @@ def test_dpm_solver_with_noise_equals_diffusers(kind: Any, num_steps: int) -> No
 
 @pytest.mark.parametrize("num_steps", [1, 2, 8, 100])
 def test_the_exponential_spacing_of_a_flow_equals_diffusers(num_steps: int) -> None:
+    pytest.importorskip("diffusers", minversion="0.42")
+    from diffusers.pipelines.stable_audio_3.pipeline_stable_audio_3 import logsnr_sigma_schedule
+
     sigmas = logsnr_sigma_schedule(num_steps, logsnr_min=-6.2, logsnr_max=2.0)
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler(stochastic_sampling=True)
     prepared(scheduler, None, sigmas=sigmas)  # type: ignore[arg-type]
