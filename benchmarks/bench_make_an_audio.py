@@ -11,25 +11,20 @@ process's peak, loading included. Both run in float32.
 """
 
 import json
-import platform
-import subprocess
-import sys
-import tempfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import tyro
 from bench_diffusion import (  # type: ignore[import-not-found]  # beside this file
     PEER,
     PROMPT,
-    peak_memory,
-    table,
+    compare,
+    one_run,
 )
+from bench_diffusion import Config as Shared
 
-from audio_tokenizers.atomic import replacing
 from lm_audio.families.make_an_audio.parts import LOG_MEL
 from lm_audio.families.make_an_audio.reading import PIPELINE, text_config
 from lm_audio.families.make_an_audio.text import ClapTextEncoder, TextTokens
@@ -39,70 +34,26 @@ from lm_audio.saving.part_folder import read_network
 from lm_audio.saving.spectrograms import write_vocoder
 from lm_audio.saving.text_models import load_tokenizer
 
-Engine = Literal["diffusers", "float32", "bfloat16"]
 GUIDANCE = 3.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
-    preset: Literal["tiny", "base"] = "base"
-    engines: tuple[Engine, ...] = ("diffusers", "float32")
-    """diffusers, and precisions of lm-audio; bfloat16 pays only on CPUs that multiply it."""
+class Config(Shared):  # type: ignore[misc]  # as above
     duration: float = 9.984
     steps: int = 10
-    rounds: int = 1
-    threads: int = 2
-    """CPU threads."""
-    output: Path | None = None
-    """Markdown file for the table, in addition to stdout."""
-    folder: Path | None = None
-    """Keeps the checkpoint here; a temporary folder by default."""
-    run: Engine | None = None
-    """Make one clip from `folder` and print its figures as JSON; used by the benchmark itself."""
 
 
 def main(config: Config) -> None:
     if config.run is not None:
-        print(json.dumps(one_run(config)))
+        print(json.dumps(one_run(config, load_peer if config.run == PEER else load_ours)))
         return
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = config.folder or Path(temporary)
-        if not (folder / "model_index.json").exists():
-            write_checkpoint(folder, tiny=config.preset == "tiny")
-        found: dict[str, list[dict[str, float]]] = {engine: [] for engine in config.engines}
-        for _ in range(config.rounds):
-            for engine in config.engines:
-                found[engine].append(in_own_process(config, engine, folder))
-    lines = table(found, config.duration)
-    print("\n".join(lines))
-    if config.output is not None:
-        with replacing(config.output) as path:
-            path.write_text("\n".join([*preamble(config), "", *lines]) + "\n")
-
-
-def in_own_process(config: Config, engine: str, folder: Path) -> dict[str, float]:
-    command = [
-        sys.executable, __file__, "--run", engine, "--folder", str(folder),
-        "--duration", str(config.duration), "--steps", str(config.steps),
-        "--threads", str(config.threads),
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        sys.exit(done.stderr[-2000:])
-    result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return result
-
-
-def one_run(config: Config) -> dict[str, float]:
-    torch.set_num_threads(config.threads)
-    assert config.folder is not None
-    begin = time.perf_counter()
-    make = load_peer(config) if config.run == PEER else load_ours(config)
-    loaded = time.perf_counter()
-    samples = make()
-    done = time.perf_counter()
-    assert samples.isfinite().all()
-    return {"load": loaded - begin, "clip": done - loaded, "peak": peak_memory()}
+    compare(
+        config,
+        write=write_checkpoint,
+        script=__file__,
+        title="Clips of Make-An-Audio",
+        about=__doc__ or "",
+    )
 
 
 def load_ours(config: Config) -> Any:
@@ -219,28 +170,6 @@ def tokenizer() -> Any:
     return library.PreTrainedTokenizerFast(
         tokenizer_object=made, pad_token="[PAD]", unk_token="[UNK]", model_max_length=512
     )
-
-
-def preamble(config: Config) -> list[str]:
-    """What was run, where."""
-    import diffusers
-    import transformers
-
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    ).stdout.strip()
-    return [
-        "# Clips of Make-An-Audio",
-        "",
-        *(__doc__ or "").split("\n\n")[-1].strip().splitlines(),
-        "",
-        f"- command: `python benchmarks/bench_make_an_audio.py {' '.join(sys.argv[1:])}".rstrip()
-        + "`",
-        f"- {config.duration:g} s, {config.steps} steps, {config.threads} threads",
-        f"- commit {commit}, torch {torch.__version__}, diffusers {diffusers.__version__}, "
-        f"transformers {transformers.__version__}, Python {platform.python_version()}, "
-        f"{torch.backends.cpu.get_cpu_capability()}",
-    ]
 
 
 if __name__ == "__main__":

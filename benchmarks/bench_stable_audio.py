@@ -11,11 +11,6 @@ loading included. diffusers runs in float32, its default.
 """
 
 import json
-import platform
-import subprocess
-import sys
-import tempfile
-import time
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,102 +18,39 @@ from typing import Any, Literal
 
 import torch
 import tyro
-
-from audio_tokenizers.atomic import replacing
+from bench_diffusion import (  # type: ignore[import-not-found]  # beside this file
+    PEER,
+    PROMPT,
+    compare,
+    one_run,
+)
+from bench_diffusion import Config as Shared
 
 Engine = Literal["diffusers", "diffusers-short", "float32", "bfloat16"]
-PEER = "diffusers"
-PROMPT = "a dog barks on a tin roof in the rain while the wind howls"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
-    preset: Literal["tiny", "open"] = "open"
+class Config(Shared):  # type: ignore[misc]  # as above
     engines: tuple[Engine, ...] = ("diffusers", "diffusers-short", "float32")
     """diffusers, and precisions of lm-audio; bfloat16 pays only on CPUs that multiply it."""
     duration: float = 5.0
     steps: int = 4
-    rounds: int = 1
-    threads: int = 2
-    """CPU threads."""
-    output: Path | None = None
-    """Markdown file for the table, in addition to stdout."""
-    folder: Path | None = None
-    """Keeps the checkpoint here; a temporary folder by default."""
     run: Engine | None = None
     """Make one clip from `folder` and print its figures as JSON; used by the benchmark itself."""
 
 
 def main(config: Config) -> None:
     if config.run is not None:
-        print(json.dumps(one_run(config)))
+        load = load_diffusers if config.run.startswith(PEER) else load_ours
+        print(json.dumps(one_run(config, load)))
         return
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = config.folder or Path(temporary)
-        if not (folder / "model_index.json").exists():
-            write_checkpoint(folder, tiny=config.preset == "tiny")
-        found: dict[str, list[dict[str, float]]] = {engine: [] for engine in config.engines}
-        for _ in range(config.rounds):
-            for engine in config.engines:
-                found[engine].append(in_own_process(config, engine, folder))
-    lines = table(found, config.duration)
-    print("\n".join(lines))
-    if config.output is not None:
-        with replacing(config.output) as path:
-            path.write_text("\n".join([*preamble(config), "", *lines]) + "\n")
-
-
-def table(found: dict[str, list[dict[str, float]]], duration: float) -> list[str]:
-    best = {
-        engine: {name: min(run[name] for run in runs) for name in ("load", "clip", "peak")}
-        for engine, runs in found.items()
-    }
-    lines = [
-        "| engine | load, s | clip, s | real-time factor | peak, GB | x speed | x memory |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for engine, x in best.items():
-        peer = best.get(PEER)
-        speed = f"{peer['clip'] / x['clip']:.2f}" if peer else "-"
-        memory = f"{x['peak'] / peer['peak']:.2f}" if peer else "-"
-        lines.append(
-            f"| {engine} | {x['load']:.1f} | {x['clip']:.1f} | {x['clip'] / duration:.2f} | "
-            f"{x['peak']:.2f} | {speed} | {memory} |"
-        )
-    return lines
-
-
-def in_own_process(config: Config, engine: str, folder: Path) -> dict[str, float]:
-    command = [
-        sys.executable, __file__, "--run", engine, "--folder", str(folder),
-        "--duration", str(config.duration), "--steps", str(config.steps),
-        "--threads", str(config.threads),
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        sys.exit(done.stderr[-2000:])
-    result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return result
-
-
-def one_run(config: Config) -> dict[str, float]:
-    torch.set_num_threads(config.threads)
-    assert config.folder is not None
-    assert config.run is not None
-    begin = time.perf_counter()
-    make = load_diffusers(config) if config.run.startswith(PEER) else load_ours(config)
-    loaded = time.perf_counter()
-    samples = make()
-    done = time.perf_counter()
-    assert samples.isfinite().all()
-    return {"load": loaded - begin, "clip": done - loaded, "peak": peak_memory()}
-
-
-def peak_memory() -> float:
-    """Of this process, in GB; on Linux."""
-    status = Path("/proc/self/status").read_text()
-    line = next(line for line in status.splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1]) * 1024 / 1e9
+    compare(
+        config,
+        write=write_checkpoint,
+        script=__file__,
+        title="Clips of Stable Audio Open",
+        about=__doc__ or "",
+    )
 
 
 def load_ours(config: Config) -> Any:
@@ -235,30 +167,6 @@ def tokenizer() -> Any:
         tokenizer_object=made, eos_token="</s>", pad_token="<pad>", unk_token="<unk>",
         model_max_length=128,
     )  # fmt: skip
-
-
-def preamble(config: Config) -> list[str]:
-    """What was run, where."""
-    import diffusers
-    import transformers
-
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    ).stdout.strip()
-    return [
-        "# Clips of Stable Audio Open",
-        "",
-        *(__doc__ or "").split("\n\n")[-1].strip().splitlines(),
-        "",
-        f"- command: `python benchmarks/bench_stable_audio.py {' '.join(sys.argv[1:])}`".rstrip(
-            "` "
-        )
-        + "`",
-        f"- {config.duration:g} s, {config.steps} steps, {config.threads} threads",
-        f"- commit {commit}, torch {torch.__version__}, diffusers {diffusers.__version__}, "
-        f"transformers {transformers.__version__}, Python {platform.python_version()}, "
-        f"{torch.backends.cpu.get_cpu_capability()}",
-    ]
 
 
 if __name__ == "__main__":

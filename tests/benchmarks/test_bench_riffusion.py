@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.slow
 def test_clips_are_compared_and_written(tmp_path: Path) -> None:
-    output = tmp_path / "waveforms.md"
+    output = tmp_path / "riffusion.md"
     shape = ["--preset", "tiny", "--steps", "2", "--duration", "0.2", "--threads", "1"]
     command = [sys.executable, "benchmarks/bench_riffusion.py", *shape, "--output", str(output)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300)
