@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from audio_tokenizers.resampling import resample
 from audio_tokenizers.text import T5TextTokenizer
 from lm_audio.conditioners.condition import Null
+from lm_audio.conditioners.joint_spaces import SoundSpace
 from lm_audio.conditioners.pretrained_text import checked_text, token_ids
 from lm_audio.conditioners.text import T5Encoder
 from lm_audio.networks.condition import Condition, stack
@@ -205,15 +206,7 @@ class ClapScorer:
     @torch.inference_mode()
     def score(self, samples: Tensor, sample_rate: int, text: str) -> float:
         """How well samples [C, N] fit a text."""
-        rate = self.extractor.sampling_rate
-        mono = resample(samples.float().cpu().mean(dim=0, keepdim=True), sample_rate, rate)[0]
-        pieces = [x.numpy() for x in mono.split(self.extractor.nb_max_samples)]
-        if len(pieces) > 1 and len(pieces[-1]) < rate:  # a short rest says little
-            del pieces[-1]
-        inputs = self.extractor(pieces, sampling_rate=rate, return_tensors="pt")
-        # The extractor marks a random clip as longer than it is, if none is.
-        inputs["is_longer"] = torch.zeros(len(pieces), 1, dtype=torch.bool)
-        found = self.clap.model.get_audio_features(**inputs.to(self.clap.model.device))
-        vectors = found if isinstance(found, Tensor) else found.pooler_output
-        sound = F.normalize(vectors.float(), dim=-1).mean(dim=0).cpu()
+        space = SoundSpace(self.clap.model, self.extractor, self.clap.tokenizer)
+        mono = samples.float().cpu().mean(dim=0, keepdim=True)
+        sound = space(resample(mono, sample_rate, space.sample_rate)).mean(dim=0)
         return float(sound @ self.clap.encode(text)[0].cpu())

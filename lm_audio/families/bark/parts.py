@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from audio_tokenizers.hub import hub_access
 from audio_tokenizers.protocol import AcousticTokenizer
 from audio_tokenizers.weights import check_weights, unfilled
 from lm_audio.families.bark.fine_model import FineModel, FineModelConfig
@@ -22,6 +21,7 @@ from lm_audio.families.bark.voices import BarkVoices
 from lm_audio.networks.token_lm import TokenLM, TokenLMConfig
 from lm_audio.networks.transformer import TransformerConfig
 from lm_audio.sampling import Sampling
+from lm_audio.saving.text_models import load_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -270,19 +270,13 @@ def _filled(model: Any, state: Mapping[str, Tensor], *, source: object) -> Any:
 
 def load_text_tokenizer(source: str | Path) -> "PreTrainedTokenizerBase":
     """Reads the text tokenizer from a folder or by its hub id."""
-    from transformers import AutoTokenizer
-
     try:
-        with hub_access(source):
-            tokenizer = AutoTokenizer.from_pretrained(str(source), trust_remote_code=False)
-        if not set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens):
-            raise ValueError("transformers 5 returns an empty one if there is none")
-    except Exception as error:  # the tokenizers library raises plain ones
+        return load_tokenizer(source)
+    except ValueError as error:
         raise ValueError(
             f"Could not read a text tokenizer from {source}. Give a folder with the "
             "tokenizer.json of bert-base-multilingual-cased, or a hub id."
         ) from error
-    return tokenizer
 
 
 def voices_of(settings: BarkSettings, folder: Path, hub_id: str | None = None) -> BarkVoices:
