@@ -32,7 +32,6 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
-from tqdm import tqdm
 
 from audio_tokenizers.acoustic.registry import load_codec
 from audio_tokenizers.protocol import AcousticTokenizer, LatentCodec
@@ -55,23 +54,21 @@ from lm_audio.saving.folder import load_model, save_model
 from lm_audio.saving.spectrograms import read_renderer
 from lm_audio.saving.stage_folder import read_stage
 from lm_audio.signals import ACOUSTIC, SEMANTIC
-from lm_audio.training.checkpoints import Checkpoints, check_finite, check_identity
+from lm_audio.training.checkpoints import check_identity
 from lm_audio.training.consistency_objective import ConsistencyObjective
-from lm_audio.training.diffusion_batches import NUM_BINS, KnownFrames, LatentBatches
+from lm_audio.training.diffusion_batches import KnownFrames, LatentBatches
+from lm_audio.training.diffusion_loop import DiffusionLoop
 from lm_audio.training.diffusion_objective import DiffusionObjective
 from lm_audio.training.latents import (
     SoundLatents,
     StandardisedLatents,
     TokenLatents,
-    log_latent_samples,
     scale_of,
 )
-from lm_audio.training.optimization import EMA
 from lm_audio.training.processes import Processes
 from lm_audio.training.settings import TrainingSettings, check_least, read_data
 from lm_audio.training.stage_batches import Dropout
 from lm_audio.training.text import chosen_text
-from lm_audio.training.tracking import Tracker
 
 VOCABULARY = 4000
 """Maximum number of word pieces of a text encoder that is trained with the network."""
@@ -234,65 +231,18 @@ def main(config: Config) -> list[float]:
         known=known if stage.sees_known else None,
         logit_normal=config.noise == "flow" and config.distill is None,
     )
-    train_batches = batches(data.shards, dropout=dropout(config, stage))
-    held_out_batches = batches(data.held_out, dropout=None)
-
-    optimizer = config.new_optimizer(objective)
-    module, optimizer = processes.prepare(objective, optimizer)
-    average = EMA(module, decay=config.average_decay)
-    checkpoints = Checkpoints(config.out / "checkpoints", keep_last=config.keep_last)
-    settings = config.lasting(processes.batches_per_step, data=data.shards)
-    settings |= {"renderer": renderer.identity, "teacher": objective.teacher_identity}
-    first_step = processes.resume(checkpoints, settings, module, optimizer, average)
-    tracker = Tracker(config.out / "log", after=first_step, active=processes.is_main)
-
-    losses: list[float] = []
-    steps = range(first_step, config.steps)
-    shares = processes.batches(train_batches, steps=steps, num_workers=config.num_workers)
-    progress = tqdm(steps, initial=first_step, total=config.steps, disable=not processes.is_main)
-    for step, share in zip(progress, shares, strict=True):  # this process's share of the batches
-        rate = config.schedule_learning_rate(optimizer, step)
-        loss = processes.accumulate(module, share, num_codebooks=NUM_BINS, seed=config.seed)
-        losses.append(loss.mean)
-        norm = processes.step(module, optimizer, max_norm=config.max_norm)
-        check_finite(losses[-1], norm, step=step, checkpoints=checkpoints)
-        average.update(step)
-
-        done = step + 1
-        progress.set_postfix(loss=f"{sum(losses[-50:]) / len(losses[-50:]):.3f}")
-        bins = [float(x) for x in loss.sums / loss.counts.clamp(min=1)]
-        numbers = {f"train/noise level {i}": each for i, each in enumerate(bins)}
-        numbers |= {"train/loss": losses[-1], "train/gradient norm": norm, "train/rate": rate}
-        tracker.numbers(numbers, step=done)
-        held_out_loss = None
-        if done % config.evaluate_every == 0 or done == config.steps:
-            with average.swapped():
-                by_bin = processes.mean_loss(
-                    module, held_out_batches, num_batches=config.evaluate_batches
-                )
-                held_out_loss = float(by_bin[by_bin > 0].mean())  # few crops may miss a bin
-                with processes.gathered(module, stage) as whole:
-                    if processes.is_main:
-                        log_latent_samples(
-                            whole, held_out_batches, tracker, step=done, renderer=renderer
-                        )
-                        if checkpoints.is_best(held_out_loss):
-                            save_model(model.with_stage(whole), config.out / "model")
-            tracker.numbers({"held out/loss": held_out_loss}, step=done)
-            if processes.is_main:
-                progress.write(f"step {done}: held-out loss {held_out_loss:.3f}")
-        if held_out_loss is not None or done % config.save_every == 0:
-            state = processes.state(module, optimizer, average)
-            if processes.is_main:
-                checkpoints.save({**state, "settings": settings}, step=done, loss=held_out_loss)
-    if not losses and (best := checkpoints.best()):  # already trained; other parts may be new
-        processes.restore(checkpoints.read(best), module, optimizer, average)
-        with average.swapped(), processes.gathered(module, stage) as whole:
-            if processes.is_main:
-                save_model(model.with_stage(whole), config.out / "model")
-    tracker.close()
+    losses = DiffusionLoop(
+        objective=objective,
+        config=config,
+        processes=processes,
+        batches=batches(data.shards, dropout=dropout(config, stage)),
+        held_out=batches(data.held_out, dropout=None),
+        renderer=renderer,
+        write=lambda stage, folder: save_model(model.with_stage(stage), folder),
+        lasting={"renderer": renderer.identity, "teacher": objective.teacher_identity},
+    ).run()
     if processes.is_main:
-        progress.write(summary(stage, config))
+        print(summary(stage, config))
     return losses
 
 

@@ -32,6 +32,7 @@ from lm_audio.data.shards import Example, Shards, Stream, shard_path, write_shar
 from lm_audio.data.synthetic import synthetic_clips
 from lm_audio.data.synthetic_shards import make_up_shards
 from lm_audio.data.tokenizing import Tokenizers, TokenizingConfig
+from lm_audio.training.optimization import EMA
 
 FOLDER = Path(__file__).parents[2] / "recipes"
 AUDIOLDM = Path(__file__).parents[1] / "lm_audio/families/audioldm/conftest.py"
@@ -54,20 +55,20 @@ EARLIER_STAGES = {"duet acoustic": ("semantic",), "audiolm fine": ("semantic", "
 
 
 @pytest.fixture(scope="session")
-def killed_at() -> Callable[[ModuleType, int], AbstractContextManager[None]]:
-    """Kills a recipe at the end of a step: `with killed_at(recipe, step): recipe.main(...)`."""
+def killed_at() -> Callable[[int], AbstractContextManager[None]]:
+    """Kills a recipe at the end of a step: `with killed_at(step): recipe.main(...)`."""
 
     @contextmanager
-    def kill(recipe: ModuleType, last: int) -> Iterator[None]:
-        update = recipe.EMA.update
+    def kill(last: int) -> Iterator[None]:
+        update = EMA.update
 
-        def killed(average: Any, step: int) -> None:
+        def killed(average: EMA, step: int) -> None:
             if step == last:
                 raise KeyboardInterrupt
             update(average, step)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(recipe.EMA, "update", killed)
+            patch.setattr(EMA, "update", killed)
             with pytest.raises(KeyboardInterrupt):
                 yield
 

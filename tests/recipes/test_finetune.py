@@ -273,7 +273,7 @@ def test_a_killed_run_by_adapters_goes_on_with_the_same_losses(
     config, losses = adapted
     config = replace(config, out=tmp_path)
     last = int(np.random.default_rng().integers(7, STEPS))
-    with killed_at(recipe, last):
+    with killed_at(last):
         recipe.main(config)
     rest = recipe.main(config)
     assert rest == losses[-len(rest) :]

@@ -270,7 +270,7 @@ def test_a_killed_run_goes_on_with_the_same_losses(
     losses = recipe.main(config)
     last = int(np.random.default_rng().integers(2, 9))
     config = replace(config, out=tmp_path / "killed")
-    with killed_at(recipe, last):
+    with killed_at(last):
         recipe.main(config)
     latest = Checkpoints(config.out / "checkpoints").latest()
     assert latest is not None

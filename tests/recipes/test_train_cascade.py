@@ -122,7 +122,7 @@ def test_a_run_killed_at_any_step_goes_on_with_the_same_losses(
     whole_run, losses = {"generator": generator, "cascader": cascader}[stage]
     config = replace(whole_run, out=tmp_path)
     last = int(np.random.default_rng().integers(1, STEPS))
-    with killed_at(recipe, last):
+    with killed_at(last):
         recipe.main(config)
     latest = Checkpoints(tmp_path / "checkpoints").latest()
     resumed_at = 0 if latest is None else latest.step

@@ -160,7 +160,7 @@ def test_a_killed_run_goes_on_with_the_same_losses(
     whole_run, losses = alone
     config = replace(whole_run, out=tmp_path)
     last = int(np.random.default_rng().integers(4, STEPS))
-    with killed_at(recipe, last):
+    with killed_at(last):
         recipe.main(config)
     latest = Checkpoints(tmp_path / "checkpoints").latest()
     assert latest is not None

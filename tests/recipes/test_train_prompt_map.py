@@ -77,7 +77,7 @@ def test_a_run_killed_at_any_step_goes_on_with_the_same_losses(
 ) -> None:
     config = replace(run[0], out=tmp_path)
     last = int(np.random.default_rng().integers(0, config.steps))
-    with killed_at(recipe, last):
+    with killed_at(last):
         recipe.main(config)
     rest = recipe.main(config)
     assert rest == pytest.approx(run[1][-len(rest) :], rel=1e-5)

@@ -122,7 +122,7 @@ def test_a_killed_run_goes_on_with_the_same_losses(
     settings: dict[str, Any] = {"steps": 8, "evaluate_every": 3}
     whole = recipe.main(config(recipe, tmp_path / "whole", **settings))
     last = int(np.random.default_rng().integers(3, 8))
-    with killed_at(recipe, last):
+    with killed_at(last):
         recipe.main(config(recipe, tmp_path / "killed", **settings))
     rest = recipe.main(config(recipe, tmp_path / "killed", **settings))
     assert rest == whole[last // 3 * 3 :], f"killed at step {last}"
