@@ -7,7 +7,7 @@ No pipeline runs this model, so its peer is composed by hand: BERT and the proje
 both rows of guidance in one pass, DPM-Solver++, the autoencoder and BigVGAN (diffusers 0.42's
 MMAudioVocoder). Both use the same random weights of the published sizes. Each run is a process of
 its own; they take turns. Time is that of the clip, from the text to the samples; memory is the
-process's peak, loading included. Both run in float32.
+process's peak, loading included. The peer runs in float32.
 """
 
 import json
